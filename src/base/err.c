@@ -1,0 +1,48 @@
+#include "base/err.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static void clean(char *s)
+{
+    for (; *s; s++)
+        if ((unsigned char)*s < 0x20 || *s == 0x7f)
+            *s = '?';
+}
+
+int st_fail(struct st_err *e, int code, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    e->code = code;
+    vsnprintf(e->msg, sizeof e->msg, fmt, ap);
+    va_end(ap);
+    clean(e->msg);
+    return code;
+}
+
+int st_err_prefix(struct st_err *e, const char *fmt, ...)
+{
+    char head[256];
+    char tail[sizeof e->msg];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(head, sizeof head, fmt, ap);
+    va_end(ap);
+    memcpy(tail, e->msg, sizeof tail);
+    snprintf(e->msg, sizeof e->msg, "%s: %.*s", head, (int)(sizeof e->msg - strlen(head) - 3), tail);
+    clean(e->msg);
+    return e->code;
+}
+
+const char *st_code_word(int code)
+{
+    switch (code) {
+#define X(name, value, word)                                                                                          \
+    case value:                                                                                                       \
+        return word;
+        ST_CODES(X)
+#undef X
+    }
+    return "internal";
+}

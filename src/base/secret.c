@@ -1,0 +1,33 @@
+#include "base/secret.h"
+
+#include <errno.h>
+#include <openssl/crypto.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+int st_secret_init(struct st_secret *s, size_t len, struct st_err *e)
+{
+    *s = (struct st_secret){0};
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t mapped = (len + page - 1) / page * page;
+    void *p = mmap(NULL, mapped ? mapped : page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return st_fail(e, ST_MEMORY, "secret: cannot map %zu bytes", len);
+    if (mlock(p, mapped) != 0 || madvise(p, mapped, MADV_DONTDUMP) != 0 || madvise(p, mapped, MADV_WIPEONFORK) != 0) {
+        int err = errno;
+        munmap(p, mapped);
+        return st_fail(e, ST_MEMORY, "secret: cannot lock %zu bytes in memory: %s (raise `ulimit -l`)", len, strerror(err));
+    }
+    *s = (struct st_secret){p, len, mapped};
+    return 0;
+}
+
+void st_secret_wipe(struct st_secret *s)
+{
+    if (s->p) {
+        OPENSSL_cleanse(s->p, s->mapped);
+        munmap(s->p, s->mapped);
+    }
+    *s = (struct st_secret){0};
+}

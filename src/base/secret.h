@@ -1,0 +1,20 @@
+/* Memory for keys: locked into RAM, kept out of core dumps and forked children, wiped before it is freed. Never copied by value.
+ * Limit: another process with the same user id and ptrace rights can still read it. */
+#ifndef ST_BASE_SECRET_H
+#define ST_BASE_SECRET_H
+
+#include "base/err.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct st_secret {
+    uint8_t *p;
+    size_t len;
+    size_t mapped;
+};
+
+int st_secret_init(struct st_secret *s, size_t len, struct st_err *e) ST_MUST_CHECK;
+void st_secret_wipe(struct st_secret *s);
+
+#endif

@@ -1,0 +1,19 @@
+/* Architectures: one file, one const struct, one row in archs.def. */
+#ifndef ST_MODEL_ARCH_H
+#define ST_MODEL_ARCH_H
+
+#include "model/plan.h"
+#include "text/json.h"
+
+struct st_arch {
+    const char *name; /* "LlamaForCausalLM" */
+    /* Reads what is special to this architecture from config.json (common fields are already read). */
+    int (*config)(const json_t *json, struct st_config *c, struct st_err *e);
+    /* Writes the plan. */
+    void (*plan)(const struct st_config *c, struct st_plan *p);
+};
+
+/* UNSUPPORTED: architecture 'X' is not supported; supported: A, B, C */
+int st_arch_find(const char *name, const struct st_arch **out, struct st_err *e) ST_MUST_CHECK;
+
+#endif

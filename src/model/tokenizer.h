@@ -1,0 +1,65 @@
+/* Text to token ids and back. Kinds: byte-level BPE and SentencePiece-style BPE with byte fallback from tokenizer.json,
+ * tiktoken rank files (tokenizer.model), llama2.c tokenizer.bin. Immutable after open: may be shared by threads
+ * (each encode call takes its own scratch). */
+#ifndef ST_MODEL_TOKENIZER_H
+#define ST_MODEL_TOKENIZER_H
+
+#include "base/buf.h"
+
+struct st_tokenizer;
+
+struct st_ids {
+    uint32_t *p;
+    size_t len, cap;
+    bool failed; /* an allocation failed */
+};
+void st_ids_add(struct st_ids *ids, uint32_t id);
+void st_ids_free(struct st_ids *ids);
+
+/* `path`: a model directory (tokenizer.json, else tokenizer.model) or one such file, or a llama2.c tokenizer.bin.
+ * A rank file needs no companion: Llama-3's pre-tokenizer and special tokens are built in.
+ * INPUT: names file and field; UNSUPPORTED: names the part (model type, pre-tokenizer, normalizer). */
+int st_tokenizer_open(const char *path, struct st_tokenizer **out, struct st_err *e) ST_MUST_CHECK;
+void st_tokenizer_free(struct st_tokenizer *t);
+
+/* Part of a text in which nothing is read as a special token: what a user wrote. */
+struct st_plain_range {
+    size_t start, end;
+};
+struct st_encode_opts {
+    bool add_special;     /* what the tokenizer's post-processor adds (usually BOS in front) */
+    bool parse_special;   /* special tokens written out in the text become their ids */
+    const struct st_plain_range *plain; /* exceptions to parse_special, ascending, disjoint */
+    size_t n_plain;
+};
+/* Appends to *out. Text must be UTF-8 (else INPUT). Input over 2^31 bytes: INPUT. */
+int st_tokenizer_encode(const struct st_tokenizer *t, const char *text, size_t len, const struct st_encode_opts *o,
+                        struct st_ids *out, struct st_err *e) ST_MUST_CHECK;
+
+/* Whole-text decoding; bytes that are no UTF-8 become U+FFFD as in the `tokenizers` package. */
+int st_tokenizer_decode(const struct st_tokenizer *t, const uint32_t *ids, size_t n, bool skip_special, struct st_buf *out,
+                        struct st_err *e) ST_MUST_CHECK;
+
+/* Streaming decode: appends only whole characters; the rest waits for the next id. The concatenation of all pushes and
+ * the end equals st_tokenizer_decode with skip_special. */
+struct st_detok {
+    const struct st_tokenizer *t; /* borrowed */
+    struct st_buf held;
+    bool started;
+    bool skip_special;
+};
+void st_detok_init(struct st_detok *d, const struct st_tokenizer *t, bool skip_special);
+void st_detok_push(struct st_detok *d, uint32_t id, struct st_buf *out);
+void st_detok_end(struct st_detok *d, struct st_buf *out);
+void st_detok_wipe(struct st_detok *d);
+
+size_t st_tokenizer_vocab(const struct st_tokenizer *t); /* largest id + 1, added tokens included */
+/* Id of a token's exact text, or -1. */
+int64_t st_tokenizer_id(const struct st_tokenizer *t, const char *token);
+bool st_tokenizer_is_special(const struct st_tokenizer *t, uint32_t id);
+/* Raw bytes of one token as it decodes in mid-text (for logprobs); NULL-safe for ids out of range (len 0). */
+struct st_span st_tokenizer_piece(const struct st_tokenizer *t, uint32_t id);
+/* BOS id that a text starts with, or -1 (from the post-processor, tokenizer_config.json, or the file's kind). */
+int64_t st_tokenizer_bos(const struct st_tokenizer *t);
+
+#endif
