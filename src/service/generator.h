@@ -1,6 +1,6 @@
-/* Where the tokens of the OpenAI endpoint come from: the engine of this process (gen_engine.c), or an upstream server behind
- * a protection (gen_upstream.c). openai.c knows only this interface: it templates and tokenises, asks a generator for
- * plaintext token ids, and turns them into text, stop strings, logprobs and events.
+/* Where the tokens of the OpenAI endpoint come from: the engine of this process (gen_engine.c), or an upstream server
+ * behind a protection (gen_upstream.c). openai.c knows only this interface: it templates and tokenises, asks a
+ * generator for plaintext token ids, and turns them into text, stop strings, logprobs and events.
  *
  * Every call and every callback happens on the event thread. */
 #ifndef ST_SERVICE_GENERATOR_H
@@ -14,14 +14,15 @@
 struct st_gen_request {
     const uint32_t *ids; /* copied */
     size_t n_ids;
-    uint32_t n_predict; /* 0 = until the context is full */
+    uint32_t n_predict;          /* 0 = until the context is full */
     struct st_sampling sampling; /* its bias list is copied */
     const uint32_t *stop_ids;    /* copied; beside the model's own */
     size_t n_stop_ids;
     bool ignore_eos;
 };
 
-enum st_gen_finish { ST_GEN_STOP, ST_GEN_LENGTH, ST_GEN_CANCELLED, ST_GEN_ERROR };
+/* BUSY: the other side has no room, nothing was generated; the client may try again. */
+enum st_gen_finish { ST_GEN_STOP, ST_GEN_LENGTH, ST_GEN_CANCELLED, ST_GEN_BUSY, ST_GEN_ERROR };
 
 struct st_gen_events {
     void (*token)(void *arg, const struct st_sampled *tok);
@@ -32,7 +33,8 @@ struct st_gen_events {
 /* What /v1/models, /health, headers and metrics say. */
 struct st_gen_info {
     char model[128];
-    uint32_t n_ctx, n_vocab;
+    uint32_t n_ctx; /* 0 = not known yet */
+    uint32_t n_vocab;
     bool ready;
     const char *protection; /* "none", "covariant" */
     const char *scheme;     /* "none", "tight" */
@@ -43,12 +45,14 @@ struct st_gen_info {
 struct st_gen; /* the generator's own object */
 
 struct st_generator {
-    /* *handle is valid until `end` was called. */
+    /* *handle is valid until `end` was called; no callback comes before start has returned. POLICY: no room, try later.
+     */
     int (*start)(struct st_gen *g, const struct st_gen_request *r, const struct st_gen_events *ev, void *arg,
                  void **handle, struct st_err *e);
     /* `end` may still be called once (CANCELLED), from the event loop, never from inside cancel. */
     void (*cancel)(struct st_gen *g, void *handle);
     void (*info)(struct st_gen *g, struct st_gen_info *out);
+    /* Drops every request without calling `end`. */
     void (*free)(struct st_gen *g);
 };
 
