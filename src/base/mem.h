@@ -1,0 +1,26 @@
+/* Memory of the machine: how much there is, and large zeroed areas that cost nothing until they are touched. */
+#ifndef ST_BASE_MEM_H
+#define ST_BASE_MEM_H
+
+#include "base/err.h"
+
+#include <stddef.h>
+
+/* Bytes that can still be used without swapping (MemAvailable of /proc/meminfo, or less when the process's limit on
+ * address space is lower); SIZE_MAX when the system does not say. */
+size_t st_mem_available(void);
+
+/* A zeroed area of n * size bytes whose pages come into being when they are first written. Page-aligned.
+ * MEMORY names `what`. len keeps the length for st_area_free. */
+struct st_area {
+    void *p;
+    size_t len;
+};
+int st_area_new(struct st_area *a, size_t n, size_t size, const char *what, struct st_err *e) ST_MUST_CHECK;
+void st_area_free(struct st_area *a);
+
+/* "12.3 MiB" into out (also returned), for messages. */
+#define ST_MEM_TEXT 24
+const char *st_mem_text(size_t bytes, char out[ST_MEM_TEXT]);
+
+#endif
