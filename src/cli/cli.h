@@ -1,0 +1,106 @@
+/* The frame of the `sotto` program. A subcommand is one file cmd_NAME.c that exports one `const struct st_cmd` and one
+ * row in commands.def. It lists its options and sets them one by one; where a value came from it never knows:
+ *
+ *   command line  >  environment SOTTO_<FLAG>  >  config file `flag = value` under [subcommand]
+ *
+ * The frame (options.c, config.c) turns the last two into options that stand before those of the command line.
+ * Only the frame prints errors (`sotto: message`, one line on standard error) and sets the exit status (base/err.h). */
+#ifndef ST_CLI_CLI_H
+#define ST_CLI_CLI_H
+
+#include "base/buf.h"
+#include "base/file.h"
+#include "tensor/tensor.h"
+
+#include <argp.h>
+#include <stdio.h>
+
+/* Options that several commands share; a command names those it has. --quiet, --verbose and --config are in all. */
+enum {
+    ST_CLI_JSON = 1,    /* --json */
+    ST_CLI_THREADS = 2, /* --threads, --cpu */
+    ST_CLI_MODEL = 4,   /* --tokenizer --dtype --kv-dtype --ctx --deterministic */
+    ST_CLI_CHAT = 8,    /* --chat-template */
+    ST_CLI_SAMPLE = 16, /* --temp --top-k --top-p --min-p --repetition-penalty --seed */
+};
+
+enum st_cli_dtype { ST_CLI_DTYPE_KEEP, ST_CLI_DTYPE_F32, ST_CLI_DTYPE_BF16, ST_CLI_DTYPE_INT8 };
+
+/* What the frame has read before a command runs. Strings live as long as the process. */
+struct st_cli {
+    const struct st_cmd *cmd;
+    char **args; /* positional arguments */
+    int n_args;
+    bool json, quiet, verbose;
+    int n_threads;                         /* 0 = all */
+    const char *isa;                       /* --cpu; NULL = best */
+    const char *tokenizer, *chat_template; /* NULL = from the checkpoint */
+    enum st_cli_dtype dtype;
+    int kv_dtype;   /* enum st_dtype, or -1 = as the model */
+    uint32_t n_ctx; /* 0 = the model's, capped at 4096 */
+    bool deterministic;
+    float temp, top_p, min_p, repetition_penalty;
+    bool temp_given;
+    uint32_t top_k;
+    uint64_t seed;
+    bool seed_given;
+};
+
+struct st_cmd {
+    const char *name;
+    const char *summary;  /* one line, no full stop */
+    const char *args_doc; /* "MODEL", "new FILE"; NULL = none */
+    int min_args, max_args;
+    const char *doc;                   /* a paragraph */
+    const char *examples;              /* lines of commands */
+    unsigned shared;                   /* ST_CLI_... */
+    const struct argp_option *options; /* every option has a long name; keys below 256 are short names; may be NULL */
+    size_t opts_size;                  /* of the command's own options struct */
+    const void *defaults;              /* its first value; NULL = zeros */
+    /* Sets one option. arg is NULL for one without a value. Errors: USAGE. */
+    int (*set)(void *opts, int key, char *arg, struct st_err *e);
+    int (*run)(const struct st_cli *cli, void *opts, struct st_err *e);
+};
+
+/* All commands in the order of commands.def, ended by NULL. */
+extern const struct st_cmd *const st_commands[];
+
+/* Keys of options that have no short name. */
+#define ST_KEY(n) (256 + (n))
+
+/* Values for `set`. `name` is the option as written, for the message. USAGE with the range or the choices. */
+int st_opt_int(const char *name, const char *arg, int64_t min, int64_t max, int64_t *out,
+               struct st_err *e) ST_MUST_CHECK;
+int st_opt_u32(const char *name, const char *arg, uint32_t min, uint32_t max, uint32_t *out,
+               struct st_err *e) ST_MUST_CHECK;
+int st_opt_real(const char *name, const char *arg, double min, double max, double *out, struct st_err *e) ST_MUST_CHECK;
+/* choices: NULL-ended; *out is the index. */
+int st_opt_choice(const char *name, const char *arg, const char *const *choices, int *out,
+                  struct st_err *e) ST_MUST_CHECK;
+
+/* For the frame's own files. -------------------------------------------------------------------------------------- */
+
+/* Options of a command including the shared ones, as flat lists for parsing, completion and manual. */
+struct st_opt_list {
+    const struct argp_option *p[96];
+    int n;
+};
+void st_cli_options(const struct st_cmd *cmd, struct st_opt_list *out);
+/* Parses everything (file, environment, argv after the command's name) into *cli and *opts (opts_size bytes). */
+int st_cli_parse(const struct st_cmd *cmd, int argc, char **argv, struct st_cli *cli, void *opts,
+                 struct st_err *e) ST_MUST_CHECK;
+
+/* Words `--name=value` of the config files for one command. Every section and key of the files is checked. Words are
+ * never freed. explicit_path: --config or SOTTO_CONFIG, NULL = /etc/sotto/config, then the user's. */
+struct st_words {
+    char **p;
+    int n, cap;
+};
+int st_words_add(struct st_words *w, char *word, struct st_err *e) ST_MUST_CHECK;
+/* One setting as a word; booleans become `--name` or nothing. `where` names the origin in errors. */
+int st_words_setting(struct st_words *w, const struct argp_option *o, const char *value, const char *where,
+                     struct st_err *e) ST_MUST_CHECK;
+int st_cli_config(const struct st_cmd *cmd, const char *explicit_path, struct st_words *w,
+                  struct st_err *e) ST_MUST_CHECK;
+
+#endif

@@ -1,0 +1,458 @@
+/* Option parsing for all commands, on argp. argp prints the help and walks the words; unknown options and missing
+ * values are found before it runs, so that every error is one line that names the option. */
+#include "cli/cli.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    KEY_CONFIG = ST_KEY(900),
+    KEY_JSON,
+    KEY_THREADS,
+    KEY_CPU,
+    KEY_TOKENIZER,
+    KEY_DTYPE,
+    KEY_KV_DTYPE,
+    KEY_CTX,
+    KEY_DETERMINISTIC,
+    KEY_CHAT_TEMPLATE,
+    KEY_TEMP,
+    KEY_TOP_K,
+    KEY_TOP_P,
+    KEY_MIN_P,
+    KEY_REPETITION_PENALTY,
+    KEY_SEED,
+};
+
+/* Group 10 puts them after the command's own options in the help. */
+static const struct {
+    unsigned shared; /* 0 = every command */
+    struct argp_option o;
+} shared_options[] = {
+    {ST_CLI_MODEL,
+     {"tokenizer", KEY_TOKENIZER, "FILE", 0, "Tokenizer file or directory; default: the model's own", 10}},
+    {ST_CLI_MODEL, {"dtype", KEY_DTYPE, "TYPE", 0, "Weights in memory: keep (default), f32, bf16, int8", 10}},
+    {ST_CLI_MODEL,
+     {"kv-dtype", KEY_KV_DTYPE, "TYPE", 0, "Key/value cache: f32 or bf16; default: f32 for f32 models, else bf16", 10}},
+    {ST_CLI_MODEL, {"ctx", KEY_CTX, "N", 0, "Longest sequence in tokens; default: the model's, at most 4096", 10}},
+    {ST_CLI_MODEL,
+     {"deterministic", KEY_DETERMINISTIC, NULL, 0, "Results do not depend on other requests in a batch", 10}},
+    {ST_CLI_CHAT,
+     {"chat-template", KEY_CHAT_TEMPLATE, "NAME", 0,
+      "llama-2, llama-3, chatml, mistral or plain; default: from the checkpoint", 10}},
+    {ST_CLI_SAMPLE, {"temp", KEY_TEMP, "T", 0, "Temperature; 0 = always the most likely token", 11}},
+    {ST_CLI_SAMPLE, {"top-k", KEY_TOP_K, "N", 0, "Keep the N most likely tokens; 0 = off (default)", 11}},
+    {ST_CLI_SAMPLE, {"top-p", KEY_TOP_P, "P", 0, "Keep the smallest set of probability P; 1 = off (default)", 11}},
+    {ST_CLI_SAMPLE, {"min-p", KEY_MIN_P, "P", 0, "Drop tokens below P times the largest; 0 = off (default)", 11}},
+    {ST_CLI_SAMPLE,
+     {"repetition-penalty", KEY_REPETITION_PENALTY, "R", 0, "Divide the logits of tokens seen before; 1 = off", 11}},
+    {ST_CLI_SAMPLE, {"seed", KEY_SEED, "N", 0, "Seed of the random draws; default: a fresh one", 11}},
+    {ST_CLI_THREADS, {"threads", KEY_THREADS, "N", 0, "Threads; default: all CPUs of this process", 12}},
+    {ST_CLI_THREADS, {"cpu", KEY_CPU, "ISA", 0, "Force kernels: ref, avx2, avx512; default: the best of this CPU", 12}},
+    {ST_CLI_JSON, {"json", KEY_JSON, NULL, 0, "Print one JSON object", 12}},
+    {0, {"quiet", 'q', NULL, 0, "Print errors only", 12}},
+    {0, {"verbose", 'v', NULL, 0, "Print more about what happens", 12}},
+    {0, {"config", KEY_CONFIG, "FILE", 0, "Read this config file only", 12}},
+};
+#define N_SHARED (sizeof shared_options / sizeof *shared_options)
+
+static bool has_shared(const struct st_cmd *cmd, size_t i)
+{
+    return !shared_options[i].shared || (cmd->shared & shared_options[i].shared);
+}
+
+void st_cli_options(const struct st_cmd *cmd, struct st_opt_list *out)
+{
+    const int cap = (int)(sizeof out->p / sizeof *out->p);
+    out->n = 0;
+    for (const struct argp_option *o = cmd->options; o && (o->name || o->key) && out->n < cap; o++)
+        out->p[out->n++] = o;
+    for (size_t i = 0; i < N_SHARED && out->n < cap; i++)
+        if (has_shared(cmd, i))
+            out->p[out->n++] = &shared_options[i].o;
+}
+
+int st_opt_int(const char *name, const char *arg, int64_t min, int64_t max, int64_t *out, struct st_err *e)
+{
+    char *end;
+    errno = 0;
+    long long v = strtoll(arg, &end, 10);
+    if (end == arg || *end || errno || v < min || v > max)
+        return st_fail(e, ST_USAGE, "%s: want a whole number in %lld..%lld, got '%s'", name, (long long)min,
+                       (long long)max, arg);
+    *out = v;
+    return 0;
+}
+
+int st_opt_u32(const char *name, const char *arg, uint32_t min, uint32_t max, uint32_t *out, struct st_err *e)
+{
+    int64_t v = 0;
+    if (st_opt_int(name, arg, min, max, &v, e))
+        return e->code;
+    *out = (uint32_t)v;
+    return 0;
+}
+
+int st_opt_real(const char *name, const char *arg, double min, double max, double *out, struct st_err *e)
+{
+    char *end;
+    double v = strtod(arg, &end);
+    if (end == arg || *end || !isfinite(v) || v < min || v > max)
+        return st_fail(e, ST_USAGE, "%s: want a number in %g..%g, got '%s'", name, min, max, arg);
+    *out = v;
+    return 0;
+}
+
+int st_opt_choice(const char *name, const char *arg, const char *const *choices, int *out, struct st_err *e)
+{
+    struct st_buf known = {0};
+    for (int i = 0; choices[i]; i++) {
+        if (strcmp(choices[i], arg) == 0) {
+            st_buf_free(&known);
+            *out = i;
+            return 0;
+        }
+        st_buf_addf(&known, "%s%s", i ? ", " : "", choices[i]);
+    }
+    st_fail(e, ST_USAGE, "%s: want one of %s, got '%s'", name, known.p ? known.p : "", arg);
+    st_buf_free(&known);
+    return e->code;
+}
+
+static int set_real(const char *name, const char *arg, double min, double max, float *out, struct st_err *e)
+{
+    double v = 0;
+    if (st_opt_real(name, arg, min, max, &v, e))
+        return e->code;
+    *out = (float)v;
+    return 0;
+}
+
+static int set_model(struct st_cli *c, int key, char *arg, struct st_err *e)
+{
+    static const char *const dtypes[] = {"keep", "f32", "bf16", "int8", NULL};
+    static const char *const kv_dtypes[] = {"f32", "bf16", NULL};
+    int i = 0;
+    switch (key) {
+    case KEY_TOKENIZER:
+        c->tokenizer = arg;
+        return 0;
+    case KEY_DTYPE:
+        if (st_opt_choice("--dtype", arg, dtypes, &i, e))
+            return e->code;
+        c->dtype = (enum st_cli_dtype)i;
+        return 0;
+    case KEY_KV_DTYPE:
+        if (st_opt_choice("--kv-dtype", arg, kv_dtypes, &i, e))
+            return e->code;
+        c->kv_dtype = i ? ST_DTYPE_BF16 : ST_DTYPE_F32;
+        return 0;
+    case KEY_CTX:
+        return st_opt_u32("--ctx", arg, 1, 1u << 24, &c->n_ctx, e);
+    case KEY_DETERMINISTIC:
+        c->deterministic = true;
+        return 0;
+    default:
+        c->chat_template = arg;
+        return 0;
+    }
+}
+
+static int set_shared(struct st_cli *c, int key, char *arg, struct st_err *e)
+{
+    int64_t v = 0;
+    switch (key) {
+    case 'q':
+        c->quiet = true;
+        return 0;
+    case 'v':
+        c->verbose = true;
+        return 0;
+    case KEY_CONFIG: /* read before */
+        return 0;
+    case KEY_JSON:
+        c->json = true;
+        return 0;
+    case KEY_THREADS:
+        if (st_opt_int("--threads", arg, 0, 1024, &v, e))
+            return e->code;
+        c->n_threads = (int)v;
+        return 0;
+    case KEY_CPU:
+        c->isa = arg;
+        return 0;
+    case KEY_TEMP:
+        c->temp_given = true;
+        return set_real("--temp", arg, 0, 100, &c->temp, e);
+    case KEY_TOP_K:
+        return st_opt_u32("--top-k", arg, 0, UINT32_MAX, &c->top_k, e);
+    case KEY_TOP_P:
+        return set_real("--top-p", arg, 0, 1, &c->top_p, e);
+    case KEY_MIN_P:
+        return set_real("--min-p", arg, 0, 1, &c->min_p, e);
+    case KEY_REPETITION_PENALTY:
+        return set_real("--repetition-penalty", arg, 0.01, 100, &c->repetition_penalty, e);
+    case KEY_SEED:
+        if (st_opt_int("--seed", arg, 0, INT64_MAX, &v, e))
+            return e->code;
+        c->seed = (uint64_t)v;
+        c->seed_given = true;
+        return 0;
+    default:
+        return set_model(c, key, arg, e);
+    }
+}
+
+/* What the argp callbacks share during one parse. */
+struct parse {
+    const struct st_cmd *cmd;
+    struct st_cli *cli;
+    void *opts;
+    struct st_err *e;
+};
+
+static error_t parse_own(int key, char *arg, struct argp_state *state)
+{
+    struct parse *p = state->input;
+    if (key >= 0x1000000 || !p->cmd->set) /* argp's own keys */
+        return ARGP_ERR_UNKNOWN;
+    return p->cmd->set(p->opts, key, arg, p->e) ? EINVAL : 0;
+}
+
+static error_t parse_shared(int key, char *arg, struct argp_state *state)
+{
+    struct parse *p = state->input;
+    if (key >= 0x1000000)
+        return ARGP_ERR_UNKNOWN;
+    return set_shared(p->cli, key, arg, p->e) ? EINVAL : 0;
+}
+
+static error_t parse_root(int key, char *arg, struct argp_state *state)
+{
+    struct parse *p = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = p;
+        state->child_inputs[1] = p;
+        state->err_stream = NULL; /* argp prints no errors: st_cli_parse does */
+        return 0;
+    case ARGP_KEY_ARG:
+        if (p->cli->n_args == p->cmd->max_args) {
+            st_fail(p->e, ST_USAGE, "%s: unexpected argument '%s' (see sotto %s --help)", p->cmd->name, arg,
+                    p->cmd->name);
+            return EINVAL;
+        }
+        p->cli->args[p->cli->n_args++] = arg;
+        return 0;
+    case ARGP_KEY_END:
+        if (p->cli->n_args < p->cmd->min_args) {
+            st_fail(p->e, ST_USAGE, "%s: want the arguments %s (see sotto %s --help)", p->cmd->name, p->cmd->args_doc,
+                    p->cmd->name);
+            return EINVAL;
+        }
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp_option *find_long(const struct st_opt_list *l, const char *name, size_t len)
+{
+    for (int i = 0; i < l->n; i++)
+        if (strlen(l->p[i]->name) == len && memcmp(l->p[i]->name, name, len) == 0)
+            return l->p[i];
+    return NULL;
+}
+
+static const struct argp_option *find_short(const struct st_opt_list *l, char c)
+{
+    for (int i = 0; i < l->n; i++)
+        if (l->p[i]->key == c)
+            return l->p[i];
+    return NULL;
+}
+
+/* Checks one word of argv; sets *takes_next when its value is the next word, *option when it is --config. */
+static int check_word(const struct st_cmd *cmd, const struct st_opt_list *l, const char *w, bool *takes_next,
+                      const struct argp_option **option, struct st_err *e)
+{
+    *takes_next = false;
+    *option = NULL;
+    if (w[0] != '-' || !w[1])
+        return 0;
+    if (w[1] == '-') {
+        size_t len = strcspn(w + 2, "=");
+        bool has_value = w[2 + len] == '=';
+        if (!has_value && (!strcmp(w, "--help") || !strcmp(w, "--usage") || !strcmp(w, "--version")))
+            return 0;
+        const struct argp_option *o = find_long(l, w + 2, len);
+        if (!o)
+            return st_fail(e, ST_USAGE, "%s: unknown option '--%.*s' (see sotto %s --help)", cmd->name, (int)len, w + 2,
+                           cmd->name);
+        if (has_value && !o->arg)
+            return st_fail(e, ST_USAGE, "%s: option '--%s' takes no value", cmd->name, o->name);
+        *takes_next = o->arg && !has_value;
+        *option = o;
+        return 0;
+    }
+    for (const char *c = w + 1; *c; c++) {
+        if (*c == '?' || *c == 'V')
+            continue;
+        const struct argp_option *o = find_short(l, *c);
+        if (!o)
+            return st_fail(e, ST_USAGE, "%s: unknown option '-%c' (see sotto %s --help)", cmd->name, *c, cmd->name);
+        if (o->arg) {
+            *takes_next = !c[1];
+            return 0;
+        }
+    }
+    return 0;
+}
+
+/* Refuses unknown options and missing values; rewrites -h; finds --config. */
+static int check_words(const struct st_cmd *cmd, const struct st_opt_list *l, int argc, char **argv,
+                       const char **config, struct st_err *e)
+{
+    static char help[] = "--help";
+    for (int i = 1; i < argc; i++) {
+        bool takes_next;
+        const struct argp_option *o;
+        if (!strcmp(argv[i], "--"))
+            return 0;
+        if (!strcmp(argv[i], "-h"))
+            argv[i] = help;
+        if (check_word(cmd, l, argv[i], &takes_next, &o, e))
+            return e->code;
+        if (takes_next && i + 1 == argc)
+            return st_fail(e, ST_USAGE, "%s: option '%s' needs a value", cmd->name, argv[i]);
+        if (o && o->key == KEY_CONFIG)
+            *config = takes_next ? argv[i + 1] : strchr(argv[i], '=') + 1;
+        i += takes_next;
+    }
+    return 0;
+}
+
+int st_words_add(struct st_words *w, char *word, struct st_err *e)
+{
+    if (w->n + 1 >= w->cap) {
+        int cap = w->cap ? 2 * w->cap : 32;
+        char **p = realloc(w->p, (size_t)cap * sizeof *p);
+        if (!p)
+            return st_fail(e, ST_MEMORY, "no memory for options");
+        w->p = p;
+        w->cap = cap;
+    }
+    w->p[w->n++] = word;
+    w->p[w->n] = NULL;
+    return 0;
+}
+
+int st_words_setting(struct st_words *w, const struct argp_option *o, const char *value, const char *where,
+                     struct st_err *e)
+{
+    static const char *const yes[] = {"1", "true", "yes", "on"}, *const no[] = {"", "0", "false", "no", "off"};
+    char *word = NULL;
+    if (o->arg) {
+        if (asprintf(&word, "--%s=%s", o->name, value) < 0)
+            return st_fail(e, ST_MEMORY, "no memory for options");
+        return st_words_add(w, word, e);
+    }
+    for (size_t i = 0; i < sizeof no / sizeof *no; i++)
+        if (!strcasecmp(value, no[i]))
+            return 0;
+    for (size_t i = 0; i < sizeof yes / sizeof *yes; i++) {
+        if (strcasecmp(value, yes[i]))
+            continue;
+        if (asprintf(&word, "--%s", o->name) < 0)
+            return st_fail(e, ST_MEMORY, "no memory for options");
+        return st_words_add(w, word, e);
+    }
+    return st_fail(e, ST_USAGE, "%s: want yes or no", where);
+}
+
+static void env_name(const char *option, char *out, size_t cap)
+{
+    size_t n = (size_t)snprintf(out, cap, "SOTTO_%s", option);
+    for (size_t i = 0; i < n && i + 1 < cap; i++)
+        out[i] = out[i] == '-' ? '_' : (char)toupper((unsigned char)out[i]);
+}
+
+static int add_environment(const struct st_opt_list *l, struct st_words *w, struct st_err *e)
+{
+    for (int i = 0; i < l->n; i++) {
+        char name[64];
+        env_name(l->p[i]->name, name, sizeof name);
+        const char *v = getenv(name);
+        /* An empty variable counts as unset, as in most programs. */
+        if (v && *v && l->p[i]->key != KEY_CONFIG && st_words_setting(w, l->p[i], v, name, e))
+            return e->code;
+    }
+    return 0;
+}
+
+static int all_words(const struct st_cmd *cmd, int argc, char **argv, struct st_words *w, struct st_err *e)
+{
+    static char program[64];
+    struct st_opt_list l;
+    const char *config = getenv("SOTTO_CONFIG");
+    st_cli_options(cmd, &l);
+    if (config && !*config)
+        config = NULL;
+    if (check_words(cmd, &l, argc, argv, &config, e))
+        return e->code;
+    snprintf(program, sizeof program, "sotto %s", cmd->name);
+    if (st_words_add(w, program, e) || st_cli_config(cmd, config, w, e) || add_environment(&l, w, e))
+        return e->code;
+    for (int i = 1; i < argc; i++)
+        if (st_words_add(w, argv[i], e))
+            return e->code;
+    return 0;
+}
+
+/* argp's text: what the command does, then after \v the examples below the options. */
+static char *doc_text(const struct st_cmd *cmd)
+{
+    char *doc = NULL;
+    int n = asprintf(
+        &doc,
+        "%s\vExamples:\n%s\n\nEvery option is also an environment variable (SOTTO_<OPTION>, in capitals, - as _) "
+        "and a line `option = value` under [%s] in the config file.",
+        cmd->doc, cmd->examples ? cmd->examples : "", cmd->name);
+    return n < 0 ? NULL : doc;
+}
+
+int st_cli_parse(const struct st_cmd *cmd, int argc, char **argv, struct st_cli *cli, void *opts, struct st_err *e)
+{
+    struct argp_option shared[N_SHARED + 1] = {0};
+    struct st_words w = {0};
+    int n = 0;
+    *cli = (struct st_cli){.cmd = cmd, .kv_dtype = -1, .top_p = 1, .repetition_penalty = 1};
+    if (cmd->defaults)
+        memcpy(opts, cmd->defaults, cmd->opts_size);
+    for (size_t i = 0; i < N_SHARED; i++)
+        if (has_shared(cmd, i))
+            shared[n++] = shared_options[i].o;
+    char *doc = doc_text(cmd);
+    cli->args = calloc((size_t)cmd->max_args + 1, sizeof *cli->args);
+    if (!doc || !cli->args) {
+        st_fail(e, ST_MEMORY, "no memory for options");
+        goto out;
+    }
+    if (all_words(cmd, argc, argv, &w, e))
+        goto out;
+    const struct argp own_argp = {.options = cmd->options, .parser = parse_own};
+    const struct argp shared_argp = {.options = shared, .parser = parse_shared};
+    const struct argp_child children[] = {{&own_argp, 0, NULL, 0}, {&shared_argp, 0, NULL, 0}, {0}};
+    const struct argp root = {.parser = parse_root, .args_doc = cmd->args_doc, .doc = doc, .children = children};
+    struct parse p = {cmd, cli, opts, e};
+    e->code = 0;
+    if (argp_parse(&root, w.n, w.p, 0, NULL, &p) && !e->code)
+        st_fail(e, ST_USAGE, "%s: cannot read the command line (see sotto %s --help)", cmd->name, cmd->name);
+out:
+    free(w.p);
+    free(doc);
+    return e->code;
+}
