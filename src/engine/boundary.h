@@ -1,14 +1,18 @@
-/* The one door between the trusted engine and an untrusted accelerator. Linear ops of a plan pass here: TRUSTED ones are
- * computed at once by the local kernels; UNTRUSTED ones go enter -> transport -> leave. Trusted and exposed rows are
- * different C types, and only this file and a protection's enter/leave turn one into the other.
+/* The one door between the trusted engine and an untrusted accelerator. Linear ops of a plan pass here: TRUSTED ones
+ * are computed at once by the local kernels; UNTRUSTED ones go enter -> transport -> leave. Trusted and exposed rows
+ * are different C types, and only this file and a protection's enter/leave turn one into the other.
  *
- * What the untrusted side sees: exposed rows, weight ids, shapes and times. Nothing else passes.
- * Asynchronous: submit() starts an exchange, complete() waits for that one; several may be outstanding. */
+ * What the untrusted side sees: exposed rows, weight ids, shapes and times. Nothing else passes: biases are added on
+ * the trusted side, after leave. Asynchronous: st_boundary_submit() starts an exchange, st_boundary_complete() waits
+ * for that one; several may be outstanding. st_boundary_linear() is one after the other. Limit: all ops of a group have
+ * one place; a mixed group is refused (INTERNAL). */
 #ifndef ST_ENGINE_BOUNDARY_H
 #define ST_ENGINE_BOUNDARY_H
 
 #include "model/plan.h"
 #include "tensor/compute.h"
+
+#define ST_MAX_GROUP 16 /* ops of one exchange group */
 
 struct st_trusted {
     float *p; /* [n_row, width], plaintext activations */
@@ -19,24 +23,30 @@ struct st_exposed {
     size_t len;
 };
 
-/* One group of linear ops on the same rows. */
+/* One group of linear ops on the same rows. The caller keeps it from submit to complete. */
 struct st_exchange {
     const struct st_plan *plan;
     const struct st_plan_op *ops; /* n_op consecutive records of one group */
     int n_op;
-    uint64_t id; /* unique per boundary */
+    uint32_t n_row;
+    uint64_t id; /* unique per boundary, set by st_boundary_submit() */
 };
 
-/* Supplied by a protection. Both return 0 or an error that ends the step (INTEGRITY problems are VERIFY). */
+/* Supplied by a protection. enter and leave return 0 or an error that ends the step (INTEGRITY problems are VERIFY). */
 struct st_protection_hooks {
+    /* out is the protection's and must stay until leave or drop of the same exchange. */
     int (*enter)(void *ctx, const struct st_exchange *x, const struct st_trusted *in, struct st_exposed *out,
                  struct st_err *e);
-    int (*leave)(void *ctx, const struct st_exchange *x, const struct st_exposed *reply, struct st_trusted *outs /* [n_op] */,
-                 struct st_err *e);
+    /* outs[i] [n_row, n_out_i] = in W_i^T without bias; the memory is the caller's. */
+    int (*leave)(void *ctx, const struct st_exchange *x, const struct st_exposed *reply,
+                 struct st_trusted *outs /* [n_op] */, struct st_err *e);
+    /* Instead of leave when the exchange failed after enter: forget its secrets. NULL when there are none. */
+    void (*drop)(void *ctx, const struct st_exchange *x);
     void *ctx;
 };
 
-/* Supplied by a service: moves exposed bytes. reply is owned by the transport until the next complete of the same id. */
+/* Supplied by a service: moves exposed bytes. reply is owned by the transport until its next complete. After an error
+ * the transport has forgotten the exchange. */
 struct st_transport {
     int (*submit)(void *ctx, const struct st_exchange *x, const struct st_exposed *rows, struct st_err *e);
     int (*complete)(void *ctx, const struct st_exchange *x, struct st_exposed *reply, struct st_err *e);
@@ -47,12 +57,23 @@ struct st_boundary {
     const struct st_protection_hooks *hooks; /* both NULL: only TRUSTED ops can run */
     const struct st_transport *transport;
     uint64_t next_id;
+    uint64_t n_exchange; /* completed without error */
 };
 
-/* Runs one exchange group: mats and biases are those of the ops. in [n_row, n_in]; outs[i] [n_row, n_out_i].
- * POLICY when an op is UNTRUSTED and no protection is attached: never a silent local run. */
-int st_boundary_linear(struct st_boundary *b, struct st_compute *c, const struct st_plan *plan, const struct st_plan_op *ops,
-                       int n_op, const struct st_mat *mats, const struct st_trusted *in, struct st_trusted *outs,
+/* POLICY, naming the weight, when the plan has an UNTRUSTED op and no protection is attached. */
+int st_boundary_check(const struct st_boundary *b, const struct st_plan *plan, struct st_err *e) ST_MUST_CHECK;
+
+/* Sends the rows of one UNTRUSTED group on their way. x->plan, ops and n_op are the caller's; in [n_row, n_in]. */
+int st_boundary_submit(struct st_boundary *b, struct st_exchange *x, const struct st_trusted *in,
                        struct st_err *e) ST_MUST_CHECK;
+/* Waits for the reply and fills outs [n_op] of [n_row, n_out_i], biases included. */
+int st_boundary_complete(struct st_boundary *b, const struct st_exchange *x, const struct st_mat *mats,
+                         struct st_trusted *outs, struct st_err *e) ST_MUST_CHECK;
+
+/* Runs one exchange group: mats are the model's, indexed as plan->weights. in [n_row, n_in]; outs[i] [n_row, n_out_i].
+ * POLICY when an op is UNTRUSTED and no protection is attached: never a silent local run. */
+int st_boundary_linear(struct st_boundary *b, struct st_compute *c, const struct st_plan *plan,
+                       const struct st_plan_op *ops, int n_op, const struct st_mat *mats, const struct st_trusted *in,
+                       struct st_trusted *outs, struct st_err *e) ST_MUST_CHECK;
 
 #endif

@@ -1,5 +1,7 @@
-/* Chooses the next token from logits. Order as in common engines: logit_bias, repetition penalty, (greedy if temperature
- * is 0), temperature, top-k, top-p, min-p, draw. */
+/* Chooses the next token from logits. Order as in common engines: logit_bias, repetition penalty, presence and
+ * frequency penalties, (greedy if temperature is 0), temperature, top-k, top-p, min-p, draw. Top-k and top-p look at
+ * the vocabulary once and sort only what stands at the cut. NaN is never chosen; when every id is forbidden the answer
+ * is id 0. Ids less than e^-37 as likely as the best cannot be drawn. */
 #ifndef ST_ENGINE_SAMPLER_H
 #define ST_ENGINE_SAMPLER_H
 
@@ -15,11 +17,11 @@ struct st_logit_bias {
 };
 
 struct st_sampling {
-    float temperature; /* 0 = greedy, ties to the lower id */
-    uint32_t top_k;    /* 0 = off */
-    float top_p;       /* 1 = off */
-    float min_p;       /* 0 = off */
-    float repetition_penalty; /* 1 = off; over prompt and reply */
+    float temperature;                         /* 0 = greedy, ties to the lower id */
+    uint32_t top_k;                            /* 0 = off */
+    float top_p;                               /* 1 = off */
+    float min_p;                               /* 0 = off */
+    float repetition_penalty;                  /* 1 = off; over prompt and reply */
     float presence_penalty, frequency_penalty; /* 0 = off; over the reply, OpenAI's definition */
     uint64_t seed;
     const struct st_logit_bias *bias; /* kept until the request ends */
@@ -34,7 +36,7 @@ struct st_logprob {
 
 struct st_sampled {
     uint32_t id;
-    float logprob;   /* valid if n_logprobs >= 0 */
+    float logprob; /* valid if n_logprobs >= 0 */
     int n_top;
     struct st_logprob top[ST_MAX_LOGPROBS];
 };
@@ -42,8 +44,10 @@ struct st_sampled {
 struct st_sampler; /* scratch for one vocabulary size, shared by all requests of an engine */
 int st_sampler_new(uint32_t n_vocab, struct st_sampler **out, struct st_err *e) ST_MUST_CHECK;
 void st_sampler_free(struct st_sampler *s);
-/* history = ids so far (prompt and reply), of which the last n_reply were generated. Overwrites logits [n_vocab].
- * No allocation. */
+/* INPUT, naming the field, when a value is out of its range or a bias names an id outside the vocabulary. */
+int st_sampling_check(const struct st_sampling *p, uint32_t n_vocab, struct st_err *e) ST_MUST_CHECK;
+/* history = ids so far (prompt and reply, all below n_vocab), of which the last n_reply were generated. Overwrites
+ * logits [n_vocab]. No allocation. p as st_sampling_check() accepts it. */
 void st_sample(struct st_sampler *s, float *logits, const struct st_sampling *p, struct st_rng *rng,
                const uint32_t *history, size_t n_history, size_t n_reply, struct st_sampled *out);
 

@@ -59,7 +59,7 @@ void st_add(struct st_compute *c, float *x, const float *y, size_t n);
  * [n_kv_head][block_len][head_dim] and V the same, of dtype F32 or BF16. Block b of K starts at k + b * block_stride values. */
 struct st_kv_layer {
     void *k, *v;
-    size_t block_stride; /* values: n_kv_head * block_len * head_dim */
+    size_t block_stride; /* values, at least n_kv_head * block_len * head_dim (more: a block of all layers is one piece) */
     uint32_t block_len;
     uint32_t n_kv_head, head_dim;
     enum st_dtype dtype;

@@ -1,0 +1,99 @@
+#include "engine/boundary.h"
+
+static bool attached(const struct st_boundary *b)
+{
+    return b->hooks && b->hooks->enter && b->hooks->leave && b->transport && b->transport->submit &&
+           b->transport->complete;
+}
+
+static int refuse(const struct st_plan *plan, const struct st_plan_op *op, struct st_err *e)
+{
+    return st_fail(e, ST_POLICY, "%s: placed on the untrusted side, but no protection is attached",
+                   op->weight >= 0 ? plan->weights[op->weight].name : st_role_name(op->role));
+}
+
+int st_boundary_check(const struct st_boundary *b, const struct st_plan *plan, struct st_err *e)
+{
+    for (int i = 0; i < plan->n_op; i++) {
+        const struct st_plan_op *op = &plan->ops[i];
+        if (op->place == ST_PLACE_TRUSTED)
+            continue;
+        if (op->op != ST_OP_LINEAR)
+            return st_fail(e, ST_POLICY, "plan: op %d (%s) is no linear layer and cannot leave the trusted side", i,
+                           st_role_name(op->role));
+        if (!attached(b))
+            return refuse(plan, op, e);
+    }
+    return 0;
+}
+
+int st_boundary_submit(struct st_boundary *b, struct st_exchange *x, const struct st_trusted *in, struct st_err *e)
+{
+    struct st_exposed rows = {0};
+    for (int i = 0; i < x->n_op; i++)
+        if (x->ops[i].place != ST_PLACE_UNTRUSTED)
+            return st_fail(e, ST_INTERNAL, "exchange group %u mixes trusted and untrusted layers", x->ops[0].group);
+    if (!attached(b))
+        return refuse(x->plan, x->ops, e);
+    x->id = b->next_id++;
+    x->n_row = in->n_row;
+    if (b->hooks->enter(b->hooks->ctx, x, in, &rows, e))
+        return e->code;
+    if (b->transport->submit(b->transport->ctx, x, &rows, e)) {
+        if (b->hooks->drop)
+            b->hooks->drop(b->hooks->ctx, x);
+        return e->code;
+    }
+    return 0;
+}
+
+static void add_bias(const float *bias, const struct st_trusted *t)
+{
+    for (uint32_t r = 0; r < t->n_row; r++) {
+        float *row = t->p + (size_t)r * t->width;
+        for (uint32_t i = 0; i < t->width; i++)
+            row[i] += bias[i];
+    }
+}
+
+int st_boundary_complete(struct st_boundary *b, const struct st_exchange *x, const struct st_mat *mats,
+                         struct st_trusted *outs, struct st_err *e)
+{
+    struct st_exposed reply = {0};
+    if (b->transport->complete(b->transport->ctx, x, &reply, e)) {
+        if (b->hooks->drop)
+            b->hooks->drop(b->hooks->ctx, x);
+        return e->code;
+    }
+    if (b->hooks->leave(b->hooks->ctx, x, &reply, outs, e))
+        return e->code;
+    for (int i = 0; i < x->n_op; i++)
+        if (x->ops[i].bias >= 0)
+            add_bias(mats[x->ops[i].bias].data, &outs[i]);
+    b->n_exchange++;
+    return 0;
+}
+
+int st_boundary_linear(struct st_boundary *b, struct st_compute *c, const struct st_plan *plan,
+                       const struct st_plan_op *ops, int n_op, const struct st_mat *mats, const struct st_trusted *in,
+                       struct st_trusted *outs, struct st_err *e)
+{
+    struct st_linear_job jobs[ST_MAX_GROUP];
+    if (n_op < 1 || n_op > ST_MAX_GROUP)
+        return st_fail(e, ST_INTERNAL, "exchange group %u has %d layers, want 1 to %d", ops[0].group, n_op,
+                       ST_MAX_GROUP);
+    bool trusted = true;
+    for (int i = 0; i < n_op; i++)
+        trusted = trusted && ops[i].place == ST_PLACE_TRUSTED;
+    if (!trusted) {
+        struct st_exchange x = {.plan = plan, .ops = ops, .n_op = n_op};
+        if (st_boundary_submit(b, &x, in, e))
+            return e->code;
+        return st_boundary_complete(b, &x, mats, outs, e);
+    }
+    for (int i = 0; i < n_op; i++)
+        jobs[i] = (struct st_linear_job){
+            .w = &mats[ops[i].weight], .bias = ops[i].bias >= 0 ? mats[ops[i].bias].data : NULL, .y = outs[i].p};
+    st_linear(c, jobs, n_op, in->p, in->n_row);
+    return 0;
+}
