@@ -1,25 +1,44 @@
 /* Covariant obfuscation (AloePri, arXiv 2603.01499; tight frame of our own): a checkpoint compiler and a token cipher.
  *
- * The server runs the compiled checkpoint on any stock engine and sees permuted token ids. It hides prompts from a provider who
- * does not hold the base weights, or who only logs. It hides NOTHING from a server that has the base weights and compares them
- * with the obfuscated ones (docs/covariant.md). */
+ * The server runs the compiled checkpoint on any stock engine and sees permuted token ids. It hides prompts from a
+ * provider who does not hold the base weights, or who only logs. It hides NOTHING from a server that has the base
+ * weights and compares them with the obfuscated ones (docs/covariant.md). */
 #ifndef ST_PROTECT_COVARIANT_COVARIANT_H
 #define ST_PROTECT_COVARIANT_COVARIANT_H
 
 #include "protect/covariant/key.h"
 
+#include <signal.h>
+
 struct st_cov_opts {
-    uint32_t expand; /* h: the hidden size becomes d + 2h; 0 = chosen */
-    int n_threads;   /* 0 = all */
+    uint32_t expand;      /* h: the hidden size becomes d + 2h; 0 = st_cov_expand() */
+    int n_threads;        /* 0 = all; the result does not depend on it */
+    uint64_t shard_bytes; /* largest weight file; 0 = 4 GiB */
     bool progress;
+    const volatile sig_atomic_t *cancel; /* NULL, or: stops and cleans up soon after *cancel becomes nonzero (IO) */
 };
 
-/* SRC (HF directory or llama2.c file) -> DST (HF directory, must not exist; appears atomically).
- * UNSUPPORTED: architecture; INPUT: a checkpoint that does not fit its config; POLICY: key file too open. */
+/* The h that is taken when none is given. Start: 128, or d/2 where d < 256. Of the h from 3/4 to 3/2 of that, the one
+ * whose d + 2h is a multiple of n_head (transformers refuses others), then of 64, then of 32 (tensor parallel and
+ * quantised engines), and then nearest to the start. d 64 -> 32, d 288 -> 144, d 896 -> 112, d 4096 -> 128. */
+uint32_t st_cov_expand(uint32_t d_model, uint32_t n_head);
+
+/* SRC (HF directory or llama2.c file) -> DST (HF directory, must not exist; appears atomically and holds config.json,
+ * generation_config.json, model.safetensors (or shards and their index) and the manifest sotto.json; no tokenizer).
+ * Matrices keep their dtype. Memory: (d + 2h)^2 doubles and a few tiles per thread; SRC is mapped, DST written as it
+ * comes. Same key, source, options and machine: the same bytes. (Other CPUs may round a last bit differently.)
+ * UNSUPPORTED: architecture; INPUT: a checkpoint that does not fit its config, or values that the dtype cannot hold;
+ * USAGE: an h that does not fit; IO: DST exists, disk full, cancelled. */
 int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *key, const struct st_cov_opts *o,
                      struct st_err *e) ST_MUST_CHECK;
 
-/* Re-reads DST and checks against SRC: end-to-end logits on a probe batch within the stated bound (VERIFY otherwise). */
+/* Re-reads DST and checks it against SRC: the manifest's commitment, then the logits of both models (f32 cache) on
+ * probe batches of seeded random ids, after deciphering. The error is the largest |difference| of a position over its
+ * largest |logit|. VERIFY above ST_COV_BOUND_*: a right f32 checkpoint stays under 1e-5; for f16 and bf16 rounding
+ * dominates and the bounds leave room above what we measured (docs/covariant.md). */
+#define ST_COV_BOUND_F32 1e-4
+#define ST_COV_BOUND_F16 2e-2
+#define ST_COV_BOUND_BF16 1e-1
 int st_cov_verify(const char *src, const char *dst, const struct st_cov_key *key, const struct st_cov_opts *o,
                   double *max_rel_err, struct st_err *e) ST_MUST_CHECK;
 
@@ -29,8 +48,12 @@ struct st_cov_cipher {
     uint32_t *to;   /* [n_vocab] plain id -> cipher id */
     uint32_t *from; /* [n_vocab] cipher id -> plain id */
 };
-/* From the key and SRC (its digest and vocabulary size are read from the model directory). */
-int st_cov_cipher_open(const char *src, const struct st_cov_key *key, struct st_cov_cipher *out, struct st_err *e) ST_MUST_CHECK;
+/* From the key and SRC (its digest and vocabulary size are read from the model: every byte of it is hashed). */
+int st_cov_cipher_open(const char *src, const struct st_cov_key *key, struct st_cov_cipher *out,
+                       struct st_err *e) ST_MUST_CHECK;
+/* The same when both are known. */
+int st_cov_cipher_init(uint32_t n_vocab, const uint8_t model_digest[32], const struct st_cov_key *key,
+                       struct st_cov_cipher *out, struct st_err *e) ST_MUST_CHECK;
 void st_cov_cipher_wipe(struct st_cov_cipher *c);
 
 #endif
