@@ -91,6 +91,8 @@ int st_cli_config(const struct st_cmd *cmd, const char *explicit_path, struct st
 {
     const char *system = "/etc/sotto/config", *xdg = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
     char user[ST_PATH_MAX] = "";
+    if (explicit_path && !*explicit_path)
+        return 0;
     if (explicit_path)
         return read_config(explicit_path, cmd, w, e);
     if (xdg && *xdg)

@@ -55,7 +55,7 @@ static const struct {
     {ST_CLI_JSON, {"json", KEY_JSON, NULL, 0, "Print one JSON object", 12}},
     {0, {"quiet", 'q', NULL, 0, "Print errors only", 12}},
     {0, {"verbose", 'v', NULL, 0, "Print more about what happens", 12}},
-    {0, {"config", KEY_CONFIG, "FILE", 0, "Read this config file only", 12}},
+    {0, {"config", KEY_CONFIG, "FILE", 0, "Read this config file only; empty: none", 12}},
 };
 #define N_SHARED (sizeof shared_options / sizeof *shared_options)
 
@@ -399,8 +399,6 @@ static int all_words(const struct st_cmd *cmd, int argc, char **argv, struct st_
     struct st_opt_list l;
     const char *config = getenv("SOTTO_CONFIG");
     st_cli_options(cmd, &l);
-    if (config && !*config)
-        config = NULL;
     if (check_words(cmd, &l, argc, argv, &config, e))
         return e->code;
     snprintf(program, sizeof program, "sotto %s", cmd->name);

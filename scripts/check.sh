@@ -1,0 +1,62 @@
+#!/bin/sh
+# make check: everything that looks at the code rather than at one behaviour. Each step prints one line; the last line is
+# `N passed, N failed`. SOTTO_FUZZ_SECONDS (default 5) per fuzz target.
+set -u
+cd "$(dirname "$0")/.."
+export SOTTO_SHARED="${SOTTO_SHARED:-$PWD/../shared}"
+export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1
+log=build/check.log
+mkdir -p build
+passed=0
+failed=0
+
+step() { # step NAME COMMAND...
+    name=$1
+    shift
+    start=$(date +%s)
+    if "$@" >$log 2>&1; then
+        passed=$((passed + 1))
+        echo "ok      $name ($(($(date +%s) - start)) s)"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  $name"
+        tail -n 60 $log | sed 's/^/    /'
+    fi
+}
+
+preset() { cmake --preset "$1" && cmake --build --preset "$1"; }
+sources() { git ls-files 'src/*.[ch]' 'include/*.h' 'tests/*.[ch]' 'fuzz/*.[ch]'; }
+format() { sources | xargs clang-format-14 --dry-run -Werror; }
+tidy() {
+    git ls-files 'src/*.c' | grep -Ev '_(avx2|avx512)\.c$' |
+        xargs -P "$(nproc)" -n 4 clang-tidy-14 -p build/clang --quiet
+}
+threaded='test_(pool|gen_|engine|server|service|api)'
+fuzz() { # fuzz TARGET
+    corpus=fuzz/corpus/${1#fuzz_}
+    work=$(mktemp -d)
+    [ -d "$corpus" ] || corpus=
+    # shellcheck disable=SC2086
+    "build/fuzz/bin/$1" -max_total_time="${SOTTO_FUZZ_SECONDS:-5}" -timeout=20 -rss_limit_mb=4096 \
+        -artifact_prefix="$work/" "$work" $corpus
+    rc=$?
+    rm -rf "$work"
+    return $rc
+}
+
+step "layers" scripts/layers.py
+step "format (clang-format-14)" format
+step "gcc, warnings are errors" preset release
+step "clang, warnings are errors" preset clang
+step "symbols" scripts/symbols.sh build
+step "static analysis (clang-tidy-14)" tidy
+step "build under ASan and UBSan" preset asan
+step "C tests under ASan and UBSan" scripts/test.py build/asan --no-interop
+step "build under TSan" preset tsan
+step "threaded C tests under TSan" scripts/test.py build/tsan --no-interop --only "$threaded"
+step "build fuzz targets" preset fuzz
+for target in $(git ls-files 'fuzz/fuzz_*.c'); do
+    step "fuzz $(basename "$target" .c)" fuzz "$(basename "$target" .c)"
+done
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
