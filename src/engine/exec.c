@@ -1,0 +1,301 @@
+#include "engine/exec.h"
+#include "base/buf.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TAIL_BYTES ((size_t)16 << 20)
+#define MIN_TAIL_ROWS 8
+
+struct st_exec {
+    const struct st_model *m;
+    const struct st_kv *kv;
+    struct st_boundary *boundary;
+    struct st_compute *compute;
+    struct st_area *body; /* [n_slot] */
+    struct st_area *tail; /* [n_slot], rows of the tail ops */
+    bool *gathered;       /* [n_slot] slots that the tail reads from the body */
+    float *inv_freq;
+    float scale; /* of attention scores */
+    int n_body;  /* ops before the tail */
+};
+
+uint32_t st_exec_tail_rows(const struct st_config *c, uint32_t max_row)
+{
+    size_t n = TAIL_BYTES / ((size_t)c->n_vocab * sizeof(float));
+    if (n < MIN_TAIL_ROWS)
+        n = MIN_TAIL_ROWS;
+    return n < max_row ? (uint32_t)n : max_row;
+}
+
+/* Marks the slots that ops [from, to) touch. */
+static void touched(const struct st_plan *p, int from, int to, bool *slot)
+{
+    for (int i = from; i < to; i++) {
+        const struct st_plan_op *op = &p->ops[i];
+        const int used[] = {op->in, op->in2, op->in3, op->out};
+        for (size_t k = 0; k < sizeof used / sizeof *used; k++)
+            if (used[k] >= 0)
+                slot[used[k]] = true;
+    }
+}
+
+static int body_len(const struct st_plan *p)
+{
+    int n = 0;
+    while (n < p->n_op && !p->ops[n].last_row_only)
+        n++;
+    return n;
+}
+
+size_t st_exec_bytes(const struct st_model *m, uint32_t max_row)
+{
+    const struct st_plan *p = &m->plan;
+    size_t bytes = 0, tail_rows = st_exec_tail_rows(&m->config, max_row);
+    for (int s = 0; s < p->n_slot; s++) {
+        bool in_body = false, in_tail = false;
+        for (int i = 0; i < p->n_op; i++) {
+            const struct st_plan_op *op = &p->ops[i];
+            if (op->in == s || op->in2 == s || op->in3 == s || op->out == s)
+                *(op->last_row_only ? &in_tail : &in_body) = true;
+        }
+        bytes += p->slot_width[s] * sizeof(float) * (in_body * (size_t)max_row + in_tail * tail_rows);
+    }
+    return bytes;
+}
+
+static int check_op(const struct st_model *m, int i, struct st_err *e)
+{
+    const struct st_config *c = &m->config;
+    const struct st_plan *p = &m->plan;
+    const struct st_plan_op *op = &p->ops[i];
+    const uint32_t *width = p->slot_width;
+    uint32_t n_q = c->n_head * c->head_dim, n_kv = c->n_kv_head * c->head_dim;
+    switch (op->op) {
+    case ST_OP_ROPE:
+        if (op->head != c->head_dim)
+            return st_fail(e, ST_INTERNAL, "plan: op %d rotates heads of %u values, want %u", i, op->head, c->head_dim);
+        return 0;
+    case ST_OP_ATTEND:
+        if (op->layer < 0 || (uint32_t)op->layer >= c->n_layer)
+            return st_fail(e, ST_INTERNAL, "plan: op %d attends in layer %d of %u", i, op->layer, c->n_layer);
+        if (width[op->in] != n_q || width[op->in2] != n_kv || width[op->in3] != n_kv || width[op->out] != n_q)
+            return st_fail(e, ST_INTERNAL, "plan: op %d attends with widths %u, %u, %u, %u, want %u, %u, %u, %u", i,
+                           width[op->in], width[op->in2], width[op->in3], width[op->out], n_q, n_kv, n_kv, n_q);
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+/* What st_plan_check() cannot know: the tail stands at the end and gives logits, heads are those of the config. */
+static int check_plan(const struct st_model *m, const struct st_boundary *b, struct st_err *e)
+{
+    const struct st_plan *p = &m->plan;
+    if (st_plan_check(p, e) || st_boundary_check(b, p, e))
+        return e->code;
+    int n_body = body_len(p);
+    for (int i = n_body; i < p->n_op; i++)
+        if (!p->ops[i].last_row_only)
+            return st_fail(e, ST_INTERNAL, "plan: op %d for all rows stands behind op %d for wanted rows", i, n_body);
+    if (n_body == 0 || n_body == p->n_op)
+        return st_fail(e, ST_INTERNAL, "plan: want ops for all rows, then ops for wanted rows; op %d of %d is the cut",
+                       n_body, p->n_op);
+    for (int i = 0; i < p->n_op; i++)
+        if (check_op(m, i, e))
+            return e->code;
+    for (int i = n_body; i < p->n_op; i++)
+        if (p->ops[i].op != ST_OP_NORM && p->ops[i].op != ST_OP_LINEAR)
+            return st_fail(e, ST_INTERNAL, "plan: op %d (%s) cannot run for wanted rows alone", i,
+                           st_role_name(p->ops[i].role));
+    const struct st_plan_op *head = &p->ops[p->n_op - 1];
+    if (p->slot_width[head->out] != m->config.n_vocab)
+        return st_fail(e, ST_INTERNAL, "plan: the last op gives %u values, want %u logits", p->slot_width[head->out],
+                       m->config.n_vocab);
+    return 0;
+}
+
+static int alloc_slots(struct st_exec *x, uint32_t max_row, struct st_err *e)
+{
+    const struct st_plan *p = &x->m->plan;
+    uint32_t tail_rows = st_exec_tail_rows(&x->m->config, max_row);
+    bool *in_body = NULL, *in_tail = NULL, *written = NULL;
+    size_t n = (size_t)p->n_slot;
+    if (st_alloc(&x->body, n, sizeof *x->body, "slots", e) || st_alloc(&x->tail, n, sizeof *x->tail, "slots", e) ||
+        st_alloc(&x->gathered, n, sizeof *x->gathered, "slots", e) ||
+        st_alloc(&in_body, n, sizeof *in_body, "slots", e) || st_alloc(&in_tail, n, sizeof *in_tail, "slots", e) ||
+        st_alloc(&written, n, sizeof *written, "slots", e))
+        goto out;
+    touched(p, 0, x->n_body, in_body);
+    touched(p, x->n_body, p->n_op, in_tail);
+    for (int i = x->n_body; i < p->n_op; i++) {
+        const struct st_plan_op *op = &p->ops[i];
+        if (!written[op->in])
+            x->gathered[op->in] = true;
+        written[op->out] = true;
+    }
+    for (int s = 0; s < p->n_slot; s++) {
+        size_t row = p->slot_width[s] * sizeof(float);
+        if (in_body[s] && st_area_new(&x->body[s], max_row, row, "activations", e))
+            goto out;
+        if (in_tail[s] && st_area_new(&x->tail[s], tail_rows, row, "activations", e))
+            goto out;
+        if (x->gathered[s] && !in_body[s]) {
+            st_fail(e, ST_INTERNAL, "plan: the ops for wanted rows read slot %d, which nothing writes", s);
+            goto out;
+        }
+    }
+    e->code = 0;
+out:
+    free(in_body);
+    free(in_tail);
+    free(written);
+    return e->code;
+}
+
+int st_exec_new(const struct st_model *m, const struct st_kv *kv, struct st_boundary *b, const struct st_exec_opts *o,
+                struct st_exec **out, struct st_err *e)
+{
+    const struct st_config *c = &m->config;
+    struct st_exec *x;
+    if (check_plan(m, b, e))
+        return e->code;
+    if (st_alloc(&x, 1, sizeof *x, "executor", e))
+        return e->code;
+    *x = (struct st_exec){.m = m, .kv = kv, .boundary = b, .n_body = body_len(&m->plan)};
+    x->scale = 1.0f / sqrtf((float)c->head_dim);
+    struct st_compute_opts co = {
+        .n_threads = o->n_threads, .isa = o->isa, .max_row = o->max_row, .deterministic = o->deterministic};
+    for (int s = 0; s < m->plan.n_slot; s++)
+        if (m->plan.slot_width[s] > co.max_width)
+            co.max_width = m->plan.slot_width[s];
+    if (st_alloc(&x->inv_freq, c->head_dim / 2 + 1, sizeof *x->inv_freq, "rotary frequencies", e) ||
+        alloc_slots(x, o->max_row, e) || st_compute_new(&co, &x->compute, e)) {
+        st_exec_free(x);
+        return e->code;
+    }
+    st_config_inv_freq(c, x->inv_freq);
+    *out = x;
+    return 0;
+}
+
+void st_exec_free(struct st_exec *x)
+{
+    if (!x)
+        return;
+    for (int s = 0; s < x->m->plan.n_slot; s++) {
+        if (x->body)
+            st_area_free(&x->body[s]);
+        if (x->tail)
+            st_area_free(&x->tail[s]);
+    }
+    free(x->body);
+    free(x->tail);
+    free(x->gathered);
+    free(x->inv_freq);
+    st_compute_free(x->compute);
+    free(x);
+}
+
+const struct st_compute *st_exec_compute(const struct st_exec *x)
+{
+    return x->compute;
+}
+
+/* Number of ops from i on that leave together. */
+static int group_len(const struct st_plan *p, int i, int end)
+{
+    uint32_t group = p->ops[i].group;
+    int n = 1;
+    while (group && i + n < end && p->ops[i + n].op == ST_OP_LINEAR && p->ops[i + n].group == group)
+        n++;
+    return n;
+}
+
+static int run_linear(struct st_exec *x, const struct st_area *slot, int i, int n_op, uint32_t n_row, struct st_err *e)
+{
+    const struct st_plan *p = &x->m->plan;
+    const struct st_plan_op *ops = &p->ops[i];
+    struct st_trusted in = {slot[ops->in].p, n_row, p->slot_width[ops->in]};
+    struct st_trusted outs[ST_MAX_GROUP];
+    for (int k = 0; k < n_op && k < ST_MAX_GROUP; k++)
+        outs[k] = (struct st_trusted){slot[ops[k].out].p, n_row, p->slot_width[ops[k].out]};
+    return st_boundary_linear(x->boundary, x->compute, p, ops, n_op, x->m->mats, &in, outs, e);
+}
+
+static void run_attend(struct st_exec *x, const struct st_plan_op *op, const struct st_exec_step *step)
+{
+    const struct st_config *c = &x->m->config;
+    const struct st_kv_layer *kv = &x->kv->layers[op->layer];
+    st_kv_store(x->compute, kv, step->seqs, step->n_seq, x->body[op->in2].p, x->body[op->in3].p);
+    st_attend(x->compute, kv, step->seqs, step->n_seq, x->body[op->in].p, c->n_head, x->scale, c->sliding_window,
+              x->body[op->out].p);
+}
+
+/* Runs ops [from, to) on n_row rows of `slot`. step is NULL in the tail, which has no op that needs it. */
+static int run_ops(struct st_exec *x, const struct st_area *slot, int from, int to, uint32_t n_row,
+                   const struct st_exec_step *step, struct st_err *e)
+{
+    const struct st_config *c = &x->m->config;
+    const struct st_plan *p = &x->m->plan;
+    const struct st_mat *mats = x->m->mats;
+    struct st_compute *k = x->compute;
+    for (int i = from; i < to; i++) {
+        const struct st_plan_op *op = &p->ops[i];
+        uint32_t width = p->slot_width[op->out];
+        int n_op;
+        switch (op->op) {
+        case ST_OP_EMBED:
+            st_embed(k, &mats[op->weight], step->ids, n_row, slot[op->out].p);
+            break;
+        case ST_OP_NORM:
+            if (op->head)
+                st_rmsnorm(k, slot[op->in].p, mats[op->weight].data, c->norm_eps, n_row * (width / op->head), op->head,
+                           slot[op->out].p);
+            else
+                st_rmsnorm(k, slot[op->in].p, mats[op->weight].data, c->norm_eps, n_row, width, slot[op->out].p);
+            break;
+        case ST_OP_LINEAR:
+            n_op = group_len(p, i, to);
+            if (run_linear(x, slot, i, n_op, n_row, e))
+                return e->code;
+            i += n_op - 1;
+            break;
+        case ST_OP_ROPE:
+            st_rope(k, slot[op->in].p, n_row, width / op->head, op->head, step->pos, x->inv_freq, op->head / 2,
+                    c->rope_interleaved);
+            break;
+        case ST_OP_ATTEND:
+            run_attend(x, op, step);
+            break;
+        case ST_OP_SILU_MUL:
+            st_silu_mul(k, slot[op->out].p, slot[op->in2].p, (size_t)n_row * width);
+            break;
+        case ST_OP_ADD:
+            st_add(k, slot[op->out].p, slot[op->in].p, (size_t)n_row * width);
+            break;
+        }
+    }
+    return 0;
+}
+
+int st_exec_body(struct st_exec *x, const struct st_exec_step *step, struct st_err *e)
+{
+    return run_ops(x, x->body, 0, x->n_body, step->n_row, step, e);
+}
+
+int st_exec_tail(struct st_exec *x, const uint32_t *rows, uint32_t n, float **logits, struct st_err *e)
+{
+    const struct st_plan *p = &x->m->plan;
+    for (int s = 0; s < p->n_slot; s++) {
+        size_t width = p->slot_width[s];
+        if (!x->gathered[s])
+            continue;
+        for (uint32_t r = 0; r < n; r++)
+            memcpy((float *)x->tail[s].p + r * width, (const float *)x->body[s].p + rows[r] * width,
+                   width * sizeof(float));
+    }
+    *logits = x->tail[p->ops[p->n_op - 1].out].p;
+    return run_ops(x, x->tail, x->n_body, p->n_op, n, NULL, e);
+}
