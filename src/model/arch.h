@@ -7,13 +7,18 @@
 
 struct st_arch {
     const char *name; /* "LlamaForCausalLM" */
-    /* Reads what is special to this architecture from config.json (common fields are already read). */
-    int (*config)(const json_t *json, struct st_config *c, struct st_err *e);
+    /* Reads what is special to this architecture from config.json (common fields are already read; head_dim is 0 when
+     * absent and then becomes d_model / n_head, unless this sets it). */
+    int (*config)(const json_t *json, const char *where, struct st_config *c, struct st_err *e);
     /* Writes the plan. */
     void (*plan)(const struct st_config *c, struct st_plan *p);
 };
 
 /* UNSUPPORTED: architecture 'X' is not supported; supported: A, B, C */
 int st_arch_find(const char *name, const struct st_arch **out, struct st_err *e) ST_MUST_CHECK;
+
+/* For architectures whose config has use_sliding_window, max_window_layers and layer_types (the Qwen family): sets
+ * sliding_window when every layer has it; UNSUPPORTED when layers differ. */
+int st_arch_qwen_window(const json_t *json, const char *where, struct st_config *c, struct st_err *e) ST_MUST_CHECK;
 
 #endif

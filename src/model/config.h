@@ -1,4 +1,6 @@
-/* What config.json (or a llama2.c header) says about a model, checked: every size is in range and divides as it must. */
+/* What config.json (or a llama2.c header) says about a model, checked: every size is in range and divides as it must, so that
+ * products of two sizes fit 64 bits everywhere below. Hostile input. A field that would change the mathematics and that we do
+ * not implement is refused by name; fields that do not touch inference (dropout, initializer_range, ...) are not read. */
 #ifndef ST_MODEL_CONFIG_H
 #define ST_MODEL_CONFIG_H
 
@@ -9,27 +11,47 @@
 
 #define ST_MAX_EOS 8
 
+/* Limits of what is accepted. */
+#define ST_MAX_WIDTH (1u << 17)    /* d_model, n_head * head_dim */
+#define ST_MAX_FF (1u << 20)       /* d_ff */
+#define ST_MAX_VOCAB (1u << 22)
+#define ST_MAX_LAYERS 1024u
+#define ST_MAX_HEADS 1024u
+#define ST_MAX_HEAD_DIM 256u
+#define ST_MAX_CTX (1u << 24)
+
 enum st_rope_scaling { ST_ROPE_NONE, ST_ROPE_LINEAR, ST_ROPE_LLAMA3 };
 
 struct st_config {
     char arch[64];       /* "LlamaForCausalLM", ... */
-    char model_type[32]; /* "llama", ... */
+    char model_type[32]; /* "llama", ...; may be empty */
     uint32_t d_model, n_layer, n_head, n_kv_head, head_dim, d_ff, n_vocab, n_ctx;
     float norm_eps;
     float rope_theta;
     enum st_rope_scaling rope_scaling;
     float rope_factor, rope_low_freq_factor, rope_high_freq_factor;
     uint32_t rope_original_ctx;
-    bool rope_interleaved; /* pairs (2i, 2i+1): llama2.c files */
-    uint32_t sliding_window;   /* 0 = none */
+    bool rope_interleaved;   /* pairs (2i, 2i+1): llama2.c files */
+    uint32_t sliding_window; /* of every layer; 0 = none */
     bool tied_head, qkv_bias, o_bias, mlp_bias, qk_norm;
-    enum st_dtype dtype; /* of the stored matrices */
-    int64_t bos, pad;    /* -1 = none */
+    enum st_dtype dtype; /* of the stored matrices; known once the checkpoint is open (st_model_open), F32 before */
+    int64_t bos, pad;    /* -1 = none; a pad id outside the vocabulary counts as none */
     int64_t eos[ST_MAX_EOS];
     int n_eos;
 };
 
-/* Inverse rotary frequencies after scaling, [head_dim / 2]. */
+/* config.json from memory. INPUT names `where` and the field; UNSUPPORTED names what is not implemented. */
+int st_config_parse(const void *p, size_t len, const char *where, struct st_config *out, struct st_err *e) ST_MUST_CHECK;
+/* generation_config.json from memory: its eos ids join those of *c. */
+int st_config_parse_generation(const void *p, size_t len, const char *where, struct st_config *c,
+                               struct st_err *e) ST_MUST_CHECK;
+/* config.json of a directory, and generation_config.json when present. */
+int st_config_read(const char *dir, struct st_config *out, struct st_err *e) ST_MUST_CHECK;
+/* The checks that hold for every source of a config (also for llama2.c headers): ranges and divisibility. */
+int st_config_check(const struct st_config *c, const char *where, struct st_err *e) ST_MUST_CHECK;
+
+/* Inverse rotary frequencies after scaling, [head_dim / 2]. In float32 step by step, as the reference computes them:
+ * at position p an error of one ulp in a frequency becomes p ulps in the angle. */
 void st_config_inv_freq(const struct st_config *c, float *out);
 
 #endif

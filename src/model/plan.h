@@ -62,11 +62,14 @@ struct st_plan {
     uint32_t *slot_width;
     int n_op, n_weight, n_slot;
     int cap_op, cap_weight, cap_slot;
+    bool failed;            /* an allocation failed, or a name was too long */
+    struct st_plan_op sink; /* what st_plan_add hands out after a failure */
 };
 
 void st_plan_free(struct st_plan *p);
-/* Builders for architecture files. They return the new index, or -1 after an allocation failure, which
- * st_plan_check() reports; so an architecture reads as a straight list. */
+/* Builders for architecture files. They return the new index, or -1 after a failure, which st_plan_check() reports; so an
+ * architecture reads as a straight list. An op starts TRUSTED with slots, weight and bias -1; the pointer is never NULL
+ * and is valid until the next st_plan_add. */
 int st_plan_slot(struct st_plan *p, uint32_t width);
 int st_plan_weight(struct st_plan *p, enum st_role role, int layer, uint32_t n_out, uint32_t n_in, const char *fmt, ...)
     ST_PRINTF(6, 7);

@@ -1,0 +1,250 @@
+#include "model/plan.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *st_role_name(enum st_role r)
+{
+    static const char *const names[ST_ROLE_COUNT] = {
+        [ST_ROLE_NONE] = "none",
+#define X(id, name) [ST_ROLE_##id] = name,
+        ST_ROLES(X)
+#undef X
+    };
+    return (unsigned)r < ST_ROLE_COUNT ? names[r] : "none";
+}
+
+static const char *op_name(enum st_op op)
+{
+    static const char *const names[] = {"embed", "norm", "linear", "rope", "attend", "silu_mul", "add"};
+    return (unsigned)op < sizeof names / sizeof names[0] ? names[op] : "unknown";
+}
+
+void st_plan_free(struct st_plan *p)
+{
+    free(p->ops);
+    free(p->weights);
+    free(p->slot_width);
+    *p = (struct st_plan){0};
+}
+
+/* Makes room for one more element; remembers a failure in the plan. */
+static bool grow(struct st_plan *p, void *list, int n, int *cap, size_t size)
+{
+    void **at = list;
+    if (p->failed)
+        return false;
+    if (n < *cap)
+        return true;
+    int more = *cap ? *cap * 2 : 64;
+    void *bigger = more > 0 && more < (1 << 24) ? realloc(*at, (size_t)more * size) : NULL;
+    if (!bigger) {
+        p->failed = true;
+        return false;
+    }
+    *at = bigger;
+    *cap = more;
+    return true;
+}
+
+int st_plan_slot(struct st_plan *p, uint32_t width)
+{
+    if (!grow(p, &p->slot_width, p->n_slot, &p->cap_slot, sizeof *p->slot_width))
+        return -1;
+    p->slot_width[p->n_slot] = width;
+    return p->n_slot++;
+}
+
+int st_plan_weight(struct st_plan *p, enum st_role role, int layer, uint32_t n_out, uint32_t n_in, const char *fmt, ...)
+{
+    if (!grow(p, &p->weights, p->n_weight, &p->cap_weight, sizeof *p->weights))
+        return -1;
+    struct st_plan_weight *w = &p->weights[p->n_weight];
+    *w = (struct st_plan_weight){.role = role, .layer = layer, .n_out = n_out, .n_in = n_in, .tied_to = -1};
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(w->name, sizeof w->name, fmt, ap);
+    va_end(ap);
+    if (n < 0 || (size_t)n >= sizeof w->name) {
+        p->failed = true;
+        return -1;
+    }
+    return p->n_weight++;
+}
+
+struct st_plan_op *st_plan_add(struct st_plan *p, enum st_op op, enum st_role role, int layer)
+{
+    struct st_plan_op *to = &p->sink;
+    if (grow(p, &p->ops, p->n_op, &p->cap_op, sizeof *p->ops))
+        to = &p->ops[p->n_op++];
+    *to = (struct st_plan_op){.op = op,
+                              .role = role,
+                              .place = ST_PLACE_TRUSTED,
+                              .layer = layer,
+                              .in = -1,
+                              .in2 = -1,
+                              .in3 = -1,
+                              .out = -1,
+                              .weight = -1,
+                              .bias = -1};
+    return to;
+}
+
+/* What the kinds of op use. */
+struct use {
+    bool in, in2, in3, weight, bias_ok;
+};
+static struct use op_use(enum st_op op)
+{
+    switch (op) {
+    case ST_OP_EMBED:
+        return (struct use){.weight = true};
+    case ST_OP_NORM:
+        return (struct use){.in = true, .weight = true};
+    case ST_OP_LINEAR:
+        return (struct use){.in = true, .weight = true, .bias_ok = true};
+    case ST_OP_ATTEND:
+        return (struct use){.in = true, .in2 = true, .in3 = true};
+    case ST_OP_SILU_MUL:
+        return (struct use){.in = true, .in2 = true};
+    case ST_OP_ROPE:
+    case ST_OP_ADD:
+        return (struct use){.in = true};
+    }
+    return (struct use){0};
+}
+
+static bool index_ok(int i, bool used, int n)
+{
+    return used ? i >= 0 && i < n : i == -1;
+}
+
+static bool indices_ok(const struct st_plan *p, const struct st_plan_op *op)
+{
+    struct use u = op_use(op->op);
+    return index_ok(op->in, u.in, p->n_slot) && index_ok(op->in2, u.in2, p->n_slot) &&
+           index_ok(op->in3, u.in3, p->n_slot) && index_ok(op->out, true, p->n_slot) &&
+           index_ok(op->weight, u.weight, p->n_weight) &&
+           (op->bias == -1 || (u.bias_ok && op->bias >= 0 && op->bias < p->n_weight));
+}
+
+static uint32_t width(const struct st_plan *p, int slot)
+{
+    return p->slot_width[slot];
+}
+
+/* Whether slot widths and weight shapes of one op fit together; NULL, or what does not. Indices are already checked. */
+static const char *shapes(const struct st_plan *p, const struct st_plan_op *op)
+{
+    const struct st_plan_weight *w = op->weight >= 0 ? &p->weights[op->weight] : NULL;
+    const struct st_plan_weight *b = op->bias >= 0 ? &p->weights[op->bias] : NULL;
+    uint32_t out = width(p, op->out);
+    switch (op->op) {
+    case ST_OP_EMBED:
+        return w->n_in == out ? NULL : "width of the embedding";
+    case ST_OP_NORM:
+        if (width(p, op->in) != out || w->n_in != 1 || w->n_out != (op->head ? op->head : out))
+            return "width of the norm";
+        return op->head && out % op->head ? "head size" : NULL;
+    case ST_OP_LINEAR:
+        if (op->in == op->out || w->n_in != width(p, op->in) || w->n_out != out)
+            return "shape of the matrix";
+        return b && (b->n_in != 1 || b->n_out != out) ? "length of the bias" : NULL;
+    case ST_OP_ROPE:
+        return op->in == op->out && op->head && op->head % 2 == 0 && out % op->head == 0 ? NULL : "head size";
+    case ST_OP_ATTEND:
+        if (op->layer < 0 || !op->head || width(p, op->in) != out || out % op->head || width(p, op->in2) % op->head)
+            return "head size";
+        return width(p, op->in2) == width(p, op->in3) && out % width(p, op->in2) == 0 ? NULL : "key and value heads";
+    case ST_OP_SILU_MUL:
+        return op->in == op->out && op->in2 != op->in && width(p, op->in2) == out ? NULL : "width of gate and up";
+    case ST_OP_ADD:
+        return op->in != op->out && width(p, op->in) == out ? NULL : "width of the sum";
+    }
+    return "kind of op";
+}
+
+/* Members of a group stand next to each other, read one slot, write different slots and are placed together.
+ * `first` is the group's first op before `op`, or NULL. */
+static bool group_ok(const struct st_plan_op *first, const struct st_plan_op *op)
+{
+    if (op->op != ST_OP_LINEAR)
+        return false;
+    for (const struct st_plan_op *m = first; m && m < op; m++)
+        if (m->group != op->group || m->in != op->in || m->out == op->out || m->place != op->place ||
+            m->last_row_only != op->last_row_only)
+            return false;
+    return true;
+}
+
+static int check_weights(const struct st_plan *p, struct st_err *e)
+{
+    for (int i = 0; i < p->n_slot; i++)
+        if (p->slot_width[i] == 0)
+            return st_fail(e, ST_INTERNAL, "plan: slot %d has no width", i);
+    for (int i = 0; i < p->n_weight; i++) {
+        const struct st_plan_weight *w = &p->weights[i];
+        const struct st_plan_weight *t = w->tied_to >= 0 && w->tied_to < i ? &p->weights[w->tied_to] : NULL;
+        if (w->n_out == 0 || w->n_in == 0 || w->name[0] == 0)
+            return st_fail(e, ST_INTERNAL, "plan: weight %d '%s' has no name or no size", i, w->name);
+        if (w->tied_to != -1 && (!t || t->tied_to != -1 || t->n_out != w->n_out || t->n_in != w->n_in))
+            return st_fail(e, ST_INTERNAL, "plan: %s cannot share data with weight %d", w->name, w->tied_to);
+    }
+    return 0;
+}
+
+int st_plan_check(const struct st_plan *p, struct st_err *e)
+{
+    if (p->failed)
+        return st_fail(e, ST_MEMORY, "plan: no memory for %d ops and %d weights", p->n_op, p->n_weight);
+    if (p->n_op == 0)
+        return st_fail(e, ST_INTERNAL, "plan: empty");
+    int rc = check_weights(p, e);
+    if (rc)
+        return rc;
+
+    const struct st_plan_op *first = NULL; /* of the current group */
+    uint32_t last_group = 0;
+    bool tail = false;
+    for (int i = 0; i < p->n_op; i++) {
+        const struct st_plan_op *op = &p->ops[i];
+        if (!indices_ok(p, op))
+            return st_fail(e, ST_INTERNAL, "plan: op %d (%s): an index is out of range", i, op_name(op->op));
+        const char *wrong = shapes(p, op);
+        if (wrong)
+            return st_fail(e, ST_INTERNAL, "plan: op %d (%s, layer %d): %s does not fit", i, op_name(op->op), op->layer,
+                           wrong);
+        if (op->place != ST_PLACE_TRUSTED && op->op != ST_OP_LINEAR)
+            return st_fail(e, ST_INTERNAL, "plan: op %d (%s): only linear ops can be placed untrusted", i,
+                           op_name(op->op));
+        /* Rows are dropped once and cannot come back. */
+        if (tail && !op->last_row_only)
+            return st_fail(e, ST_INTERNAL, "plan: op %d (%s) needs rows that were dropped", i, op_name(op->op));
+        tail = op->last_row_only;
+
+        /* Groups are numbered upwards, so that a number cannot come back later. */
+        if (!first || op->group != first->group)
+            first = op->group ? op : NULL;
+        if (op->group && ((first == op && op->group <= last_group) || !group_ok(first, op)))
+            return st_fail(e, ST_INTERNAL, "plan: op %d (%s): exchange group %u is torn or mixed", i, op_name(op->op),
+                           op->group);
+        if (op->group)
+            last_group = op->group;
+    }
+    return 0;
+}
+
+int st_plan_exchanges(const struct st_plan *p)
+{
+    int n = 0;
+    uint32_t group = 0;
+    for (int i = 0; i < p->n_op; i++) {
+        const struct st_plan_op *op = &p->ops[i];
+        if (op->place == ST_PLACE_UNTRUSTED && (op->group == 0 || op->group != group))
+            n++;
+        group = op->group;
+    }
+    return n;
+}
