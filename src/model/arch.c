@@ -57,9 +57,10 @@ int st_arch_qwen_window(const json_t *json, const char *where, struct st_config 
             const char *name = json_string_value(json_array_get(types, l));
             sliding = name && strcmp(name, "sliding_attention") == 0;
             if (!sliding && !(name && strcmp(name, "full_attention") == 0))
-                return st_fail(e, ST_UNSUPPORTED,
-                               "%s: layer_types: '%.40s' is not supported; supported: full_attention, sliding_attention",
-                               where, name ? name : "(not a string)");
+                return st_fail(
+                    e, ST_UNSUPPORTED,
+                    "%s: layer_types: '%.40s' is not supported; supported: full_attention, sliding_attention", where,
+                    name ? name : "(not a string)");
         }
         /* The reference gives a sliding layer without a window full attention. */
         n_sliding += sliding && has_window;

@@ -1,5 +1,6 @@
-/* Qwen3, dense (arXiv 2505.09388): Llama's layers with an RMS norm on every head of q and k before the rotary positions.
- * head_dim is its own field, 128 unless given; the config may ask for biases on all attention projections. */
+/* Qwen3, dense (arXiv 2505.09388): Llama's layers with an RMS norm on every head of q and k before the rotary
+ * positions. head_dim is its own field, 128 unless given; the config may ask for biases on all attention projections.
+ */
 #include "model/arch.h"
 #include "model/blocks.h"
 

@@ -1,6 +1,6 @@
-/* Blocks that decoder-only transformers share, for architecture files: each call appends its ops and weights to the plan.
- * Tensor names are Hugging Face's. What differs between architectures (biases, QK-norm, tied head) is read from the config.
- * Slots are made by st_blocks_begin() and reused by every layer. */
+/* Blocks that decoder-only transformers share, for architecture files: each call appends its ops and weights to the
+ * plan. Tensor names are Hugging Face's. What differs between architectures (biases, QK-norm, tied head) is read from
+ * the config. Slots are made by st_blocks_begin() and reused by every layer. */
 #ifndef ST_MODEL_BLOCKS_H
 #define ST_MODEL_BLOCKS_H
 

@@ -239,6 +239,10 @@ static int refuse_unsupported(const json_t *o, const char *where, struct st_err 
 
 int st_config_check(const struct st_config *c, const char *where, struct st_err *e)
 {
+    /* A matrix of one column could not be told from a vector. */
+    if (c->d_model < 2 || c->d_ff < 2)
+        return st_fail(e, ST_INPUT, "%s: %s: want at least 2", where,
+                       c->d_model < 2 ? "hidden_size" : "intermediate_size");
     if (c->n_head % c->n_kv_head)
         return st_fail(e, ST_INPUT, "%s: num_attention_heads %u is not a multiple of num_key_value_heads %u", where,
                        c->n_head, c->n_kv_head);
@@ -268,8 +272,9 @@ static int parse(const json_t *o, const char *where, struct st_config *c, struct
     if (!rc)
         rc = arch->config(o, where, c, e);
     if (!rc && c->head_dim == 0 && c->d_model % c->n_head)
-        rc = st_fail(e, ST_INPUT, "%s: hidden_size %u is not a multiple of num_attention_heads %u, and no head_dim is given",
-                     where, c->d_model, c->n_head);
+        rc = st_fail(e, ST_INPUT,
+                     "%s: hidden_size %u is not a multiple of num_attention_heads %u, and no head_dim is given", where,
+                     c->d_model, c->n_head);
     if (rc)
         return rc;
     if (c->head_dim == 0)

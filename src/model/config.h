@@ -1,6 +1,7 @@
-/* What config.json (or a llama2.c header) says about a model, checked: every size is in range and divides as it must, so that
- * products of two sizes fit 64 bits everywhere below. Hostile input. A field that would change the mathematics and that we do
- * not implement is refused by name; fields that do not touch inference (dropout, initializer_range, ...) are not read. */
+/* What config.json (or a llama2.c header) says about a model, checked: every size is in range and divides as it must,
+ * so that products of two sizes fit 64 bits everywhere below. Hostile input. A field that would change the mathematics
+ * and that we do not implement is refused by name; fields that do not touch inference (dropout, initializer_range, ...)
+ * are not read. */
 #ifndef ST_MODEL_CONFIG_H
 #define ST_MODEL_CONFIG_H
 
@@ -12,8 +13,8 @@
 #define ST_MAX_EOS 8
 
 /* Limits of what is accepted. */
-#define ST_MAX_WIDTH (1u << 17)    /* d_model, n_head * head_dim */
-#define ST_MAX_FF (1u << 20)       /* d_ff */
+#define ST_MAX_WIDTH (1u << 17) /* d_model, n_head * head_dim */
+#define ST_MAX_FF (1u << 20)    /* d_ff */
 #define ST_MAX_VOCAB (1u << 22)
 #define ST_MAX_LAYERS 1024u
 #define ST_MAX_HEADS 1024u
@@ -41,7 +42,8 @@ struct st_config {
 };
 
 /* config.json from memory. INPUT names `where` and the field; UNSUPPORTED names what is not implemented. */
-int st_config_parse(const void *p, size_t len, const char *where, struct st_config *out, struct st_err *e) ST_MUST_CHECK;
+int st_config_parse(const void *p, size_t len, const char *where, struct st_config *out,
+                    struct st_err *e) ST_MUST_CHECK;
 /* generation_config.json from memory: its eos ids join those of *c. */
 int st_config_parse_generation(const void *p, size_t len, const char *where, struct st_config *c,
                                struct st_err *e) ST_MUST_CHECK;

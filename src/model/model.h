@@ -1,6 +1,10 @@
 /* A loaded model: config, plan, and the plan's weights as views. Weights stay in the memory-mapped file whenever their
- * dtype fits; `dtype` INT8 makes int8 copies of the matrices (not of embed, norms, biases) and gives the mapped pages back.
- * MODEL paths: a Hugging Face directory, or a llama2.c .bin (version 0) file. */
+ * dtype fits; `dtype` INT8 makes int8 copies of the matrices (not of embed, norms, biases) and gives the mapped pages
+ * back as it goes, so that the resident set never holds both. A tied head that is converted gets its own copy; embed
+ * stays a view. A matrix whose file offset is not a multiple of its value size is copied: the kernels read whole
+ * values. MODEL paths: a Hugging Face directory, or a llama2.c .bin (version 0) file. Strict: every tensor of the
+ * checkpoint must have a place in the plan, except a head that is tied and stored rotary frequencies; so a bias or
+ * adapter that the architecture file does not know is refused, not ignored. */
 #ifndef ST_MODEL_MODEL_H
 #define ST_MODEL_MODEL_H
 
@@ -10,8 +14,9 @@
 struct st_model {
     struct st_config config;
     struct st_plan plan;
-    struct st_mat *mats;  /* [plan.n_weight] matrices; for vectors .data is f32 [n_out] */
-    uint64_t weight_bytes; /* read per decoded token: all matrices but the embedding (which counts one row) */
+    struct st_mat *mats;   /* [plan.n_weight] matrices; for vectors .data is f32 [n_out] */
+    uint64_t weight_bytes; /* read per decoded token: all matrices (with int8 scales) but the embedding, which counts
+                              one row */
     char *path;
     char name[128]; /* last path component, what /v1/models shows */
     struct st_model_priv *priv;
@@ -21,13 +26,14 @@ enum st_load_dtype { ST_LOAD_KEEP, ST_LOAD_INT8, ST_LOAD_BF16, ST_LOAD_F32 };
 
 struct st_model_opts {
     enum st_load_dtype dtype;
-    int n_threads;      /* for conversions, 0 = all */
-    bool progress;      /* draw a progress bar for long conversions */
+    int n_threads; /* for conversions, 0 = all */
+    bool progress; /* draw a progress bar for long conversions */
 };
 
 /* Errors: IO (cannot read), INPUT (malformed: names file, tensor, field), UNSUPPORTED (architecture, dtype),
  * MEMORY (says what it needs and what there is). */
-int st_model_open(const char *path, const struct st_model_opts *o, struct st_model **out, struct st_err *e) ST_MUST_CHECK;
+int st_model_open(const char *path, const struct st_model_opts *o, struct st_model **out,
+                  struct st_err *e) ST_MUST_CHECK;
 void st_model_close(struct st_model *m);
 
 #endif

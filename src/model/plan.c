@@ -7,10 +7,9 @@
 
 const char *st_role_name(enum st_role r)
 {
-    static const char *const names[ST_ROLE_COUNT] = {
-        [ST_ROLE_NONE] = "none",
+    static const char *const names[ST_ROLE_COUNT] = {[ST_ROLE_NONE] = "none",
 #define X(id, name) [ST_ROLE_##id] = name,
-        ST_ROLES(X)
+                                                     ST_ROLES(X)
 #undef X
     };
     return (unsigned)r < ST_ROLE_COUNT ? names[r] : "none";
