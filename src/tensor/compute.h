@@ -2,9 +2,9 @@
  * (or those forced by `isa`). Shapes are checked by the caller (plan); nothing here allocates after st_compute_new.
  *
  * Linear layers: 1..8 rows go to our own GEMV kernels (memory-bound: the weight is read once for all rows), more rows
- * to oneDNN where it is faster, in tiles. f32 weights always accumulate in f32 from f32 activations. With `deterministic`
- * the result of a row does not depend on which other rows are in the batch.
- * int8 weights: activations are quantised per row to 16 bits, so that their error is far below that of the weights.
+ * to oneDNN where it is faster, in tiles. f32 weights always accumulate in f32 from f32 activations. With
+ * `deterministic` the result of a row does not depend on which other rows are in the batch. int8 weights: activations
+ * are quantised per row to 16 bits, so that their error is far below that of the weights.
  *
  * Not thread-safe: one caller at a time. */
 #ifndef ST_TENSOR_COMPUTE_H
@@ -15,13 +15,17 @@
 
 #include <stdbool.h>
 
+/* Limits of attention; a model beyond them must be refused before it comes here. */
+#define ST_ATTN_MAX_HEAD_DIM 256
+#define ST_ATTN_MAX_GROUP 64 /* query heads per kv head */
+
 struct st_compute;
 
 struct st_compute_opts {
     int n_threads;      /* 0 = all */
     const char *isa;    /* NULL = best; "ref", "avx2", "avx512"; UNSUPPORTED if this CPU lacks it */
     uint32_t max_row;   /* largest n_row that will be passed */
-    uint32_t max_width; /* largest n_in or n_out */
+    uint32_t max_width; /* largest n_in (n_out, such as the vocabulary, does not count) */
     bool deterministic;
 };
 
@@ -43,7 +47,8 @@ void st_linear(struct st_compute *c, const struct st_linear_job *jobs, int n_job
 /* y [n, d] = rows `ids` of table [n_vocab, d] in f32 (any dtype). */
 void st_embed(struct st_compute *c, const struct st_mat *table, const uint32_t *ids, uint32_t n, float *y);
 
-/* y = x / rms(x) * w, rms over each row of d values with eps inside the root; y may be x. Also per head: n_row = rows * heads. */
+/* y = x / rms(x) * w, rms over each row of d values with eps inside the root; y may be x. Also per head: n_row = rows *
+ * heads. */
 void st_rmsnorm(struct st_compute *c, const float *x, const float *w, float eps, uint32_t n_row, uint32_t d, float *y);
 
 /* Rotates the first 2*n_pair values of each head in place. x [n_row, n_head, head_dim]; pos [n_row];
@@ -56,7 +61,8 @@ void st_silu_mul(struct st_compute *c, float *gate, const float *up, size_t n);
 void st_add(struct st_compute *c, float *x, const float *y, size_t n);
 
 /* The paged key/value cache of one layer. A block holds `block_len` tokens; inside a block K is
- * [n_kv_head][block_len][head_dim] and V the same, of dtype F32 or BF16. Block b of K starts at k + b * block_stride values. */
+ * [n_kv_head][block_len][head_dim] and V the same, of dtype F32 or BF16. Block b of K starts at k + b * block_stride
+ * values. */
 struct st_kv_layer {
     void *k, *v;
     size_t block_stride; /* values, at least n_kv_head * block_len * head_dim (more: a block of all layers is one piece) */

@@ -1,4 +1,5 @@
-/* Matrices as the kernels see them. Data is borrowed: a view into a memory-mapped checkpoint or into memory of the model. */
+/* Matrices as the kernels see them. Data is borrowed: a view into a memory-mapped checkpoint or into memory of the
+ * model. */
 #ifndef ST_TENSOR_TENSOR_H
 #define ST_TENSOR_TENSOR_H
 

@@ -1,0 +1,109 @@
+/* Kernels of one instruction set: a const table per set, chosen in compute.c. A NULL entry falls back to the reference.
+ * Kernels run on one thread and allocate nothing; compute.c, linear.c and attend.c cut the work into parts.
+ * Source data may be unaligned (views into a memory-mapped file); scratch is aligned to 64 bytes. */
+#ifndef ST_TENSOR_KERNELS_H
+#define ST_TENSOR_KERNELS_H
+
+#include "tensor/tensor.h"
+
+#include <stdbool.h>
+
+/* GEMV: a few rows of x times some rows of W. The sum of one output runs over k in an order that depends neither on the
+ * number of rows nor on the cut of W, so a row's result does not depend on its batch. */
+#define ST_GEMV_ROWS 8
+struct st_gemv {
+    const struct st_mat *w;
+    const float *bias;    /* [n_out] or NULL */
+    const void *x;        /* rows made by prep, ldx bytes apart */
+    size_t ldx;           /* st_gemv_row_bytes(n_in) */
+    const float *x_scale; /* [n_row], I8 only */
+    uint32_t n_row;       /* 1..ST_GEMV_ROWS */
+    float *y;             /* [n_row, n_out] */
+};
+struct st_gemv_kernel {
+    /* One row of activations in the order and type that `run` wants, padded with zeros to a multiple of 64. */
+    void (*prep)(const float *x, uint32_t n_in, void *out, float *scale);
+    /* y[., lo..hi). */
+    void (*run)(const struct st_gemv *g, uint32_t lo, uint32_t hi);
+};
+static inline size_t st_gemv_row_bytes(uint32_t n_in)
+{
+    return ((size_t)n_in + 63) / 64 * 64 * sizeof(float);
+}
+
+/* GEMM: panels of `nr` rows of x, packed once, times tiles of `mr` rows of W that are read where they are when their
+ * dtype is `elem` and expanded otherwise. */
+#define ST_GEMM_K 2048 /* values of k in one block; even */
+#define ST_GEMM_MR_MAX 16
+struct st_gemm_tile {
+    const void *w; /* [n_w, n_k] of `elem`, ldw values apart */
+    size_t ldw;
+    uint32_t n_w;         /* 1..mr */
+    const void *panel;    /* n_k rounded up to even */
+    uint32_t n_row;       /* 1..nr */
+    uint32_t n_k;         /* even for BF16 */
+    const float *w_scale; /* [n_w] or NULL */
+    const float *bias;    /* [n_w] or NULL; added when `first` */
+    bool first;           /* y = sum, else y += sum */
+    float *y;             /* y[row * ldy + i], i < n_w */
+    size_t ldy;
+};
+struct st_gemm_kernel {
+    enum st_dtype elem; /* F32 or BF16 */
+    uint32_t mr, nr;
+    /* x [n_row, n_k], ldx values apart -> panel of st_gemm_panel_bytes(). */
+    void (*pack)(const float *x, size_t ldx, uint32_t n_row, uint32_t n_k, void *panel);
+    void (*tile)(const struct st_gemm_tile *t);
+};
+static inline size_t st_gemm_panel_bytes(const struct st_gemm_kernel *g, uint32_t n_k)
+{
+    return ((size_t)n_k + 1) / 2 * 2 * g->nr * st_dtype_size(g->elem);
+}
+
+struct st_kernels {
+    const char *isa;
+    struct st_gemv_kernel gemv[ST_DTYPE_COUNT];
+    const struct st_gemm_kernel *gemm[ST_DTYPE_COUNT]; /* NULL: GEMV for any number of rows */
+    void (*rmsnorm)(const float *x, const float *w, float eps, uint32_t d, float *y);
+    /* One head; cos and sin [n_pair]. */
+    void (*rope)(float *x, const float *cosine, const float *sine, uint32_t n_pair, bool interleaved);
+    void (*silu_mul)(float *gate, const float *up, size_t n);
+    void (*add)(float *x, const float *y, size_t n);
+    /* Attention on one tile: s[i * lds + j] = q_i . k_j;  o_i += sum_j p[i * ldp + j] v_j. q, k, v, o dense [.,
+     * head_dim]. */
+    void (*scores)(const float *q, uint32_t n_q, const float *k, uint32_t n_k, uint32_t head_dim, float *s, size_t lds);
+    void (*weigh)(const float *p, size_t ldp, uint32_t n_q, const float *v, uint32_t n_k, uint32_t head_dim, float *o);
+    /* s = exp(s - max), returns the sum. */
+    float (*exp_sum)(float *s, uint32_t n, float max);
+};
+
+extern const struct st_kernels st_kernels_ref;
+#if defined(__x86_64__)
+extern const struct st_kernels st_kernels_avx2, st_kernels_avx512;
+/* For st_convert(); whole vectors only, they return how many values they did. */
+size_t st_convert_avx2(enum st_dtype from, const void *src, enum st_dtype to, void *dst, size_t n);
+bool st_cpu_has_avx2(void);
+bool st_cpu_has_avx512(void); /* F, BW, VL, DQ, VNNI and BF16 */
+#endif
+
+/* Bits of a bf16 value to f32 and back, round to nearest even, NaN stays NaN. */
+static inline float st_from_bf16(uint16_t h)
+{
+    union {
+        uint32_t u;
+        float f;
+    } v = {.u = (uint32_t)h << 16};
+    return v.f;
+}
+static inline uint16_t st_to_bf16(float f)
+{
+    union {
+        float f;
+        uint32_t u;
+    } v = {.f = f};
+    if ((v.u & 0x7fffffff) > 0x7f800000)
+        return (uint16_t)(v.u >> 16 | 0x40);
+    return (uint16_t)((v.u + 0x7fff + (v.u >> 16 & 1)) >> 16);
+}
+
+#endif

@@ -1,0 +1,170 @@
+/* Linear layers: which kernel, and who does which rows of W. */
+#include "tensor/compute.h"
+#include "tensor/compute_priv.h"
+
+#include <string.h>
+
+/* Fewer bytes of W than this are read by one thread sooner than the others wake up. */
+#define MIN_PARALLEL_BYTES 32768
+
+struct step {
+    struct st_compute *c;
+    const struct st_linear_job *jobs; /* same dtype and n_in */
+    int n_job;
+    const float *x;
+    uint32_t row0, n_row; /* the rows of this step */
+    /* GEMM only */
+    uint32_t k0, n_k;
+    uint32_t n_tile;
+};
+
+static void gemv_part(void *arg, int t, int n_threads)
+{
+    const struct step *s = arg;
+    const struct st_compute *c = s->c;
+    size_t total = 0, lo, hi, first = 0;
+    for (int j = 0; j < s->n_job; j++)
+        total += s->jobs[j].w->n_out;
+    /* One contiguous range of the rows of all jobs: a single stream through memory for each thread. */
+    st_pool_part(total, 4, t, n_threads, &lo, &hi);
+    for (int j = 0; j < s->n_job; j++) {
+        const struct st_linear_job *job = &s->jobs[j];
+        size_t n = job->w->n_out, a = lo > first ? lo - first : 0, b = hi < first + n ? hi - first : n;
+        if (hi > first && a < b) {
+            struct st_gemv g = {.w = job->w,
+                                .bias = job->bias,
+                                .x = c->x_rows,
+                                .ldx = st_gemv_row_bytes(job->w->n_in),
+                                .x_scale = c->x_scale,
+                                .n_row = s->n_row,
+                                .y = job->y + (size_t)s->row0 * n};
+            c->k.gemv[job->w->dtype].run(&g, (uint32_t)a, (uint32_t)b);
+        }
+        first += n;
+    }
+}
+
+static void gemv(struct step *s, uint32_t n_row)
+{
+    struct st_compute *c = s->c;
+    enum st_dtype dtype = s->jobs[0].w->dtype;
+    uint32_t n_in = s->jobs[0].w->n_in;
+    size_t ldx = st_gemv_row_bytes(n_in), bytes = 0;
+    for (int j = 0; j < s->n_job; j++)
+        bytes += st_mat_bytes(s->jobs[j].w);
+    for (s->row0 = 0; s->row0 < n_row; s->row0 += s->n_row) {
+        s->n_row = n_row - s->row0 < ST_GEMV_ROWS ? n_row - s->row0 : ST_GEMV_ROWS;
+        for (uint32_t r = 0; r < s->n_row; r++)
+            c->k.gemv[dtype].prep(s->x + (size_t)(s->row0 + r) * n_in, n_in, c->x_rows + r * ldx, &c->x_scale[r]);
+        if (bytes < MIN_PARALLEL_BYTES)
+            gemv_part(s, 0, 1);
+        else
+            st_pool_run(c->pool, gemv_part, s);
+    }
+}
+
+static void pack_part(void *arg, int t, int n_threads)
+{
+    const struct step *s = arg;
+    struct st_compute *c = s->c;
+    uint32_t n_in = s->jobs[0].w->n_in;
+    const struct st_gemm_kernel *g = c->k.gemm[s->jobs[0].w->dtype];
+    size_t lo, hi, panel_bytes = st_gemm_panel_bytes(g, s->n_k);
+    st_pool_part(s->n_row, g->nr, t, n_threads, &lo, &hi);
+    for (size_t r = lo; r < hi; r += g->nr) {
+        uint32_t n = hi - r < g->nr ? (uint32_t)(hi - r) : g->nr;
+        g->pack(s->x + (s->row0 + r) * n_in + s->k0, n_in, n, s->n_k, c->panels + r / g->nr * panel_bytes);
+    }
+}
+
+/* Rows [o, o + n_w) of W in columns [k0, k0 + n_k) as the kernel wants them: in place, or expanded into `buf`. */
+static void find_tile(const struct step *s, const struct st_mat *m, uint32_t o, struct st_gemm_tile *tile, uint8_t *buf)
+{
+    enum st_dtype elem = s->c->k.gemm[m->dtype]->elem;
+    size_t w_size = st_dtype_size(m->dtype), e_size = st_dtype_size(elem);
+    const uint8_t *w = (const uint8_t *)m->data + ((size_t)o * m->n_in + s->k0) * w_size;
+    /* The last pair of an odd row would read past the matrix. */
+    if (m->dtype == elem && (s->n_k % 2 == 0 || elem == ST_DTYPE_F32)) {
+        tile->w = w;
+        tile->ldw = m->n_in;
+        tile->n_k = s->n_k;
+        return;
+    }
+    tile->w = buf;
+    tile->ldw = tile->n_k = (s->n_k + 1) & ~1u;
+    for (uint32_t i = 0; i < tile->n_w; i++) {
+        const uint8_t *from = w + (size_t)i * m->n_in * w_size;
+        uint8_t *to = buf + i * tile->ldw * e_size;
+        if (m->dtype == ST_DTYPE_I8) /* exact: a bf16 holds every 8-bit integer */
+            for (uint32_t k = 0; k < s->n_k; k++)
+                ((uint16_t *)to)[k] = st_to_bf16((int8_t)from[k]);
+        else
+            st_convert(m->dtype, from, elem, to, s->n_k);
+        if (s->n_k % 2)
+            memset(to + s->n_k * e_size, 0, e_size);
+    }
+}
+
+static void gemm_part(void *arg, int t, int n_threads)
+{
+    const struct step *s = arg;
+    struct st_compute *c = s->c;
+    const struct st_gemm_kernel *g = c->k.gemm[s->jobs[0].w->dtype];
+    size_t panel_bytes = st_gemm_panel_bytes(g, s->n_k);
+    uint8_t *buf = c->w_tile + (size_t)t * ST_GEMM_MR_MAX * ST_GEMM_K * sizeof(float);
+    size_t first = 0; /* first tile of job j */
+    int j = 0;
+    (void)n_threads;
+    for (size_t i; (i = atomic_fetch_add_explicit(&c->next, 1, memory_order_relaxed)) < s->n_tile;) {
+        while (i - first >= (s->jobs[j].w->n_out + g->mr - 1) / g->mr)
+            first += (s->jobs[j++].w->n_out + g->mr - 1) / g->mr;
+        const struct st_linear_job *job = &s->jobs[j];
+        const struct st_mat *m = job->w;
+        uint32_t o = (uint32_t)(i - first) * g->mr;
+        struct st_gemm_tile tile = {.n_w = m->n_out - o < g->mr ? m->n_out - o : g->mr,
+                                    .w_scale = m->dtype == ST_DTYPE_I8 ? m->scale + o : NULL,
+                                    .bias = job->bias ? job->bias + o : NULL,
+                                    .first = s->k0 == 0,
+                                    .ldy = m->n_out};
+        find_tile(s, m, o, &tile, buf);
+        for (uint32_t r = 0; r < s->n_row; r += g->nr) {
+            tile.n_row = s->n_row - r < g->nr ? s->n_row - r : g->nr;
+            tile.panel = c->panels + r / g->nr * panel_bytes;
+            tile.y = job->y + (size_t)(s->row0 + r) * m->n_out + o;
+            g->tile(&tile);
+        }
+    }
+}
+
+static void gemm(struct step *s, uint32_t n_row)
+{
+    struct st_compute *c = s->c;
+    const struct st_gemm_kernel *g = c->k.gemm[s->jobs[0].w->dtype];
+    uint32_t n_in = s->jobs[0].w->n_in;
+    s->n_tile = 0;
+    for (int j = 0; j < s->n_job; j++)
+        s->n_tile += (s->jobs[j].w->n_out + g->mr - 1) / g->mr;
+    for (s->row0 = 0; s->row0 < n_row; s->row0 += s->n_row) {
+        s->n_row = n_row - s->row0 < c->gemm_rows ? n_row - s->row0 : c->gemm_rows;
+        for (s->k0 = 0; s->k0 < n_in; s->k0 += s->n_k) {
+            s->n_k = n_in - s->k0 < ST_GEMM_K ? n_in - s->k0 : ST_GEMM_K;
+            st_pool_run(c->pool, pack_part, s);
+            atomic_store_explicit(&c->next, 0, memory_order_relaxed);
+            st_pool_run(c->pool, gemm_part, s);
+        }
+    }
+}
+
+void st_linear(struct st_compute *c, const struct st_linear_job *jobs, int n_job, const float *x, uint32_t n_row)
+{
+    for (int j = 0, n; j < n_job; j += n) {
+        enum st_dtype dtype = jobs[j].w->dtype;
+        for (n = 1; j + n < n_job && jobs[j + n].w->dtype == dtype; n++)
+            ;
+        struct step s = {.c = c, .jobs = jobs + j, .n_job = n, .x = x};
+        if (n_row > ST_GEMV_ROWS && c->k.gemm[dtype] && !c->deterministic)
+            gemm(&s, n_row);
+        else
+            gemv(&s, n_row);
+    }
+}
