@@ -2,6 +2,9 @@
 #include "base/buf.h"
 #include "tensor/compute_priv.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +36,10 @@ enum { N_ISA = sizeof isas / sizeof isas[0] };
 #if defined(__x86_64__)
 bool st_cpu_has_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    /* clang 14 does not know "f16c" here. */
+    unsigned a, b, c = 0, d;
+    bool f16c = __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+    return f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
 bool st_cpu_has_avx512(void)
@@ -103,8 +109,8 @@ static int alloc_scratch(struct st_compute *c, struct st_err *e)
 
 int st_compute_new(const struct st_compute_opts *o, struct st_compute **out, struct st_err *e)
 {
-    const struct st_kernels *own;
-    struct st_compute *c;
+    const struct st_kernels *own = NULL;
+    struct st_compute *c = NULL;
     *out = NULL;
     int rc = pick_isa(o->isa, &own, e);
     if (!rc)

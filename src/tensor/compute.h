@@ -65,7 +65,8 @@ void st_add(struct st_compute *c, float *x, const float *y, size_t n);
  * values. */
 struct st_kv_layer {
     void *k, *v;
-    size_t block_stride; /* values, at least n_kv_head * block_len * head_dim (more: a block of all layers is one piece) */
+    size_t
+        block_stride; /* values, at least n_kv_head * block_len * head_dim (more: a block of all layers is one piece) */
     uint32_t block_len;
     uint32_t n_kv_head, head_dim;
     enum st_dtype dtype;
