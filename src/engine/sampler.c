@@ -6,11 +6,12 @@
 #include <string.h>
 
 /* Weights are exp((logit - max) / temperature). One below e^-37 (about 2^-53) of the largest cannot be hit by the 53
- * bits of st_rng_unit(), so such ids are left out from the start. */
+ * bits of st_rng_unit() and is left out where that saves work. */
 #define WEIGHT_FLOOR (-37.0f)
 /* Top-p without top-k finds its cut in a histogram of that range, and then sorts one bucket only. */
 #define N_BUCKET 592
 #define BUCKETS_PER_UNIT 16.0f
+#define STRETCH 64
 #define SEEN UINT32_C(0x80000000)
 
 struct cand {
@@ -195,21 +196,39 @@ static void sort_cands(struct cand *h, uint32_t n)
     }
 }
 
-/* Moves the first k of n in order to the front, sorted. One pass; the heap changes only when something beats its root.
- */
-static uint32_t keep_top(struct cand *c, uint32_t n, uint32_t k)
+/* Puts the first k ids in order of v [n_vocab] into cand, sorted, x = v. One pass; whole stretches that cannot beat the
+ * heap's root are skipped. NaN counts as -inf. */
+static uint32_t take_top(struct st_sampler *s, const float *v, uint32_t k)
 {
-    if (k < n) {
-        heapify(c, k);
-        for (uint32_t i = k; i < n; i++) {
-            if (before(&c[i], &c[0])) {
-                c[0] = c[i];
+    struct cand *c = s->cand;
+    uint32_t n = s->n_vocab;
+    if (k > n)
+        k = n;
+    for (uint32_t i = 0; i < k; i++)
+        c[i] = (struct cand){.x = isnan(v[i]) ? -INFINITY : v[i], .id = i};
+    heapify(c, k);
+    for (uint32_t i = k; i < n; i += STRETCH) {
+        uint32_t end = n - i < STRETCH ? n : i + STRETCH;
+        if (!(max_of(v + i, end - i) > c[0].x))
+            continue;
+        for (uint32_t j = i; j < end; j++) {
+            if (v[j] > c[0].x) { /* of equal values the earlier id stays */
+                c[0] = (struct cand){.x = v[j], .id = j};
                 sift_down(c, k, 0);
             }
         }
-        n = k;
     }
-    sort_cands(c, n);
+    sort_cands(c, k);
+    return k;
+}
+
+/* All ids with v >= cut. */
+static uint32_t take_above(struct st_sampler *s, const float *v, float cut, float top, float inv)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n_vocab; i++)
+        if (v[i] >= cut)
+            s->cand[n++] = (struct cand){.x = (v[i] - top) * inv, .w = s->w[i], .id = i};
     return n;
 }
 
@@ -230,18 +249,15 @@ static uint32_t bucket_of(float x)
     return b < (float)N_BUCKET ? (uint32_t)b : N_BUCKET;
 }
 
-/* Nucleus over unsorted candidates: buckets before the one in which the mass reaches p stay whole, that one is sorted
- * and cut, later ones go. */
-static uint32_t keep_mass(struct st_sampler *s, uint32_t n, float top_p)
+/* The nucleus of mass `want` among unsorted candidates: buckets before the one in which the mass gets there stay whole,
+ * that one is sorted and cut, later ones go. */
+static uint32_t keep_mass(struct st_sampler *s, uint32_t n, double want)
 {
     struct cand *c = s->cand;
     memset(s->mass, 0, sizeof s->mass);
-    double sum = 0;
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n; i++)
         s->mass[bucket_of(c[i].x)] += (double)c[i].w;
-        sum += (double)c[i].w;
-    }
-    double want = (double)top_p * sum, have = 0;
+    double have = 0;
     uint32_t cut = 0;
     while (cut < N_BUCKET && have + s->mass[cut] < want)
         have += s->mass[cut++];
@@ -264,18 +280,56 @@ static uint32_t keep_mass(struct st_sampler *s, uint32_t n, float top_p)
     return n_whole + cut_sorted(c + n_whole, n_all - n_whole, have, want);
 }
 
-static uint32_t draw(const struct cand *c, uint32_t n, struct st_rng *rng)
+static double mass_of(const struct cand *c, uint32_t n)
 {
     double sum = 0;
     for (uint32_t i = 0; i < n; i++)
         sum += (double)c[i].w;
-    double u = st_rng_unit(rng) * sum;
+    return sum;
+}
+
+/* Nucleus of the whole vocabulary. It is looked for among ever more ids, best first; usually the first look is enough.
+ */
+static uint32_t nucleus(struct st_sampler *s, const float *logits, float top, float inv, float top_p)
+{
+    double want = (double)top_p * sum_of(s->w, s->n_vocab);
+    for (float span = -WEIGHT_FLOOR / 4;; span *= 2) {
+        uint32_t n = take_above(s, logits, top - span / inv, top, inv);
+        if (span >= -WEIGHT_FLOOR || mass_of(s->cand, n) >= want)
+            return keep_mass(s, n, want);
+    }
+}
+
+static uint32_t draw(const struct cand *c, uint32_t n, struct st_rng *rng)
+{
+    double u = st_rng_unit(rng) * mass_of(c, n);
     for (uint32_t i = 0; i + 1 < n; i++) {
         u -= (double)c[i].w;
         if (u < 0)
             return c[i].id;
     }
     return c[n - 1].id;
+}
+
+/* Draws from all of w [n_vocab]. */
+static uint32_t draw_any(const float *w, uint32_t n, struct st_rng *rng)
+{
+    double u = st_rng_unit(rng) * sum_of(w, n);
+    uint32_t i = 0, last = 0;
+    for (; n - i > STRETCH; i += STRETCH) {
+        double part = sum_of(w + i, STRETCH);
+        if (u < part)
+            break;
+        u -= part;
+    }
+    for (; i < n; i++) {
+        if (w[i] > 0)
+            last = i;
+        u -= (double)w[i];
+        if (u < 0)
+            return i;
+    }
+    return last;
 }
 
 /* Bias and penalties, in place. */
@@ -311,26 +365,27 @@ static void adjust(struct st_sampler *s, float *logits, const struct st_sampling
 
 static uint32_t choose(struct st_sampler *s, const float *logits, const struct st_sampling *p, struct st_rng *rng)
 {
-    uint32_t n_vocab = s->n_vocab;
-    float top = max_of(logits, n_vocab);
-    if (!(p->temperature > 0.0f) || p->top_k == 1 || !isfinite(top))
+    uint32_t n_vocab = s->n_vocab, n = 0;
+    float top = max_of(logits, n_vocab), inv = 1.0f / p->temperature;
+    if (p->temperature == 0.0f || p->top_k == 1 || !isfinite(top) || !isfinite(inv))
         return first_of(logits, n_vocab, top);
-    float inv = 1.0f / p->temperature;
-    if (!isfinite(inv))
-        return first_of(logits, n_vocab, top);
-    /* min-p is w >= min_p, as the largest weight is 1: applied first it gives the same set as last, but for top-p's
-     * sum. */
-    uint32_t n = 0;
-    weights(logits, n_vocab, top, inv, s->w);
-    for (uint32_t i = 0; i < n_vocab; i++) {
-        float x = (logits[i] - top) * inv;
-        if (x >= WEIGHT_FLOOR)
-            s->cand[n++] = (struct cand){.x = x, .w = s->w[i], .id = i};
+    if (p->top_k && p->top_k < n_vocab) {
+        uint32_t k = take_top(s, logits, p->top_k);
+        for (; n < k && (s->cand[n].x - top) * inv >= WEIGHT_FLOOR; n++) {
+            s->cand[n].x = (s->cand[n].x - top) * inv;
+            s->cand[n].w = exp_neg(s->cand[n].x);
+        }
+        if (p->top_p < 1.0f)
+            n = cut_sorted(s->cand, n, 0, (double)p->top_p * mass_of(s->cand, n));
+    } else {
+        weights(logits, n_vocab, top, inv, s->w);
+        if (p->top_p < 1.0f)
+            n = nucleus(s, logits, top, inv, p->top_p);
+        else if (p->min_p > 0.0f)
+            n = take_above(s, logits, top + WEIGHT_FLOOR / inv, top, inv);
+        else
+            return draw_any(s->w, n_vocab, rng);
     }
-    if (p->top_k && p->top_k < n)
-        n = keep_top(s->cand, n, p->top_k);
-    if (p->top_p < 1.0f)
-        n = keep_mass(s, n, p->top_p);
     if (p->min_p > 0.0f) {
         uint32_t kept = 0;
         for (uint32_t i = 0; i < n; i++)
@@ -357,16 +412,9 @@ static void logprobs(struct st_sampler *s, int n_top, struct st_sampled *tok)
         lse += log(sum_of(s->w, n_vocab));
     }
     tok->logprob = clamp_logprob((double)s->raw[tok->id] - lse);
-    uint32_t want = (uint32_t)(n_top < ST_MAX_LOGPROBS ? n_top : ST_MAX_LOGPROBS);
-    if (want > n_vocab)
-        want = n_vocab;
-    if (want == 0)
+    if (n_top == 0)
         return;
-    for (uint32_t i = 0; i < n_vocab; i++) {
-        float v = s->raw[i];
-        s->cand[i] = (struct cand){.x = isnan(v) ? -INFINITY : v, .id = i};
-    }
-    want = keep_top(s->cand, n_vocab, want);
+    uint32_t want = take_top(s, s->raw, (uint32_t)n_top);
     for (uint32_t i = 0; i < want; i++)
         tok->top[i] = (struct st_logprob){s->cand[i].id, clamp_logprob((double)s->cand[i].x - lse)};
     tok->n_top = (int)want;
