@@ -110,11 +110,11 @@ static uint32_t first_of(const float *v, uint32_t n, float value)
     return 0;
 }
 
-/* e^x for x <= 0 within 2e-7; 0 below -87. x = k ln2 + r with |r| <= ln2 / 2, and e^r by its Taylor polynomial of
- * degree 7. Without branches, so that loops over it become vectors. */
+/* e^x for x <= 0 within 2e-7; 0 below -88 and for NaN. x = k ln2 + r with |r| <= ln2 / 2, and e^r by its Taylor
+ * polynomial of degree 7. Without branches, so that loops over it become vectors. */
 static inline float exp_neg(float x)
 {
-    float c = x < -87.0f ? -87.0f : x;
+    float c = x > -88.1f ? x : -88.1f;       /* there k is -127, and the exponent field 0 makes the result 0 */
     float t = c * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: the sum's low bits are round(x / ln2) */
     float k = t - 12582912.0f;
     float r = c - k * 0.693145752f - k * 1.42860677e-6f;
@@ -130,16 +130,14 @@ static inline float exp_neg(float x)
         uint32_t u;
     } two = {.f = t};
     two.u = (two.u - 0x4b400000u + 127u) << 23;
-    return x < -87.0f ? 0.0f : p * two.f;
+    return p * two.f;
 }
 
-/* w[i] = e^((v[i] - top) * inv); NaN gives 0. */
+/* w[i] = e^((v[i] - top) * inv) */
 static void weights(const float *v, uint32_t n, float top, float inv, float *w)
 {
-    for (uint32_t i = 0; i < n; i++) {
-        float x = (v[i] - top) * inv;
-        w[i] = x <= 0.0f ? exp_neg(x) : 0.0f;
-    }
+    for (uint32_t i = 0; i < n; i++)
+        w[i] = exp_neg((v[i] - top) * inv);
 }
 
 static double sum_of(const float *w, uint32_t n)
