@@ -111,13 +111,21 @@ static uint32_t first_of(const float *v, uint32_t n, float value)
 }
 
 /* e^x for x <= 0 within 2e-7; 0 below -88 and for NaN. x = k ln2 + r with |r| <= ln2 / 2, and e^r by its Taylor
- * polynomial of degree 7. Without branches, so that loops over it become vectors. */
+ * polynomial of degree 7. Without branches and float comparisons (which could trap), so that loops over it become
+ * vectors. */
 static inline float exp_neg(float x)
 {
-    float c = x > -88.1f ? x : -88.1f;       /* there k is -127, and the exponent field 0 makes the result 0 */
-    float t = c * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: the sum's low bits are round(x / ln2) */
-    float k = t - 12582912.0f;
-    float r = c - k * 0.693145752f - k * 1.42860677e-6f;
+    union {
+        float f;
+        int32_t i;
+        uint32_t u;
+    } c = {.f = x}, two;
+    const int32_t least = (int32_t)0xc2b03333; /* -88.1: there k is -127, and the exponent field 0 makes the result 0 */
+    c.u |= 0x80000000u; /* negative floats compare like integers, the other way round; NaN stands below all */
+    c.i = c.i > least ? least : c.i;
+    two.f = c.f * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: the sum's low bits are round(x / ln2) */
+    float k = two.f - 12582912.0f;
+    float r = c.f - k * 0.693145752f - k * 1.42860677e-6f;
     float p = 1.38888889e-3f + r * 1.98412698e-4f;
     p = 8.33333333e-3f + r * p;
     p = 4.16666667e-2f + r * p;
@@ -125,10 +133,6 @@ static inline float exp_neg(float x)
     p = 0.5f + r * p;
     p = 1.0f + r * p;
     p = 1.0f + r * p;
-    union {
-        float f;
-        uint32_t u;
-    } two = {.f = t};
     two.u = (two.u - 0x4b400000u + 127u) << 23;
     return p * two.f;
 }
