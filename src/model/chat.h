@@ -13,7 +13,12 @@ struct st_chat_msg {
     size_t len;
 };
 
-/* One file-static row per template: llama-2, llama-3, chatml, mistral, plain (story models: BOS and the texts). */
+/* One file-static row per template:
+ *   llama-2; llama-3, llama-3.1 (its system block with dates)
+ *   chatml, and those of its kind with a default system message or reasoning: qwen2, qwen2.5, qwen3, qwen3-thinking, smollm2
+ *   mistral (v0.1), mistral-v0.2 (spaces around [INST]), mistral-v0.3 (system text before the last user message)
+ *   plain (story models: BOS, then the texts one under the other)
+ * Jinja is not run: a template that differs from these in other ways than its marks is taken for the one it resembles. */
 struct st_chat_template;
 
 /* By name; UNSUPPORTED lists the known ones. */
