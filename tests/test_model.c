@@ -256,7 +256,7 @@ static void refuses_sizes_out_of_range_by_field(void **state)
         const char *field, *value, *says;
     } bad[] = {
         {"hidden_size", "0", "hidden_size: want an integer in 1..131072"},
-        {"hidden_size", "1", "hidden_size: want at least 2"},
+        {"intermediate_size", "1", "intermediate_size: want at least 2"},
         {"hidden_size", "131073", "hidden_size: want"},
         {"hidden_size", "null", "hidden_size: missing"},
         {"hidden_size", "66", "hidden_size 66 is not a multiple of num_attention_heads 4"},

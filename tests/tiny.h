@@ -69,6 +69,8 @@ static inline void tiny_save(const char *dir, const char *name, const void *p, s
     char path[ST_PATH_MAX];
     struct st_err e = {0};
     tiny_check(st_path_join(path, sizeof path, dir, name, &e), &e);
+    /* A new file each time: ext4 writes a file that was cut to nothing to disk at once. */
+    unlink(path);
     FILE *f = fopen(path, "wb");
     if (!f || fwrite(p, 1, len, f) != len || fclose(f) != 0)
         tiny_die("cannot write");
