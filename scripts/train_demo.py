@@ -480,7 +480,7 @@ def options_given(ap, args):
         name = a.dest.replace("_", "-")
         value = getattr(args, a.dest, None)
         if name in ("seed", "steps") or (a.default != value and name not in
-                                         ("help", "text", "out", "eval-every", "threads")):
+                                         ("help", "text", "out", "threads")):
             text += f" --{name} {value}"
     return text
 
@@ -501,7 +501,7 @@ def main():
     ap.add_argument("--muon-lr", type=float, default=0.01)
     ap.add_argument("--muon-decay", type=float, default=0.2)
     ap.add_argument("--ema", type=float, default=0.995)
-    ap.add_argument("--eval-every", type=int, default=100)
+    ap.add_argument("--eval-every", type=int, default=127)
     args = ap.parse_args()
 
     torch.set_num_threads(args.threads)

@@ -107,7 +107,7 @@ class Written:
         self.logits = logits_of(self.model, self.ids)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """checkpoint(name) writes a case once and computes its reference once."""
     root, done = tmp_path_factory.mktemp("checkpoints"), {}
@@ -120,7 +120,7 @@ def checkpoint(tmp_path_factory):
     return get
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def excused():
     """Counts greedy divergences that a near tie of the reference explains."""
     seen = []
