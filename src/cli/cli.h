@@ -21,10 +21,22 @@ enum {
     ST_CLI_THREADS = 2, /* --threads, --cpu */
     ST_CLI_MODEL = 4,   /* --tokenizer --dtype --kv-dtype --ctx --deterministic */
     ST_CLI_CHAT = 8,    /* --chat-template */
+    ST_CLI_LISTEN = 32, /* --host --port --api-key-file --tls-cert --tls-key --allow-host --max-... --grace */
     ST_CLI_SAMPLE = 16, /* --temp --top-k --top-p --min-p --repetition-penalty --seed */
 };
 
 enum st_cli_dtype { ST_CLI_DTYPE_KEEP, ST_CLI_DTYPE_F32, ST_CLI_DTYPE_BF16, ST_CLI_DTYPE_INT8 };
+
+/* Where a server listens and what it allows; zeros leave the choice to the server (service/server.h). */
+#define ST_CLI_MAX_HOSTS 16
+struct st_cli_listen {
+    const char *host, *api_key_file, *tls_cert, *tls_key;
+    int port; /* -1 = the command's default, 0 = chosen by the system */
+    const char *hosts[ST_CLI_MAX_HOSTS];
+    size_t n_host;
+    uint32_t max_body, max_conn, max_client;
+    double grace_s;
+};
 
 /* What the frame has read before a command runs. Strings live as long as the process. */
 struct st_cli {
@@ -44,6 +56,7 @@ struct st_cli {
     uint32_t top_k;
     uint64_t seed;
     bool seed_given;
+    struct st_cli_listen listen;
 };
 
 struct st_cmd {

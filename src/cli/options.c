@@ -25,6 +25,16 @@ enum {
     KEY_MIN_P,
     KEY_REPETITION_PENALTY,
     KEY_SEED,
+    KEY_HOST,
+    KEY_PORT,
+    KEY_API_KEY_FILE,
+    KEY_TLS_CERT,
+    KEY_TLS_KEY,
+    KEY_ALLOW_HOST,
+    KEY_MAX_BODY,
+    KEY_MAX_CONN,
+    KEY_MAX_CLIENT,
+    KEY_GRACE,
 };
 
 /* Group 10 puts them after the command's own options in the help. */
@@ -131,6 +141,43 @@ static int set_real(const char *name, const char *arg, double min, double max, f
     return 0;
 }
 
+static int set_listen(struct st_cli_listen *l, int key, char *arg, struct st_err *e)
+{
+    int64_t v = 0;
+    switch (key) {
+    case KEY_HOST:
+        l->host = arg;
+        return 0;
+    case KEY_PORT:
+        if (st_opt_int("--port", arg, 0, 65535, &v, e))
+            return e->code;
+        l->port = (int)v;
+        return 0;
+    case KEY_API_KEY_FILE:
+        l->api_key_file = arg;
+        return 0;
+    case KEY_TLS_CERT:
+        l->tls_cert = arg;
+        return 0;
+    case KEY_TLS_KEY:
+        l->tls_key = arg;
+        return 0;
+    case KEY_ALLOW_HOST:
+        if (l->n_host == ST_CLI_MAX_HOSTS)
+            return st_fail(e, ST_USAGE, "--allow-host: at most %d", ST_CLI_MAX_HOSTS);
+        l->hosts[l->n_host++] = arg;
+        return 0;
+    case KEY_MAX_BODY:
+        return st_opt_u32("--max-body", arg, 1024, 1u << 30, &l->max_body, e);
+    case KEY_MAX_CONN:
+        return st_opt_u32("--max-conn", arg, 1, 1u << 20, &l->max_conn, e);
+    case KEY_MAX_CLIENT:
+        return st_opt_u32("--max-client", arg, 0, 1u << 20, &l->max_client, e);
+    default:
+        return st_opt_real("--grace", arg, 0.1, 86400, &l->grace_s, e);
+    }
+}
+
 static int set_model(struct st_cli *c, int key, char *arg, struct st_err *e)
 {
     static const char *const dtypes[] = {"keep", "f32", "bf16", "int8", NULL};
@@ -202,7 +249,7 @@ static int set_shared(struct st_cli *c, int key, char *arg, struct st_err *e)
         c->seed_given = true;
         return 0;
     default:
-        return set_model(c, key, arg, e);
+        return key >= KEY_HOST ? set_listen(&c->listen, key, arg, e) : set_model(c, key, arg, e);
     }
 }
 
@@ -427,7 +474,7 @@ int st_cli_parse(const struct st_cmd *cmd, int argc, char **argv, struct st_cli 
     struct argp_option shared[N_SHARED + 1] = {0};
     struct st_words w = {0};
     int n = 0;
-    *cli = (struct st_cli){.cmd = cmd, .kv_dtype = -1, .top_p = 1, .repetition_penalty = 1};
+    *cli = (struct st_cli){.cmd = cmd, .kv_dtype = -1, .top_p = 1, .repetition_penalty = 1, .listen.port = -1};
     if (cmd->defaults)
         memcpy(opts, cmd->defaults, cmd->opts_size);
     for (size_t i = 0; i < N_SHARED; i++)

@@ -1,0 +1,269 @@
+/* sotto doctor: what this machine offers, and what would go wrong. Changes nothing and contacts nobody. */
+#include "base/mem.h"
+#include "base/secret.h"
+#include "cli/cli.h"
+#include "tensor/compute.h"
+#include "text/json.h"
+
+#include <arpa/inet.h>
+#include <cblas.h>
+#include <curl/curl.h>
+#include <dnnl.h>
+#include <event2/event.h>
+#include <openssl/crypto.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <utf8proc.h>
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+struct doctor_opts {
+    bool network;
+};
+
+enum { KEY_NETWORK = ST_KEY(0) };
+
+static const struct argp_option options[] = {
+    {"network", KEY_NETWORK, NULL, 0, "List every host that sotto may contact", 0},
+    {0},
+};
+
+static int set(void *opts, int key, char *arg, struct st_err *e)
+{
+    (void)key;
+    (void)arg;
+    (void)e;
+    ((struct doctor_opts *)opts)->network = true;
+    return 0;
+}
+
+enum verdict { GOOD, WARN, BAD };
+
+struct report {
+    bool json;
+    json_t *checks;
+    int n_bad;
+};
+
+static void row(struct report *r, const char *check, enum verdict v, const char *fmt, ...) ST_PRINTF(4, 5);
+static void row(struct report *r, const char *check, enum verdict v, const char *fmt, ...)
+{
+    static const char *const words[] = {"ok", "warn", "fail"};
+    char detail[512];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(detail, sizeof detail, fmt, ap);
+    va_end(ap);
+    r->n_bad += v == BAD;
+    if (r->json)
+        json_array_append_new(r->checks,
+                              json_pack("{s:s, s:s, s:s}", "check", check, "status", words[v], "detail", detail));
+    else
+        printf("%-5s %-12s %s\n", words[v], check, detail);
+}
+
+static void check_cpu(struct report *r, const struct st_cli *cli)
+{
+    struct st_buf has = {0};
+    struct st_compute *c;
+    struct st_err e = {0};
+    __builtin_cpu_init();
+#define FEATURE(name)                                                                                                  \
+    if (__builtin_cpu_supports(name))                                                                                  \
+    st_buf_addf(&has, "%s%s", has.len ? " " : "", name)
+    FEATURE("avx2");
+    FEATURE("fma");
+    FEATURE("avx512f");
+    FEATURE("avx512bw");
+    FEATURE("avx512vnni");
+    FEATURE("avx512bf16");
+#undef FEATURE
+    row(r, "cpu", has.len ? GOOD : WARN, "%s",
+        has.len ? has.p : "neither AVX2 nor AVX-512: the plain kernels are slow");
+    st_buf_free(&has);
+    const struct st_compute_opts o = {.n_threads = cli->n_threads, .isa = cli->isa, .max_row = 1, .max_width = 64};
+    if (st_compute_new(&o, &c, &e)) {
+        row(r, "kernels", BAD, "%s", e.msg);
+        return;
+    }
+    row(r, "kernels", GOOD, "%s on %d threads", st_compute_isa(c), st_compute_threads(c));
+    st_compute_free(c);
+}
+
+/* First line of a small file of /proc or /sys; empty when there is none. */
+static void first_line(const char *path, char *out, size_t cap)
+{
+    FILE *f = fopen(path, "r");
+    if (!f || !fgets(out, (int)cap, f))
+        *out = 0;
+    out[strcspn(out, "\n")] = 0;
+    if (f)
+        fclose(f);
+}
+
+static void check_memory(struct report *r)
+{
+    char text[ST_MEM_TEXT], line[128];
+    struct rlimit lim = {0};
+    struct st_secret s;
+    struct st_err e = {0};
+    size_t free_bytes = st_mem_available();
+    row(r, "memory", free_bytes < ((size_t)1 << 30) ? WARN : GOOD, "%s available", st_mem_text(free_bytes, text));
+    getrlimit(RLIMIT_MEMLOCK, &lim);
+    if (st_secret_init(&s, 4096, &e)) {
+        row(r, "memlock", BAD, "keys cannot be locked into memory: %s", e.msg);
+    } else {
+        st_secret_wipe(&s);
+        if (lim.rlim_cur == RLIM_INFINITY)
+            row(r, "memlock", GOOD, "no limit");
+        else
+            row(r, "memlock", GOOD, "limit %s (ulimit -l)", st_mem_text((size_t)lim.rlim_cur, text));
+    }
+    first_line("/sys/kernel/mm/transparent_hugepage/enabled", line, sizeof line);
+    row(r, "huge pages", strstr(line, "[never]") ? WARN : GOOD, "%s",
+        !*line                    ? "not known"
+        : strstr(line, "[never]") ? "off: large models run slower"
+                                  : line);
+    FILE *f = fopen("/proc/swaps", "r");
+    int n_swap = -1;
+    while (f && fgets(line, sizeof line, f))
+        n_swap++;
+    if (f)
+        fclose(f);
+    row(r, "swap", n_swap > 0 ? WARN : GOOD, "%s",
+        n_swap > 0 ? "on: what a prompt leaves in memory may reach the disk" : "off");
+    getrlimit(RLIMIT_NOFILE, &lim);
+    row(r, "open files", lim.rlim_max < 4096 ? WARN : GOOD, "up to %llu (ulimit -Hn)",
+        (unsigned long long)lim.rlim_max);
+}
+
+static void check_port(struct report *r, int port, const char *who)
+{
+    char check[32];
+    const int one = 1;
+    struct sockaddr_in a = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    snprintf(check, sizeof check, "port %d", port);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    bool is_free = fd >= 0 && bind(fd, (struct sockaddr *)&a, sizeof a) == 0;
+    row(r, check, is_free ? GOOD : WARN, "%s (%s)", is_free ? "free" : "in use", who);
+    if (fd >= 0)
+        close(fd);
+}
+
+static void check_config(struct report *r)
+{
+    const char *xdg = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+    char user[ST_PATH_MAX];
+    struct stat sb;
+    if (xdg && *xdg)
+        snprintf(user, sizeof user, "%s/sotto/config", xdg);
+    else
+        snprintf(user, sizeof user, "%s/.config/sotto/config", home ? home : "");
+    const char *const paths[] = {"/etc/sotto/config", user};
+    for (int i = 0; i < 2; i++) {
+        if (stat(paths[i], &sb) != 0)
+            row(r, "config", GOOD, "%.400s: none", paths[i]);
+        else if (sb.st_mode & 022)
+            row(r, "config", WARN, "%.400s: others may write to it (mode %03o)", paths[i], sb.st_mode & 0777u);
+        else
+            row(r, "config", access(paths[i], R_OK) ? BAD : GOOD, "%.400s", paths[i]);
+    }
+}
+
+static void check_libraries(struct report *r)
+{
+    char pcre[64] = "";
+    const dnnl_version_t *d = dnnl_version();
+    const char *core = getenv("OPENBLAS_CORETYPE");
+    pcre2_config(PCRE2_CONFIG_VERSION, pcre);
+    row(r, "libraries", GOOD,
+        "OpenSSL %s; libevent %s; libcurl %s; jansson %s; oneDNN %d.%d.%d; PCRE2 %s; utf8proc %s; %.40s",
+        OpenSSL_version(OPENSSL_VERSION_STRING), event_get_version(), curl_version_info(CURLVERSION_NOW)->version,
+        jansson_version_str(), d->major, d->minor, d->patch, pcre, utf8proc_version(), openblas_get_config());
+    if (core && *core)
+        row(r, "openblas", WARN, "OPENBLAS_CORETYPE=%.40s is set and may slow it down", core);
+}
+
+/* Only the proxy opens connections; so the list is its upstream as configured, and a web proxy from the environment. */
+static int list_network(const struct st_cli *cli, json_t *hosts, struct st_err *e)
+{
+    static const char *const proxies[] = {"HTTPS_PROXY", "https_proxy", "http_proxy", "ALL_PROXY", "all_proxy"};
+    struct st_words w = {0};
+    const struct st_cmd *proxy = NULL;
+    for (const struct st_cmd *const *c = st_commands; *c; c++)
+        if (!strcmp((*c)->name, "proxy"))
+            proxy = *c;
+    if (st_cli_config(proxy, getenv("SOTTO_CONFIG"), &w, e))
+        return e->code;
+    const char *up = getenv("SOTTO_UPSTREAM");
+    for (int i = 0; i < w.n; i++)
+        if (!strncmp(w.p[i], "--upstream=", 11) && !(up && *up))
+            up = w.p[i] + 11;
+    if (up && *up)
+        json_array_append_new(hosts, json_pack("{s:s, s:s}", "host", up, "why", "upstream of sotto proxy"));
+    for (size_t i = 0; i < sizeof proxies / sizeof *proxies; i++) {
+        const char *v = getenv(proxies[i]);
+        if (v && *v) /* may hold a password: the name is enough */
+            json_array_append_new(hosts,
+                                  json_pack("{s:s, s:s}", "host", proxies[i], "why", "web proxy of the environment"));
+    }
+    free(w.p);
+    if (cli->json)
+        return 0;
+    size_t i;
+    const json_t *h;
+    puts("\nHosts that sotto may contact:");
+    json_array_foreach(hosts, i, h) printf("  %s  (%s)\n", json_string_value(json_object_get(h, "host")),
+                                           json_string_value(json_object_get(h, "why")));
+    puts("  what you name with --upstream (sotto proxy) and --url (sotto status); nothing else");
+    return 0;
+}
+
+static int run(const struct st_cli *cli, void *opts, struct st_err *e)
+{
+    const struct doctor_opts *o = opts;
+    struct report r = {.json = cli->json, .checks = json_array()};
+    json_t *hosts = json_array();
+    check_cpu(&r, cli);
+    check_memory(&r);
+    check_port(&r, 7788, "sotto proxy");
+    check_port(&r, 7789, "sotto serve");
+    check_config(&r);
+    check_libraries(&r);
+    int rc = o->network ? list_network(cli, hosts, e) : 0;
+    if (!rc && cli->json) {
+        json_t *all = json_pack("{s:b, s:O}", "ok", !r.n_bad, "checks", r.checks);
+        struct st_buf b = {0};
+        if (o->network)
+            json_object_set(all, "network", hosts);
+        st_json_dump(all, &b);
+        puts(b.p ? b.p : "{}");
+        st_buf_free(&b);
+        json_decref(all);
+    }
+    json_decref(r.checks);
+    json_decref(hosts);
+    if (!rc && r.n_bad)
+        rc = st_fail(e, ST_POLICY, "doctor: %d of the checks failed", r.n_bad);
+    return rc;
+}
+
+const struct st_cmd st_cmd_doctor = {
+    .name = "doctor",
+    .summary = "Check this machine: CPU, memory, limits, ports, libraries",
+    .doc = "Shows what this machine offers and what would go wrong. Changes nothing and contacts nobody. --network "
+           "lists every "
+           "host that sotto may contact.",
+    .examples = "  sotto doctor\n  sotto doctor --network --json",
+    .shared = ST_CLI_JSON | ST_CLI_THREADS,
+    .options = options,
+    .opts_size = sizeof(struct doctor_opts),
+    .set = set,
+    .run = run,
+};

@@ -1,0 +1,122 @@
+/* sotto status: asks a running endpoint what it serves and how it is protected. */
+#include "cli/cli.h"
+#include "cli/http.h"
+#include "text/json.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct status_opts {
+    const char *url;
+};
+
+enum { KEY_URL = ST_KEY(0) };
+
+static const struct argp_option options[] = {
+    {"url", KEY_URL, "URL", 0, "Endpoint; default: the proxy on port 7788, else the server on 7789", 0},
+    {0},
+};
+
+static int set(void *opts, int key, char *arg, struct st_err *e)
+{
+    (void)key;
+    (void)e;
+    ((struct status_opts *)opts)->url = arg;
+    return 0;
+}
+
+static int get(const char *base, const char *path, struct st_http *h, json_t **out, struct st_err *e)
+{
+    struct st_buf url = {0};
+    size_t n = strlen(base);
+    while (n && base[n - 1] == '/')
+        n--;
+    if (n > 3 && !memcmp(base + n - 3, "/v1", 3))
+        n -= 3;
+    st_buf_add(&url, base, n);
+    st_buf_add_str(&url, path);
+    *h = (struct st_http){.url = url.p, .timeout_s = 5};
+    *out = NULL;
+    int rc = url.failed ? st_fail(e, ST_MEMORY, "no memory") : st_http_run(h, e);
+    if (!rc)
+        rc = st_json_parse(h->body.p ? h->body.p : "", h->body.len, path, out, e);
+    h->url = NULL;
+    st_buf_free(&url);
+    return rc;
+}
+
+static void print(const struct st_cli *cli, const char *url, const struct st_http *health, const json_t *health_json,
+                  const json_t *models)
+{
+    size_t i;
+    const json_t *m, *list = json_object_get(models, "data");
+    if (!cli->json) {
+        printf("%s: %s\n  protection: %s\n  scheme:     %s\n  verified:   %s\n", url,
+               health->status == 200 ? "ready" : "not ready", *health->protection ? health->protection : "unknown",
+               *health->scheme ? health->scheme : "unknown", *health->verified ? health->verified : "unknown");
+        json_array_foreach(list, i, m)
+        {
+            /* Quoted, because a name from outside may hold control characters. */
+            const char *id = json_string_value(json_object_get(m, "id"));
+            struct st_buf q = {0};
+            st_json_quote(&q, id ? id : "", id ? strlen(id) : 0);
+            printf("  model:      %s\n", q.p ? q.p : "");
+            st_buf_free(&q);
+        }
+        return;
+    }
+    json_t *names = json_array();
+    json_array_foreach(list, i, m) json_array_append(names, json_object_get(m, "id"));
+    json_t *o = json_pack("{s:s, s:b, s:s, s:s, s:s, s:o, s:O}", "url", url, "ready", health->status == 200,
+                          "protection", health->protection, "scheme", health->scheme, "verified", health->verified,
+                          "models", names, "health", health_json);
+    struct st_buf b = {0};
+    if (o)
+        st_json_dump(o, &b);
+    if (b.p)
+        puts(b.p);
+    st_buf_free(&b);
+    json_decref(o);
+}
+
+static int ask(const struct st_cli *cli, const char *url, struct st_err *e)
+{
+    struct st_http health = {0}, models = {0};
+    json_t *health_json = NULL, *models_json = NULL;
+    int rc = get(url, "/health", &health, &health_json, e);
+    if (!rc)
+        rc = get(url, "/v1/models", &models, &models_json, e);
+    if (!rc && models.status == 401)
+        rc = st_fail(e, ST_POLICY, "%s: wants an API key; set OPENAI_API_KEY", url);
+    if (!rc)
+        print(cli, url, &health, health_json, models_json);
+    json_decref(health_json);
+    json_decref(models_json);
+    st_http_wipe(&health);
+    st_http_wipe(&models);
+    return rc;
+}
+
+static int run(const struct st_cli *cli, void *opts, struct st_err *e)
+{
+    const struct status_opts *o = opts;
+    if (o->url)
+        return ask(cli, o->url, e);
+    if (!ask(cli, "http://127.0.0.1:7788", e) || e->code != ST_IO || !ask(cli, "http://127.0.0.1:7789", e))
+        return 0;
+    return e->code != ST_IO
+               ? e->code
+               : st_fail(e, ST_IO, "nothing answers on ports 7788 (proxy) and 7789 (serve); name one with --url");
+}
+
+const struct st_cmd st_cmd_status = {
+    .name = "status",
+    .summary = "Ask a running endpoint what it serves and how it is protected",
+    .doc = "Asks /health and /v1/models of an endpoint and shows its protection. OPENAI_API_KEY is sent if it is set.",
+    .examples = "  sotto status\n  sotto status --url http://127.0.0.1:7789 --json",
+    .shared = ST_CLI_JSON,
+    .options = options,
+    .opts_size = sizeof(struct status_opts),
+    .set = set,
+    .run = run,
+};

@@ -1,0 +1,162 @@
+#include "cli/open.h"
+#include "base/hooks.h"
+#include "model/checkpoint.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* The cache of Hugging Face's tools; first of its own variables, then the default. */
+static void cache_dir(char *out, size_t cap)
+{
+    const char *hub = getenv("HF_HUB_CACHE"), *hf = getenv("HF_HOME"), *xdg = getenv("XDG_CACHE_HOME"),
+               *home = getenv("HOME");
+    if (hub && *hub)
+        snprintf(out, cap, "%s", hub);
+    else if (hf && *hf)
+        snprintf(out, cap, "%s/hub", hf);
+    else if (xdg && *xdg)
+        snprintf(out, cap, "%s/huggingface/hub", xdg);
+    else
+        snprintf(out, cap, "%s/.cache/huggingface/hub", home ? home : "");
+}
+
+/* ORG/NAME, each of letters, digits and -_. and not beginning with a dot: nothing that could leave the cache. */
+static bool is_hub_name(const char *s)
+{
+    static const char ok[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+    size_t org = strspn(s, ok);
+    if (!org || s[org] != '/' || s[0] == '.' || s[org + 1] == '.')
+        return false;
+    size_t name = strspn(s + org + 1, ok);
+    return name && !s[org + 1 + name];
+}
+
+int st_open_model_path(const char *arg, char out[ST_PATH_MAX], struct st_err *e)
+{
+    char cache[ST_PATH_MAX / 4], repo[ST_PATH_MAX / 2], path[ST_PATH_MAX];
+    struct st_buf ref = {0};
+    if (strlen(arg) >= ST_PATH_MAX)
+        return st_fail(e, ST_USAGE, "MODEL: the path is longer than %d bytes", ST_PATH_MAX);
+    if (st_path_exists(arg)) {
+        strcpy(out, arg);
+        return 0;
+    }
+    if (!is_hub_name(arg) || strlen(arg) > 200)
+        return st_fail(e, ST_IO, "%s: no such file or directory", arg);
+    cache_dir(cache, sizeof cache);
+    int org = (int)strcspn(arg, "/");
+    snprintf(repo, sizeof repo, "%s/models--%.*s--%s", cache, org, arg, arg + org + 1);
+    snprintf(path, sizeof path, "%s/refs/main", repo);
+    if (!st_path_exists(path) || st_file_read(path, 256, &ref, e) || !ref.p) {
+        st_buf_free(&ref);
+        return st_fail(e, ST_IO, "%s: neither a path nor a model in the Hugging Face cache (%s)", arg, cache);
+    }
+    ref.p[strspn(ref.p, "0123456789abcdef")] = 0;
+    snprintf(out, ST_PATH_MAX, "%s/snapshots/%.64s", repo, ref.p);
+    st_buf_free(&ref);
+    if (!st_path_is_dir(out))
+        return st_fail(e, ST_IO, "%s: the Hugging Face cache has no snapshot %s", arg, out);
+    return 0;
+}
+
+int st_open_tokenizer_path(const char *model_path, const char *given, char out[ST_PATH_MAX], struct st_err *e)
+{
+    static const char *const beside[] = {"tokenizer.bin", "tok512.bin"};
+    if (given)
+        return st_open_model_path(given, out, e);
+    if (st_path_is_dir(model_path)) {
+        snprintf(out, ST_PATH_MAX, "%s", model_path);
+        return 0;
+    }
+    const char *slash = strrchr(model_path, '/');
+    int dir = slash ? (int)(slash - model_path + 1) : 0;
+    for (size_t i = 0; i < sizeof beside / sizeof *beside; i++) {
+        snprintf(out, ST_PATH_MAX, "%.*s%s", dir, model_path, beside[i]);
+        if (st_path_exists(out))
+            return 0;
+    }
+    return st_fail(e, ST_USAGE, "%s: no tokenizer.bin or tok512.bin beside it; name one with --tokenizer FILE",
+                   model_path);
+}
+
+int st_open_config(const char *path, struct st_config *out, struct st_err *e)
+{
+    struct st_ckpt *c;
+    if (st_path_is_dir(path))
+        return st_config_read(path, out, e);
+    if (st_ckpt_open_llama2c(path, &c, out, e))
+        return e->code;
+    st_ckpt_close(c);
+    return 0;
+}
+
+int st_open_chat(const struct st_cli *cli, const char *model_path, const struct st_tokenizer *t,
+                 const struct st_chat_template **out, struct st_err *e)
+{
+    if (cli->chat_template)
+        return st_chat_find(cli->chat_template, out, e);
+    return st_chat_detect(model_path, t, out, e);
+}
+
+int st_open_sampling(const struct st_cli *cli, float default_temp, struct st_sampling *out, struct st_err *e)
+{
+    *out = (struct st_sampling){.temperature = cli->temp_given ? cli->temp : default_temp,
+                                .top_k = cli->top_k,
+                                .top_p = cli->top_p,
+                                .min_p = cli->min_p,
+                                .repetition_penalty = cli->repetition_penalty,
+                                .seed = cli->seed,
+                                .n_logprobs = -1};
+    return cli->seed_given ? 0 : st_random(&out->seed, sizeof out->seed, e);
+}
+
+static int open_engine(const struct st_cli *cli, const char *path, const struct st_engine_opts *more,
+                       struct st_open *out, struct st_err *e)
+{
+    static const enum st_load_dtype load[] = {ST_LOAD_KEEP, ST_LOAD_F32, ST_LOAD_BF16, ST_LOAD_INT8};
+    struct st_model_opts mo = {load[cli->dtype], cli->n_threads, !cli->quiet};
+    struct st_engine_opts eo = more ? *more : (struct st_engine_opts){0};
+    double start = st_now();
+    if (st_model_open(path, &mo, &out->model, e))
+        return e->code;
+    eo.n_threads = cli->n_threads;
+    eo.isa = cli->isa;
+    eo.deterministic = cli->deterministic;
+    if (cli->n_ctx)
+        eo.n_ctx = cli->n_ctx;
+    bool is_f32 = out->model->config.dtype == ST_DTYPE_F32 || cli->dtype == ST_CLI_DTYPE_F32;
+    eo.kv_dtype = cli->kv_dtype >= 0 ? (enum st_dtype)cli->kv_dtype : is_f32 ? ST_DTYPE_F32 : ST_DTYPE_BF16;
+    if (st_engine_new(out->model, &eo, &out->engine, e))
+        return e->code;
+    out->load_s = st_now() - start;
+    return 0;
+}
+
+int st_open(const struct st_cli *cli, const char *model, unsigned what, const struct st_engine_opts *more,
+            struct st_open *out, struct st_err *e)
+{
+    char path[ST_PATH_MAX], tok[ST_PATH_MAX];
+    *out = (struct st_open){0};
+    if (st_open_model_path(model, path, e) || open_engine(cli, path, more, out, e))
+        goto fail;
+    if (what & (ST_OPEN_TOKENIZER | ST_OPEN_CHAT))
+        if (st_open_tokenizer_path(path, cli->tokenizer, tok, e) || st_tokenizer_open(tok, &out->tokenizer, e))
+            goto fail;
+    if ((what & ST_OPEN_CHAT) && st_open_chat(cli, path, out->tokenizer, &out->chat, e))
+        goto fail;
+    return 0;
+fail:
+    st_open_close(out);
+    return e->code;
+}
+
+void st_open_close(struct st_open *o)
+{
+    if (o->engine)
+        st_engine_free(o->engine);
+    if (o->tokenizer)
+        st_tokenizer_free(o->tokenizer);
+    if (o->model)
+        st_model_close(o->model);
+    *o = (struct st_open){0};
+}

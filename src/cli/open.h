@@ -1,0 +1,40 @@
+/* Opens what most commands need: a MODEL path (directory, llama2.c .bin, or a Hugging Face name `org/name` that is in
+ * the local cache), its tokenizer, its chat template and an engine, as the shared options ask. */
+#ifndef ST_CLI_OPEN_H
+#define ST_CLI_OPEN_H
+
+#include "cli/cli.h"
+#include "engine/engine.h"
+#include "model/chat.h"
+
+struct st_open {
+    struct st_model *model;
+    struct st_engine *engine;
+    struct st_tokenizer *tokenizer;      /* NULL if not asked for */
+    const struct st_chat_template *chat; /* NULL if not asked for */
+    double load_s;                       /* model and engine */
+};
+
+enum { ST_OPEN_TOKENIZER = 1, ST_OPEN_CHAT = 2 /* needs the tokenizer */ };
+
+/* more: engine options beside the shared ones (max_batch, n_kv, ...), or NULL. On failure *out is empty. */
+int st_open(const struct st_cli *cli, const char *model, unsigned what, const struct st_engine_opts *more,
+            struct st_open *out, struct st_err *e) ST_MUST_CHECK;
+void st_open_close(struct st_open *o);
+
+/* `org/name` to its snapshot in the Hugging Face cache; anything that exists is left as it is. IO names both places. */
+int st_open_model_path(const char *arg, char out[ST_PATH_MAX], struct st_err *e) ST_MUST_CHECK;
+/* The tokenizer of a model path: `given` if not NULL, the directory itself, or tokenizer.bin / tok512.bin beside a .bin
+ * file. */
+int st_open_tokenizer_path(const char *model_path, const char *given, char out[ST_PATH_MAX],
+                           struct st_err *e) ST_MUST_CHECK;
+/* The config alone, without the weights. */
+int st_open_config(const char *model_path, struct st_config *out, struct st_err *e) ST_MUST_CHECK;
+/* Template forced by --chat-template or found in the checkpoint. */
+int st_open_chat(const struct st_cli *cli, const char *model_path, const struct st_tokenizer *t,
+                 const struct st_chat_template **out, struct st_err *e) ST_MUST_CHECK;
+/* Sampling of the shared options; the seed is fresh unless given. */
+int st_open_sampling(const struct st_cli *cli, float default_temp, struct st_sampling *out,
+                     struct st_err *e) ST_MUST_CHECK;
+
+#endif
