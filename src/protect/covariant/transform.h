@@ -1,0 +1,50 @@
+/* One tensor from plain to obfuscated, tile by tile on all threads. Every tensor is a list of vectors: the rows of a
+ * matrix that reads the hidden state (or of the embedding), the columns of one that writes it, the single values of a
+ * bias. A tile is a fixed range of them, so the result does not depend on the number of threads; all algebra is in
+ * double. */
+#ifndef ST_PROTECT_COVARIANT_TRANSFORM_H
+#define ST_PROTECT_COVARIANT_TRANSFORM_H
+
+#include "base/log.h"
+#include "base/pool.h"
+#include "protect/covariant/frame.h"
+#include "protect/covariant/out.h"
+
+#include <signal.h>
+#include <stdatomic.h>
+
+enum st_cov_side {
+    ST_COV_READS,          /* vectors are rows [n, d] -> [n, wide], through Q */
+    ST_COV_WRITES_ROWS,    /* vectors are rows [n, d] -> [n, wide], through P */
+    ST_COV_WRITES_COLUMNS, /* vectors are columns [d, n] -> [wide, n], through P */
+    ST_COV_NO_FRAME,       /* vectors are single values [n] -> [n] */
+};
+
+struct st_cov_job {
+    enum st_cov_side side;
+    const void *src;
+    enum st_dtype src_dtype;
+    uint32_t n, len;       /* vectors, and values in each */
+    uint32_t unit;         /* vectors that stay together: head_dim, or 1 */
+    const uint32_t *order; /* new unit -> old unit; NULL: as they are */
+    const double *mix;     /* [old unit / mix_share][unit, unit], applied to the vectors of a unit; or NULL */
+    uint32_t mix_share;
+    const double *scale;  /* [n], by old vector, when mix is NULL; or NULL */
+    const float *norm;    /* [len]: weight of the norm that is folded in; or NULL */
+    double gain;          /* all values */
+    const double *expand; /* R of the frame, for READS */
+    const struct st_cov_out_tensor *out;
+};
+
+struct st_cov_run;
+
+/* Takes the pool's threads and working memory. frame, out and cancel are kept until st_cov_run_free. max_vector >=
+ * every len, max_unit >= every unit. */
+int st_cov_run_new(const struct st_cov_frame *frame, const struct st_cov_out *out, int n_threads, uint32_t max_unit,
+                   const volatile sig_atomic_t *cancel, struct st_cov_run **run, struct st_err *e) ST_MUST_CHECK;
+void st_cov_run_free(struct st_cov_run *r);
+/* INPUT: a value is not finite, or outside the dtype's range; names the tensor. */
+int st_cov_run_job(struct st_cov_run *r, const struct st_cov_job *job, struct st_progress *progress,
+                   struct st_err *e) ST_MUST_CHECK;
+
+#endif
