@@ -14,6 +14,7 @@ struct st_cov_opts {
     uint32_t expand;      /* h: the hidden size becomes d + 2h; 0 = st_cov_expand() */
     int n_threads;        /* 0 = all; the result does not depend on it */
     uint64_t shard_bytes; /* largest weight file; 0 = 4 GiB */
+    const char *isa;      /* kernels of st_cov_verify's engine; NULL = best */
     bool progress;
     const volatile sig_atomic_t *cancel; /* NULL, or: stops and cleans up soon after *cancel becomes nonzero (IO) */
 };

@@ -66,12 +66,15 @@ static int choose_expand(const struct st_config *c, uint32_t wanted, uint32_t *h
     return 0;
 }
 
-static int check_arch(const struct st_config *c, struct st_err *e)
+/* model_type is named here because a source need not name it and transformers wants it. */
+static int check_arch(struct st_config *c, struct st_err *e)
 {
-    static const char *const known[] = {"LlamaForCausalLM", "MistralForCausalLM"};
+    static const char *const known[][2] = {{"LlamaForCausalLM", "llama"}, {"MistralForCausalLM", "mistral"}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (strcmp(c->arch, known[i]) == 0)
+        if (strcmp(c->arch, known[i][0]) == 0) {
+            snprintf(c->model_type, sizeof c->model_type, "%s", known[i][1]);
             return 0;
+        }
     return st_fail(e, ST_UNSUPPORTED,
                    "architecture '%s': covariant obfuscation supports LlamaForCausalLM, MistralForCausalLM", c->arch);
 }
@@ -269,13 +272,12 @@ static int transform(struct build *b, int i, struct st_err *e)
  * kappa exactly; what it holds is written, and the rest multiplied into the readers. */
 static int prepare_norm(struct build *b, struct st_err *e)
 {
-    float kappa, stored;
-    uint16_t half;
+    uint32_t raw = 0; /* room for one value of any dtype */
+    float stored;
     b->kappa = sqrt((double)b->frame.d / b->frame.wide);
-    kappa = (float)b->kappa;
-    st_convert(ST_DTYPE_F32, &kappa, b->config.dtype, b->config.dtype == ST_DTYPE_F32 ? (void *)&stored : &half, 1);
-    if (b->config.dtype != ST_DTYPE_F32)
-        st_convert(b->config.dtype, &half, ST_DTYPE_F32, &stored, 1);
+    stored = (float)b->kappa;
+    st_convert(ST_DTYPE_F32, &stored, b->config.dtype, &raw, 1);
+    st_convert(b->config.dtype, &raw, ST_DTYPE_F32, &stored, 1);
     b->stored = (double)stored;
     int rc = st_alloc(&b->norm, b->frame.wide, sizeof *b->norm, "norm", e);
     for (uint32_t i = 0; !rc && i < b->frame.wide; i++)
