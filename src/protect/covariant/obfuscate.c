@@ -36,10 +36,11 @@ struct build {
 };
 
 /* Larger is better: divides by the heads, by 64, by 32, near the start. */
-static uint32_t score(uint32_t h, uint32_t start, uint32_t d, uint32_t n_head)
+static int score(uint32_t h, uint32_t start, uint32_t d, uint32_t n_head)
 {
-    uint32_t wide = d + 2 * h, far = h > start ? h - start : start - h;
-    return (wide % n_head == 0) * 4000u + (wide % 64 == 0) * 2000u + (wide % 32 == 0) * 1000u - far;
+    uint32_t wide = d + 2 * h;
+    int far = abs((int)h - (int)start);
+    return (wide % n_head == 0) * 4000 + (wide % 64 == 0) * 2000 + (wide % 32 == 0) * 1000 - far;
 }
 
 uint32_t st_cov_expand(uint32_t d_model, uint32_t n_head)
