@@ -129,9 +129,9 @@ static const struct rule {
     VECTOR(GATE_BIAS, .side = ST_COV_NO_FRAME, .key = KEY_NEURON),
     VECTOR(UP_BIAS, .side = ST_COV_NO_FRAME, .key = KEY_UP),
     VECTOR(DOWN_BIAS, .side = ST_COV_WRITES_ROWS),
-    VECTOR(ATTN_NORM, .constant = true),
-    VECTOR(FFN_NORM, .constant = true),
-    VECTOR(FINAL_NORM, .constant = true),
+    VECTOR(ATTN_NORM, .side = ST_COV_WRITES_ROWS, .constant = true),
+    VECTOR(FFN_NORM, .side = ST_COV_WRITES_ROWS, .constant = true),
+    VECTOR(FINAL_NORM, .side = ST_COV_WRITES_ROWS, .constant = true),
 #undef MATRIX
 #undef VECTOR
 };
