@@ -49,7 +49,7 @@ struct st_generator {
      */
     int (*start)(struct st_gen *g, const struct st_gen_request *r, const struct st_gen_events *ev, void *arg,
                  void **handle, struct st_err *e);
-    /* `end` may still be called once (CANCELLED), from the event loop, never from inside cancel. */
+    /* `end` is still called once (CANCELLED, or what came first), from the event loop, never from inside cancel. */
     void (*cancel)(struct st_gen *g, void *handle);
     void (*info)(struct st_gen *g, struct st_gen_info *out);
     /* Drops every request without calling `end`. */

@@ -1,0 +1,309 @@
+#include "net/http_client.h"
+
+#include <curl/curl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_HEADERS (256u << 10)
+
+struct st_http_call {
+    struct st_http_client *client;
+    struct st_http_call *prev, *next;
+    CURL *easy;
+    struct curl_slist *fields;
+    struct st_buf body;
+    struct st_http_call_opts o; /* callbacks, limits */
+    size_t n_header, n_reply;
+    bool cancelled, failed;
+    struct st_err err; /* what ended it, if failed */
+    char curl_error[CURL_ERROR_SIZE];
+};
+
+/* libcurl's interest in one socket. */
+struct watch {
+    struct event *ev;
+};
+
+struct st_http_client {
+    struct event_base *base;
+    CURLM *multi;
+    struct event *timer;
+    struct st_http_call *calls;
+    bool in_curl, any_cancelled; /* libcurl refuses to be called from its own callbacks */
+    char *ca_bundle;
+    double connect_s;
+};
+
+static void call_free(struct st_http_call *call)
+{
+    struct st_http_client *c = call->client;
+    *(call->prev ? &call->prev->next : &c->calls) = call->next;
+    if (call->next)
+        call->next->prev = call->prev;
+    if (call->easy) {
+        curl_multi_remove_handle(c->multi, call->easy);
+        curl_easy_cleanup(call->easy);
+    }
+    curl_slist_free_all(call->fields);
+    st_buf_wipe(&call->body);
+    free(call);
+}
+
+static void call_end(struct st_http_call *call, CURLcode code)
+{
+    long status = 0;
+    struct st_http_call_opts o = call->o;
+    curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status);
+    if (code != CURLE_OK && !call->failed) {
+        call->failed = true;
+        st_fail(&call->err, ST_IO, "%s", call->curl_error[0] ? call->curl_error : curl_easy_strerror(code));
+    }
+    struct st_err err = call->err;
+    bool failed = call->failed, silent = call->cancelled;
+    call_free(call);
+    if (!silent)
+        o.end(o.arg, (int)status, failed ? &err : NULL);
+}
+
+/* After libcurl has run: what ended, and what was cancelled meanwhile. */
+static void collect(struct st_http_client *c)
+{
+    CURLMsg *m;
+    int left;
+    while ((m = curl_multi_info_read(c->multi, &left)))
+        if (m->msg == CURLMSG_DONE) {
+            struct st_http_call *call = NULL;
+            curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, (char **)&call);
+            call_end(call, m->data.result);
+        }
+    if (!c->any_cancelled)
+        return;
+    c->any_cancelled = false;
+    for (struct st_http_call *call = c->calls, *next; call; call = next) {
+        next = call->next;
+        if (call->cancelled)
+            call_free(call);
+    }
+}
+
+static void act(struct st_http_client *c, curl_socket_t fd, int mask)
+{
+    int running;
+    c->in_curl = true;
+    curl_multi_socket_action(c->multi, fd, mask, &running);
+    c->in_curl = false;
+    collect(c);
+}
+
+static void on_socket_event(evutil_socket_t fd, short what, void *arg)
+{
+    act(arg, fd, (what & EV_READ ? CURL_CSELECT_IN : 0) | (what & EV_WRITE ? CURL_CSELECT_OUT : 0));
+}
+
+static void on_timer_event(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    act(arg, CURL_SOCKET_TIMEOUT, 0);
+}
+
+static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *per_socket)
+{
+    struct st_http_client *c = arg;
+    struct watch *w = per_socket;
+    (void)easy;
+    if (w) {
+        event_free(w->ev);
+        if (what == CURL_POLL_REMOVE) {
+            free(w);
+            return 0;
+        }
+    } else if (what == CURL_POLL_REMOVE || !(w = malloc(sizeof *w)))
+        return 0;
+    short kind = (short)((what & CURL_POLL_IN ? EV_READ : 0) | (what & CURL_POLL_OUT ? EV_WRITE : 0) | EV_PERSIST);
+    w->ev = event_new(c->base, fd, kind, on_socket_event, c);
+    if (!w->ev || event_add(w->ev, NULL) != 0) {
+        if (w->ev)
+            event_free(w->ev);
+        free(w);
+        curl_multi_assign(c->multi, fd, NULL);
+        return -1;
+    }
+    curl_multi_assign(c->multi, fd, w);
+    return 0;
+}
+
+static int on_timer(CURLM *multi, long ms, void *arg)
+{
+    struct st_http_client *c = arg;
+    (void)multi;
+    struct timeval tv = {ms / 1000, ms % 1000 * 1000};
+    if (ms < 0)
+        event_del(c->timer);
+    else
+        event_add(c->timer, &tv);
+    return 0;
+}
+
+static size_t on_data(char *p, size_t size, size_t n, void *arg)
+{
+    struct st_http_call *call = arg;
+    size_t len = size * n;
+    long status = 0;
+    if (call->cancelled)
+        return CURL_WRITEFUNC_ERROR;
+    call->n_reply += len;
+    if (call->n_reply > call->o.max_reply) {
+        call->failed = true;
+        st_fail(&call->err, ST_VERIFY, "the reply is longer than the %zu bytes that it may have", call->o.max_reply);
+        return CURL_WRITEFUNC_ERROR;
+    }
+    curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status);
+    if (call->o.data && call->o.data(call->o.arg, (int)status, p, len, &call->err)) {
+        call->failed = true;
+        return CURL_WRITEFUNC_ERROR;
+    }
+    return len;
+}
+
+static size_t on_header(char *p, size_t size, size_t n, void *arg)
+{
+    struct st_http_call *call = arg;
+    (void)p;
+    call->n_header += size * n;
+    return call->n_header > MAX_HEADERS ? 0 : size * n;
+}
+
+static void init_curl(void)
+{
+    curl_global_init(CURL_GLOBAL_DEFAULT);
+}
+
+int st_http_client_new(struct event_base *base, const struct st_http_client_opts *o, struct st_http_client **out,
+                       struct st_err *e)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    struct st_http_client *c = NULL;
+    *out = NULL;
+    int rc = st_alloc(&c, 1, sizeof *c, "HTTP client", e);
+    if (rc)
+        return rc;
+    pthread_once(&once, init_curl);
+    c->base = base;
+    c->connect_s = o->connect_s;
+    c->ca_bundle = o->ca_bundle ? strdup(o->ca_bundle) : NULL;
+    c->multi = curl_multi_init();
+    c->timer = event_new(base, -1, 0, on_timer_event, c);
+    if (!c->multi || !c->timer || (o->ca_bundle && !c->ca_bundle)) {
+        st_http_client_free(c);
+        return st_fail(e, ST_MEMORY, "HTTP client: no memory");
+    }
+    curl_multi_setopt(c->multi, CURLMOPT_SOCKETFUNCTION, on_socket);
+    curl_multi_setopt(c->multi, CURLMOPT_SOCKETDATA, c);
+    curl_multi_setopt(c->multi, CURLMOPT_TIMERFUNCTION, on_timer);
+    curl_multi_setopt(c->multi, CURLMOPT_TIMERDATA, c);
+    curl_multi_setopt(c->multi, CURLMOPT_MAXCONNECTS, (long)o->max_idle);
+    *out = c;
+    return 0;
+}
+
+void st_http_client_free(struct st_http_client *c)
+{
+    if (!c)
+        return;
+    while (c->calls)
+        call_free(c->calls);
+    if (c->multi)
+        curl_multi_cleanup(c->multi);
+    if (c->timer)
+        event_free(c->timer);
+    free(c->ca_bundle);
+    free(c);
+}
+
+static void set_options(struct st_http_call *call, const char *url)
+{
+    struct st_http_client *c = call->client;
+    CURL *h = call->easy;
+    curl_easy_setopt(h, CURLOPT_URL, url);
+    curl_easy_setopt(h, CURLOPT_PRIVATE, call);
+    curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http,https");
+    curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(h, CURLOPT_ERRORBUFFER, call->curl_error);
+    curl_easy_setopt(h, CURLOPT_HTTPHEADER, call->fields);
+    curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_data);
+    curl_easy_setopt(h, CURLOPT_WRITEDATA, call);
+    curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, on_header);
+    curl_easy_setopt(h, CURLOPT_HEADERDATA, call);
+    curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)(c->connect_s * 1000));
+    curl_easy_setopt(h, CURLOPT_LOW_SPEED_LIMIT, 1L);
+    curl_easy_setopt(h, CURLOPT_LOW_SPEED_TIME, (long)call->o.stall_s);
+    curl_easy_setopt(h, CURLOPT_TCP_NODELAY, 1L);
+    if (c->ca_bundle)
+        curl_easy_setopt(h, CURLOPT_CAINFO, c->ca_bundle);
+    if (call->o.body) {
+        curl_easy_setopt(h, CURLOPT_POST, 1L);
+        curl_easy_setopt(h, CURLOPT_POSTFIELDS, call->body.p ? call->body.p : "");
+        curl_easy_setopt(h, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)call->body.len);
+    }
+}
+
+static bool add_field(struct st_http_call *call, const char *line)
+{
+    struct curl_slist *l = curl_slist_append(call->fields, line);
+    if (l)
+        call->fields = l;
+    return l != NULL;
+}
+
+int st_http_call_start(struct st_http_client *c, const struct st_http_call_opts *o, struct st_http_call **out,
+                       struct st_err *e)
+{
+    struct st_http_call *call = NULL;
+    *out = NULL;
+    int rc = st_alloc(&call, 1, sizeof *call, "HTTP call", e);
+    if (rc)
+        return rc;
+    call->client = c;
+    call->o = *o;
+    call->next = c->calls;
+    if (call->next)
+        call->next->prev = call;
+    c->calls = call;
+    if (o->body) {
+        call->body = *o->body;
+        *o->body = (struct st_buf){0};
+    }
+    bool ok = !call->body.failed;
+    if (o->bearer) {
+        struct st_buf b = {0};
+        st_buf_addf(&b, "Authorization: Bearer %s", o->bearer);
+        ok = ok && !b.failed && add_field(call, b.p);
+        st_buf_wipe(&b);
+    }
+    ok = ok && (!o->body || (add_field(call, "Content-Type: application/json") && add_field(call, "Expect:")));
+    call->easy = ok ? curl_easy_init() : NULL;
+    if (call->easy)
+        set_options(call, o->url);
+    if (!call->easy || curl_multi_add_handle(c->multi, call->easy) != CURLM_OK) {
+        if (call->easy)
+            curl_easy_cleanup(call->easy);
+        call->easy = NULL;
+        call_free(call);
+        return st_fail(e, ST_MEMORY, "HTTP call: no memory");
+    }
+    *out = call;
+    return 0;
+}
+
+void st_http_call_cancel(struct st_http_call *call)
+{
+    struct st_http_client *c = call->client;
+    call->cancelled = true;
+    if (c->in_curl)
+        c->any_cancelled = true;
+    else
+        call_free(call);
+}

@@ -1,0 +1,40 @@
+/* HTTP client: libcurl's multi interface on the event loop of the program. Honours HTTPS_PROXY and its relatives, verifies
+ * TLS, follows no redirects. Everything runs on the thread of the event base. */
+#ifndef ST_NET_HTTP_CLIENT_H
+#define ST_NET_HTTP_CLIENT_H
+
+#include "base/buf.h"
+
+#include <event2/event.h>
+
+struct st_http_client;
+struct st_http_call;
+
+struct st_http_client_opts {
+    const char *ca_bundle; /* copied; PEM file; NULL = the system's */
+    double connect_s;
+    uint32_t max_idle; /* connections kept for reuse */
+};
+int st_http_client_new(struct event_base *base, const struct st_http_client_opts *o, struct st_http_client **out,
+                       struct st_err *e) ST_MUST_CHECK;
+/* Ends all calls without calling `end`. */
+void st_http_client_free(struct st_http_client *c);
+
+struct st_http_call_opts {
+    const char *url;
+    const char *bearer;  /* NULL = none */
+    struct st_buf *body; /* taken over (left empty), wiped after use; NULL = GET */
+    double stall_s;      /* no byte for so long ends the call */
+    size_t max_reply;    /* bytes of the reply's body */
+    /* A piece of the reply's body. A value other than 0 (with *e filled) ends the call with that error. */
+    int (*data)(void *arg, int status, const void *p, size_t len, struct st_err *e);
+    /* Once, last. e is NULL when a whole reply came, whatever its status; IO otherwise, or what data returned. */
+    void (*end)(void *arg, int status, const struct st_err *e);
+    void *arg;
+};
+int st_http_call_start(struct st_http_client *c, const struct st_http_call_opts *o, struct st_http_call **out,
+                       struct st_err *e) ST_MUST_CHECK;
+/* Allowed from anywhere, callbacks included; no callback of this call comes afterwards. */
+void st_http_call_cancel(struct st_http_call *call);
+
+#endif
