@@ -1,5 +1,5 @@
-/* HTTP client: libcurl's multi interface on the event loop of the program. Honours HTTPS_PROXY and its relatives, verifies
- * TLS, follows no redirects. Everything runs on the thread of the event base. */
+/* HTTP client: libcurl's multi interface on the event loop of the program. Honours HTTPS_PROXY and its relatives,
+ * verifies TLS, follows no redirects. Everything runs on the thread of the event base. */
 #ifndef ST_NET_HTTP_CLIENT_H
 #define ST_NET_HTTP_CLIENT_H
 

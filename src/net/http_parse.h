@@ -1,7 +1,7 @@
-/* One HTTP/1.1 request from bytes, without a socket. Strict where leniency is dangerous (RFC 9112): CRLF only, no folded
- * lines, no space before a colon, one Host, one Content-Length, never Content-Length beside Transfer-Encoding, so that no
- * two parties can disagree about where a request ends.
- * Limits: max_head bytes for request line and fields, ST_HTTP_MAX_FIELDS fields, max_body for the (decoded) body. */
+/* One HTTP/1.1 request from bytes, without a socket. Strict where leniency is dangerous (RFC 9112): CRLF only, no
+ * folded lines, no space before a colon, one Host, one Content-Length, never Content-Length beside Transfer-Encoding,
+ * so that no two parties can disagree about where a request ends. Limits: max_head bytes for request line and fields,
+ * ST_HTTP_MAX_FIELDS fields, max_body for the (decoded) body. */
 #ifndef ST_NET_HTTP_PARSE_H
 #define ST_NET_HTTP_PARSE_H
 
@@ -18,8 +18,8 @@ enum st_http_state { ST_HTTP_HEAD, ST_HTTP_BODY, ST_HTTP_CHUNK, ST_HTTP_TRAILER,
 struct st_http_parser {
     size_t max_head, max_body;
     enum st_http_state state;
-    int status;       /* BAD: what to answer: 400, 413, 417, 431, 501, 505 */
-    const char *why;  /* BAD: one static sentence */
+    int status;         /* BAD: what to answer: 400, 413, 417, 431, 501, 505 */
+    const char *why;    /* BAD: one static sentence */
     struct st_buf head; /* the strings below point into it */
     struct st_buf body;
     const char *method, *path, *query; /* query is "" when absent */
@@ -28,8 +28,8 @@ struct st_http_parser {
     size_t n_field;
     bool keep_alive, chunked, expect_continue, http10;
     bool after_chunk; /* the CRLF behind a chunk's data is next */
-    uint64_t left; /* bytes of the body or the current chunk that are still to come */
-    char line[64]; /* chunk size line, or a trailer line's beginning */
+    uint64_t left;    /* bytes of the body or the current chunk that are still to come */
+    char line[64];    /* chunk size line, or a trailer line's beginning */
     size_t line_len, trailer_len;
 };
 

@@ -15,8 +15,8 @@ struct st_http_server;
 struct st_http_conn; /* a connection and the exchange that is open on it */
 
 struct st_http_server_opts {
-    const char *host; /* name or address, "[::1]" or "::1" */
-    int port;         /* 0 = chosen by the system */
+    const char *host;               /* name or address, "[::1]" or "::1" */
+    int port;                       /* 0 = chosen by the system */
     const char *tls_cert, *tls_key; /* PEM files; NULL = plain */
     size_t max_head, max_body;
     uint32_t max_conn;

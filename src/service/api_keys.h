@@ -1,5 +1,5 @@
-/* API keys of clients, from a file with one key per line ('#' comments, blank lines). Only SHA-256 digests stay in memory; a
- * comparison looks at every digest, whatever it finds, so that time says nothing about a near miss. */
+/* API keys of clients, from a file with one key per line ('#' comments, blank lines). Only SHA-256 digests stay in
+ * memory; a comparison looks at every digest, whatever it finds, so that time says nothing about a near miss. */
 #ifndef ST_SERVICE_API_KEYS_H
 #define ST_SERVICE_API_KEYS_H
 

@@ -1,8 +1,8 @@
-/* One completion request from its body to its last byte: prompt to ids, one generator request per choice, tokens to text,
- * stop strings, logprobs, events.
+/* One completion request from its body to its last byte: prompt to ids, one generator request per choice, tokens to
+ * text, stop strings, logprobs, events.
  *
- * Lifetime: the object lives until the reply has ended AND every generator request has said `end`; `conn` is NULL from the
- * moment the reply is complete or the client is gone. */
+ * Lifetime: the object lives until the reply has ended AND every generator request has said `end`; `conn` is NULL from
+ * the moment the reply is complete or the client is gone. */
 #include "base/hooks.h"
 #include "service/serve.h"
 #include "service/stops.h"
@@ -502,7 +502,8 @@ static int check_ids(const uint32_t *ids, size_t n, uint32_t n_vocab, const char
     for (size_t i = 0; n_vocab && i < n; i++)
         if (ids[i] >= n_vocab)
             return st_oai_fail(err, 400, "invalid_request_error", "invalid_value", param,
-                               "%s: token id %" PRIu32 " is outside the vocabulary of %" PRIu32, param, ids[i], n_vocab);
+                               "%s: token id %" PRIu32 " is outside the vocabulary of %" PRIu32, param, ids[i],
+                               n_vocab);
     return 0;
 }
 
@@ -530,7 +531,8 @@ static int check_model(struct st_completion *c, const struct st_gen_info *info, 
     bool asked = json_object_get(r->body, "max_tokens") || json_object_get(r->body, "max_completion_tokens");
     if (asked && r->max_tokens > (int64_t)room)
         return st_oai_fail(err, 400, "invalid_request_error", "context_length_exceeded", "max_tokens",
-                           "max_tokens: %zu prompt tokens and %" PRId64 " reply tokens do not fit the context of %" PRIu32,
+                           "max_tokens: %zu prompt tokens and %" PRId64
+                           " reply tokens do not fit the context of %" PRIu32,
                            c->prompt.len, r->max_tokens, info->n_ctx);
     if (!r->max_tokens || r->max_tokens > (int64_t)room)
         r->max_tokens = (int64_t)room;

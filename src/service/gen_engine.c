@@ -14,8 +14,8 @@
 #define RESULTS_MAX (4u << 20) /* bytes of results that wait for the event thread before the engine pauses */
 
 struct live;
-/* A submission or a cancellation on its way to the engine thread. Part of struct live, so that the queue needs no memory of
- * its own and is bounded by max_live. */
+/* A submission or a cancellation on its way to the engine thread. Part of struct live, so that the queue needs no
+ * memory of its own and is bounded by max_live. */
 struct command {
     struct command *next;
     struct live *live;
@@ -31,9 +31,9 @@ struct live {
     atomic_int n_ref;
     struct st_gen_events ev;
     void *arg;
-    bool cancelled;              /* event thread */
-    struct st_request *request;  /* engine thread */
-    bool lost;                   /* engine thread: a token found no memory */
+    bool cancelled;             /* event thread */
+    struct st_request *request; /* engine thread */
+    bool lost;                  /* engine thread: a token found no memory */
     enum st_gen_finish finish;
     struct st_err err;
     uint32_t *ids, *stop_ids;
@@ -61,7 +61,7 @@ struct st_gen {
     atomic_uint n_running, n_waiting;
     struct st_buf fresh; /* engine thread: results of the current step */
     struct live *fresh_ends, **fresh_ends_tail;
-    struct st_buf taken; /* event thread: results being dispatched */
+    struct st_buf taken;  /* event thread: results being dispatched */
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t work, room;
     struct command *commands, **commands_tail;

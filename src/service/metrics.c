@@ -4,8 +4,8 @@
 #include <stdio.h>
 
 static const double bounds[ST_N_BUCKET] = {.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300};
-static const char *const routes[ST_N_ROUTE] = {"/v1/chat/completions", "/v1/completions", "/v1/models",
-                                               "/health",              "/metrics",        "other"};
+static const char *const routes[ST_N_ROUTE] = {
+    "/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics", "other"};
 static const char *const classes[ST_N_STATUS] = {"gone", "1xx", "2xx", "3xx", "4xx", "5xx"};
 
 static void observe(struct st_histogram *h, double seconds)

@@ -1,12 +1,20 @@
-/* Counters and histograms in Prometheus' text form (exposition format 0.0.4). Numbers only: no content, no client, no key.
- * Used from the event thread. */
+/* Counters and histograms in Prometheus' text form (exposition format 0.0.4). Numbers only: no content, no client, no
+ * key. Used from the event thread. */
 #ifndef ST_SERVICE_METRICS_H
 #define ST_SERVICE_METRICS_H
 
 #include "base/buf.h"
 #include "service/generator.h"
 
-enum st_metric_route { ST_ROUTE_CHAT, ST_ROUTE_TEXT, ST_ROUTE_MODELS, ST_ROUTE_HEALTH, ST_ROUTE_METRICS, ST_ROUTE_OTHER, ST_N_ROUTE };
+enum st_metric_route {
+    ST_ROUTE_CHAT,
+    ST_ROUTE_TEXT,
+    ST_ROUTE_MODELS,
+    ST_ROUTE_HEALTH,
+    ST_ROUTE_METRICS,
+    ST_ROUTE_OTHER,
+    ST_N_ROUTE
+};
 
 enum { ST_N_STATUS = 6, ST_N_BUCKET = 14 };
 

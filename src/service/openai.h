@@ -1,6 +1,6 @@
-/* OpenAI's request and reply shapes: bytes to a checked struct, and reply parts to JSON. No socket, no tokenizer calls but the
- * pieces of logprobs. openai_fields.def decides about every field; a field that is not there is refused by name.
- * Source: OpenAI API reference (chat completions, completions); vLLM's extensions for token ids. */
+/* OpenAI's request and reply shapes: bytes to a checked struct, and reply parts to JSON. No socket, no tokenizer calls
+ * but the pieces of logprobs. openai_fields.def decides about every field; a field that is not there is refused by
+ * name. Source: OpenAI API reference (chat completions, completions); vLLM's extensions for token ids. */
 #ifndef ST_SERVICE_OPENAI_H
 #define ST_SERVICE_OPENAI_H
 

@@ -121,8 +121,8 @@ void st_oai_legacy_add(struct st_oai_legacy *l, const struct st_tokenizer *t, bo
     st_buf_add_str(&l->token_logprobs, comma);
     put_logprob(&l->token_logprobs, s->logprob);
     st_buf_addf(&l->text_offset, "%s%zu", comma, text_offset);
-    /* One object per position, keyed by token. Tokens that print alike (parts of characters) are given once: a JSON object
-     * has no room for two. The chosen token is always there. */
+    /* One object per position, keyed by token. Tokens that print alike (parts of characters) are given once: a JSON
+     * object has no room for two. The chosen token is always there. */
     struct st_buf *top = &l->top_logprobs;
     struct st_buf keys[ST_MAX_LOGPROBS + 1];
     memset(keys, 0, sizeof keys);

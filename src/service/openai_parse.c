@@ -57,7 +57,8 @@ static int wrong(struct st_oai_error *err, const char *param, const char *want)
 
 static int refuse(struct st_oai_error *err, const char *param, const char *note)
 {
-    return st_oai_fail(err, 400, INVALID, "unsupported", param, "%s: not supported%s%s", param, *note ? ": " : "", note);
+    return st_oai_fail(err, 400, INVALID, "unsupported", param, "%s: not supported%s%s", param, *note ? ": " : "",
+                       note);
 }
 
 /* From a getter's message ("request: field: want ..."); param is the field. */
@@ -172,8 +173,8 @@ static int parse_parts(struct st_oai_request *r, const json_t *parts, const char
         if (!type)
             return wrong(err, param, "an object with a type");
         if (strcmp(type, "text") != 0)
-            return st_oai_fail(err, 400, INVALID, "unsupported", param, "%s: content of type %s is not supported", param,
-                               clean_name(type, name));
+            return st_oai_fail(err, 400, INVALID, "unsupported", param, "%s: content of type %s is not supported",
+                               param, clean_name(type, name));
         if (!json_is_string(text) || json_object_size(part) != 2)
             return wrong(err, param, "an object with type and text");
         st_buf_add(&r->joined, json_string_value(text), json_string_length(text));
@@ -347,8 +348,7 @@ static int parse_sampling(struct st_oai_request *r, struct st_oai_error *err)
         get_real(r, "repetition_penalty", 0.01, 10, &s->repetition_penalty, err) ||
         get_real(r, "presence_penalty", -2, 2, &s->presence_penalty, err) ||
         get_real(r, "frequency_penalty", -2, 2, &s->frequency_penalty, err) ||
-        get_int(r->body, "top_k", -1, 1 << 24, &k, err) ||
-        get_int(r->body, "seed", INT64_MIN, INT64_MAX, &seed, err))
+        get_int(r->body, "top_k", -1, 1 << 24, &k, err) || get_int(r->body, "seed", INT64_MIN, INT64_MAX, &seed, err))
         return -1;
     s->top_k = k > 0 ? (uint32_t)k : 0;
     const json_t *v = json_object_get(r->body, "seed");
@@ -370,8 +370,7 @@ static int parse_logprobs(struct st_oai_request *r, struct st_oai_error *err)
         return 0;
     }
     bool on = false;
-    if (get_bool(r->body, "logprobs", &on, err) ||
-        get_int(r->body, "top_logprobs", 0, ST_MAX_LOGPROBS, &top, err))
+    if (get_bool(r->body, "logprobs", &on, err) || get_int(r->body, "top_logprobs", 0, ST_MAX_LOGPROBS, &top, err))
         return -1;
     if (top > 0 && !on)
         return wrong(err, "top_logprobs", "logprobs to be true");

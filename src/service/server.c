@@ -115,8 +115,8 @@ static bool same_host(const char *a, const char *b)
     return n == host_len(b) && strncasecmp(a, b, n) == 0;
 }
 
-/* Against DNS rebinding: a browser always says which name it believes to talk to. A request without any Host (HTTP/1.0) does
- * not come from a browser. */
+/* Against DNS rebinding: a browser always says which name it believes to talk to. A request without any Host (HTTP/1.0)
+ * does not come from a browser. */
 static bool host_allowed(const struct st_service *s, const struct st_http_conn *c)
 {
     const char *h = st_http_host(c);
@@ -441,7 +441,8 @@ static int server_new(const struct st_server_opts *o, struct st_server **out, st
     }
     rc = o->source.open(o->source.opts, s->base, &s->gen, e);
     if (!rc && o->chat && o->tokenizer)
-        s->n_chat_stop = st_chat_stops(o->chat, o->tokenizer, s->chat_stops, sizeof s->chat_stops / sizeof *s->chat_stops);
+        s->n_chat_stop =
+            st_chat_stops(o->chat, o->tokenizer, s->chat_stops, sizeof s->chat_stops / sizeof *s->chat_stops);
     if (!rc)
         rc = open_http(sv, e);
 out:
