@@ -594,6 +594,15 @@ static void quantised_rows_are_canonical(void **state)
     float zero[3] = {0, -0.0f, 0};
     assert_true(st_quantize_row(zero, 3, q) == 0);
     assert_int_equal(q[0] | q[1] | q[2], 0);
+    /* Long enough for vectors and a rest: each value as alone, ties to even included. */
+    float row[77];
+    int8_t many[77];
+    for (int i = 0; i < 77; i++)
+        row[i] = i % 3 ? (float)((i * 37) % 255 - 127) / 2 : (float)(i - 40);
+    row[50] = -127;
+    assert_true(st_quantize_row(row, 77, many) == 1);
+    for (int i = 0; i < 77; i++)
+        assert_int_equal(many[i], (int)nearbyintf(row[i]));
     float tiny[2] = {1e-45f, -1e-45f};
     assert_true(st_quantize_row(tiny, 2, q) == 0);
     float bad[3] = {NAN, INFINITY, -1};

@@ -51,4 +51,41 @@ size_t st_convert_avx2(enum st_dtype from, const void *src, enum st_dtype to, vo
     return i;
 }
 
+size_t st_max_abs_avx2(const float *w, size_t n, float *max)
+{
+    __m256 sign = _mm256_set1_ps(-0.0f), m = _mm256_set1_ps(*max);
+    size_t i = 0;
+    /* MAXPS gives its second operand when the first is NaN. */
+    for (; i + 8 <= n; i += 8)
+        m = _mm256_max_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(w + i)), m);
+    float lane[8];
+    _mm256_storeu_ps(lane, m);
+    for (int j = 0; j < 8; j++)
+        *max = lane[j] > *max ? lane[j] : *max;
+    return i;
+}
+
+/* Eight values as integers in [-127, 127]; NaN becomes -127, as in the scalar code. */
+static __m256i quantize8(const float *w, __m256 scale)
+{
+    __m256 q = _mm256_div_ps(_mm256_loadu_ps(w), scale);
+    q = _mm256_round_ps(q, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    q = _mm256_max_ps(_mm256_min_ps(_mm256_set1_ps(127), q), _mm256_set1_ps(-127));
+    return _mm256_cvtps_epi32(q);
+}
+
+size_t st_quantize_avx2(const float *w, size_t n, float scale, int8_t *out)
+{
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); /* undoes the packing by halves */
+    __m256 s = _mm256_set1_ps(scale);
+    size_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        __m256i a = _mm256_packs_epi32(quantize8(w + i, s), quantize8(w + i + 8, s));
+        __m256i b = _mm256_packs_epi32(quantize8(w + i + 16, s), quantize8(w + i + 24, s));
+        __m256i q = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), order);
+        _mm256_storeu_si256((__m256i *)(out + i), q);
+    }
+    return i;
+}
+
 const struct st_kernels st_kernels_avx2 = {.isa = "avx2"};

@@ -82,6 +82,9 @@ extern const struct st_kernels st_kernels_ref;
 extern const struct st_kernels st_kernels_avx2, st_kernels_avx512;
 /* For st_convert(); whole vectors only, they return how many values they did. */
 size_t st_convert_avx2(enum st_dtype from, const void *src, enum st_dtype to, void *dst, size_t n);
+/* For st_quantize_row(), the same way: the largest magnitude (NaN ignored) joins *max; values of a row by its scale. */
+size_t st_max_abs_avx2(const float *w, size_t n, float *max);
+size_t st_quantize_avx2(const float *w, size_t n, float scale, int8_t *out);
 bool st_cpu_has_avx2(void);
 bool st_cpu_has_avx512(void); /* F, BW, VL, DQ, VNNI and BF16 */
 #endif

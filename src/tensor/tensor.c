@@ -104,7 +104,13 @@ void st_convert(enum st_dtype from, const void *src, enum st_dtype to, void *dst
 float st_quantize_row(const float *w, size_t n, int8_t *out)
 {
     float max = 0;
-    for (size_t i = 0; i < n; i++) {
+    size_t i = 0;
+#if defined(__x86_64__)
+    bool wide = st_cpu_has_avx2();
+    if (wide)
+        i = st_max_abs_avx2(w, n, &max);
+#endif
+    for (; i < n; i++) {
         float a = w[i] < 0 ? -w[i] : w[i];
         max = a > max ? a : max;
     }
@@ -113,7 +119,12 @@ float st_quantize_row(const float *w, size_t n, int8_t *out)
         memset(out, 0, n);
         return 0;
     }
-    for (size_t i = 0; i < n; i++) {
+    i = 0;
+#if defined(__x86_64__)
+    if (wide)
+        i = st_quantize_avx2(w, n, scale, out);
+#endif
+    for (; i < n; i++) {
         /* Adding 1.5 * 2^23 leaves no bits below 1: the adder rounds to nearest even. */
         float q = w[i] / scale + 0x1.8p23f - 0x1.8p23f;
         q = q > 127 ? 127 : q;
