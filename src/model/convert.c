@@ -1,17 +1,22 @@
 #include "model/convert.h"
 #include "base/buf.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* Source bytes per parallel step: what is mapped at a time beside the result. */
 #define STEP_BYTES (32u << 20)
 
+/* Rows that a thread takes at a time, of those that are left: a thread that the system holds up takes fewer. */
+#define ROWS_TAKEN 8u
+
 struct step {
     const struct st_convert_job *job;
     uint32_t row0, n_row;
-    uint8_t *scratch; /* per thread: a row of f32, then a row as stored */
-    size_t row_cap;   /* values */
+    atomic_uint taken; /* of n_row */
+    uint8_t *scratch;  /* per thread: a row of f32, then a row as stored */
+    size_t row_cap;    /* values */
 };
 
 /* One row: through an aligned copy when the file has it unaligned, through f32 when it is to be quantised. */
@@ -42,12 +47,14 @@ static void convert_row(const struct st_convert_job *j, uint32_t row, float *wid
 
 static void convert_part(void *arg, int thread, int n_threads)
 {
-    const struct step *s = arg;
+    struct step *s = arg;
     float *wide = (float *)(void *)(s->scratch + (size_t)thread * s->row_cap * 8);
-    size_t lo, hi;
-    st_pool_part(s->n_row, 1, thread, n_threads, &lo, &hi);
-    for (size_t i = lo; i < hi; i++)
-        convert_row(s->job, s->row0 + (uint32_t)i, wide, (uint8_t *)(wide + s->row_cap));
+    (void)n_threads;
+    for (uint32_t lo; (lo = atomic_fetch_add(&s->taken, ROWS_TAKEN)) < s->n_row;) {
+        uint32_t hi = s->n_row - lo < ROWS_TAKEN ? s->n_row : lo + ROWS_TAKEN;
+        for (uint32_t i = lo; i < hi; i++)
+            convert_row(s->job, s->row0 + i, wide, (uint8_t *)(wide + s->row_cap));
+    }
 }
 
 /* The rows [row0, row0 + n) of a job's source, as a tensor to give advice about. */
@@ -93,6 +100,7 @@ int st_convert_all(const struct st_ckpt *ckpt, const struct st_convert_job *jobs
         s.job = j;
         for (s.row0 = 0; s.row0 < j->n_out; s.row0 += s.n_row) {
             s.n_row = j->n_out - s.row0 < step ? j->n_out - s.row0 : step;
+            atomic_store(&s.taken, 0);
             st_pool_run(pool, convert_part, &s);
             struct st_tensor used = rows_of(j, s.row0, s.n_row);
             st_ckpt_release(ckpt, &used);
