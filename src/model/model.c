@@ -179,6 +179,8 @@ static int load_vectors(struct load *l, struct st_err *e)
         float *to = m->priv->vectors + at;
         memcpy(aligned, l->src[i]->data, l->src[i]->bytes);
         st_convert(l->src[i]->dtype, aligned, ST_DTYPE_F32, to, n);
+        /* One value brings in a whole run of pages. */
+        st_ckpt_release(m->priv->ckpt, l->src[i]);
         m->mats[i] = (struct st_mat){.data = to, .dtype = ST_DTYPE_F32, .n_out = n, .n_in = 1};
         at += (n + 15u) & ~15u;
     }
