@@ -1,6 +1,7 @@
 #include "cli/open.h"
 #include "base/hooks.h"
 #include "model/checkpoint.h"
+#include "model/locate.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -61,22 +62,7 @@ int st_open_model_path(const char *arg, char out[ST_PATH_MAX], struct st_err *e)
 
 int st_open_tokenizer_path(const char *model_path, const char *given, char out[ST_PATH_MAX], struct st_err *e)
 {
-    static const char *const beside[] = {"tokenizer.bin", "tok512.bin"};
-    if (given)
-        return st_open_model_path(given, out, e);
-    if (st_path_is_dir(model_path)) {
-        snprintf(out, ST_PATH_MAX, "%s", model_path);
-        return 0;
-    }
-    const char *slash = strrchr(model_path, '/');
-    int dir = slash ? (int)(slash - model_path + 1) : 0;
-    for (size_t i = 0; i < sizeof beside / sizeof *beside; i++) {
-        snprintf(out, ST_PATH_MAX, "%.*s%s", dir, model_path, beside[i]);
-        if (st_path_exists(out))
-            return 0;
-    }
-    return st_fail(e, ST_USAGE, "%s: no tokenizer.bin or tok512.bin beside it; name one with --tokenizer FILE",
-                   model_path);
+    return given ? st_open_model_path(given, out, e) : st_locate_tokenizer(model_path, out, e);
 }
 
 int st_open_config(const char *path, struct st_config *out, struct st_err *e)
