@@ -42,6 +42,16 @@ static const struct {
     unsigned shared; /* 0 = every command */
     struct argp_option o;
 } shared_options[] = {
+    {ST_CLI_LISTEN, {"host", KEY_HOST, "ADDRESS", 0, "Listen there; default 127.0.0.1. Others need --api-key-file", 9}},
+    {ST_CLI_LISTEN, {"port", KEY_PORT, "P", 0, "Port; 0 = chosen by the system", 9}},
+    {ST_CLI_LISTEN, {"api-key-file", KEY_API_KEY_FILE, "FILE", 0, "Accept only these keys, one per line", 9}},
+    {ST_CLI_LISTEN, {"tls-cert", KEY_TLS_CERT, "FILE", 0, "Serve TLS with this certificate chain (PEM)", 9}},
+    {ST_CLI_LISTEN, {"tls-key", KEY_TLS_KEY, "FILE", 0, "Private key of the certificate (PEM)", 9}},
+    {ST_CLI_LISTEN, {"allow-host", KEY_ALLOW_HOST, "NAME", 0, "Accept this Host header too; may be repeated", 9}},
+    {ST_CLI_LISTEN, {"max-body", KEY_MAX_BODY, "BYTES", 0, "Longest request; default 8 MiB", 9}},
+    {ST_CLI_LISTEN, {"max-conn", KEY_MAX_CONN, "N", 0, "Open connections; default 4096", 9}},
+    {ST_CLI_LISTEN, {"max-client", KEY_MAX_CLIENT, "N", 0, "Requests of one client at once; default no limit", 9}},
+    {ST_CLI_LISTEN, {"grace", KEY_GRACE, "SECONDS", 0, "SIGTERM lets running requests finish so long; default 30", 9}},
     {ST_CLI_MODEL,
      {"tokenizer", KEY_TOKENIZER, "FILE", 0, "Tokenizer file or directory; default: the model's own", 10}},
     {ST_CLI_MODEL, {"dtype", KEY_DTYPE, "TYPE", 0, "Weights in memory: keep (default), f32, bf16, int8", 10}},

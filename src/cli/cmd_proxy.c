@@ -1,0 +1,143 @@
+/* sotto proxy: the endpoint on the client's machine. It alone holds the key; the upstream sees what the protection lets
+ * out. */
+#include "cli/listen.h"
+#include "cli/source.h"
+#include "service/gen_upstream.h"
+
+#include <string.h>
+
+struct proxy_opts {
+    const char *protect, *key, *source, *upstream, *upstream_model, *upstream_key_file, *ca_bundle;
+    double stall_s;
+    uint32_t max_queue;
+    bool show_egress;
+};
+
+enum {
+    KEY_PROTECT = ST_KEY(0),
+    KEY_KEY,
+    KEY_UPSTREAM,
+    KEY_UPSTREAM_MODEL,
+    KEY_UPSTREAM_KEY_FILE,
+    KEY_CA_BUNDLE,
+    KEY_STALL,
+    KEY_MAX_QUEUE,
+    KEY_SHOW_EGRESS,
+    KEY_TOKENIZER,
+};
+
+static const struct proxy_opts defaults = {.protect = "covariant"};
+
+static const struct argp_option options[] = {
+    {"protect", KEY_PROTECT, "NAME", 0, "The protection; default and only one so far: covariant", 0},
+    {"key", KEY_KEY, "FILE", 0, "Key file of the obfuscated checkpoint (sotto key new)", 0},
+    {"tokenizer", KEY_TOKENIZER, "SRC", 0, "The model that was obfuscated: its directory, here for its tokenizer", 0},
+    {"upstream", KEY_UPSTREAM, "URL", 0, "Server that runs the obfuscated checkpoint", 0},
+    {"upstream-model", KEY_UPSTREAM_MODEL, "NAME", 0, "Its name there; default: the first of its /v1/models", 0},
+    {"upstream-key-file", KEY_UPSTREAM_KEY_FILE, "FILE", 0, "API key for the upstream", 0},
+    {"ca-bundle", KEY_CA_BUNDLE, "FILE", 0, "Certificates that the upstream's TLS is checked against (PEM)", 0},
+    {"stall", KEY_STALL, "SECONDS", 0, "Give up when the upstream sends nothing for so long; default 300", 0},
+    {"max-queue", KEY_MAX_QUEUE, "N", 0, "Requests at once; default 1024", 0},
+    {"show-egress", KEY_SHOW_EGRESS, NULL, 0, "Print what leaves this machine, per request, on standard error", 0},
+    {0},
+};
+
+static int set(void *opts, int key, char *arg, struct st_err *e)
+{
+    struct proxy_opts *o = opts;
+    switch (key) {
+    case KEY_PROTECT:
+        o->protect = arg;
+        return 0;
+    case KEY_KEY:
+        o->key = arg;
+        return 0;
+    case KEY_TOKENIZER:
+        o->source = arg;
+        return 0;
+    case KEY_UPSTREAM:
+        o->upstream = arg;
+        return 0;
+    case KEY_UPSTREAM_MODEL:
+        o->upstream_model = arg;
+        return 0;
+    case KEY_UPSTREAM_KEY_FILE:
+        o->upstream_key_file = arg;
+        return 0;
+    case KEY_CA_BUNDLE:
+        o->ca_bundle = arg;
+        return 0;
+    case KEY_STALL:
+        return st_opt_real("--stall", arg, 1, 86400, &o->stall_s, e);
+    case KEY_MAX_QUEUE:
+        return st_opt_u32("--max-queue", arg, 1, 1u << 20, &o->max_queue, e);
+    default:
+        o->show_egress = true;
+        return 0;
+    }
+}
+
+static int check(const struct proxy_opts *o, struct st_err *e)
+{
+    if (strcmp(o->protect, "covariant") != 0)
+        return st_fail(e, ST_UNSUPPORTED, "--protect: '%s' is not supported; supported: covariant", o->protect);
+    if (!o->key || !o->source || !o->upstream)
+        return st_fail(e, ST_USAGE, "proxy: want --key FILE, --tokenizer SRC and --upstream URL (missing: %s)",
+                       !o->key      ? "--key"
+                       : !o->source ? "--tokenizer"
+                                    : "--upstream");
+    return 0;
+}
+
+static int run(const struct st_cli *cli, void *opts, struct st_err *e)
+{
+    const struct proxy_opts *o = opts;
+    struct st_source src;
+    if (check(o, e) || st_source_open(cli, o->source, o->key, &src, e))
+        return e->code;
+    const struct st_gen_upstream_opts uo = {.url = o->upstream,
+                                            .api_key_file = o->upstream_key_file,
+                                            .ca_bundle = o->ca_bundle,
+                                            .model = o->upstream_model,
+                                            .cipher = &src.cipher,
+                                            .scheme = "tight",
+                                            .n_ctx = src.config.n_ctx,
+                                            .eos = src.eos,
+                                            .n_eos = src.n_eos,
+                                            .stall_s = o->stall_s,
+                                            .max_live = o->max_queue,
+                                            .show_egress = o->show_egress};
+    struct st_banner banner = {.cli = cli,
+                               .command = "proxy",
+                               .model = o->upstream,
+                               .protection = "covariant",
+                               .scheme = "tight",
+                               .note = "hides nothing from a server that has the base weights (docs/covariant.md)"};
+    struct st_server_opts so;
+    st_listen_opts(cli, 7788, &banner, &so);
+    so.tokenizer = src.tokenizer;
+    so.chat = src.chat;
+    so.source = (struct st_gen_source){st_gen_upstream_open, &uo};
+    int rc = st_server_run(&so, e);
+    st_source_close(&src);
+    return rc;
+}
+
+const struct st_cmd st_cmd_proxy = {
+    .name = "proxy",
+    .summary = "The private endpoint on your machine, in front of an untrusted server",
+    .doc = "An OpenAI-compatible endpoint on http://127.0.0.1:7788/v1. Prompts are templated and tokenised here, token "
+           "ids are "
+           "enciphered with the key, and an untrusted server that runs the obfuscated checkpoint continues them. The "
+           "key and "
+           "the text never leave this machine.",
+    .examples =
+        "  sotto proxy --protect covariant --key my.key --tokenizer models/demo --upstream http://gpu.example:8000\n"
+        "  sotto proxy --key my.key --tokenizer models/demo --upstream http://127.0.0.1:7789 --show-egress",
+    .shared = ST_CLI_LISTEN | ST_CLI_CHAT | ST_CLI_JSON,
+    .options = options,
+    .opts_size = sizeof(struct proxy_opts),
+    .defaults = &defaults,
+    .set = set,
+    .run = run,
+};

@@ -1,0 +1,39 @@
+#include "cli/source.h"
+#include "cli/open.h"
+
+static int open_cipher(const char *path, const char *key_file, struct st_cov_cipher *out, struct st_err *e)
+{
+    struct st_cov_key key;
+    if (st_cov_key_load(key_file, &key, e))
+        return e->code;
+    int rc = st_cov_cipher_open(path, &key, out, e);
+    st_cov_key_wipe(&key);
+    return rc;
+}
+
+int st_source_open(const struct st_cli *cli, const char *src, const char *key_file, struct st_source *out,
+                   struct st_err *e)
+{
+    char path[ST_PATH_MAX], tok[ST_PATH_MAX];
+    int rc;
+    *out = (struct st_source){0};
+    if ((rc = st_open_model_path(src, path, e)) != 0 || (rc = st_open_config(path, &out->config, e)) != 0 ||
+        (rc = st_open_tokenizer_path(path, NULL, tok, e)) != 0 ||
+        (rc = st_tokenizer_open(tok, &out->tokenizer, e)) != 0 ||
+        (rc = st_open_chat(cli, path, out->tokenizer, &out->chat, e)) != 0 ||
+        (rc = open_cipher(path, key_file, &out->cipher, e)) != 0) {
+        st_source_close(out);
+        return rc;
+    }
+    for (int i = 0; i < out->config.n_eos; i++)
+        out->eos[out->n_eos++] = (uint32_t)out->config.eos[i];
+    return 0;
+}
+
+void st_source_close(struct st_source *s)
+{
+    if (s->tokenizer)
+        st_tokenizer_free(s->tokenizer);
+    st_cov_cipher_wipe(&s->cipher);
+    *s = (struct st_source){0};
+}

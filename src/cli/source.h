@@ -1,0 +1,25 @@
+/* The trusted half of a covariant deployment: the source model's tokenizer, template and token cipher. Holds secrets
+ * (the permutation of the vocabulary) until st_source_close. The weights of the source are not read into memory. */
+#ifndef ST_CLI_SOURCE_H
+#define ST_CLI_SOURCE_H
+
+#include "cli/cli.h"
+#include "model/chat.h"
+#include "model/config.h"
+#include "protect/covariant/covariant.h"
+
+struct st_source {
+    struct st_config config;
+    struct st_tokenizer *tokenizer;
+    const struct st_chat_template *chat;
+    struct st_cov_cipher cipher;
+    uint32_t eos[ST_MAX_EOS];
+    size_t n_eos;
+};
+
+/* src: MODEL path of the model that was obfuscated. On failure *out is empty. */
+int st_source_open(const struct st_cli *cli, const char *src, const char *key_file, struct st_source *out,
+                   struct st_err *e) ST_MUST_CHECK;
+void st_source_close(struct st_source *s);
+
+#endif
