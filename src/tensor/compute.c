@@ -34,19 +34,37 @@ static const struct isa {
 enum { N_ISA = sizeof isas / sizeof isas[0] };
 
 #if defined(__x86_64__)
-bool st_cpu_has_avx2(void)
+enum { CPU_AVX2 = 1, CPU_AVX512 = 2, CPU_KNOWN = 4 };
+
+/* Asked once: CPUID is slow, in a virtual machine very slow. */
+static int cpu_sets(void)
 {
-    /* clang 14 does not know "f16c" here. */
+    static atomic_int sets;
+    int s = atomic_load_explicit(&sets, memory_order_relaxed);
+    if (s)
+        return s;
+    /* clang 14 does not know "f16c" below. */
     unsigned a, b, c = 0, d;
     bool f16c = __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
-    return f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    s = CPU_KNOWN;
+    if (f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        s |= CPU_AVX2;
+    if (s & CPU_AVX2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"))
+        s |= CPU_AVX512;
+    atomic_store_explicit(&sets, s, memory_order_relaxed);
+    return s;
+}
+
+bool st_cpu_has_avx2(void)
+{
+    return cpu_sets() & CPU_AVX2;
 }
 
 bool st_cpu_has_avx512(void)
 {
-    return st_cpu_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+    return cpu_sets() & CPU_AVX512;
 }
 #endif
 
@@ -66,14 +84,13 @@ static int pick_isa(const char *want, const struct st_kernels **out, struct st_e
     return st_fail(e, ST_UNSUPPORTED, "instruction set '%s' is not supported on this CPU; supported: %s", want, names);
 }
 
-/* Entries that the set lacks come from the reference. prep and run of a GEMV agree on a layout: they move together. */
+/* Entries that the set lacks come from the reference. */
 static struct st_kernels with_fallback(const struct st_kernels *own)
 {
     struct st_kernels k = *own;
     const struct st_kernels *ref = &st_kernels_ref;
     for (int t = 0; t < ST_DTYPE_COUNT; t++)
-        if (!k.gemv[t].run)
-            k.gemv[t] = ref->gemv[t];
+        k.gemv[t] = k.gemv[t] ? k.gemv[t] : ref->gemv[t];
     k.rmsnorm = k.rmsnorm ? k.rmsnorm : ref->rmsnorm;
     k.rope = k.rope ? k.rope : ref->rope;
     k.silu_mul = k.silu_mul ? k.silu_mul : ref->silu_mul;

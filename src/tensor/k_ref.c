@@ -131,12 +131,14 @@ static float exp_sum(float *s, uint32_t n, float max)
     return sum;
 }
 
+static const struct st_gemv_kernel gemv_float = {prep_f32, gemv}, gemv_int = {prep_i16, gemv_i8};
+
 const struct st_kernels st_kernels_ref = {
     .isa = "ref",
-    .gemv = {[ST_DTYPE_F32] = {prep_f32, gemv},
-             [ST_DTYPE_F16] = {prep_f32, gemv},
-             [ST_DTYPE_BF16] = {prep_f32, gemv},
-             [ST_DTYPE_I8] = {prep_i16, gemv_i8}},
+    .gemv = {[ST_DTYPE_F32] = &gemv_float,
+             [ST_DTYPE_F16] = &gemv_float,
+             [ST_DTYPE_BF16] = &gemv_float,
+             [ST_DTYPE_I8] = &gemv_int},
     .rmsnorm = rmsnorm,
     .rope = rope,
     .silu_mul = silu_mul,

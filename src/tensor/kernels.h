@@ -62,7 +62,7 @@ static inline size_t st_gemm_panel_bytes(const struct st_gemm_kernel *g, uint32_
 
 struct st_kernels {
     const char *isa;
-    struct st_gemv_kernel gemv[ST_DTYPE_COUNT];
+    const struct st_gemv_kernel *gemv[ST_DTYPE_COUNT];
     const struct st_gemm_kernel *gemm[ST_DTYPE_COUNT]; /* NULL: GEMV for any number of rows */
     void (*rmsnorm)(const float *x, const float *w, float eps, uint32_t d, float *y);
     /* One head; cos and sin [n_pair]. */

@@ -38,7 +38,7 @@ static void gemv_part(void *arg, int t, int n_threads)
                                 .x_scale = c->x_scale,
                                 .n_row = s->n_row,
                                 .y = job->y + (size_t)s->row0 * n};
-            c->k.gemv[job->w->dtype].run(&g, (uint32_t)a, (uint32_t)b);
+            c->k.gemv[job->w->dtype]->run(&g, (uint32_t)a, (uint32_t)b);
         }
         first += n;
     }
@@ -55,7 +55,7 @@ static void gemv(struct step *s, uint32_t n_row)
     for (s->row0 = 0; s->row0 < n_row; s->row0 += s->n_row) {
         s->n_row = n_row - s->row0 < ST_GEMV_ROWS ? n_row - s->row0 : ST_GEMV_ROWS;
         for (uint32_t r = 0; r < s->n_row; r++)
-            c->k.gemv[dtype].prep(s->x + (size_t)(s->row0 + r) * n_in, n_in, c->x_rows + r * ldx, &c->x_scale[r]);
+            c->k.gemv[dtype]->prep(s->x + (size_t)(s->row0 + r) * n_in, n_in, c->x_rows + r * ldx, &c->x_scale[r]);
         if (bytes < MIN_PARALLEL_BYTES)
             gemv_part(s, 0, 1);
         else
