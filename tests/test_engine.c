@@ -24,29 +24,30 @@ static const struct tiny llama = {.n_ctx = 256, .seed = 1};
 #endif
 static size_t n_malloc;
 #if COUNTS_MALLOC
+static size_t fail_malloc; /* number of the call that gets nothing; 0 = none */
+static bool starve(void)
+{
+    return __atomic_add_fetch(&n_malloc, 1, __ATOMIC_RELAXED) == __atomic_load_n(&fail_malloc, __ATOMIC_RELAXED);
+}
 void *__libc_malloc(size_t n);
 void *__libc_calloc(size_t n, size_t size);
 void *__libc_realloc(void *p, size_t n);
 void *__libc_memalign(size_t align, size_t n);
 void *malloc(size_t n)
 {
-    __atomic_fetch_add(&n_malloc, 1, __ATOMIC_RELAXED);
-    return __libc_malloc(n);
+    return starve() ? NULL : __libc_malloc(n);
 }
 void *calloc(size_t n, size_t size)
 {
-    __atomic_fetch_add(&n_malloc, 1, __ATOMIC_RELAXED);
-    return __libc_calloc(n, size);
+    return starve() ? NULL : __libc_calloc(n, size);
 }
 void *realloc(void *p, size_t n)
 {
-    __atomic_fetch_add(&n_malloc, 1, __ATOMIC_RELAXED);
-    return __libc_realloc(p, n);
+    return starve() ? NULL : __libc_realloc(p, n);
 }
 void *aligned_alloc(size_t align, size_t n)
 {
-    __atomic_fetch_add(&n_malloc, 1, __ATOMIC_RELAXED);
-    return __libc_memalign(align, n);
+    return starve() ? NULL : __libc_memalign(align, n);
 }
 #endif
 
@@ -135,11 +136,10 @@ static void the_golden_model_tells_the_known_story(void **state)
 }
 
 /* Eight requests of different lengths and ways to sample; alone, then together, joining at random steps. */
-static void check_independence(const struct tiny *t, enum st_dtype kv)
+static void check_independence(struct st_model *m, enum st_dtype kv)
 {
     enum { N_REQ = 8, LEN = 32 };
     static const uint32_t rows[] = {512, 9, 33};
-    struct st_model *m = tiny_model(t);
     uint32_t prompt[N_REQ][100];
     struct client alone[N_REQ] = {0};
     struct st_rng rng;
@@ -182,23 +182,42 @@ static void check_independence(const struct tiny *t, enum st_dtype kv)
         assert_idle(en);
         st_engine_free(en);
     }
-    st_model_close(m);
 }
 
 static void a_reply_does_not_depend_on_the_batch_or_the_chunks(void **state)
 {
     (void)state;
-    check_independence(&llama, ST_DTYPE_F32);
-    check_independence(&llama, ST_DTYPE_BF16);
-    struct tiny bf16 = {.n_ctx = 256, .dtype = ST_DTYPE_BF16, .n_kv_head = 1, .seed = 2};
-    check_independence(&bf16, ST_DTYPE_BF16);
-    struct tiny window = {
-        .arch = "MistralForCausalLM", .extra = "\"sliding_window\": 24", .n_ctx = 256, .head_dim = 32, .seed = 3};
-    check_independence(&window, ST_DTYPE_F32);
-    struct tiny bias = {.arch = "Qwen2ForCausalLM", .n_ctx = 256, .tied = true, .seed = 4};
-    check_independence(&bias, ST_DTYPE_F32);
-    struct tiny qk_norm = {.arch = "Qwen3ForCausalLM", .n_ctx = 256, .head_dim = 16, .n_kv_head = 4, .seed = 5};
-    check_independence(&qk_norm, ST_DTYPE_F32);
+    static const struct {
+        struct tiny t;
+        enum st_dtype kv;
+    } row[] = {
+        {{.n_ctx = 256, .seed = 1}, ST_DTYPE_F32},
+        {{.n_ctx = 256, .seed = 1}, ST_DTYPE_BF16},
+        {{.n_ctx = 256, .dtype = ST_DTYPE_BF16, .n_kv_head = 1, .seed = 2}, ST_DTYPE_BF16},
+        {{.arch = "MistralForCausalLM", .extra = "\"sliding_window\": 24", .n_ctx = 256, .head_dim = 32, .seed = 3},
+         ST_DTYPE_F32},
+        {{.arch = "Qwen2ForCausalLM", .n_ctx = 256, .tied = true, .seed = 4}, ST_DTYPE_F32},
+        {{.arch = "Qwen3ForCausalLM", .n_ctx = 256, .head_dim = 16, .n_kv_head = 4, .seed = 5}, ST_DTYPE_F32},
+    };
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        struct st_model *m = tiny_model(&row[i].t);
+        check_independence(m, row[i].kv);
+        st_model_close(m);
+    }
+}
+
+static void the_demo_model_replies_the_same_in_a_batch_in_every_dtype(void **state)
+{
+    (void)state;
+    static const enum st_load_dtype dtypes[] = {ST_LOAD_KEEP, ST_LOAD_INT8};
+    for (int i = 0; i < 2; i++) {
+        struct st_model *m;
+        struct st_err e;
+        struct st_model_opts o = {.n_threads = 1, .dtype = dtypes[i]};
+        tiny_check(st_model_open("models/demo", &o, &m, &e), &e);
+        check_independence(m, ST_DTYPE_BF16);
+        st_model_close(m);
+    }
 }
 
 static void prompt_logits_come_in_order_and_do_not_depend_on_chunks(void **state)
@@ -644,11 +663,62 @@ static void a_token_takes_no_memory(void **state)
         assert_true(n_malloc > 0);
 }
 
+/* Opens an engine, holds a session's request and closes, with the Nth allocation failing, for every N. */
+static void every_failed_allocation_is_an_error_and_leaves_nothing(void **state)
+{
+    (void)state;
+#if COUNTS_MALLOC
+    struct st_model *m = tiny_model(&llama);
+    uint32_t ids[] = {1, 2, 3, 4, 5};
+    struct st_err e = {0};
+    size_t n = 0;
+    int rc;
+    struct mallinfo2 was = mallinfo2();
+    do {
+        struct st_engine_opts o = {.n_threads = 1, .max_row = 8, .max_batch = 2};
+        struct st_engine *en = NULL;
+        struct st_session *s = NULL;
+        struct client c = {0};
+        __atomic_store_n(&fail_malloc, n_malloc + ++n, __ATOMIC_RELAXED);
+        rc = st_engine_new(m, &o, &en, &e);
+        if (!rc)
+            rc = st_session_new(en, &s, &e);
+        if (!rc) {
+            struct st_request_opts ro = client_opts(&c, ids, 5, 3);
+            ro.session = s;
+            rc = st_engine_submit(en, &ro, &c.r, &e);
+            while (st_engine_step(en))
+                ;
+            if (!rc) {
+                assert_int_equal(c.n_end, 1);
+                rc = c.err.code;
+            }
+        }
+        bool failed = n_malloc >= fail_malloc;
+        __atomic_store_n(&fail_malloc, 0, __ATOMIC_RELAXED);
+        if (en)
+            st_session_free(s);
+        st_engine_free(en);
+        if (!failed)
+            break;
+        assert_true(rc == ST_MEMORY || rc == 0); /* 0: reading /proc/meminfo can do without */
+    } while (n < 1000);
+    assert_int_equal(rc, 0);
+    assert_true(n > 20 && n < 1000);
+    struct mallinfo2 is = mallinfo2();
+    assert_int_equal(is.uordblks, was.uordblks);
+    st_model_close(m);
+#else
+    skip();
+#endif
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_golden_model_tells_the_known_story),
         cmocka_unit_test(a_reply_does_not_depend_on_the_batch_or_the_chunks),
+        cmocka_unit_test(the_demo_model_replies_the_same_in_a_batch_in_every_dtype),
         cmocka_unit_test(prompt_logits_come_in_order_and_do_not_depend_on_chunks),
         cmocka_unit_test(a_cancelled_request_leaves_and_the_others_go_on),
         cmocka_unit_test(a_session_computes_only_what_is_new),
@@ -660,6 +730,7 @@ int main(void)
         cmocka_unit_test(stop_ids_end_a_reply_without_being_part_of_it),
         cmocka_unit_test(a_thousand_short_requests_leave_nothing_behind),
         cmocka_unit_test(a_token_takes_no_memory),
+        cmocka_unit_test(every_failed_allocation_is_an_error_and_leaves_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
