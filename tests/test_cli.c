@@ -393,6 +393,86 @@ static void doctor_says_what_it_found(void **state)
     assert_error(sotto("status --url http://127.0.0.1:1"), 4, "127.0.0.1:1");
 }
 
+static int count_files(const char *dir)
+{
+    char cmd[256];
+    snprintf(cmd, sizeof cmd, "ls -A %s | wc -l >%s/count", dir, tmp);
+    assert_int_equal(system(cmd), 0);
+    snprintf(cmd, sizeof cmd, "%s/count", tmp);
+    slurp(cmd, &out);
+    return atoi(out.p);
+}
+
+static void the_demo_reply_equals_the_plain_models(void **state)
+{
+    (void)state;
+    char env[256], dir[128];
+    snprintf(dir, sizeof dir, "%s/t", tmp);
+    assert_int_equal(mkdir(dir, 0700), 0);
+    snprintf(env, sizeof env, "TMPDIR=%s", dir);
+    assert_int_equal(sotto_with(env, "demo --json -n 24 --prompt 'Tim had a red ball'"), 0);
+    json_t *o = json();
+    assert_true(json_is_true(json_object_get(o, "reply_equal")));
+    assert_string_equal(json_string_value(json_object_get(o, "protect")), "covariant");
+    assert_string_equal(json_string_value(json_object_get(o, "scheme")), "tight");
+    assert_string_equal(json_string_value(json_object_get(o, "reply")),
+                        json_string_value(json_object_get(o, "plain_reply")));
+    /* What left the machine holds ids, and nothing of the words. */
+    const char *sent = json_string_value(json_object_get(o, "sent"));
+    assert_non_null(strstr(sent, "\"prompt\":["));
+    assert_null(strstr(sent, "ball"));
+    assert_non_null(strstr(json_string_value(json_object_get(o, "received")), "token_ids"));
+    json_decref(o);
+    assert_int_equal(count_files(dir), 0);
+    assert_error(sotto("demo --protect masked"), 7, "masked");
+}
+
+static void an_interrupted_demo_leaves_nothing_behind(void **state)
+{
+    (void)state;
+    char cmd[512], dir[128];
+    const char *bin = getenv("SOTTO_BIN");
+    snprintf(dir, sizeof dir, "%s/t2", tmp);
+    assert_int_equal(mkdir(dir, 0700), 0);
+    snprintf(cmd, sizeof cmd, "TMPDIR=%s timeout -s TERM 0.7 %s demo -n 400 >/dev/null 2>&1", dir,
+             bin ? bin : "build/bin/sotto");
+    assert_true(WIFEXITED(system(cmd)));
+    assert_int_equal(count_files(dir), 0);
+}
+
+static void serve_answers_status_and_stops_on_sigterm(void **state)
+{
+    (void)state;
+    char cmd[1024], url[256];
+    const char *bin = getenv("SOTTO_BIN");
+    snprintf(cmd, sizeof cmd,
+             "%s serve models/demo --port 0 --json --config= >%s/banner 2>/dev/null & echo $! >%s/pid; for i in $(seq "
+             "200); do "
+             "grep -q url %s/banner && break; sleep 0.05; done",
+             bin ? bin : "build/bin/sotto", tmp, tmp, tmp);
+    assert_int_equal(system(cmd), 0);
+    snprintf(cmd, sizeof cmd, "%s/banner", tmp);
+    slurp(cmd, &out);
+    json_t *o = json();
+    snprintf(url, sizeof url, "%s", json_string_value(json_object_get(o, "url")));
+    json_decref(o);
+    assert_int_equal(sotto("status --url %s --json", url), 0);
+    o = json();
+    assert_true(json_is_true(json_object_get(o, "ready")));
+    assert_string_equal(json_string_value(json_object_get(o, "protection")), "none");
+    assert_string_equal(json_string_value(json_array_get(json_object_get(o, "models"), 0)), "demo");
+    json_decref(o);
+    assert_error(sotto("serve models/demo --port %s", strrchr(url, ':') + 1), 4, "in use");
+    snprintf(cmd, sizeof cmd,
+             "kill $(cat %s/pid); for i in $(seq 100); do kill -0 $(cat %s/pid) 2>/dev/null || exit 0; sleep 0.05; "
+             "done; exit 1",
+             tmp, tmp);
+    assert_int_equal(system(cmd), 0);
+    assert_error(sotto("serve models/demo --host 0.0.0.0 --port 0"), 6, "API key");
+    assert_error(sotto("proxy --key k --upstream http://x"), 2, "--tokenizer");
+    assert_error(sotto("proxy --protect masked"), 7, "masked");
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -429,6 +509,9 @@ int main(void)
         cmocka_unit_test(models_of_the_hugging_face_cache_are_found_by_name),
         cmocka_unit_test(bad_models_end_with_the_code_of_their_class),
         cmocka_unit_test(doctor_says_what_it_found),
+        cmocka_unit_test(the_demo_reply_equals_the_plain_models),
+        cmocka_unit_test(an_interrupted_demo_leaves_nothing_behind),
+        cmocka_unit_test(serve_answers_status_and_stops_on_sigterm),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -2,6 +2,7 @@
  * in a process of its own that has only that copy, the proxy with the key, and a client that talks HTTP to the proxy.
  * Shows what each side saw, and checks token by token that the reply is what the plain model says. */
 #include "base/hooks.h"
+#include "base/log.h"
 #include "cli/child.h"
 #include "cli/columns.h"
 #include "cli/generate.h"
@@ -70,7 +71,7 @@ struct demo {
     bool bad_stream;
     struct st_buf plain_text;
     struct st_ids plain_ids;
-    char as_text[512]; /* what the enciphered prompt reads as with the public tokenizer */
+    struct st_buf sent_view, received_view; /* as shown */
     double start, obfuscate_s, chat_s;
 };
 
@@ -290,23 +291,50 @@ static int run_plain(struct demo *d, struct st_err *e)
     return rc;
 }
 
-/* What a reader with the public tokenizer makes of the ids that the server received. */
-static void read_sent(struct demo *d)
+/* Token ids of all arrays `key` in one JSON text: of the object itself, or of its first choice. */
+static void collect_ids(const char *text, size_t len, const char *key, struct st_ids *out)
 {
-    json_t *o = NULL;
+    json_t *o;
     struct st_err e = {0};
-    struct st_ids ids = {0};
-    struct st_buf text = {0};
     size_t i;
     const json_t *id;
-    if (d->sent.len && !st_json_parse(d->sent.p, d->sent.len, "request", &o, &e)) {
-        json_array_foreach(json_object_get(o, "prompt"), i, id) st_ids_add(&ids, (uint32_t)json_integer_value(id));
-        if (ids.len && !st_tokenizer_decode(d->source.tokenizer, ids.p, ids.len, true, &text, &e))
-            snprintf(d->as_text, sizeof d->as_text, "%s", text.p ? text.p : "");
-    }
+    if (st_json_parse(text, len, "traffic", &o, &e))
+        return;
+    const json_t *list = json_object_get(o, key);
+    if (!list)
+        list = json_object_get(json_array_get(json_object_get(o, "choices"), 0), key);
+    json_array_foreach(list, i, id) st_ids_add(out, (uint32_t)json_integer_value(id));
     json_decref(o);
-    st_ids_free(&ids);
+}
+
+/* The ids that went over the wire, and what a reader with the public tokenizer makes of them. */
+static void describe(const struct demo *d, const struct st_ids *ids, struct st_buf *out)
+{
+    struct st_buf text = {0};
+    struct st_err e = {0};
+    st_buf_addf(out, "%zu token ids:", ids->len);
+    for (size_t i = 0; i < ids->len && i < 40; i++)
+        st_buf_addf(out, " %u", ids->p[i]);
+    st_buf_add_str(out, ids->len > 40 ? " ..." : "");
+    if (!st_tokenizer_decode(d->source.tokenizer, ids->p, ids->len, true, &text, &e) && text.p)
+        st_buf_addf(out, "\n\nread with the public tokenizer:\n%s", text.p);
     st_buf_free(&text);
+}
+
+static void read_traffic(struct demo *d)
+{
+    struct st_ids sent = {0}, received = {0};
+    collect_ids(d->sent.p ? d->sent.p : "", d->sent.len, "prompt", &sent);
+    for (char *line = d->received.p; line && *line;) {
+        size_t n = strcspn(line, "\n");
+        if (n > 6 && !memcmp(line, "data: ", 6))
+            collect_ids(line + 6, n - 6, "token_ids", &received);
+        line += n + (line[n] == '\n');
+    }
+    describe(d, &sent, &d->sent_view);
+    describe(d, &received, &d->received_view);
+    st_ids_free(&sent);
+    st_ids_free(&received);
 }
 
 static bool is_equal(const struct demo *d)
@@ -316,26 +344,17 @@ static bool is_equal(const struct demo *d)
            !memcmp(d->reply.p ? d->reply.p : "", d->plain_text.p ? d->plain_text.p : "", d->reply.len);
 }
 
-static void cut(char *out, size_t cap, const struct st_buf *b, const char *after)
-{
-    size_t max = cap - strlen(after) - 8;
-    snprintf(out, cap, "%.*s%s%s", (int)(b->len < max ? b->len : max), b->p ? b->p : "", b->len > max ? " ..." : "",
-             after);
-}
-
 static void print_columns(const struct demo *d, bool equal)
 {
-    char right[1400], note[700];
     int width = st_columns_width(STDOUT_FILENO);
-    snprintf(note, sizeof note, "\n\nread with the public tokenizer:\n%s", d->as_text);
     putchar('\n');
-    cut(right, sizeof right, &d->sent, note);
-    st_columns_print(stdout, width, "YOU WROTE", d->o->prompt, "THE SERVER RECEIVED", right);
+    st_columns_print(stdout, width, "YOU WROTE", d->o->prompt, "THE SERVER RECEIVED",
+                     d->sent_view.p ? d->sent_view.p : "");
     putchar('\n');
-    cut(right, 700, &d->received, "");
-    st_columns_print(stdout, width, "YOU READ", d->reply.p ? d->reply.p : "", "THE SERVER ANSWERED", right);
-    printf("\nprotection: covariant, scheme tight: the server had the obfuscated model, never the key or the text.\n"
-           "It hides nothing from a server that has the base weights: docs/covariant.md.\n"
+    st_columns_print(stdout, width, "YOU READ", d->reply.p ? d->reply.p : "", "THE SERVER ANSWERED",
+                     d->received_view.p ? d->received_view.p : "");
+    printf("\nprotection: covariant, scheme tight. The server had the obfuscated model, never the key or the text.\n"
+           "It hides nothing from a server that has the base weights (docs/covariant.md).\n"
            "%s: %zu tokens through the proxy, %zu from the plain model.\n",
            equal ? "EQUAL" : "NOT EQUAL", d->ids.len, d->plain_ids.len);
 }
@@ -399,7 +418,7 @@ static int run_all(struct demo *d, struct st_err *e)
     if ((rc = talk(d, &uo, e)) != 0 || (rc = next(d, "the same chat with the plain model", e)) != 0 ||
         (rc = run_plain(d, e)) != 0)
         return rc;
-    read_sent(d);
+    read_traffic(d);
     bool equal = is_equal(d);
     if (d->cli->json)
         print_json(d, equal);
@@ -414,6 +433,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     struct demo d = {.cli = cli, .o = o, .start = st_now(), .lock = PTHREAD_MUTEX_INITIALIZER};
     if (strcmp(o->protect, "covariant") != 0)
         return st_fail(e, ST_UNSUPPORTED, "--protect: '%s' is not supported; supported: covariant", o->protect);
+    if (!cli->verbose)
+        st_log_set_level(ST_LOG_WARN);
     /* Ctrl-C must not leave the child or the key behind. */
     struct sigaction sa = {.sa_handler = on_signal};
     sigaction(SIGINT, &sa, NULL);
@@ -427,6 +448,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     st_buf_wipe(&d.sent);
     st_buf_wipe(&d.received);
     st_buf_wipe(&d.pending);
+    st_buf_wipe(&d.sent_view);
+    st_buf_wipe(&d.received_view);
     st_buf_wipe(&d.reply);
     st_buf_wipe(&d.plain_text);
     st_ids_free(&d.ids);
