@@ -407,3 +407,10 @@ void st_model_close(struct st_model *m)
     free(m->path);
     free(m);
 }
+
+void st_model_release(const struct st_model *m, int weight)
+{
+    const struct st_tensor *t = st_ckpt_find(m->priv->ckpt, m->plan.weights[weight].name);
+    if (t)
+        st_ckpt_release(m->priv->ckpt, t);
+}

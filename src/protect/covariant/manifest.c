@@ -59,7 +59,12 @@ static json_t *eos_ids(const struct st_config *c)
 static int write_json(const struct st_cov_out *o, const char *name, json_t *v, struct st_err *e)
 {
     char *text = v ? json_dumps(v, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17)) : NULL;
-    int rc = text ? st_cov_out_file(o, name, text, strlen(text), e) : st_fail(e, ST_MEMORY, "%s: out of memory", name);
+    struct st_buf b = {0};
+    if (text)
+        st_buf_addf(&b, "%s\n", text);
+    int rc =
+        text && !b.failed ? st_cov_out_file(o, name, b.p, b.len, e) : st_fail(e, ST_MEMORY, "%s: out of memory", name);
+    st_buf_free(&b);
     free(text);
     json_decref(v);
     return rc;

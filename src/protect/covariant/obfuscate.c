@@ -266,6 +266,7 @@ static int transform(struct build *b, int i, struct st_err *e)
         rc = st_cov_run_job(b->run, &j, &b->progress, e);
     }
     drop_expand(b);
+    st_model_release(b->model, i);
     return rc;
 }
 

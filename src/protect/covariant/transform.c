@@ -14,7 +14,7 @@
 /* Working memory of one thread; holds plain weights and key products. */
 struct scratch {
     double *a, *b, *c; /* [tile, wide] */
-    float *f;          /* one output row or slice */
+    float *f;          /* the same as floats, and as the dtypes of source and result */
     uint8_t *raw;
     struct st_err err;
 };
@@ -130,19 +130,21 @@ static void load_rows(const struct st_cov_job *j, uint32_t lo, uint32_t n, uint3
     }
 }
 
-/* The same for columns; each source row is read once per tile, and only where it is wanted. */
+/* The same for columns. A source row is read only where it is wanted. */
 static void load_columns(const struct st_cov_job *j, uint32_t lo, uint32_t n, uint32_t wide, struct scratch *s)
 {
     size_t width = st_dtype_size(j->src_dtype);
+    uint8_t *to = s->raw;
     for (uint32_t i = 0; i < j->len; i++) {
         const uint8_t *row = (const uint8_t *)j->src + (size_t)i * j->n * width;
-        for (uint32_t v = 0; v < n; v++)
-            memcpy(s->raw + v * width, row + source_of(j, lo + v) * width, width);
-        st_convert(j->src_dtype, s->raw, ST_DTYPE_F32, s->f, n);
-        for (uint32_t v = 0; v < n; v++) {
-            double scale = j->scale ? j->scale[source_of(j, lo + v)] : 1;
-            s->a[(size_t)v * wide + i] = scale * (double)s->f[v];
-        }
+        for (uint32_t v = 0; v < n; v++, to += width)
+            memcpy(to, row + source_of(j, lo + v) * width, width);
+    }
+    st_convert(j->src_dtype, s->raw, ST_DTYPE_F32, s->f, (size_t)j->len * n);
+    for (uint32_t v = 0; v < n; v++) {
+        double scale = j->scale ? j->scale[source_of(j, lo + v)] : 1;
+        for (uint32_t i = 0; i < j->len; i++)
+            s->a[(size_t)v * wide + i] = scale * (double)s->f[(size_t)i * n + v];
     }
 }
 
@@ -162,29 +164,37 @@ static double *mix_units(const struct st_cov_job *j, uint32_t lo, uint32_t n, ui
     return s->b;
 }
 
-/* Casts n values and writes them at value `at` of the tensor. */
-static int emit(const struct st_cov_run *r, const struct st_cov_job *j, const double *p, size_t n, uint64_t at,
-                struct scratch *s)
+/* Casts the n values of c into raw. */
+static int cast(const struct st_cov_out_tensor *t, size_t n, struct scratch *s)
 {
-    const struct st_cov_out_tensor *t = j->out;
     double max = t->dtype == ST_DTYPE_F16 ? 65504 : t->dtype == ST_DTYPE_BF16 ? 0x1.fep127 : (double)FLT_MAX;
-    size_t width = st_dtype_size(t->dtype);
     for (size_t i = 0; i < n; i++) {
-        if (!(fabs(p[i]) <= max))
+        if (!(fabs(s->c[i]) <= max))
             return st_fail(&s->err, ST_INPUT, "%s: a value is not finite or too large for %s", t->name,
                            st_dtype_name(t->dtype));
-        s->f[i] = (float)p[i];
+        s->f[i] = (float)s->c[i];
     }
     st_convert(ST_DTYPE_F32, s->f, t->dtype, s->raw, n);
-    return st_cov_out_write(r->out, t, at * width, s->raw, n * width, &s->err);
+    return 0;
 }
 
+/* c [n] to value `at` of the tensor. */
+static int emit(const struct st_cov_run *r, const struct st_cov_job *j, size_t n, uint64_t at, struct scratch *s)
+{
+    size_t width = st_dtype_size(j->out->dtype);
+    int rc = cast(j->out, n, s);
+    return rc ? rc : st_cov_out_write(r->out, j->out, at * width, s->raw, n * width, &s->err);
+}
+
+/* c [wide, n] to columns lo.. of the tensor. */
 static int emit_columns(const struct st_cov_run *r, const struct st_cov_job *j, uint32_t lo, uint32_t n,
                         struct scratch *s)
 {
-    int rc = 0;
-    for (uint32_t i = 0; !rc && i < r->frame->wide; i++)
-        rc = emit(r, j, s->c + (size_t)i * n, n, (uint64_t)i * j->n + lo, s);
+    uint32_t wide = r->frame->wide;
+    size_t width = st_dtype_size(j->out->dtype), row = n * width;
+    int rc = cast(j->out, (size_t)wide * n, s);
+    for (uint32_t i = 0; !rc && i < wide; i++)
+        rc = st_cov_out_write(r->out, j->out, ((uint64_t)i * j->n + lo) * width, s->raw + i * row, row, &s->err);
     return rc;
 }
 
@@ -203,10 +213,10 @@ static int run_tile(const struct st_cov_run *r, uint32_t tile, struct scratch *s
     case ST_COV_READS:
         st_cov_frame_extend(r->frame, j->expand, rows, n);
         st_cov_frame_rows(r->frame, true, rows, n, s->c);
-        return emit(r, j, s->c, (size_t)n * wide, (uint64_t)lo * wide, s);
+        return emit(r, j, (size_t)n * wide, (uint64_t)lo * wide, s);
     case ST_COV_WRITES_ROWS:
         st_cov_frame_rows(r->frame, false, rows, n, s->c);
-        return emit(r, j, s->c, (size_t)n * wide, (uint64_t)lo * wide, s);
+        return emit(r, j, (size_t)n * wide, (uint64_t)lo * wide, s);
     case ST_COV_WRITES_COLUMNS:
         st_cov_frame_columns(r->frame, rows, n, s->c);
         return emit_columns(r, j, lo, n, s);
@@ -215,7 +225,7 @@ static int run_tile(const struct st_cov_run *r, uint32_t tile, struct scratch *s
     }
     for (uint32_t v = 0; v < n; v++)
         s->c[v] = rows[(size_t)v * wide];
-    return emit(r, j, s->c, n, lo, s);
+    return emit(r, j, n, lo, s);
 }
 
 static void work(void *arg, int thread, int n_threads)
