@@ -1,0 +1,227 @@
+"""Obfuscated checkpoints in stock transformers: they load, and say what the source says.
+
+    pytest tests/interop/test_covariant_transformers.py
+
+The token cipher is derived here from the key file by an implementation of its own (HKDF on hmac,
+ChaCha20 in Python integers), so key format, stream and permutation are checked from outside too.
+"""
+import hashlib
+import hmac
+import json
+import pathlib
+import struct
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import make_checkpoints as mk
+from test_transformers import (EXIT_UNSUPPORTED, F32_BOUND, GAP, ROOT, greedy_of, load, logits_of,
+                               needs_engine, relative, run_engine)
+
+pytestmark = needs_engine
+N_GREEDY = 64
+SUPPORTED = [n for n, c in mk.CASES.items() if c["family"] in ("llama", "mistral")]
+WITH_BIASES = ["llama-attention-bias", "llama-mlp-bias"]
+MODEL_FILES = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer.model",
+               "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+               "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"}
+
+
+# ---- the cipher, from its description ---------------------------------------------------------
+
+def sha256(data):
+    return hashlib.sha256(data).digest()
+
+
+def model_digest(path):
+    lines = ""
+    for f in sorted(path.iterdir(), key=lambda f: f.name.encode()):
+        if f.name in MODEL_FILES or f.name.endswith((".safetensors", ".safetensors.index.json")):
+            data = f.read_bytes()
+            lines += f"{hashlib.sha256(data).hexdigest()} {len(data)} {f.name}\n"
+    return sha256(lines.encode())
+
+
+def read_key(path):
+    data = path.read_bytes()
+    magic, version, key_id, kdf, _salt, created, seed, check = struct.unpack(
+        "<8sI16sI16sq32s32s", data)
+    assert (magic, version, kdf) == (b"SOTTOKEY", 1, 0) and created > 0
+    assert check == sha256(data[:-32])
+    return key_id, seed
+
+
+def hkdf(ikm, salt, info):
+    prk = hmac.digest(salt, ikm, "sha256")
+    return hmac.digest(prk, info + b"\1", "sha256")
+
+
+def chacha20(key):
+    """The key stream as bytes, zero nonce, counter from 0 (RFC 8439)."""
+    mask = 0xffffffff
+
+    def rotl(v, n):
+        return (v << n | v >> (32 - n)) & mask
+
+    def quarter(x, a, b, c, d):
+        for p, q, r, n in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
+            x[p] = (x[p] + x[q]) & mask
+            x[r] = rotl(x[r] ^ x[p], n)
+
+    start = [0x61707865, 0x3320646e, 0x79622d32, 0x6b206574, *struct.unpack("<8I", key), 0, 0, 0, 0]
+    while True:
+        x = list(start)
+        for _ in range(10):
+            for i in range(4):
+                quarter(x, i, 4 + i, 8 + i, 12 + i)
+            for i in range(4):
+                quarter(x, i, 4 + (i + 1) % 4, 8 + (i + 2) % 4, 12 + (i + 3) % 4)
+        yield from struct.pack("<16I", *((a + b) & mask for a, b in zip(x, start)))
+        start[12] += 1
+
+
+def field(data):
+    return struct.pack("<I", len(data)) + data
+
+
+def permutation(seed, digest, n):
+    stream = chacha20(hkdf(seed, b"sotto stream 1", field(digest) + field(b"tau")))
+
+    def u64():
+        return int.from_bytes(bytes(next(stream) for _ in range(8)), "little")
+
+    def below(m):
+        reject = (1 << 64) % m
+        while (v := u64()) < reject:
+            pass
+        return v % m
+
+    p = list(range(n))
+    for i in range(n, 1, -1):
+        j = below(i)
+        p[i - 1], p[j] = p[j], p[i - 1]
+    return p
+
+
+# ---- fixtures -----------------------------------------------------------------------------------
+
+class Obfuscated:
+    def __init__(self, src, dst, key):
+        self.src, self.dst = pathlib.Path(src), pathlib.Path(dst)
+        r = run_engine("obfuscate", src, dst, "--key", key, "--verify", "--json")
+        assert r.returncode == 0, r.stderr
+        self.report = json.loads(r.stdout)
+        self.key_id, self.seed = read_key(key)
+        self.config = json.loads((self.dst / "config.json").read_text())
+        self.tau = permutation(self.seed, model_digest(self.src), self.config["vocab_size"])
+
+    def to(self, ids):
+        return [self.tau[i] for i in ids]
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory):
+    path = tmp_path_factory.mktemp("key") / "test.key"
+    assert run_engine("key", "new", path).returncode == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def obfuscated(tmp_path_factory, key):
+    root, done = tmp_path_factory.mktemp("obfuscated"), {}
+
+    def get(name, dtype=torch.float32):
+        if (name, dtype) not in done:
+            src = mk.write(name, root / f"{name}-{dtype}", dtype)
+            done[name, dtype] = Obfuscated(src, root / f"{name}-{dtype}-cov", key)
+        return done[name, dtype]
+
+    return get
+
+
+# ---- tests --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", [*SUPPORTED, *WITH_BIASES])
+def test_logits_and_greedy_tokens_equal_the_source(obfuscated, name):
+    """transformers on the obfuscated directory, deciphered, equals transformers on the source."""
+    o = obfuscated(name)
+    plain, wide = load(o.src), load(o.dst)
+    assert wide.config.hidden_size > plain.config.hidden_size
+    ids = mk.token_ids(name)
+    got = logits_of(wide, o.to(ids))[:, o.tau]
+    assert relative(got, logits_of(plain, ids)) < F32_BOUND
+    want, gaps = greedy_of(plain, ids[:24], N_GREEDY)
+    said, _ = greedy_of(wide, o.to(ids[:24]), N_GREEDY)
+    for w, s, gap in zip(o.to(want), said, gaps):
+        if w != s:
+            assert gap < GAP
+            break
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_near_its_source(obfuscated, dtype):
+    """The stored dtype is the source's, and the mean KL divergence is small."""
+    name = "llama-large"
+    o = obfuscated(name, dtype)
+    assert {t.dtype for t in load_file(o.dst / "model.safetensors").values()} == {dtype}
+    ids = mk.token_ids(name)
+    plain = torch.tensor(logits_of(load(o.src), ids)).log_softmax(-1)
+    wide = torch.tensor(logits_of(load(o.dst), o.to(ids))[:, o.tau]).log_softmax(-1)
+    kl = (plain.exp() * (plain - wide)).sum(-1).mean().item()
+    print(f"{dtype}: mean KL {kl:.2e}, largest logit error {o.report['max_rel_err']:.2e}")
+    assert kl < (2e-3 if dtype is torch.bfloat16 else 3e-5)
+
+
+@pytest.mark.parametrize("name", ["llama-gqa-tied", "llama-mqa"])
+def test_nothing_plain_is_left(obfuscated, name):
+    """No tokenizer, no key id, seed or source path, no value of the source; special ids moved."""
+    o = obfuscated(name)
+    assert {f.name for f in o.dst.iterdir()} == {"config.json", "generation_config.json",
+                                                 "model.safetensors", "sotto.json"}
+    text = "".join((o.dst / f).read_text() for f in ("config.json", "generation_config.json",
+                                                      "sotto.json"))
+    for secret in (o.key_id.hex(), o.seed.hex(), str(o.src), model_digest(o.src).hex()):
+        assert secret not in text
+    manifest = json.loads((o.dst / "sotto.json").read_text())
+    label = b"sotto covariant commitment 1"
+    want = sha256(field(label) + field(o.key_id) + field(o.seed) + field(model_digest(o.src)))
+    assert manifest["commitment"] == want.hex()
+    plain, wide = load_file(o.src / "model.safetensors"), load_file(o.dst / "model.safetensors")
+    assert "lm_head.weight" in wide
+    embed, head = wide["model.embed_tokens.weight"], wide["lm_head.weight"]
+    assert not torch.equal(embed, head)
+    for key, t in wide.items():
+        if "norm" in key or key not in plain:
+            continue
+        same = np.isin(t.numpy(), plain[key].numpy()).mean()
+        assert same < 0.01  # of exactly equal values: chance
+    source = json.loads((o.src / "config.json").read_text())
+    assert o.config["bos_token_id"] == o.tau[source["bos_token_id"]]
+    assert o.config["eos_token_id"] == o.tau[source["eos_token_id"]]
+
+
+@pytest.mark.parametrize("name", ["qwen3-mha"])
+def test_other_architectures_are_refused_by_name(tmp_path, key, name):
+    src = mk.write(name, tmp_path / name)
+    r = run_engine("obfuscate", src, tmp_path / "out", "--key", key)
+    assert r.returncode == EXIT_UNSUPPORTED
+    assert "Qwen3ForCausalLM" in r.stderr and "LlamaForCausalLM" in r.stderr
+    assert [f.name for f in tmp_path.iterdir()] == [name]
+
+
+def test_the_demo_model_survives(tmp_path, key):
+    """The model that the repository ships: same greedy tokens up to bf16 near-ties."""
+    src = ROOT / "models" / "demo"
+    if not (src / "model.safetensors").exists():
+        pytest.skip(f"{src} is not here")
+    o = Obfuscated(src, tmp_path / "demo", key)
+    plain, wide = load(o.src), load(o.dst)
+    ids = [plain.config.bos_token_id or 0]
+    want, gaps = greedy_of(plain, ids, N_GREEDY)
+    said, _ = greedy_of(wide, o.to(ids), N_GREEDY)
+    for w, s, gap in zip(o.to(want), said, gaps):
+        if w != s:
+            assert gap < 0.1
+            break
