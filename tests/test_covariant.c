@@ -503,6 +503,31 @@ static void half_precision_keeps_its_dtype_and_its_bound(void **state)
     st_cov_key_wipe(&key);
 }
 
+static void a_bf16_source_stored_in_f32_says_the_same(void **state)
+{
+    (void)state;
+    struct st_err e;
+    struct st_cov_key key = key_of(9);
+    struct st_cov_cipher cipher;
+    struct tiny m = models[1];
+    double err = 1;
+    static const uint32_t prompt[] = {1, 17, 33};
+    static struct reply plain, wide;
+    m.dtype = ST_DTYPE_BF16;
+    m.label = "src";
+    const struct st_cov_opts o = {.n_threads = 2, .f32 = true};
+    const char *src = write_tiny(&m), *dst = in_work("out");
+    assert_ok(st_cov_obfuscate(src, dst, &key, &o, &e), &e);
+    assert_ok(st_cov_verify(src, dst, &key, &o, &err, &e), &e);
+    assert_true(err < ST_COV_BOUND_F32);
+    assert_ok(st_cov_cipher_open(src, &key, &cipher, &e), &e);
+    generate(src, NULL, prompt, 3, 128, &plain);
+    generate(dst, &cipher, prompt, 3, 128, &wide);
+    assert_memory_equal(plain.ids, wide.ids, 128 * sizeof *plain.ids);
+    st_cov_cipher_wipe(&cipher);
+    st_cov_key_wipe(&key);
+}
+
 static void read_all(const char *dir, const char *name, struct st_buf *b)
 {
     struct st_err e;
@@ -777,6 +802,7 @@ int main(void)
         TEST(the_chosen_width_suits_heads_and_engines),
         TEST(the_obfuscated_model_says_the_same_in_f32),
         TEST(half_precision_keeps_its_dtype_and_its_bound),
+        TEST(a_bf16_source_stored_in_f32_says_the_same),
         TEST(the_same_key_gives_the_same_bytes_whatever_the_threads),
         TEST(another_key_or_source_shares_nothing),
         TEST(special_ids_are_enciphered_and_the_manifest_holds_only_a_commitment),

@@ -10,16 +10,18 @@ struct obfuscate_opts {
     const char *key;
     uint32_t expand;
     int preset;
-    bool verify;
+    bool verify, f32;
 };
-enum { OPT_KEY = ST_KEY(1), OPT_H, OPT_PRESET, OPT_VERIFY };
+enum { OPT_KEY = ST_KEY(1), OPT_H, OPT_PRESET, OPT_VERIFY, OPT_F32 };
 enum { PRESET_TIGHT, PRESET_PAPER };
 
 static const struct argp_option options[] = {
-    {"key", OPT_KEY, "FILE", 0, "the key, made by `sotto key new`", 0},
-    {"h", OPT_H, "H", 0, "h: the hidden size grows by 2h (default: about 128)", 0},
-    {"preset", OPT_PRESET, "NAME", 0, "tight (default)", 0},
-    {"verify", OPT_VERIFY, NULL, 0, "read the result back and compare its logits with the source's", 0},
+    {"key", OPT_KEY, "FILE", 0, "The key, made by `sotto key new`", 0},
+    {"h", OPT_H, "H", 0, "The hidden size grows by 2H; default: about 128", 0},
+    {"preset", OPT_PRESET, "NAME", 0, "Scheme; default and only one so far: tight", 0},
+    {"f32", OPT_F32, NULL, 0,
+     "Store f32 weights (twice the size of bf16): replies then equal the source's token by token", 0},
+    {"verify", OPT_VERIFY, NULL, 0, "Read the result back and compare its logits with the source's", 0},
     {0},
 };
 
@@ -35,6 +37,9 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
         return st_opt_u32("--h", arg, 1, 4096, &o->expand, e);
     case OPT_PRESET:
         return st_opt_choice("--preset", arg, presets, &o->preset, e);
+    case OPT_F32:
+        o->f32 = true;
+        return 0;
     default:
         o->verify = true;
         return 0;
@@ -86,6 +91,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     const struct obfuscate_opts *o = opts;
     const char *src = cli->args[0], *dst = cli->args[1];
     struct st_cov_opts cov = {.expand = o->expand,
+                              .f32 = o->f32,
                               .n_threads = cli->n_threads,
                               .isa = cli->isa,
                               .progress = !cli->quiet,

@@ -108,9 +108,10 @@ def permutation(seed, digest, n):
 # ---- fixtures -----------------------------------------------------------------------------------
 
 class Obfuscated:
-    def __init__(self, src, dst, key):
+    def __init__(self, src, dst, key, *options):
         self.src, self.dst = pathlib.Path(src), pathlib.Path(dst)
-        r = run_engine("obfuscate", src, dst, "--key", key, "--verify", "--json")
+        r = run_engine("obfuscate", src, dst, "--key", key, "--verify", "--json",
+                       *options)
         assert r.returncode == 0, r.stderr
         self.report = json.loads(r.stdout)
         self.key_id, self.seed = read_key(key)
@@ -211,17 +212,14 @@ def test_other_architectures_are_refused_by_name(tmp_path, key, name):
     assert [f.name for f in tmp_path.iterdir()] == [name]
 
 
-def test_the_demo_model_survives(tmp_path, key):
-    """The model that the repository ships: same greedy tokens up to bf16 near-ties."""
+def test_the_demo_model_says_the_same(tmp_path, key):
+    """The model that the repository ships, stored in f32: the same greedy tokens."""
     src = ROOT / "models" / "demo"
     if not (src / "model.safetensors").exists():
         pytest.skip(f"{src} is not here")
-    o = Obfuscated(src, tmp_path / "demo", key)
+    o = Obfuscated(src, tmp_path / "demo", key, "--f32")
     plain, wide = load(o.src), load(o.dst)
-    ids = [plain.config.bos_token_id or 0]
-    want, gaps = greedy_of(plain, ids, N_GREEDY)
-    said, _ = greedy_of(wide, o.to(ids), N_GREEDY)
-    for w, s, gap in zip(o.to(want), said, gaps):
-        if w != s:
-            assert gap < 0.1
-            break
+    for ids in ([plain.config.bos_token_id], [5, 700, 12], [1999, 3, 1, 850]):
+        want, gaps = greedy_of(plain, ids, N_GREEDY)
+        said, _ = greedy_of(wide, o.to(ids), N_GREEDY)
+        assert said == o.to(want) or min(gaps) < GAP

@@ -14,6 +14,7 @@ struct st_cov_opts {
     uint32_t expand;      /* h: the hidden size becomes d + 2h; 0 = st_cov_expand() */
     int n_threads;        /* 0 = all; the result does not depend on it */
     uint64_t shard_bytes; /* largest weight file; 0 = 4 GiB */
+    bool f32;             /* store f32 whatever the source's dtype: larger, and equal to the source token by token */
     const char *isa;      /* kernels of st_cov_verify's engine; NULL = best */
     bool progress;
     const volatile sig_atomic_t *cancel; /* NULL, or: stops and cleans up soon after *cancel becomes nonzero (IO) */
@@ -26,10 +27,10 @@ uint32_t st_cov_expand(uint32_t d_model, uint32_t n_head);
 
 /* SRC (HF directory or llama2.c file) -> DST (HF directory, must not exist; appears atomically and holds config.json,
  * generation_config.json, model.safetensors (or shards and their index) and the manifest sotto.json; no tokenizer).
- * Matrices keep their dtype. Memory: (d + 2h)^2 doubles and a few tiles per thread; SRC is mapped, DST written as it
- * comes. Same key, source, options and machine: the same bytes. (Other CPUs may round a last bit differently.)
- * UNSUPPORTED: architecture; INPUT: a checkpoint that does not fit its config, or values that the dtype cannot hold;
- * USAGE: an h that does not fit; IO: DST exists, disk full, cancelled. */
+ * Matrices keep their dtype (unless `f32`). Memory: (d + 2h)^2 doubles and a few tiles per thread; SRC is mapped, DST
+ * written as it comes. Same key, source, options and machine: the same bytes. (Other CPUs may round a last bit
+ * differently.) UNSUPPORTED: architecture; INPUT: a checkpoint that does not fit its config, or values that the dtype
+ * cannot hold; USAGE: an h that does not fit; IO: DST exists, disk full, cancelled. */
 int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *key, const struct st_cov_opts *o,
                      struct st_err *e) ST_MUST_CHECK;
 

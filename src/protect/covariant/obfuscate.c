@@ -27,6 +27,7 @@ struct build {
     struct st_cov_out_tensor *tensors; /* [plan.n_weight] */
     struct st_cov_layer_keys keys;     /* of layer `layer` */
     int layer;
+    bool f32;
     double kappa;   /* sqrt(d / wide): rms(x P) = kappa rms(x) */
     double stored;  /* kappa as the checkpoint's dtype holds it; readers are multiplied by kappa / stored */
     float *norm;    /* [wide], the new norm weight */
@@ -144,7 +145,7 @@ static int describe(const struct build *b, int i, struct st_cov_out_tensor *t, s
     if (!r->known)
         return st_fail(e, ST_UNSUPPORTED, "%s: covariant obfuscation has no rule for role '%s'", w->name,
                        st_role_name(w->role));
-    *t = (struct st_cov_out_tensor){.dtype = r->vector ? b->config.dtype : b->model->mats[i].dtype,
+    *t = (struct st_cov_out_tensor){.dtype = r->vector || b->f32 ? b->config.dtype : b->model->mats[i].dtype,
                                     .n_dim = r->vector ? 1 : 2,
                                     .dim = {w->n_out, w->n_in}};
     snprintf(t->name, sizeof t->name, "%s", w->name);
@@ -359,7 +360,7 @@ static void wipe(struct build *b)
 int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *key, const struct st_cov_opts *o,
                      struct st_err *e)
 {
-    struct build b = {.key = key, .layer = -1};
+    struct build b = {.key = key, .layer = -1, .f32 = o->f32};
     uint32_t h = 0;
     /* Tiles are the unit of parallel work, and their number of threads must not show in the result. */
     openblas_set_num_threads(1);
@@ -378,6 +379,8 @@ int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *
         rc = prepare_frame(&b, h, e);
     if (!rc) {
         st_cov_config(&b.model->config, h, &b.cipher, &b.config);
+        if (o->f32)
+            b.config.dtype = ST_DTYPE_F32;
         rc = prepare_norm(&b, e);
     }
     if (!rc)
