@@ -103,8 +103,9 @@ void st_cli_options(const struct st_cmd *cmd, struct st_opt_list *out);
 int st_cli_parse(const struct st_cmd *cmd, int argc, char **argv, struct st_cli *cli, void *opts,
                  struct st_err *e) ST_MUST_CHECK;
 
-/* Words `--name=value` of the config files for one command. Every section and key of the files is checked. Words are
- * never freed. explicit_path: --config or SOTTO_CONFIG; empty = none; NULL = /etc/sotto/config, then the user's. */
+/* Words `--name=value` of the config files for one command. Every section and key of the files is checked. The words
+ * are the caller's. explicit_path: --config or SOTTO_CONFIG; empty = none; NULL = /etc/sotto/config, then the user's.
+ */
 struct st_words {
     char **p;
     int n, cap;

@@ -213,6 +213,8 @@ static int list_network(const struct st_cli *cli, json_t *hosts, struct st_err *
             json_array_append_new(hosts,
                                   json_pack("{s:s, s:s}", "host", proxies[i], "why", "web proxy of the environment"));
     }
+    for (int i = 0; i < w.n; i++)
+        free(w.p[i]);
     free(w.p);
     if (cli->json)
         return 0;

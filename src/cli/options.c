@@ -482,7 +482,7 @@ static char *doc_text(const struct st_cmd *cmd)
 int st_cli_parse(const struct st_cmd *cmd, int argc, char **argv, struct st_cli *cli, void *opts, struct st_err *e)
 {
     struct argp_option shared[N_SHARED + 1] = {0};
-    struct st_words w = {0};
+    static struct st_words w; /* kept to the end: values point into its words */
     int n = 0;
     *cli = (struct st_cli){.cmd = cmd, .kv_dtype = -1, .top_p = 1, .repetition_penalty = 1, .listen.port = -1};
     if (cmd->defaults)
@@ -507,7 +507,6 @@ int st_cli_parse(const struct st_cmd *cmd, int argc, char **argv, struct st_cli 
     if (argp_parse(&root, w.n, w.p, 0, NULL, &p) && !e->code)
         st_fail(e, ST_USAGE, "%s: cannot read the command line (see sotto %s --help)", cmd->name, cmd->name);
 out:
-    free(w.p);
     free(doc);
     return e->code;
 }
