@@ -83,7 +83,7 @@ static int check_arch(struct st_config *c, struct st_err *e)
 
 static int check_memory(const struct st_config *c, uint32_t wide, struct st_err *e)
 {
-    /* Frame, its twin inside LAPACK's workspace bound, one R; tiles are small beside them. */
+    /* The frame and one R; tiles are small beside them. */
     size_t need = ((size_t)wide * wide + (size_t)(wide - c->d_model) * c->d_model) * sizeof(double),
            have = st_mem_available();
     char a[ST_MEM_TEXT], b[ST_MEM_TEXT];
