@@ -245,12 +245,9 @@ struct st_tok_run {
 };
 
 /* Readers. `where` is the path for messages; *t is zeroed and owned by the caller, also after an error. */
-int st_tok_read_json(const struct st_buf *file, const char *where, struct st_tokenizer *t,
-                     struct st_err *e) ST_MUST_CHECK;
-int st_tok_read_ranks(const struct st_buf *file, const char *where, struct st_tokenizer *t,
-                      struct st_err *e) ST_MUST_CHECK;
-int st_tok_read_llama2c(const struct st_buf *file, const char *where, struct st_tokenizer *t,
-                        struct st_err *e) ST_MUST_CHECK;
+int st_tok_read_json(struct st_span file, const char *where, struct st_tokenizer *t, struct st_err *e) ST_MUST_CHECK;
+int st_tok_read_ranks(struct st_span file, const char *where, struct st_tokenizer *t, struct st_err *e) ST_MUST_CHECK;
+int st_tok_read_llama2c(struct st_span file, const char *where, struct st_tokenizer *t, struct st_err *e) ST_MUST_CHECK;
 
 /* Sections of tokenizer.json (tok_parts.c, tok_decode.c). `v` may be NULL or null. */
 int st_tok_json_normalizer(const json_t *v, const char *where, struct st_tokenizer *t, struct st_err *e) ST_MUST_CHECK;

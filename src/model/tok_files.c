@@ -96,18 +96,19 @@ static int add_llama3_special(const char *where, struct st_tokenizer *t, struct 
     return 0;
 }
 
-int st_tok_read_ranks(const struct st_buf *file, const char *where, struct st_tokenizer *t, struct st_err *e)
+int st_tok_read_ranks(struct st_span file, const char *where, struct st_tokenizer *t, struct st_err *e)
 {
     struct st_buf token = {0};
     uint32_t *rank = NULL;
     size_t number = 1;
+    const char *text = (const char *)file.p;
     int rc = 0;
-    for (size_t i = 0, end; !rc && i < file->len; i = end + 1, number++) {
-        const char *nl = memchr(file->p + i, '\n', file->len - i);
-        end = nl ? (size_t)(nl - file->p) : file->len;
-        size_t len = end - i - (end > i && file->p[end - 1] == '\r');
+    for (size_t i = 0, end; !rc && i < file.len; i = end + 1, number++) {
+        const char *nl = memchr(text + i, '\n', file.len - i);
+        end = nl ? (size_t)(nl - text) : file.len;
+        size_t len = end - i - (end > i && text[end - 1] == '\r');
         if (len)
-            rc = read_rank_line(file->p + i, len, number, where, &token, t, e);
+            rc = read_rank_line(text + i, len, number, where, &token, t, e);
     }
     for (int b = 0; !rc && b < 256; b++)
         if (st_tok_vocab_find(&t->vocab, &(char){(char)b}, 1, ST_TOK_MODEL) == ST_TOK_NONE)
@@ -150,19 +151,18 @@ static int by_score(const void *a, const void *b)
 }
 
 /* Every token with its score, in the file's order. Ids 0, 1, 2 are unknown, begin and end; 3.. are the bytes. */
-static int read_scored(const struct st_buf *file, const char *where, struct st_tokenizer *t, struct scored *list,
+static int read_scored(struct st_span file, const char *where, struct st_tokenizer *t, struct scored *list,
                        struct st_err *e)
 {
-    const uint8_t *p = (const uint8_t *)file->p;
+    const uint8_t *p = file.p;
     uint32_t id = 0;
-    for (size_t at = 4; at < file->len; id++) {
-        if (file->len - at < 8)
+    for (size_t at = 4; at < file.len; id++) {
+        if (file.len - at < 8)
             return st_fail(e, ST_INPUT, "%s: token %u is cut", where, id);
         uint32_t bits = u32_at(p + at), len = u32_at(p + at + 4);
         at += 8;
-        if (len > file->len - at)
-            return st_fail(e, ST_INPUT, "%s: token %u: %u bytes, but only %zu are left", where, id, len,
-                           file->len - at);
+        if (len > file.len - at)
+            return st_fail(e, ST_INPUT, "%s: token %u: %u bytes, but only %zu are left", where, id, len, file.len - at);
         if (!st_utf8_valid(p + at, len))
             return st_fail(e, ST_INPUT, "%s: token %u is no UTF-8", where, id);
         memcpy(&list[id].score, &bits, 4);
@@ -181,11 +181,11 @@ static int read_scored(const struct st_buf *file, const char *where, struct st_t
     return 0;
 }
 
-int st_tok_read_llama2c(const struct st_buf *file, const char *where, struct st_tokenizer *t, struct st_err *e)
+int st_tok_read_llama2c(struct st_span file, const char *where, struct st_tokenizer *t, struct st_err *e)
 {
     struct scored *list = NULL;
     uint32_t *rank = NULL, r = 0;
-    int rc = st_alloc(&list, file->len / 8 + 1, sizeof *list, "the scores", e);
+    int rc = st_alloc(&list, file.len / 8 + 1, sizeof *list, "the scores", e);
     if (!rc)
         rc = read_scored(file, where, t, list, e);
     if (!rc)

@@ -209,10 +209,10 @@ static int read_model(const json_t *root, const char *where, struct st_tokenizer
     return 0;
 }
 
-int st_tok_read_json(const struct st_buf *file, const char *where, struct st_tokenizer *t, struct st_err *e)
+int st_tok_read_json(struct st_span file, const char *where, struct st_tokenizer *t, struct st_err *e)
 {
     json_t *root;
-    int rc = st_json_parse(file->p, file->len, where, &root, e);
+    int rc = st_json_parse(file.p, file.len, where, &root, e);
     if (rc)
         return rc;
     if (!json_is_object(root))

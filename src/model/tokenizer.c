@@ -46,22 +46,22 @@ static int find_file(const char *dir, char *out, size_t cap, struct st_err *e)
     return st_fail(e, ST_IO, "%s: no tokenizer.json, tokenizer.model or tokenizer.bin", dir);
 }
 
-static int read_file(const struct st_buf *b, const char *path, struct st_tokenizer *t, struct st_err *e)
+static int read_bytes(struct st_span b, const char *where, struct st_tokenizer *t, struct st_err *e)
 {
-    const uint8_t *p = (const uint8_t *)b->p;
+    const uint8_t *p = b.p;
     size_t i = 0;
-    while (i < b->len && (p[i] == ' ' || (p[i] >= 9 && p[i] <= 13)))
+    while (i < b.len && (p[i] == ' ' || (p[i] >= 9 && p[i] <= 13)))
         i++;
-    if (i < b->len && p[i] == '{')
-        return st_tok_read_json(b, path, t, e);
+    if (i < b.len && p[i] == '{')
+        return st_tok_read_json(b, where, t, e);
     /* llama2.c begins with a small number, a SentencePiece model with field 1 of its protobuf message. */
-    if (b->len >= 4 && p[1] < 16 && p[2] == 0 && p[3] == 0)
-        return st_tok_read_llama2c(b, path, t, e);
-    if (b->len >= 2 && p[0] == 0x0a && p[1] < 0x80)
-        return st_fail(e, ST_UNSUPPORTED, "%s: a SentencePiece model is not supported; want its tokenizer.json", path);
-    if (b->len == 0)
-        return st_fail(e, ST_INPUT, "%s: empty; want tokenizer.json, a rank file or llama2.c's tokenizer.bin", path);
-    return st_tok_read_ranks(b, path, t, e);
+    if (b.len >= 4 && p[1] < 16 && p[2] == 0 && p[3] == 0)
+        return st_tok_read_llama2c(b, where, t, e);
+    if (b.len >= 2 && p[0] == 0x0a && p[1] < 0x80)
+        return st_fail(e, ST_UNSUPPORTED, "%s: a SentencePiece model is not supported; want its tokenizer.json", where);
+    if (b.len == 0)
+        return st_fail(e, ST_INPUT, "%s: empty; want tokenizer.json, a rank file or llama2.c's tokenizer.bin", where);
+    return st_tok_read_ranks(b, where, t, e);
 }
 
 /* bos_token and add_bos_token of the tokenizer_config.json beside the file, for files whose post-processor is silent.
@@ -92,6 +92,36 @@ static int read_config(const char *path, struct st_tokenizer *t, struct st_err *
     return rc;
 }
 
+static int parse(struct st_span b, const char *where, bool config, struct st_tokenizer **out, struct st_err *e)
+{
+    *out = NULL;
+    struct st_tokenizer *t = calloc(1, sizeof *t);
+    if (!t)
+        return st_fail(e, ST_MEMORY, "%s: no memory for a tokenizer", where);
+    t->bos = -1;
+    t->unk = ST_TOK_NONE;
+    int rc = read_bytes(b, where, t, e);
+    if (!rc && config)
+        rc = read_config(where, t, e);
+    if (!rc) {
+        st_tok_bpe_prepare(t);
+        rc = st_tok_decode_prepare(t, e);
+    }
+    if (rc)
+        st_tokenizer_free(t);
+    else
+        *out = t;
+    return rc;
+}
+
+int st_tokenizer_parse(const void *p, size_t len, const char *where, struct st_tokenizer **out, struct st_err *e)
+{
+    *out = NULL;
+    if (len > ST_TOK_MAX_FILE)
+        return st_fail(e, ST_INPUT, "%s: %zu bytes; at most %u are accepted", where, len, ST_TOK_MAX_FILE);
+    return parse((struct st_span){p, len}, where, false, out, e);
+}
+
 int st_tokenizer_open(const char *path, struct st_tokenizer **out, struct st_err *e)
 {
     char file[ST_PATH_MAX];
@@ -102,25 +132,10 @@ int st_tokenizer_open(const char *path, struct st_tokenizer **out, struct st_err
             return e->code;
         path = file;
     }
-    struct st_tokenizer *t = calloc(1, sizeof *t);
-    if (!t)
-        return st_fail(e, ST_MEMORY, "%s: no memory for a tokenizer", path);
-    t->bos = -1;
-    t->unk = ST_TOK_NONE;
     int rc = st_file_read(path, ST_TOK_MAX_FILE, &b, e);
     if (!rc)
-        rc = read_file(&b, path, t, e);
-    if (!rc)
-        rc = read_config(path, t, e);
-    if (!rc) {
-        st_tok_bpe_prepare(t);
-        rc = st_tok_decode_prepare(t, e);
-    }
+        rc = parse((struct st_span){(const uint8_t *)b.p, b.len}, path, true, out, e);
     st_buf_free(&b);
-    if (rc)
-        st_tokenizer_free(t);
-    else
-        *out = t;
     return rc;
 }
 

@@ -24,6 +24,9 @@ void st_ids_free(struct st_ids *ids);
  * A rank file needs no companion: Llama-3's pre-tokenizer and special tokens are built in.
  * INPUT: names file and field; UNSUPPORTED: names the part (model type, pre-tokenizer, normalizer). */
 int st_tokenizer_open(const char *path, struct st_tokenizer **out, struct st_err *e) ST_MUST_CHECK;
+/* The same from the bytes of a file; `where` names them in errors. No tokenizer_config.json is read. */
+int st_tokenizer_parse(const void *p, size_t len, const char *where, struct st_tokenizer **out,
+                       struct st_err *e) ST_MUST_CHECK;
 void st_tokenizer_free(struct st_tokenizer *t);
 
 /* Part of a text in which nothing is read as a special token: what a user wrote. */
