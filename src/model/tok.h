@@ -183,6 +183,7 @@ struct st_tok_trie {
 struct st_tok_added {
     uint32_t id;
     bool special, lstrip, rstrip, single_word;
+    bool control; /* special, or written like one: never found in what a user wrote */
 };
 
 struct st_tokenizer {
@@ -279,7 +280,7 @@ int st_tok_added_put(struct st_tokenizer *t, struct st_tok_trie *trie, const cha
 void st_tok_trie_free(struct st_tok_trie *t);
 /* Next added token at or after *at: true and its bounds [*start, *end) after lstrip and rstrip, *at moved behind it.
  * `from` is where the previous one ended. A special one is found only if `special` and no byte of it is plain
- * (plain NULL = none is). */
+ * (plain NULL = none is); one that is only written like a control token, if no byte of it is plain. */
 bool st_tok_added_next(const struct st_tokenizer *t, const struct st_tok_trie *trie, const char *text, size_t len,
                        const char *plain, bool special, size_t from, size_t *at, size_t *start, size_t *end,
                        uint32_t *id);

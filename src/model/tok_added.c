@@ -5,6 +5,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Marks of chat templates that some files forget to call special. */
+static bool looks_like_control(const char *text, size_t len)
+{
+    static const char *const known[] = {"<s>", "</s>", "[INST]", "[/INST]"};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strlen(known[i]) == len && memcmp(text, known[i], len) == 0)
+            return true;
+    return len > 4 && memcmp(text, "<|", 2) == 0 && memcmp(text + len - 2, "|>", 2) == 0;
+}
+
 int st_tok_added_put(struct st_tokenizer *t, struct st_tok_trie *trie, const char *text, size_t len,
                      const struct st_tok_added *a, struct st_err *e)
 {
@@ -35,6 +45,7 @@ int st_tok_added_put(struct st_tokenizer *t, struct st_tok_trie *trie, const cha
     if (trie->only_first != (uint8_t)text[0])
         trie->only_first = -1;
     t->added[t->n_added] = *a;
+    t->added[t->n_added].control = a->special || looks_like_control(text, len);
     return st_tok_map_put(&trie->leaf, node, t->n_added++, e);
 }
 
@@ -70,8 +81,11 @@ static const struct st_tok_added *longest(const struct st_tokenizer *t, const st
             break;
         mixed |= plain && plain[i];
         uint64_t leaf = st_tok_map_get(&trie->leaf, node, UINT64_MAX);
-        if (leaf != UINT64_MAX && (!t->added[leaf].special || (special && !mixed))) {
-            best = &t->added[leaf];
+        if (leaf == UINT64_MAX)
+            continue;
+        const struct st_tok_added *a = &t->added[leaf];
+        if ((special || !a->special) && (!mixed || !a->control)) {
+            best = a;
             *end = i + 1;
         }
     }
