@@ -15,10 +15,11 @@ struct st_chat_msg {
 
 /* One file-static row per template:
  *   llama-2; llama-3, llama-3.1 (its system block with dates)
- *   chatml, and those of its kind with a default system message or reasoning: qwen2, qwen2.5, qwen3, qwen3-thinking, smollm2
- *   mistral (v0.1), mistral-v0.2 (spaces around [INST]), mistral-v0.3 (system text before the last user message)
+ *   chatml, and those of its kind with a default system message or reasoning: qwen2, qwen2.5, qwen3, qwen3-thinking,
+ * smollm2 mistral (v0.1), mistral-v0.2 (spaces around [INST]), mistral-v0.3 (system text before the last user message)
  *   plain (story models: BOS, then the texts one under the other)
- * Jinja is not run: a template that differs from these in other ways than its marks is taken for the one it resembles. */
+ * Jinja is not run: a template that differs from these in other ways than its marks is taken for the one it resembles.
+ */
 struct st_chat_template;
 
 /* By name; UNSUPPORTED lists the known ones. */
@@ -33,7 +34,8 @@ const char *st_chat_name(const struct st_chat_template *t);
  * alternate as the template wants. */
 int st_chat_encode(const struct st_chat_template *t, const struct st_tokenizer *tok, const struct st_chat_msg *msgs,
                    size_t n, struct st_ids *out, struct st_err *e) ST_MUST_CHECK;
-/* Ids that end an assistant's answer besides the model's eos (e.g. <|eot_id|>, <|im_end|>); returns how many (<= cap). */
+/* Ids that end an assistant's answer besides the model's eos (e.g. <|eot_id|>, <|im_end|>); returns how many (<= cap).
+ */
 size_t st_chat_stops(const struct st_chat_template *t, const struct st_tokenizer *tok, uint32_t *out, size_t cap);
 
 #endif
