@@ -32,7 +32,7 @@ END
 cmd:clang-14 clang-14
 cmd:llvm-symbolizer-14 llvm-14
 cmd:clang-format-14 clang-format-14
-cmd:clang-tidy-14 clang-tidy-14
+cmd:cppcheck cppcheck
 END
         ;;
     *)

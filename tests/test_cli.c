@@ -34,6 +34,7 @@ static void slurp(const char *path, struct st_buf *b)
 
 /* Runs `sotto ARGS` by the shell in an environment without SOTTO_ variables but those written before ARGS's program;
  * its output goes to `out` and `err`. Returns the exit status. */
+static int sotto_env(const char *env, const char *fmt, va_list ap) ST_PRINTF(2, 0);
 static int sotto_env(const char *env, const char *fmt, va_list ap)
 {
     char args[4096], cmd[8192], path[256];
