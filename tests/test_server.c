@@ -147,8 +147,7 @@ static void errors_have_the_api_shape(void **state)
     assert_error(ask(port, "GET", "/v1/responses/abc", NULL, NULL), 404, "unsupported");
     assert_error(ask(port, "GET", CHAT, NULL, NULL), 405, "method_not_allowed");
     assert_error(ask(port, "DELETE", "/v1/models", NULL, NULL), 405, "method_not_allowed");
-    assert_error(ask(port, "POST", CHAT, "Content-Length: two\r\n", NULL), 400,
-                 "bad_request");
+    assert_error(ask(port, "POST", CHAT, "Content-Length: two\r\n", NULL), 400, "bad_request");
     assert_error(ask(port, "POST", CHAT, "Content-Type: text/plain\r\n", NULL), 415, "content_type");
     assert_error(ask(port, "POST", CHAT, NULL, "{"), 400, "invalid_json");
     assert_error(ask(port, "POST", CHAT, NULL, "{" HI ",\"model\":\"x\"}"), 404, "model_not_found");

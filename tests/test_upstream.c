@@ -391,7 +391,7 @@ static void the_engine_answers_many_at_once_alike(void **state)
     enum { N = 24 };
     struct st_err e;
     struct st_model *m;
-    struct st_engine *en;
+    struct st_engine *en = NULL;
     static const char body[] =
         "{\"prompt\":\"Once upon a time\",\"max_tokens\":12,\"temperature\":0,\"return_token_ids\":true}";
     int fds[N];

@@ -38,8 +38,8 @@ int st_err_prefix(struct st_err *e, const char *fmt, ...)
 const char *st_code_word(int code)
 {
     switch (code) {
-#define X(name, value, word)                                                                                          \
-    case value:                                                                                                       \
+#define X(name, value, word)                                                                                           \
+    case value:                                                                                                        \
         return word;
         ST_CODES(X)
 #undef X

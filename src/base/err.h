@@ -7,7 +7,7 @@
 #include <stdarg.h>
 
 /* name, value (= exit status), stable word used in JSON */
-#define ST_CODES(X)                                                                                                   \
+#define ST_CODES(X)                                                                                                    \
     X(OK, 0, "ok")                                                                                                     \
     X(INTERNAL, 1, "internal")                                                                                         \
     X(USAGE, 2, "usage")                                                                                               \

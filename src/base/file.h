@@ -18,8 +18,8 @@ int st_file_read(const char *path, size_t max, struct st_buf *b, struct st_err *
 
 /* Writes to a temporary name in the same directory, fsyncs, renames. Refuses to overwrite unless `replace`.
  * `mode` e.g. 0644 or 0600. Nothing is left behind on failure. */
-int st_file_write(const char *path, const void *p, size_t len, unsigned mode, bool replace, struct st_err *e)
-    ST_MUST_CHECK;
+int st_file_write(const char *path, const void *p, size_t len, unsigned mode, bool replace,
+                  struct st_err *e) ST_MUST_CHECK;
 
 /* dir + "/" + name into out[cap]; USAGE if too long. */
 int st_path_join(char *out, size_t cap, const char *dir, const char *name, struct st_err *e) ST_MUST_CHECK;

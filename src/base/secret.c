@@ -17,7 +17,8 @@ int st_secret_init(struct st_secret *s, size_t len, struct st_err *e)
     if (mlock(p, mapped) != 0 || madvise(p, mapped, MADV_DONTDUMP) != 0 || madvise(p, mapped, MADV_WIPEONFORK) != 0) {
         int err = errno;
         munmap(p, mapped);
-        return st_fail(e, ST_MEMORY, "secret: cannot lock %zu bytes in memory: %s (raise `ulimit -l`)", len, strerror(err));
+        return st_fail(e, ST_MEMORY, "secret: cannot lock %zu bytes in memory: %s (raise `ulimit -l`)", len,
+                       strerror(err));
     }
     *s = (struct st_secret){p, len, mapped};
     return 0;

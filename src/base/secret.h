@@ -1,5 +1,5 @@
-/* Memory for keys: locked into RAM, kept out of core dumps and forked children, wiped before it is freed. Never copied by value.
- * Limit: another process with the same user id and ptrace rights can still read it. */
+/* Memory for keys: locked into RAM, kept out of core dumps and forked children, wiped before it is freed. Never copied
+ * by value. Limit: another process with the same user id and ptrace rights can still read it. */
 #ifndef ST_BASE_SECRET_H
 #define ST_BASE_SECRET_H
 

@@ -35,7 +35,8 @@ struct st_model_opts {
 int st_model_open(const char *path, const struct st_model_opts *o, struct st_model **out,
                   struct st_err *e) ST_MUST_CHECK;
 void st_model_close(struct st_model *m);
-/* The mapped pages of one weight (index into the plan) may leave memory; they come back from the file when read again. */
+/* The mapped pages of one weight (index into the plan) may leave memory; they come back from the file when read again.
+ */
 void st_model_release(const struct st_model *m, int weight);
 
 #endif

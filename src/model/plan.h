@@ -1,35 +1,37 @@
 /* A plan: what the engine executes for one step of rows, as a list of op records. An architecture file writes it; a
- * protection may rewrite it (places, weights); the engine reads it. The plan knows no engine, and the engine no architecture.
+ * protection may rewrite it (places, weights); the engine reads it. The plan knows no engine, and the engine no
+ * architecture.
  *
  * Values flow through slots: slot s is a f32 array [n_row, slot_width[s]]. Slot 0 is the residual stream.
- * Ops of one exchange group (q,k,v; gate,up) share their input slot, stand next to each other and leave the trusted side
- * together, as one exchange. */
+ * Ops of one exchange group (q,k,v; gate,up) share their input slot, stand next to each other and leave the trusted
+ * side together, as one exchange. */
 #ifndef ST_MODEL_PLAN_H
 #define ST_MODEL_PLAN_H
 
 #include "model/config.h"
 
 enum st_op {
-    ST_OP_EMBED,    /* out = rows of weight by token id */
-    ST_OP_NORM,     /* out = rmsnorm(in) * weight over the slot's width, or over heads of `head` values when head != 0 */
-    ST_OP_LINEAR,   /* out = in W^T + bias */
-    ST_OP_ROPE,     /* in place on `in`, heads of `head` values */
-    ST_OP_ATTEND,   /* out = attention(q = in, k = in2, v = in3); stores k and v in the cache of `layer` */
+    ST_OP_EMBED,  /* out = rows of weight by token id */
+    ST_OP_NORM,   /* out = rmsnorm(in) * weight over the slot's width, or over heads of `head` values when head != 0 */
+    ST_OP_LINEAR, /* out = in W^T + bias */
+    ST_OP_ROPE,   /* in place on `in`, heads of `head` values */
+    ST_OP_ATTEND, /* out = attention(q = in, k = in2, v = in3); stores k and v in the cache of `layer` */
     ST_OP_SILU_MUL, /* out = silu(in) * in2, out == in */
     ST_OP_ADD,      /* out += in */
 };
 
-#define ST_ROLES(X)                                                                                                   \
-    X(EMBED, "embed") X(ATTN_NORM, "attn_norm") X(FFN_NORM, "ffn_norm") X(FINAL_NORM, "final_norm") X(Q, "q")         \
-    X(K, "k") X(V, "v") X(O, "o") X(Q_BIAS, "q_bias") X(K_BIAS, "k_bias") X(V_BIAS, "v_bias") X(O_BIAS, "o_bias")     \
-    X(Q_NORM, "q_norm") X(K_NORM, "k_norm") X(GATE, "gate") X(UP, "up") X(DOWN, "down") X(GATE_BIAS, "gate_bias")     \
-    X(UP_BIAS, "up_bias") X(DOWN_BIAS, "down_bias") X(HEAD, "head")
+#define ST_ROLES(X)                                                                                                    \
+    X(EMBED, "embed")                                                                                                  \
+    X(ATTN_NORM, "attn_norm") X(FFN_NORM, "ffn_norm") X(FINAL_NORM, "final_norm") X(Q, "q") X(K, "k") X(V, "v")        \
+        X(O, "o") X(Q_BIAS, "q_bias") X(K_BIAS, "k_bias") X(V_BIAS, "v_bias") X(O_BIAS, "o_bias") X(Q_NORM, "q_norm")  \
+            X(K_NORM, "k_norm") X(GATE, "gate") X(UP, "up") X(DOWN, "down") X(GATE_BIAS, "gate_bias")                  \
+                X(UP_BIAS, "up_bias") X(DOWN_BIAS, "down_bias") X(HEAD, "head")
 enum st_role {
     ST_ROLE_NONE,
 #define X(id, name) ST_ROLE_##id,
     ST_ROLES(X)
 #undef X
-    ST_ROLE_COUNT
+        ST_ROLE_COUNT
 };
 const char *st_role_name(enum st_role r);
 
@@ -47,8 +49,8 @@ struct st_plan_op {
     enum st_op op;
     enum st_role role;
     enum st_place place;
-    int layer;          /* -1 outside the layers */
-    int in, in2, in3;   /* slots, -1 = unused */
+    int layer;        /* -1 outside the layers */
+    int in, in2, in3; /* slots, -1 = unused */
     int out;
     int weight, bias;   /* indices into weights, -1 = none */
     uint32_t head;      /* head_dim for per-head ops, else 0 */
@@ -67,9 +69,9 @@ struct st_plan {
 };
 
 void st_plan_free(struct st_plan *p);
-/* Builders for architecture files. They return the new index, or -1 after a failure, which st_plan_check() reports; so an
- * architecture reads as a straight list. An op starts TRUSTED with slots, weight and bias -1; the pointer is never NULL
- * and is valid until the next st_plan_add. */
+/* Builders for architecture files. They return the new index, or -1 after a failure, which st_plan_check() reports; so
+ * an architecture reads as a straight list. An op starts TRUSTED with slots, weight and bias -1; the pointer is never
+ * NULL and is valid until the next st_plan_add. */
 int st_plan_slot(struct st_plan *p, uint32_t width);
 int st_plan_weight(struct st_plan *p, enum st_role role, int layer, uint32_t n_out, uint32_t n_in, const char *fmt, ...)
     ST_PRINTF(6, 7);

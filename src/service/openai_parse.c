@@ -44,7 +44,7 @@ int st_oai_fail(struct st_oai_error *err, int status, const char *type, const ch
 static const char *clean_name(const char *name, char out[48])
 {
     size_t i = 0;
-    for (; name[i] && i < 40; i++)
+    for (; i < 40 && name[i]; i++)
         out[i] = isgraph((unsigned char)name[i]) ? name[i] : '?';
     out[i] = 0;
     return out;
