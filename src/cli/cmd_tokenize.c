@@ -137,19 +137,24 @@ static int encode_batch(const struct tokenize_opts *o, const struct st_tokenizer
     return rc;
 }
 
+static bool is_separator(char c)
+{
+    return c == ',' || c == ' ' || c == '[' || c == ']' || c == '\t' || c == '\r';
+}
+
 /* Ids apart by commas or spaces, in brackets or not. */
 static int parse_ids(const char *p, size_t len, struct st_ids *ids, struct st_err *e)
 {
     ids->len = 0;
     for (size_t i = 0; i < len;) {
-        if (memchr("[], \t\r", p[i], 6)) {
+        if (is_separator(p[i])) {
             i++;
             continue;
         }
         uint64_t v = 0;
         for (; i < len && p[i] >= '0' && p[i] <= '9' && v <= UINT32_MAX; i++)
             v = v * 10 + (uint64_t)(p[i] - '0');
-        if (v > UINT32_MAX || (i < len && !memchr("[], \t\r", p[i], 6)))
+        if (v > UINT32_MAX || (i < len && !is_separator(p[i])))
             return st_fail(e, ST_INPUT, "want token ids like 1,2,3");
         st_ids_add(ids, (uint32_t)v);
     }

@@ -118,7 +118,7 @@ struct added_flags {
 static int read_added_token(const json_t *o, const char *where, struct added_flags *f, struct st_err *e)
 {
     int64_t id = 0;
-    *f = (struct added_flags){0};
+    *f = (struct added_flags){.content = ""};
     if (!json_is_object(o))
         return st_fail(e, ST_INPUT, "%s: added_tokens: want objects", where);
     if (st_json_need(o, where, "id", e) || st_json_int(o, where, "id", 0, ST_TOK_MAX_ID - 1, &id, e) ||

@@ -81,7 +81,7 @@ static int read_strip(const json_t *o, const char *where, struct st_tok_norm *n,
 
 static int read_normalizer(const json_t *o, const char *where, int depth, struct st_tokenizer *t, struct st_err *e)
 {
-    const char *type = NULL;
+    const char *type = "";
     const json_t *list;
     int rc = read_type(o, where, "normalizers", depth, &type, &list, e);
     for (size_t i = 0; !rc && i < json_array_size(list); i++)
@@ -218,7 +218,7 @@ static int read_digits(const json_t *o, const char *where, struct st_tokenizer *
 
 static int read_pre(const json_t *o, const char *where, int depth, struct st_tokenizer *t, struct st_err *e)
 {
-    const char *type = NULL;
+    const char *type = "";
     const json_t *list;
     int rc = read_type(o, where, "pretokenizers", depth, &type, &list, e);
     for (size_t i = 0; !rc && i < json_array_size(list); i++)
@@ -302,7 +302,7 @@ static int read_template(const json_t *o, const char *where, struct st_tokenizer
 
 static int read_post(const json_t *o, const char *where, int depth, struct st_tokenizer *t, struct st_err *e)
 {
-    const char *type = NULL;
+    const char *type = "";
     const json_t *list;
     int rc = read_type(o, where, "processors", depth, &type, &list, e);
     for (size_t i = 0; !rc && i < json_array_size(list); i++)
