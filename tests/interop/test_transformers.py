@@ -13,7 +13,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 import make_checkpoints as mk
 
@@ -22,8 +22,8 @@ SOTTO = pathlib.Path(os.environ.get("SOTTO_BIN", ROOT / "build" / "bin" / "sotto
 needs_engine = pytest.mark.skipif(
     "SOTTO_BIN" not in os.environ and not SOTTO.exists(), reason=f"{SOTTO} is not built")
 
-F32_BOUND = 1e-4   # max |a - b| over max |b|, f32 weights
-HALF_BOUND = 2e-3  # f16 and bf16 weights: the engine may round activations
+F32_BOUND = 1e-4   # max |a - b| over max |b| where the engine keeps everything in f32
+HALF_BOUND = 2e-3  # where the key/value cache is bf16: a value near a rounding edge may flip
 GAP = 1e-4         # a greedy divergence is excused below this top-2 gap of the reference
 N_GREEDY = 64
 N_PROMPT = 24
@@ -49,8 +49,8 @@ def comma(ids):
     return ",".join(map(str, ids))
 
 
-def engine_logits(path, ids):
-    out = engine_json("logits", path, "--ids", comma(ids), "--json")
+def engine_logits(path, ids, *options):
+    out = engine_json("logits", path, "--ids", comma(ids), "--json", *options)
     logits = np.asarray(out["logits"], dtype=np.float64)
     assert out["n_tokens"] == len(ids)
     assert logits.shape == (len(ids), out["vocab_size"])
@@ -69,9 +69,18 @@ def load(path):
     return model.eval()
 
 
+class RoundedCache(DynamicCache):
+    """Keys and values as a bf16 cache returns them, in f32."""
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        return super().update(key_states.bfloat16().float(), value_states.bfloat16().float(),
+                              *args, **kwargs)
+
+
 @torch.no_grad()
-def logits_of(model, ids):
-    return model(torch.tensor([ids])).logits[0].double().numpy()
+def logits_of(model, ids, cache=None):
+    r = model(torch.tensor([ids]), past_key_values=cache, use_cache=cache is not None)
+    return r.logits[0].double().numpy()
 
 
 @torch.no_grad()
@@ -229,13 +238,38 @@ def test_sharded(checkpoint, tmp_path, name):
     assert np.array_equal(engine_logits(tmp_path / name, c.ids), engine_logits(c.path, c.ids))
 
 
+@pytest.fixture(scope="module", params=[torch.float16, torch.bfloat16], ids=["f16", "bf16"])
+def half(request, tmp_path_factory):
+    """half(name) is a case saved in a 16-bit type, its reference in f32."""
+    root, done = tmp_path_factory.mktemp("half"), {}
+
+    def get(name):
+        if name not in done:
+            done[name] = Written(name, mk.write(name, root / name, dtype=request.param))
+        return done[name]
+
+    return get
+
+
+HALF_CASES = ["llama-gqa-tied", "mistral-window", "qwen2-mha", "qwen3-mqa"]
+
+
 @needs_engine
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
-@pytest.mark.parametrize("name", ["llama-gqa-tied", "mistral-window", "qwen2-mha", "qwen3-mqa"])
-def test_half_precision(tmp_path, name, dtype):
-    """f16 and bf16 weights give the logits of the same weights widened to f32, within 2e-3."""
-    c = Written(name, mk.write(name, tmp_path / name, dtype=dtype))
-    assert relative(engine_logits(c.path, c.ids), c.logits) <= HALF_BOUND
+@pytest.mark.parametrize("name", HALF_CASES)
+def test_half_weights(half, name):
+    """f16 and bf16 weights give the logits of the same weights widened to f32, within 1e-4."""
+    c = half(name)
+    assert relative(engine_logits(c.path, c.ids, "--kv-dtype", "f32"), c.logits) <= F32_BOUND
+
+
+@needs_engine
+@pytest.mark.parametrize("name", HALF_CASES)
+def test_half_weights_and_cache(half, name):
+    """With the default options of a 16-bit model, a bf16 key/value cache is the only difference
+    from f32: the logits are those of the reference with such a cache, within 2e-3."""
+    c = half(name)
+    want = logits_of(c.model, c.ids, RoundedCache(config=c.model.config))
+    assert relative(engine_logits(c.path, c.ids), want) <= HALF_BOUND
 
 
 @needs_engine
