@@ -4,7 +4,8 @@
 
 #include "base/file.h"
 
-/* The directory itself, or tokenizer.bin or tok512.bin beside a llama2.c .bin file. USAGE when there is none. */
+/* The file: tokenizer.json, tokenizer.model or tokenizer.bin in a directory (IO when there is none), tokenizer.bin or
+ * tok512.bin beside a llama2.c .bin file (USAGE when there is none). */
 int st_locate_tokenizer(const char *model_path, char out[ST_PATH_MAX], struct st_err *e) ST_MUST_CHECK;
 
 #endif

@@ -1,5 +1,6 @@
 /* Opening, encoding, and the small questions. */
 #include "base/file.h"
+#include "model/locate.h"
 #include "model/tok.h"
 #include "text/utf8.h"
 
@@ -33,18 +34,6 @@ void st_ids_free(struct st_ids *ids)
 
 /* Opening.
  * --------------------------------------------------------------------------------------------------------------- */
-
-/* The tokenizer file of a model directory. */
-static int find_file(const char *dir, char *out, size_t cap, struct st_err *e)
-{
-    static const char *const names[] = {"tokenizer.json", "tokenizer.model", "tokenizer.bin"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        int rc = st_path_join(out, cap, dir, names[i], e);
-        if (rc || st_path_exists(out))
-            return rc;
-    }
-    return st_fail(e, ST_IO, "%s: no tokenizer.json, tokenizer.model or tokenizer.bin", dir);
-}
 
 static int read_bytes(struct st_span b, const char *where, struct st_tokenizer *t, struct st_err *e)
 {
@@ -128,7 +117,7 @@ int st_tokenizer_open(const char *path, struct st_tokenizer **out, struct st_err
     struct st_buf b = {0};
     *out = NULL;
     if (st_path_is_dir(path)) {
-        if (find_file(path, file, sizeof file, e))
+        if (st_locate_tokenizer(path, file, e))
             return e->code;
         path = file;
     }
