@@ -330,8 +330,8 @@ static void chunk_line(struct st_http_parser *p)
         char c = (char)tolower((unsigned char)p->line[i]);
         n = n * 16 + (uint64_t)(c <= '9' ? c - '0' : c - 'a' + 10);
     }
-    /* Chunk extensions (";...") have no meaning for us and are read over. */
-    if (i == 0 || i == 16 || (i < p->line_len && p->line[i] != ';')) {
+    /* Chunk extensions (";...") have no meaning for us and are read over; a CR in one might end the line for others. */
+    if (i == 0 || i == 16 || (i < p->line_len && p->line[i] != ';') || memchr(p->line, '\r', p->line_len)) {
         bad(p, 400, "malformed chunk size");
         return;
     }

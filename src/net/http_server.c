@@ -38,7 +38,7 @@ struct st_http_conn {
     struct st_http_parser in;
     struct st_http_watch watch;
     enum conn_state state;
-    bool streaming, chunked, head_only, close_after, told_continue, processing, saw_eof;
+    bool streaming, chunked, head_only, close_after, told_continue, head_asked, processing, saw_eof;
     double deadline; /* 0 = none */
     char peer[64];
 };
@@ -119,7 +119,7 @@ static void reply_done(struct st_http_conn *c)
     }
     c->state = RECEIVING;
     c->deadline = now + c->server->o.idle_s;
-    c->told_continue = false;
+    c->told_continue = c->head_asked = false;
     st_http_parser_reset(&c->in);
     /* A pipelined request may be waiting; it is looked at from the event loop, so that stacks never nest. */
     if (!c->processing)
@@ -224,6 +224,22 @@ void st_http_close_after(struct st_http_conn *c)
     c->close_after = true;
 }
 
+static void conn_answer(struct st_http_conn *c)
+{
+    c->state = ANSWERING;
+    c->deadline = 0;
+    c->server->o.request(c->server->o.arg, c);
+}
+
+/* The head is in, the body is not: whoever may not ask at all need not send it. */
+static bool is_refused_early(struct st_http_conn *c)
+{
+    const struct st_http_server_opts *o = &c->server->o;
+    bool asked = c->head_asked;
+    c->head_asked = true;
+    return !asked && o->refuses_head && o->refuses_head(o->arg, c);
+}
+
 /* Feeds the parser until the input is empty or a request is complete. */
 static void conn_process(struct st_http_conn *c)
 {
@@ -239,15 +255,14 @@ static void conn_process(struct st_http_conn *c)
         if (was_idle && !st_http_parser_idle(&c->in))
             c->deadline = st_now() + c->server->o.receive_s;
         enum st_http_state st = c->in.state;
-        if ((st == ST_HTTP_BODY || st == ST_HTTP_CHUNK) && c->in.expect_continue && !c->told_continue) {
+        if ((st == ST_HTTP_BODY || st == ST_HTTP_CHUNK) && is_refused_early(c)) {
+            c->close_after = true;
+            conn_answer(c);
+        } else if ((st == ST_HTTP_BODY || st == ST_HTTP_CHUNK) && c->in.expect_continue && !c->told_continue) {
             c->told_continue = true;
             evbuffer_add_printf(output(c), "HTTP/1.1 100 Continue\r\n\r\n");
-        }
-        if (st == ST_HTTP_DONE || st == ST_HTTP_BAD) {
-            c->state = ANSWERING;
-            c->deadline = 0;
-            c->server->o.request(c->server->o.arg, c);
-        }
+        } else if (st == ST_HTTP_DONE || st == ST_HTTP_BAD)
+            conn_answer(c);
     }
     c->processing = false;
 }
@@ -324,11 +339,25 @@ static void on_sweep(evutil_socket_t fd, short what, void *arg)
     }
 }
 
+/* Whoever opens many connections and says nothing must not keep others out: the one that has waited longest for a
+ * request goes. Running replies stay. */
+static bool make_room(struct st_http_server *s)
+{
+    struct st_http_conn *old = NULL;
+    for (struct st_http_conn *c = s->conns; c; c = c->next)
+        if ((c->state == LINGERING || (c->state == RECEIVING && st_http_unsent(c) == 0)) &&
+            (!old || c->deadline < old->deadline))
+            old = c;
+    if (old)
+        conn_free(old);
+    return old != NULL;
+}
+
 void st_http_server_adopt(struct st_http_server *s, int fd, const char *peer)
 {
     struct st_http_conn *c = NULL;
     struct st_err e;
-    if (s->n_conn >= s->o.max_conn || st_alloc(&c, 1, sizeof *c, "connection", &e)) {
+    if ((s->n_conn >= s->o.max_conn && !make_room(s)) || st_alloc(&c, 1, sizeof *c, "connection", &e)) {
         close(fd);
         return;
     }
@@ -382,6 +411,16 @@ static void on_accept_error(struct evconnlistener *l, void *arg)
     nanosleep(&pause, NULL);
 }
 
+/* OpenSSL would ask on the terminal, and a service without one would hang. */
+static int no_passphrase(char *buf, int size, int writing, void *arg)
+{
+    (void)buf;
+    (void)size;
+    (void)writing;
+    (void)arg;
+    return -1;
+}
+
 static int load_tls(struct st_http_server *s, const char *cert, const char *key, struct st_err *e)
 {
     s->tls = SSL_CTX_new(TLS_server_method());
@@ -389,6 +428,7 @@ static int load_tls(struct st_http_server *s, const char *cert, const char *key,
         return st_fail(e, ST_MEMORY, "TLS: no memory");
     SSL_CTX_set_min_proto_version(s->tls, TLS1_2_VERSION);
     SSL_CTX_set_mode(s->tls, SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_default_passwd_cb(s->tls, no_passphrase);
     int rc = 0;
     if (access(cert, R_OK) != 0)
         rc = st_fail(e, ST_IO, "%s: cannot open: %s", cert, strerror(errno));
@@ -397,7 +437,7 @@ static int load_tls(struct st_http_server *s, const char *cert, const char *key,
     else if (SSL_CTX_use_certificate_chain_file(s->tls, cert) != 1)
         rc = st_fail(e, ST_INPUT, "%s: want a PEM certificate chain", cert);
     else if (SSL_CTX_use_PrivateKey_file(s->tls, key, SSL_FILETYPE_PEM) != 1 || SSL_CTX_check_private_key(s->tls) != 1)
-        rc = st_fail(e, ST_INPUT, "%s: want the PEM private key of %s", key, cert);
+        rc = st_fail(e, ST_INPUT, "%s: want the PEM private key of %s, without a passphrase", key, cert);
     ERR_clear_error();
     return rc;
 }
@@ -499,6 +539,11 @@ const char *st_http_field(const struct st_http_conn *c, const char *name)
 struct st_span st_http_body(const struct st_http_conn *c)
 {
     return (struct st_span){(const uint8_t *)c->in.body.p, c->in.body.len};
+}
+
+void st_http_body_drop(struct st_http_conn *c)
+{
+    st_buf_wipe(&c->in.body);
 }
 
 const char *st_http_peer(const struct st_http_conn *c)

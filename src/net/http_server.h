@@ -19,10 +19,13 @@ struct st_http_server_opts {
     int port;                       /* 0 = chosen by the system */
     const char *tls_cert, *tls_key; /* PEM files; NULL = plain */
     size_t max_head, max_body;
-    uint32_t max_conn;
+    uint32_t max_conn; /* when reached, the connection that has waited longest for a request gives way */
     double idle_s, receive_s, send_s;
     /* A whole request, or one that cannot be served (st_http_bad != 0). Must lead to one reply, now or later. */
     void (*request)(void *arg, struct st_http_conn *c);
+    /* Asked when the head of a request is in and its body is not, before memory is taken for it. True: `request` is
+     * called at once, must refuse, and the connection ends with its reply. May be NULL. */
+    bool (*refuses_head)(void *arg, const struct st_http_conn *c);
     void *arg;
 };
 
@@ -45,6 +48,8 @@ const char *st_http_path(const struct st_http_conn *c);
 const char *st_http_host(const struct st_http_conn *c);
 const char *st_http_field(const struct st_http_conn *c, const char *name);
 struct st_span st_http_body(const struct st_http_conn *c);
+/* Overwrites and frees the body, for a reply that takes its time. */
+void st_http_body_drop(struct st_http_conn *c);
 const char *st_http_peer(const struct st_http_conn *c); /* address without port */
 /* Address of this end, "127.0.0.1" or "[::1]"; "" when unknown. */
 void st_http_local(const struct st_http_conn *c, char *out, size_t cap);

@@ -102,17 +102,21 @@ void st_client_give(struct st_service *s, struct st_client *client, uint32_t n)
 
 /* ---- who may ask ---- */
 
-/* Length of the host part of "host[:port]". */
+/* Length of the host part of "host[:port]"; 0 when it is none, such as "localhost:80@evil.example". */
 static size_t host_len(const char *h)
 {
     const char *end = *h == '[' ? strchr(h, ']') : NULL;
-    return end ? (size_t)(end - h) + 1 : strcspn(h, ":");
+    size_t n = end ? (size_t)(end - h) + 1 : strcspn(h, ":");
+    const char *port = h + n;
+    if (*port == ':')
+        port += 1 + strspn(port + 1, "0123456789");
+    return *port ? 0 : n;
 }
 
 static bool same_host(const char *a, const char *b)
 {
     size_t n = host_len(a);
-    return n == host_len(b) && strncasecmp(a, b, n) == 0;
+    return n && n == host_len(b) && strncasecmp(a, b, n) == 0;
 }
 
 /* Against DNS rebinding: a browser always says which name it believes to talk to. A request without any Host (HTTP/1.0)
@@ -244,7 +248,7 @@ static const struct route *find_route(const char *path)
 }
 
 /* Wrong host, unknown path, wrong method, no key: everything that is decided from the head. */
-static int check_head(struct st_service *s, struct st_http_conn *c, const struct route *r, char client[72],
+static int check_head(const struct st_service *s, const struct st_http_conn *c, const struct route *r, char client[72],
                       struct st_oai_error *err)
 {
     const char *why, *type = "invalid_request_error";
@@ -264,6 +268,14 @@ static int check_head(struct st_service *s, struct st_http_conn *c, const struct
                            "%s is not supported: it is not protected yet; use /v1/chat/completions or /v1/completions",
                            r->path);
     return 0;
+}
+
+/* Before the body: a client without a key must not make the server hold megabytes for it. */
+static bool refuses_head(void *arg, const struct st_http_conn *c)
+{
+    struct st_oai_error err;
+    char client[72];
+    return check_head(arg, c, find_route(st_http_path(c)), client, &err) != 0;
 }
 
 /* CORS: nothing is granted, so pages from other origins get no further than the preflight. */
@@ -397,6 +409,7 @@ static int open_http(struct st_server *sv, struct st_err *e)
                                     .receive_s = l->receive_s,
                                     .send_s = l->send_s,
                                     .request = on_request,
+                                    .refuses_head = refuses_head,
                                     .arg = s};
     int rc = st_http_server_new(s->base, &h, &s->http, e);
     if (rc)
