@@ -642,5 +642,7 @@ void st_completion_start(struct st_service *s, struct st_http_conn *conn, enum s
         release_if_over(c);
         return;
     }
+    st_oai_request_trim(&c->req);
+    st_http_body_drop(conn);
     st_http_watch(conn, &(struct st_http_watch){on_gone, on_drained, c});
 }

@@ -30,7 +30,7 @@ struct st_oai_error {
 
 struct st_oai_request {
     enum st_oai_endpoint endpoint;
-    json_t *body;             /* owns every text below */
+    json_t *body;             /* owns every text below; after trim the stop strings */
     const char *model;        /* NULL = not given */
     struct st_chat_msg *msgs; /* chat; texts in body or in joined */
     size_t n_msg;
@@ -52,6 +52,9 @@ struct st_oai_request {
 /* Returns 0, or -1 with *err filled. *r is to be wiped in both cases. It holds the prompt. */
 int st_oai_parse(enum st_oai_endpoint ep, const void *body, size_t len, struct st_oai_request *r,
                  struct st_oai_error *err) ST_MUST_CHECK;
+/* Once the prompt is ids: drops everything but numbers and stop strings, so that a request that waits or runs for long
+ * holds neither its text nor the memory of a large body. */
+void st_oai_request_trim(struct st_oai_request *r);
 void st_oai_request_wipe(struct st_oai_request *r);
 
 /* Fills *err; returns -1. param NULL = null. */

@@ -442,6 +442,13 @@ int st_oai_parse(enum st_oai_endpoint ep, const void *body, size_t len, struct s
     return ep == ST_OAI_CHAT ? parse_messages(r, err) : parse_prompt(r, err);
 }
 
+void st_oai_request_trim(struct st_oai_request *r)
+{
+    json_t *stop = json_incref(json_object_get(r->body, "stop"));
+    st_oai_request_wipe(r);
+    r->body = stop;
+}
+
 void st_oai_request_wipe(struct st_oai_request *r)
 {
     if (r->ids)
@@ -450,7 +457,9 @@ void st_oai_request_wipe(struct st_oai_request *r)
     free(r->msgs);
     st_buf_wipe(&r->joined);
     json_decref(r->body);
+    r->model = r->text = NULL;
     r->ids = NULL;
     r->msgs = NULL;
+    r->n_msg = r->n_ids = 0;
     r->body = NULL;
 }
