@@ -1,5 +1,6 @@
 /* Memory for keys: locked into RAM, kept out of core dumps and forked children, wiped before it is freed. Never copied
- * by value. Limit: another process with the same user id and ptrace rights can still read it. */
+ * by value. Limit: another process with the same user id and ptrace rights can still read it, unless
+ * st_secret_process() was called. */
 #ifndef ST_BASE_SECRET_H
 #define ST_BASE_SECRET_H
 
@@ -16,5 +17,9 @@ struct st_secret {
 
 int st_secret_init(struct st_secret *s, size_t len, struct st_err *e) ST_MUST_CHECK;
 void st_secret_wipe(struct st_secret *s);
+
+/* For programs that hold keys or conversations: no core dump of this process, and no reading of its memory by other
+ * processes of the same user (CAP_SYS_PTRACE still can). Does not outlast exec. */
+void st_secret_process(void);
 
 #endif

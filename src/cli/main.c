@@ -1,6 +1,7 @@
 /* sotto: finds the subcommand, lets the frame read its options, runs it, and turns an error into one line and an exit
  * status. */
 #include "base/log.h"
+#include "base/secret.h"
 #include "cli/cli.h"
 
 #include <signal.h>
@@ -67,6 +68,7 @@ int main(int argc, char **argv)
 {
     /* A closed pipe or connection is an error return where it happens, not a signal. */
     signal(SIGPIPE, SIG_IGN);
+    st_secret_process();
     if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
         print_help(stdout);
         return 0;
