@@ -402,6 +402,10 @@ static int set_urls(struct st_gen *g, const char *url, struct st_err *e)
     size_t n = strlen(url);
     if ((strncasecmp(url, "http://", 7) != 0 && strncasecmp(url, "https://", 8) != 0) || strpbrk(url, " \r\n\t?#"))
         return st_fail(e, ST_USAGE, "upstream: want http(s)://host:port");
+    /* It is printed, and command lines are visible to others. */
+    const char *authority = strchr(url, ':') + 3;
+    if (memchr(authority, '@', strcspn(authority, "/")))
+        return st_fail(e, ST_USAGE, "upstream: want no password in the URL; a key is read from --upstream-key-file");
     while (n && url[n - 1] == '/')
         n--;
     if (n >= 3 && memcmp(url + n - 3, "/v1", 3) == 0)
