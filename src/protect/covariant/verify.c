@@ -41,7 +41,8 @@ static void on_logits(void *arg, size_t pos, const float *row)
         top = fmax(top, fabs((double)plain[i]));
         diff = isnan(d) ? INFINITY : fmax(diff, d);
     }
-    p->max_err = fmax(p->max_err, top > 0 ? diff / top : diff);
+    /* Infinite logits agree with nothing: inf / inf would be NaN, which fmax() reads over. */
+    p->max_err = fmax(p->max_err, top > 0 && isfinite(diff) ? diff / top : diff);
 }
 
 static void on_end(void *arg, enum st_finish finish, int64_t stop_id, const struct st_err *e)
