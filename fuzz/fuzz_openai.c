@@ -1,6 +1,7 @@
 /* Any bytes as a request body: refused with a whole error, or read into a request within its limits. The first byte
  * chooses the endpoint. */
 #include "service/openai.h"
+#include "text/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -12,10 +13,9 @@ static void check(const struct st_oai_request *r)
         abort();
     if (!(r->sampling.temperature >= 0) || !(r->sampling.top_p <= 1) || !(r->sampling.repetition_penalty > 0))
         abort();
-    volatile size_t sum = 0;
     for (size_t i = 0; i < r->n_msg; i++)
-        for (size_t j = 0; j < r->msgs[i].len; j++)
-            sum += (unsigned char)r->msgs[i].text[j];
+        if (!st_utf8_valid(r->msgs[i].text, r->msgs[i].len))
+            abort();
     if (r->endpoint == ST_OAI_TEXT && !r->text == !r->n_ids)
         abort();
 }
