@@ -7,6 +7,9 @@
 #include <immintrin.h>
 
 extern const struct st_gemv_kernel st_gemv_f32_avx512, st_gemv_f16_avx512, st_gemv_bf16_avx512, st_gemv_i8_avx512;
+extern const struct st_gemm_kernel st_gemm_f32_avx512, st_gemm_bf16_avx512;
+
+typedef float st_unaligned_f32 __attribute__((aligned(1), may_alias));
 
 /* The first n of 16 lanes; all when n >= 16. */
 static inline __mmask16 st_mask16(size_t n)
