@@ -104,7 +104,9 @@ static struct st_kernels with_fallback(const struct st_kernels *own)
 static int alloc_scratch(struct st_compute *c, struct st_err *e)
 {
     size_t n = (size_t)c->n_threads;
-    int rc = st_alloc(&c->x_rows, ST_GEMV_ROWS, st_gemv_row_bytes(c->max_width), "activations", e);
+    int rc = st_alloc(&c->shares, n, sizeof *c->shares, "shares of threads", e);
+    if (!rc)
+        rc = st_alloc(&c->x_rows, ST_GEMV_ROWS, st_gemv_row_bytes(c->max_width), "activations", e);
     if (!rc)
         rc = st_alloc(&c->panels, (size_t)c->gemm_rows * ST_GEMM_K, sizeof(float), "activation panels", e);
     if (!rc)
@@ -139,7 +141,7 @@ int st_compute_new(const struct st_compute_opts *o, struct st_compute **out, str
     c->max_width = o->max_width;
     c->max_row = o->max_row;
     uint32_t rows = o->max_row < ST_GEMM_ROWS ? o->max_row : ST_GEMM_ROWS;
-    c->gemm_rows = (rows + 31) / 32 * 32;
+    c->gemm_rows = (rows + ST_GEMM_NR_MAX - 1) / ST_GEMM_NR_MAX * ST_GEMM_NR_MAX;
     rc = st_pool_new(o->n_threads, &c->pool, e);
     if (!rc) {
         c->n_threads = st_pool_size(c->pool);
@@ -158,6 +160,7 @@ void st_compute_free(struct st_compute *c)
     if (!c)
         return;
     st_pool_free(c->pool);
+    free(c->shares);
     free(c->x_rows);
     free(c->panels);
     free(c->w_tile);

@@ -28,6 +28,12 @@ struct st_attn_part {
     float max[ST_ATTN_TILE], sum[ST_ATTN_TILE];
 };
 
+/* One thread's share of the chunks of a step. */
+struct st_share {
+    _Alignas(64) atomic_size_t next;
+    size_t end;
+};
+
 struct st_compute {
     struct st_kernels k;
     struct st_pool *pool;
@@ -36,10 +42,11 @@ struct st_compute {
     uint32_t max_width;
     atomic_size_t next; /* next item of the step that is running */
 
-    uint8_t *x_rows; /* ST_GEMV_ROWS rows of st_gemv_row_bytes(max_width), made by prep */
+    struct st_share *shares; /* per thread, linear layers */
+    uint8_t *x_rows;         /* ST_GEMV_ROWS rows of st_gemv_row_bytes(max_width), made by prep */
     float x_scale[ST_GEMV_ROWS];
 
-    uint32_t gemm_rows; /* rows of x packed at a time, a multiple of 32 */
+    uint32_t gemm_rows; /* rows of x packed at a time, a multiple of ST_GEMM_NR_MAX */
     uint8_t *panels;    /* gemm_rows * ST_GEMM_K values */
     uint8_t *w_tile;    /* per thread ST_GEMM_MR_MAX * ST_GEMM_K floats */
 

@@ -166,7 +166,7 @@ static ST_INLINE void fetch(const uint8_t *p, const int no, const int nr)
     ST_UNROLL
     for (int i = 0; i < no; i++) {
         if (nr <= 2)
-            _mm_prefetch((const char *)p + i * LINE, _MM_HINT_NTA);
+            _mm_prefetch((const char *)p + i * LINE, _MM_HINT_T0);
         else
             _mm_prefetch((const char *)p + i * LINE, _MM_HINT_T1);
     }

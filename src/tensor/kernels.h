@@ -26,20 +26,22 @@ struct st_gemv_kernel {
     /* y[., lo..hi). */
     void (*run)(const struct st_gemv *g, uint32_t lo, uint32_t hi);
 };
+/* One line more than the row: rows a power of two apart would fall into the same few lines of the cache. */
 static inline size_t st_gemv_row_bytes(uint32_t n_in)
 {
-    return ((size_t)n_in + 63) / 64 * 64 * sizeof(float);
+    return ((size_t)n_in + 63) / 64 * 64 * sizeof(float) + 64;
 }
 
 /* GEMM: panels of `nr` rows of x, packed once, times tiles of `mr` rows of W that are read where they are when their
  * dtype is `elem` and expanded otherwise. */
 #define ST_GEMM_K 2048 /* values of k in one block; even */
-#define ST_GEMM_MR_MAX 16
+#define ST_GEMM_MR_MAX 8
+#define ST_GEMM_NR_MAX 64
 struct st_gemm_tile {
     const void *w; /* [n_w, n_k] of `elem`, ldw values apart */
     size_t ldw;
     uint32_t n_w;         /* 1..mr */
-    const void *panel;    /* n_k rounded up to even */
+    const void *panel;    /* [n_k rounded up to even][n_row rounded up to 16] */
     uint32_t n_row;       /* 1..nr */
     uint32_t n_k;         /* even for BF16 */
     const float *w_scale; /* [n_w] or NULL */
@@ -51,9 +53,10 @@ struct st_gemm_tile {
 struct st_gemm_kernel {
     enum st_dtype elem; /* F32 or BF16 */
     uint32_t mr, nr;
-    /* x [n_row, n_k], ldx values apart -> panel of st_gemm_panel_bytes(). */
+    /* x [n_row, n_k], ldx values apart -> panel, at most st_gemm_panel_bytes(). BF16: pairs of k side by side. */
     void (*pack)(const float *x, size_t ldx, uint32_t n_row, uint32_t n_k, void *panel);
     void (*tile)(const struct st_gemm_tile *t);
+    void (*widen_i8)(const int8_t *w, uint32_t n, void *to); /* to `elem`, exactly */
 };
 static inline size_t st_gemm_panel_bytes(const struct st_gemm_kernel *g, uint32_t n_k)
 {
@@ -64,6 +67,7 @@ struct st_kernels {
     const char *isa;
     const struct st_gemv_kernel *gemv[ST_DTYPE_COUNT];
     const struct st_gemm_kernel *gemm[ST_DTYPE_COUNT]; /* NULL: GEMV for any number of rows */
+    uint32_t gemv_most[ST_DTYPE_COUNT];                /* rows up to which GEMV is faster than GEMM, measured */
     void (*rmsnorm)(const float *x, const float *w, float eps, uint32_t d, float *y);
     /* One head; cos and sin [n_pair]. */
     void (*rope)(float *x, const float *cosine, const float *sine, uint32_t n_pair, bool interleaved);
