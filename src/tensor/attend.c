@@ -24,6 +24,7 @@ struct step {
     float *out;
     size_t n_item;
     uint32_t n_part; /* parts of the keys of each item */
+    uint32_t width;  /* head_dim rounded up to 16: rows of q, k, v and o in the workspace are padded with zeros */
 };
 
 /* One item, found by its number. */
@@ -52,18 +53,26 @@ static struct item find_item(const struct step *s, size_t i, uint32_t *seq, size
     }
 }
 
-/* Keys [t0, t0 + n) of one kv head in f32. */
+/* Keys [t0, t0 + n) of one kv head in f32, rows of s->width. */
 static void load_keys(const struct step *s, const void *base, const struct item *it, uint32_t t0, uint32_t n, float *to)
 {
     const struct st_kv_layer *kv = s->kv;
-    size_t size = st_dtype_size(kv->dtype);
+    size_t size = st_dtype_size(kv->dtype), hd = kv->head_dim;
     for (uint32_t t = t0; t < t0 + n;) {
         uint32_t at = t % kv->block_len, run = kv->block_len - at < t0 + n - t ? kv->block_len - at : t0 + n - t;
-        size_t from = it->seq->blocks[t / kv->block_len] * kv->block_stride +
-                      ((size_t)it->head * kv->block_len + at) * kv->head_dim;
-        st_convert(kv->dtype, (const uint8_t *)base + from * size, ST_DTYPE_F32, to, (size_t)run * kv->head_dim);
-        to += (size_t)run * kv->head_dim;
+        size_t from =
+            it->seq->blocks[t / kv->block_len] * kv->block_stride + ((size_t)it->head * kv->block_len + at) * hd;
+        const uint8_t *p = (const uint8_t *)base + from * size;
         t += run;
+        if (s->width == hd) {
+            st_convert(kv->dtype, p, ST_DTYPE_F32, to, run * hd);
+            to += run * hd;
+            continue;
+        }
+        for (; run; run--, p += hd * size, to += s->width) {
+            st_convert(kv->dtype, p, ST_DTYPE_F32, to, hd);
+            memset(to + hd, 0, (s->width - hd) * sizeof *to);
+        }
     }
 }
 
@@ -71,7 +80,7 @@ static void load_keys(const struct step *s, const void *base, const struct item 
  * new maximum. The vector at position pos sees (pos - window, pos]. */
 static void soften(const struct step *st, struct st_attn_scratch *a, uint32_t i, uint32_t pos, uint32_t t0, uint32_t n)
 {
-    float *s = a->s + (size_t)i * ST_ATTN_TILE, *o = a->o + (size_t)i * st->kv->head_dim;
+    float *s = a->s + (size_t)i * ST_ATTN_TILE, *o = a->o + (size_t)i * st->width;
     uint32_t lo = 0, hi = pos < t0 ? 0 : pos - t0 + 1 < n ? pos - t0 + 1 : n;
     if (st->window && pos >= st->window && pos - st->window + 1 > t0)
         lo = pos - st->window + 1 - t0 < hi ? pos - st->window + 1 - t0 : hi;
@@ -86,7 +95,7 @@ static void soften(const struct step *st, struct st_attn_scratch *a, uint32_t i,
         float shrink = expf(a->max[i] - max);
         a->max[i] = max;
         a->sum[i] *= shrink;
-        for (uint32_t d = 0; d < st->kv->head_dim; d++)
+        for (uint32_t d = 0; d < st->width; d++)
             o[d] *= shrink;
     }
     a->sum[i] += st->c->k.exp_sum(s + lo, hi - lo, max);
@@ -95,17 +104,20 @@ static void soften(const struct step *st, struct st_attn_scratch *a, uint32_t i,
 /* Part `part` of an item: a->o, a->max, a->sum over its keys. */
 static void run_item(const struct step *s, const struct item *it, uint32_t part, struct st_attn_scratch *a)
 {
-    uint32_t hd = s->kv->head_dim, pos = it->seq->pos0 + it->row, end = pos + it->n_row;
+    uint32_t hd = s->kv->head_dim, width = s->width, pos = it->seq->pos0 + it->row, end = pos + it->n_row;
     uint32_t begin = s->window && pos >= s->window ? pos - s->window + 1 : 0;
     begin = begin / ST_ATTN_TILE * ST_ATTN_TILE;
     size_t lo, hi;
     st_pool_part(end - begin, ST_ATTN_TILE, (int)part, (int)s->n_part, &lo, &hi);
     for (uint32_t r = 0; r < it->n_row; r++) {
         const float *q = s->q + ((size_t)(it->seq->row0 + it->row + r) * s->n_head + it->head * s->group) * hd;
-        for (uint32_t d = 0; d < s->group * hd; d++)
-            a->q[r * s->group * hd + d] = q[d] * s->scale;
+        for (uint32_t h = 0; h < s->group; h++, q += hd) {
+            float *to = a->q + (size_t)(r * s->group + h) * width;
+            for (uint32_t d = 0; d < width; d++)
+                to[d] = d < hd ? q[d] * s->scale : 0;
+        }
     }
-    memset(a->o, 0, (size_t)it->n_q * hd * sizeof *a->o);
+    memset(a->o, 0, (size_t)it->n_q * width * sizeof *a->o);
     for (uint32_t i = 0; i < it->n_q; i++) {
         a->max[i] = -INFINITY;
         a->sum[i] = 0;
@@ -113,11 +125,11 @@ static void run_item(const struct step *s, const struct item *it, uint32_t part,
     for (uint32_t t = begin + (uint32_t)lo; t < begin + (uint32_t)hi; t += ST_ATTN_TILE) {
         uint32_t n = begin + (uint32_t)hi - t < ST_ATTN_TILE ? begin + (uint32_t)hi - t : ST_ATTN_TILE;
         load_keys(s, s->kv->k, it, t, n, a->kv);
-        s->c->k.scores(a->q, it->n_q, a->kv, n, hd, a->s, ST_ATTN_TILE);
+        s->c->k.scores(a->q, it->n_q, a->kv, n, width, a->s, ST_ATTN_TILE);
         for (uint32_t i = 0; i < it->n_q; i++)
             soften(s, a, i, pos + i / s->group, t, n);
         load_keys(s, s->kv->v, it, t, n, a->kv);
-        s->c->k.weigh(a->s, ST_ATTN_TILE, it->n_q, a->kv, n, hd, a->o);
+        s->c->k.weigh(a->s, ST_ATTN_TILE, it->n_q, a->kv, n, width, a->o);
     }
 }
 
@@ -130,7 +142,7 @@ static void write_out(const struct step *s, const struct item *it, const float *
             ((size_t)(it->seq->row0 + it->row + i / s->group) * s->n_head + it->head * s->group + i % s->group) * hd;
         float inv = 1 / sum[i];
         for (uint32_t d = 0; d < hd; d++)
-            out[d] = o[(size_t)i * hd + d] * inv;
+            out[d] = o[(size_t)i * s->width + d] * inv;
     }
 }
 
@@ -149,7 +161,7 @@ static void attend_part(void *arg, int thread, int n_threads)
             continue;
         }
         struct st_attn_part *p = &s->c->part[i];
-        memcpy(p->o, a->o, (size_t)it.n_q * s->kv->head_dim * sizeof *p->o);
+        memcpy(p->o, a->o, (size_t)it.n_q * s->width * sizeof *p->o);
         memcpy(p->max, a->max, sizeof p->max);
         memcpy(p->sum, a->sum, sizeof p->sum);
     }
@@ -158,21 +170,21 @@ static void attend_part(void *arg, int thread, int n_threads)
 /* Brings the parts of each item to a common maximum and adds them into the first. */
 static void merge(const struct step *s)
 {
-    uint32_t seq = 0, hd = s->kv->head_dim;
+    uint32_t seq = 0, width = s->width;
     size_t first = 0;
     for (size_t i = 0; i < s->n_item; i++) {
         struct item it = find_item(s, i, &seq, &first);
         struct st_attn_part *parts = &s->c->part[i * s->n_part];
         for (uint32_t j = 0; j < it.n_q; j++) {
-            float max = -INFINITY, sum = 0, *o = parts[0].o + (size_t)j * hd;
+            float max = -INFINITY, sum = 0, *o = parts[0].o + (size_t)j * width;
             for (uint32_t p = 0; p < s->n_part; p++)
                 max = parts[p].max[j] > max ? parts[p].max[j] : max;
             for (uint32_t p = 0; p < s->n_part; p++) {
-                const float *from = parts[p].o + (size_t)j * hd;
+                const float *from = parts[p].o + (size_t)j * width;
                 /* A part whose keys all lie outside the window has maximum -inf and sum 0. */
                 float f = expf(parts[p].max[j] - max);
                 sum += f * parts[p].sum[j];
-                for (uint32_t d = 0; d < hd; d++)
+                for (uint32_t d = 0; d < width; d++)
                     o[d] = p ? o[d] + f * from[d] : f * from[d];
             }
             parts[0].sum[j] = sum;
@@ -194,6 +206,7 @@ void st_attend(struct st_compute *c, const struct st_kv_layer *kv, const struct 
                      .scale = scale,
                      .window = window,
                      .out = out,
+                     .width = (kv->head_dim + 15) & ~15u,
                      .n_part = 1};
     s.tile_rows = ST_ATTN_TILE / s.group;
     size_t products = 0;

@@ -1,10 +1,10 @@
 /* The operations of a transformer on f32 activations, over a thread pool, with the best kernels that this CPU has
  * (or those forced by `isa`). Shapes are checked by the caller (plan); nothing here allocates after st_compute_new.
  *
- * Linear layers: 1..8 rows go to our own GEMV kernels (memory-bound: the weight is read once for all rows), more rows
- * to oneDNN where it is faster, in tiles. f32 weights always accumulate in f32 from f32 activations. With
- * `deterministic` the result of a row does not depend on which other rows are in the batch. int8 weights: activations
- * are quantised per row to 16 bits, so that their error is far below that of the weights.
+ * Linear layers: few rows go to GEMV kernels (bound by memory: the weight is read once for every 8 rows), more rows to GEMM
+ * tiles. Activations stay f32, with two exceptions: for int8 weights GEMV quantises them per row to 16 bits, and on AVX-512
+ * GEMM rounds them to bf16 when the weights are bf16 or int8 (products and sums are f32). With `deterministic` all rows go
+ * through GEMV, and the result of a row does not depend on which other rows are in the batch.
  *
  * Not thread-safe: one caller at a time. */
 #ifndef ST_TENSOR_COMPUTE_H

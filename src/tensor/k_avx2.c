@@ -1,6 +1,23 @@
-#include "tensor/kernels.h"
+#include "tensor/k_avx2.h"
 
-#include <immintrin.h>
+#define LANES 8
+#define WEIGH_VECS 2
+static void transpose_keys(const float *k, uint32_t head_dim, float *t);
+#include "tensor/k_ops.h"
+
+static void transpose_keys(const float *k, uint32_t head_dim, float *t)
+{
+    for (uint32_t d = 0; d < head_dim; d += 8) {
+        vec v[8];
+        ST_UNROLL
+        for (uint32_t i = 0; i < 8; i++)
+            v[i] = load(k + (size_t)i * head_dim + d);
+        st_transpose8(v);
+        ST_UNROLL
+        for (uint32_t i = 0; i < 8; i++)
+            store(t + (size_t)(d + i) * 8, v[i]);
+    }
+}
 
 /* bf16 bits of 8 floats, in the low halves of 32-bit lanes. */
 static __m256i narrow_bf16(__m256 f)
@@ -88,4 +105,16 @@ size_t st_quantize_avx2(const float *w, size_t n, float scale, int8_t *out)
     return i;
 }
 
-const struct st_kernels st_kernels_avx2 = {.isa = "avx2"};
+const struct st_kernels st_kernels_avx2 = {
+    .isa = "avx2",
+    OPS,
+    .gemv = {[ST_DTYPE_F32] = &st_gemv_f32_avx2,
+             [ST_DTYPE_F16] = &st_gemv_f16_avx2,
+             [ST_DTYPE_BF16] = &st_gemv_bf16_avx2,
+             [ST_DTYPE_I8] = &st_gemv_i8_avx2},
+    .gemm = {[ST_DTYPE_F32] = &st_gemm_f32_avx2,
+             [ST_DTYPE_F16] = &st_gemm_f32_avx2,
+             [ST_DTYPE_BF16] = &st_gemm_f32_avx2,
+             [ST_DTYPE_I8] = &st_gemm_f32_avx2},
+    .gemv_most = {[ST_DTYPE_F32] = 8, [ST_DTYPE_F16] = 16, [ST_DTYPE_BF16] = 16, [ST_DTYPE_I8] = 32},
+};

@@ -8,30 +8,6 @@
 #define NR 64
 #define NV (NR / 16)
 
-/* Rows become columns: 16 x 16 values of 32 bits. */
-static ST_INLINE void transpose(__m512 v[16])
-{
-    __m512 t[16];
-    ST_UNROLL
-    for (int i = 0; i < 16; i += 4) {
-        __m512 a = _mm512_unpacklo_ps(v[i], v[i + 1]), b = _mm512_unpackhi_ps(v[i], v[i + 1]);
-        __m512 c = _mm512_unpacklo_ps(v[i + 2], v[i + 3]), d = _mm512_unpackhi_ps(v[i + 2], v[i + 3]);
-        t[i] = _mm512_shuffle_ps(a, c, 0x44);
-        t[i + 1] = _mm512_shuffle_ps(a, c, 0xee);
-        t[i + 2] = _mm512_shuffle_ps(b, d, 0x44);
-        t[i + 3] = _mm512_shuffle_ps(b, d, 0xee);
-    }
-    ST_UNROLL
-    for (int i = 0; i < 4; i++) {
-        __m512 a = _mm512_shuffle_f32x4(t[i], t[i + 4], 0x88), b = _mm512_shuffle_f32x4(t[i], t[i + 4], 0xdd);
-        __m512 c = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0x88), d = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0xdd);
-        v[i] = _mm512_shuffle_f32x4(a, c, 0x88);
-        v[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
-        v[i + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
-        v[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
-    }
-}
-
 static void pack_f32(const float *x, size_t ldx, uint32_t n_row, uint32_t n_k, void *panel)
 {
     float *to = panel;
@@ -43,7 +19,7 @@ static void pack_f32(const float *x, size_t ldx, uint32_t n_row, uint32_t n_k, v
             ST_UNROLL
             for (uint32_t i = 0; i < 16; i++)
                 v[i] = r + i < n_row ? _mm512_maskz_loadu_ps(mask, x + (r + i) * ldx + k) : _mm512_setzero_ps();
-            transpose(v);
+            st_transpose16(v);
             for (uint32_t i = 0; i < 16 && k + i < padded; i++)
                 _mm512_store_ps(to + (size_t)(k + i) * ld + r, v[i]);
         }
@@ -68,7 +44,7 @@ static void pack_bf16(const float *x, size_t ldx, uint32_t n_row, uint32_t n_k, 
                 }
                 v[i] = (__m512)_mm512_cvtne2ps_pbh(b, a);
             }
-            transpose(v);
+            st_transpose16(v);
             for (uint32_t i = 0; i < 16 && p + i < n_pair; i++)
                 _mm512_store_ps(to + (size_t)(p + i) * ld + r, v[i]);
         }
@@ -116,7 +92,7 @@ static ST_INLINE void store(const struct st_gemm_tile *t, uint32_t row, __m512 v
     __mmask16 keep = st_mask16(t->n_w);
     __m512 scale = t->w_scale ? _mm512_maskz_loadu_ps(keep, t->w_scale) : _mm512_set1_ps(1);
     __m512 bias = t->bias ? _mm512_maskz_loadu_ps(keep, t->bias) : _mm512_setzero_ps();
-    transpose(v);
+    st_transpose16(v);
     ST_UNROLL
     for (uint32_t i = 0; i < 16; i++) {
         if (row + i >= t->n_row)

@@ -73,8 +73,8 @@ struct st_kernels {
     void (*rope)(float *x, const float *cosine, const float *sine, uint32_t n_pair, bool interleaved);
     void (*silu_mul)(float *gate, const float *up, size_t n);
     void (*add)(float *x, const float *y, size_t n);
-    /* Attention on one tile: s[i * lds + j] = q_i . k_j;  o_i += sum_j p[i * ldp + j] v_j. q, k, v, o dense [.,
-     * head_dim]. */
+    /* Attention on one tile: s[i * lds + j] = q_i . k_j;  o_i += sum_j p[i * ldp + j] v_j. q, k, v, o dense rows of
+     * head_dim, a multiple of 16. k may be read, and s written, up to n_k rounded up to 16. */
     void (*scores)(const float *q, uint32_t n_q, const float *k, uint32_t n_k, uint32_t head_dim, float *s, size_t lds);
     void (*weigh)(const float *p, size_t ldp, uint32_t n_q, const float *v, uint32_t n_k, uint32_t head_dim, float *o);
     /* s = exp(s - max), returns the sum. */
