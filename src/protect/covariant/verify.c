@@ -104,7 +104,9 @@ static int open_engine(const struct st_model *m, const struct st_cov_opts *o, ui
                                   .n_ctx = n_ctx,
                                   .n_kv = n_ctx,
                                   .max_batch = 1,
-                                  .max_row = PROBE_LEN};
+                                  .max_row = PROBE_LEN,
+                                  /* Activations of a bf16 model stay f32: the comparison is of weights. */
+                                  .deterministic = true};
     return st_engine_new(m, &opts, en, e);
 }
 
