@@ -1,5 +1,5 @@
 # The face of the build. Each target does all its own set-up on a fresh Debian 12 (scripts/deps.sh); the work is CMake's.
-.PHONY: build demo test check bench layers install docs deps-build deps-test deps-check clean
+.PHONY: build demo test check bench layers install docs deps-build deps-test deps-bench deps-check clean
 PREFIX ?= /usr/local
 
 build: deps-build
@@ -18,8 +18,11 @@ test: deps-build deps-test build
 check: deps-build deps-test deps-check
 	@scripts/check.sh
 
-bench: build
-	@scripts/bench.sh
+# Against llama.cpp on the same shapes, in one run; writes bench/results/. The peer takes ten minutes to build, once.
+bench: deps-bench build
+	@scripts/bench_peer.sh
+	@scripts/venv.sh && .venv/bin/pip install -q gguf==0.19.0
+	@.venv/bin/python bench/engine_vs_llamacpp.py
 
 layers:
 	@scripts/layers.py
@@ -35,6 +38,8 @@ deps-build:
 	@scripts/deps.sh build
 deps-test:
 	@scripts/deps.sh build test
+deps-bench:
+	@scripts/deps.sh build test bench
 deps-check:
 	@scripts/deps.sh build test check
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what a target needs and this machine lacks: scripts/deps.sh [build|test|check]...
+# Installs what a target needs and this machine lacks: scripts/deps.sh [build|test|bench|check]...
 # Each row is a probe and the Debian package that satisfies it. Nothing is touched when all probes succeed.
 set -eu
 
@@ -28,6 +28,10 @@ cmd:python3 python3
 py:ensurepip python3-venv
 END
         ;;
+    bench) cat <<'END'
+cmd:c++ g++
+END
+        ;;
     check) cat <<'END'
 cmd:clang-14 clang-14
 cmd:llvm-symbolizer-14 llvm-14
@@ -36,7 +40,7 @@ cmd:cppcheck cppcheck
 END
         ;;
     *)
-        echo "deps.sh: want build, test or check, got '$1'" >&2
+        echo "deps.sh: want build, test, bench or check, got '$1'" >&2
         exit 2
         ;;
     esac

@@ -42,10 +42,29 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
     }
 }
 
+/* An obfuscated checkpoint has no tokenizer, and must not get one: say what to do before the model is loaded. */
+static int check_tokenizer(const struct st_cli *cli, struct st_err *e)
+{
+    char path[ST_PATH_MAX], file[ST_PATH_MAX + 32];
+    if (st_open_model_path(cli->args[0], path, e))
+        return e->code;
+    if (cli->tokenizer || !st_path_is_dir(path))
+        return 0;
+    for (int i = 0; i < 2; i++) {
+        snprintf(file, sizeof file, "%s/%s", path, i ? "tokenizer.model" : "tokenizer.json");
+        if (st_path_exists(file))
+            return 0;
+    }
+    return st_fail(e, ST_USAGE, "%s: has no tokenizer; serve token ids with --ids-only, or name one with --tokenizer",
+                   path);
+}
+
 static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 {
     const struct serve_opts *o = opts;
     struct st_open m = {0};
+    if (!o->ids_only && check_tokenizer(cli, e))
+        return e->code;
     const struct st_engine_opts eo = {
         .max_batch = o->max_batch, .max_queue = o->max_queue, .max_row = o->max_row, .n_kv = o->kv_tokens};
     int rc = st_open(cli, cli->args[0], o->ids_only ? 0 : ST_OPEN_TOKENIZER | ST_OPEN_CHAT, &eo, &m, e);
