@@ -196,6 +196,50 @@ static void a_process_with_secrets_leaves_no_core(void **state)
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+/* A tokenizer whose section `where` replaces "a" by 100,000 of them, three times over. */
+static char *growing_tokenizer(const char *where, const char *list)
+{
+    struct st_buf b = {0};
+    char *path = strdup("/tmp/sotto-grow-XXXXXX");
+    char many[100001];
+    memset(many, 'a', sizeof many - 1);
+    many[sizeof many - 1] = 0;
+    st_buf_addf(
+        &b, "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"%s\":{\"type\":\"Sequence\",\"%s\":[",
+        where, list);
+    for (int i = 0; i < 3; i++)
+        st_buf_addf(&b, "%s{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"%s\"}", i ? "," : "",
+                    many);
+    st_buf_add_str(&b, "]}}");
+    int fd = mkstemp(path);
+    assert_true(fd >= 0 && write(fd, b.p, b.len) == (ssize_t)b.len);
+    close(fd);
+    st_buf_free(&b);
+    return path;
+}
+
+static void a_tokenizer_that_makes_texts_grow_without_end_is_refused(void **state)
+{
+    (void)state;
+    struct st_tokenizer *t;
+    struct st_ids ids = {0};
+    struct st_err e;
+    const struct st_encode_opts o = {0};
+    char *path = growing_tokenizer("normalizer", "normalizers");
+    if (st_tokenizer_open(path, &t, &e))
+        fail_msg("%s", e.msg);
+    assert_int_equal(st_tokenizer_encode(t, "aaaa", 4, &o, &ids, &e), ST_INPUT);
+    assert_int_equal(ids.len, 0);
+    st_ids_free(&ids);
+    st_tokenizer_free(t);
+    unlink(path);
+    free(path);
+    path = growing_tokenizer("decoder", "decoders");
+    assert_int_equal(st_tokenizer_open(path, &t, &e), ST_INPUT);
+    unlink(path);
+    free(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -205,6 +249,7 @@ int main(void)
         cmocka_unit_test(a_carriage_return_inside_a_chunk_size_line_is_refused),
         cmocka_unit_test(a_running_request_keeps_nothing_of_its_body_but_stop_strings),
         cmocka_unit_test(a_password_in_the_upstream_address_is_refused_unseen),
+        cmocka_unit_test(a_tokenizer_that_makes_texts_grow_without_end_is_refused),
         cmocka_unit_test(a_process_with_secrets_leaves_no_core),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

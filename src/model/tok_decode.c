@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MAX_PIECES (4u * ST_TOK_MAX_FILE)
+
 int st_tok_byte_token(const char *text, size_t len)
 {
     if (len != 6 || memcmp(text, "<0x", 3) != 0 || text[5] != '>')
@@ -44,7 +46,8 @@ static bool letters_to_bytes(const char *text, size_t len, struct st_buf *out)
 static void replace_all(const struct st_tok_step *s, const char *text, size_t len, const char *by, size_t by_len,
                         struct st_buf *out)
 {
-    while (len) {
+    while (len && !out->failed) {
+        out->failed = out->len > MAX_PIECES; /* a hostile file: each character replaced by a million, step after step */
         const char *hit = s->pattern.len ? memmem(text, len, s->pattern.text, s->pattern.len) : NULL;
         size_t n = hit ? (size_t)(hit - text) : len;
         st_buf_add(out, text, n);
@@ -100,11 +103,10 @@ int st_tok_decode_prepare(struct st_tokenizer *t, struct st_err *e)
     for (uint32_t i = 0; i < t->vocab.n_id; i++) {
         if (t->vocab.entry[i].flags)
             add_piece(t, &t->vocab.entry[i]);
-        if (t->vocab.piece.len > 4u * ST_TOK_MAX_FILE)
-            return st_fail(e, ST_INPUT, "the decoder makes the tokens longer than %u bytes together",
-                           4u * ST_TOK_MAX_FILE);
+        if (t->vocab.piece.failed || t->vocab.piece.len > MAX_PIECES)
+            return st_fail(e, ST_INPUT, "the decoder makes the tokens longer than %u bytes together", MAX_PIECES);
     }
-    return t->vocab.piece.failed ? st_fail(e, ST_MEMORY, "no memory for the tokens' texts") : 0;
+    return 0;
 }
 
 /* Streaming.

@@ -223,12 +223,13 @@ static void copy_range(struct st_tok_text *out, const char *text, const char *pl
 }
 
 static int apply_replace(struct st_tok_run *run, const struct st_tok_norm *n, const char *text, size_t len,
-                         const char *plain, struct st_tok_text *out)
+                         const char *plain, size_t limit, struct st_tok_text *out)
 {
     struct st_tok_finder f = {.p = &n->pattern, .m = &run->match, .text = text, .len = len};
     size_t done = 0, start, end;
-    int rc;
-    while ((rc = st_tok_find(&f, &start, &end, run->e)) > 0) {
+    int rc = 0;
+    /* Past the limit the caller refuses: there is no need to make the rest. */
+    while (out->text.len <= limit && (rc = st_tok_find(&f, &start, &end, run->e)) > 0) {
         copy_range(out, text, plain, done, start);
         st_buf_add(&out->text, n->content, n->content_len);
         if (plain)
@@ -261,7 +262,7 @@ static void apply_strip(const struct st_tok_norm *n, const char *text, size_t le
 }
 
 static int apply(struct st_tok_run *run, const struct st_tok_norm *n, const char *text, size_t len, const char *plain,
-                 struct st_tok_text *out)
+                 size_t limit, struct st_tok_text *out)
 {
     int rc = 0;
     bool ok = true;
@@ -278,7 +279,7 @@ static int apply(struct st_tok_run *run, const struct st_tok_norm *n, const char
         copy_range(out, text, plain, 0, len);
         break;
     case ST_TOK_NORM_REPLACE:
-        rc = apply_replace(run, n, text, len, plain, out);
+        rc = apply_replace(run, n, text, len, plain, limit, out);
         break;
     case ST_TOK_NORM_STRIP:
         apply_strip(n, text, len, plain, out);
@@ -289,20 +290,28 @@ static int apply(struct st_tok_run *run, const struct st_tok_norm *n, const char
     return rc;
 }
 
+/* A file that replaces each character by a million, twice over, must not take all memory. Unicode's own forms make a
+ * character at most 18 times as long. */
+static size_t longest_result(size_t len)
+{
+    return len > INT32_MAX / 64 ? INT32_MAX : 64 * len + (1u << 20);
+}
+
 int st_tok_normalize(struct st_tok_run *run, const char *text, size_t len, const char *plain, struct st_tok_text **out)
 {
+    size_t limit = longest_result(len);
     for (int i = 0; i < run->t->n_norm; i++) {
         *out = &run->norm[i & 1];
         st_buf_clear(&(*out)->text);
         st_buf_clear(&(*out)->plain);
-        int rc = apply(run, &run->t->norm[i], text, len, plain, *out);
+        int rc = apply(run, &run->t->norm[i], text, len, plain, limit, *out);
         if (rc)
             return rc;
         text = (*out)->text.p ? (*out)->text.p : "";
         len = (*out)->text.len;
         plain = plain ? ((*out)->plain.p ? (*out)->plain.p : "") : NULL;
-        if (len > INT32_MAX)
-            return st_fail(run->e, ST_INPUT, "the normalized text is longer than %d bytes", INT32_MAX);
+        if (len > limit)
+            return st_fail(run->e, ST_INPUT, "the normalized text is longer than %zu bytes", limit);
     }
     return 0;
 }
