@@ -196,6 +196,54 @@ static void a_process_with_secrets_leaves_no_core(void **state)
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+/* What `sotto status --url` sends first to a port here, when the environment names this base URL and a key. */
+static char *status_request(const char *base)
+{
+    char url[64], head[4096] = "";
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof a;
+    const char *program = getenv("SOTTO_BIN");
+    int status, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(bind(fd, (struct sockaddr *)&a, sizeof a) == 0 && listen(fd, 4) == 0);
+    getsockname(fd, (struct sockaddr *)&a, &len);
+    snprintf(url, sizeof url, "http://127.0.0.1:%d", ntohs(a.sin_port));
+    pid_t pid = fork();
+    if (pid == 0) {
+        setenv("OPENAI_API_KEY", "hunter2", 1);
+        setenv("OPENAI_BASE_URL", base ? base : url, 1);
+        freopen("/dev/null", "w", stderr);
+        execl(program ? program : "build/bin/sotto", "sotto", "status", "--config=", "--url", url, (char *)NULL);
+        _exit(99);
+    }
+    int c = accept(fd, NULL, NULL);
+    for (size_t n = 0; c >= 0 && n + 1 < sizeof head && !strstr(head, "\r\n\r\n");) {
+        ssize_t got = recv(c, head + n, sizeof head - 1 - n, 0);
+        if (got <= 0)
+            break;
+        n += (size_t)got;
+        head[n] = 0;
+    }
+    close(c);
+    close(fd);
+    assert_true(waitpid(pid, &status, 0) == pid && WEXITSTATUS(status) != 99);
+    assert_non_null(strstr(head, "GET /health"));
+    return strdup(head);
+}
+
+static void status_sends_a_key_to_its_own_endpoint_only(void **state)
+{
+    (void)state;
+    static const char *const others[] = {"https://api.openai.com/v1", "http://127.0.0.1", "http://127.0.0.1:1/v1", ""};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        char *head = status_request(others[i]);
+        assert_null(strstr(head, "hunter2"));
+        free(head);
+    }
+    char *head = status_request(NULL);
+    assert_non_null(strstr(head, "Authorization: Bearer hunter2\r\n"));
+    free(head);
+}
+
 /* A tokenizer whose section `where` replaces "a" by 100,000 of them, three times over. */
 static char *growing_tokenizer(const char *where, const char *list)
 {
@@ -250,6 +298,7 @@ int main(void)
         cmocka_unit_test(a_running_request_keeps_nothing_of_its_body_but_stop_strings),
         cmocka_unit_test(a_password_in_the_upstream_address_is_refused_unseen),
         cmocka_unit_test(a_tokenizer_that_makes_texts_grow_without_end_is_refused),
+        cmocka_unit_test(status_sends_a_key_to_its_own_endpoint_only),
         cmocka_unit_test(a_process_with_secrets_leaves_no_core),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

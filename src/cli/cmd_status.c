@@ -87,7 +87,7 @@ static int ask(const struct st_cli *cli, const char *url, struct st_err *e)
     if (!rc)
         rc = get(url, "/v1/models", &models, &models_json, e);
     if (!rc && models.status == 401)
-        rc = st_fail(e, ST_POLICY, "%s: wants an API key; set OPENAI_API_KEY", url);
+        rc = st_fail(e, ST_POLICY, "%s: wants an API key; set OPENAI_BASE_URL to it, and OPENAI_API_KEY", url);
     if (!rc)
         print(cli, url, &health, health_json, models_json);
     json_decref(health_json);
@@ -112,7 +112,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 const struct st_cmd st_cmd_status = {
     .name = "status",
     .summary = "Ask a running endpoint what it serves and how it is protected",
-    .doc = "Asks /health and /v1/models of an endpoint and shows its protection. OPENAI_API_KEY is sent if it is set.",
+    .doc = "Asks /health and /v1/models of an endpoint and shows its protection. OPENAI_API_KEY is sent to the host "
+           "of OPENAI_BASE_URL only.",
     .examples = "  sotto status\n  sotto status --url http://127.0.0.1:7789 --json",
     .shared = ST_CLI_JSON,
     .options = options,

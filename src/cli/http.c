@@ -38,6 +38,19 @@ static size_t on_header(char *p, size_t size, size_t n, void *arg)
     return size * n;
 }
 
+/* The key of the environment belongs to the endpoint of the environment. Whoever listens on a default port, or has the
+ * user name a URL, must not get what may be the key of another service. */
+static const char *key_for(const char *url)
+{
+    const char *key = getenv("OPENAI_API_KEY"), *base = getenv("OPENAI_BASE_URL");
+    const char *authority = base ? strstr(base, "://") : NULL;
+    if (!key || !*key || !authority)
+        return NULL;
+    size_t n = (size_t)(authority - base) + 3;
+    n += strcspn(base + n, "/?#");
+    return strncasecmp(url, base, n) == 0 && (!url[n] || strchr("/?#", url[n])) ? key : NULL;
+}
+
 int st_http_run(struct st_http *h, struct st_err *e)
 {
     static bool ready;
@@ -45,8 +58,8 @@ int st_http_run(struct st_http *h, struct st_err *e)
         ready = curl_global_init(CURL_GLOBAL_DEFAULT) == 0;
     CURL *c = curl_easy_init();
     struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: application/json");
-    const char *key = getenv("OPENAI_API_KEY");
-    if (key && *key) {
+    const char *key = key_for(h->url);
+    if (key) {
         struct st_buf auth = {0};
         st_buf_addf(&auth, "Authorization: Bearer %s", key);
         headers = curl_slist_append(headers, auth.p ? auth.p : "");
