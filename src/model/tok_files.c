@@ -49,7 +49,7 @@ static int read_rank_line(const char *line, size_t len, size_t number, const cha
     uint32_t rank = 0;
     st_buf_clear(token);
     bool ok = space && base64(line, (size_t)(space - line), token) && space + 1 < line + len;
-    for (const char *c = space + 1; ok && c < line + len; c++) {
+    for (const char *c = ok ? space + 1 : NULL; ok && c < line + len; c++) {
         ok = *c >= '0' && *c <= '9' && rank < ST_TOK_MAX_ID;
         rank = rank * 10 + (uint32_t)(*c - '0');
     }
