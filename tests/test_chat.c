@@ -10,17 +10,19 @@
 /* cmocka needs the four above first */
 #include <cmocka.h>
 
-#define SPECIALS                                                                                                                    \
-    ",\"added_tokens\":[" S(256, "<s>") "," S(257, "</s>") "," S(258, "<|begin_of_text|>") "," S(                                   \
-        259,                                                                                                                        \
-        "<|end_of_text|"                                                                                                            \
-        ">") "," S(260, "<|start_header_id|>") "," S(261, "<|end_header_id|>") "," S(262,                                           \
-                                                                                     "<|eot_id|>") "," S(263,                       \
-                                                                                                         "<|im_start|"              \
-                                                                                                         ">") "," S(264,            \
-                                                                                                                    "<|im_end|"     \
-                                                                                                                    ">") "," S(265, \
-                                                                                                                               "<|endoftext|>") "]"
+#define SPECIALS                                                                                                          \
+    ",\"added_tokens\":[" S(256, "<s>") "," S(257, "</s>") "," S(258, "<|begin_of_text|>") "," S(                         \
+        259,                                                                                                              \
+        "<|end_of_text|"                                                                                                  \
+        ">") "," S(260,                                                                                                   \
+                   "<|start_header_id|>") "," S(261,                                                                      \
+                                                "<|end_header_id|>") "," S(262,                                           \
+                                                                           "<|eot_id|>") "," S(263,                       \
+                                                                                               "<|im_start|"              \
+                                                                                               ">") "," S(264,            \
+                                                                                                          "<|im_end|"     \
+                                                                                                          ">") "," S(265, \
+                                                                                                                     "<|endoftext|>") "]"
 #define S(id, text) "{\"id\":" #id ",\"content\":\"" text "\",\"special\":true}"
 #define BYTES ",\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false}"
 #define BOS                                                                                                            \

@@ -22,10 +22,26 @@ enum st_op {
 
 #define ST_ROLES(X)                                                                                                    \
     X(EMBED, "embed")                                                                                                  \
-    X(ATTN_NORM, "attn_norm") X(FFN_NORM, "ffn_norm") X(FINAL_NORM, "final_norm") X(Q, "q") X(K, "k") X(V, "v")        \
-        X(O, "o") X(Q_BIAS, "q_bias") X(K_BIAS, "k_bias") X(V_BIAS, "v_bias") X(O_BIAS, "o_bias") X(Q_NORM, "q_norm")  \
-            X(K_NORM, "k_norm") X(GATE, "gate") X(UP, "up") X(DOWN, "down") X(GATE_BIAS, "gate_bias")                  \
-                X(UP_BIAS, "up_bias") X(DOWN_BIAS, "down_bias") X(HEAD, "head")
+    X(ATTN_NORM, "attn_norm")                                                                                          \
+    X(FFN_NORM, "ffn_norm")                                                                                            \
+    X(FINAL_NORM, "final_norm")                                                                                        \
+    X(Q, "q")                                                                                                          \
+    X(K, "k")                                                                                                          \
+    X(V, "v")                                                                                                          \
+    X(O, "o")                                                                                                          \
+    X(Q_BIAS, "q_bias")                                                                                                \
+    X(K_BIAS, "k_bias")                                                                                                \
+    X(V_BIAS, "v_bias")                                                                                                \
+    X(O_BIAS, "o_bias")                                                                                                \
+    X(Q_NORM, "q_norm")                                                                                                \
+    X(K_NORM, "k_norm")                                                                                                \
+    X(GATE, "gate")                                                                                                    \
+    X(UP, "up")                                                                                                        \
+    X(DOWN, "down")                                                                                                    \
+    X(GATE_BIAS, "gate_bias")                                                                                          \
+    X(UP_BIAS, "up_bias")                                                                                              \
+    X(DOWN_BIAS, "down_bias")                                                                                          \
+    X(HEAD, "head")
 enum st_role {
     ST_ROLE_NONE,
 #define X(id, name) ST_ROLE_##id,

@@ -1,10 +1,11 @@
 /* The operations of a transformer on f32 activations, over a thread pool, with the best kernels that this CPU has
  * (or those forced by `isa`). Shapes are checked by the caller (plan); nothing here allocates after st_compute_new.
  *
- * Linear layers: few rows go to GEMV kernels (bound by memory: the weight is read once for every 8 rows), more rows to GEMM
- * tiles. Activations stay f32, with two exceptions: for int8 weights GEMV quantises them per row to 16 bits, and on AVX-512
- * GEMM rounds them to bf16 when the weights are bf16 or int8 (products and sums are f32). With `deterministic` all rows go
- * through GEMV, and the result of a row does not depend on which other rows are in the batch.
+ * Linear layers: few rows go to GEMV kernels (bound by memory: the weight is read once for every 8 rows), more rows to
+ * GEMM tiles. Activations stay f32, with two exceptions: for int8 weights GEMV quantises them per row to 16 bits, and
+ * on AVX-512 GEMM rounds them to bf16 when the weights are bf16 or int8 (products and sums are f32). With
+ * `deterministic` all rows go through GEMV, and the result of a row does not depend on which other rows are in the
+ * batch.
  *
  * Not thread-safe: one caller at a time. */
 #ifndef ST_TENSOR_COMPUTE_H
