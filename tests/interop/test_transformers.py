@@ -257,19 +257,30 @@ HALF_CASES = ["llama-gqa-tied", "mistral-window", "qwen2-mha", "qwen3-mqa"]
 @needs_engine
 @pytest.mark.parametrize("name", HALF_CASES)
 def test_half_weights(half, name):
-    """f16 and bf16 weights give the logits of the same weights widened to f32, within 1e-4."""
+    """f16 and bf16 weights with f32 activations (--deterministic) and an f32 cache give the logits of the
+    same weights widened to f32, within 1e-4."""
     c = half(name)
-    assert relative(engine_logits(c.path, c.ids, "--kv-dtype", "f32"), c.logits) <= F32_BOUND
+    assert relative(engine_logits(c.path, c.ids, "--deterministic", "--kv-dtype", "f32"), c.logits) <= F32_BOUND
 
 
 @needs_engine
 @pytest.mark.parametrize("name", HALF_CASES)
 def test_half_weights_and_cache(half, name):
-    """With the default options of a 16-bit model, a bf16 key/value cache is the only difference
+    """With f32 activations, a bf16 key/value cache (the default of a 16-bit model) is the only difference
     from f32: the logits are those of the reference with such a cache, within 2e-3."""
     c = half(name)
     want = logits_of(c.model, c.ids, RoundedCache(config=c.model.config))
-    assert relative(engine_logits(c.path, c.ids), want) <= HALF_BOUND
+    assert relative(engine_logits(c.path, c.ids, "--deterministic"), want) <= HALF_BOUND
+
+
+@needs_engine
+@pytest.mark.parametrize("name", HALF_CASES)
+def test_half_defaults(half, name):
+    """With the default options, where long prompts also round activations to bf16, the engine is at least as
+    close to f32 as the reference that computes wholly in bf16."""
+    c = half(name)
+    theirs = relative(logits_of(load(c.path).to(torch.bfloat16), c.ids), c.logits)
+    assert relative(engine_logits(c.path, c.ids), c.logits) <= theirs
 
 
 @needs_engine
