@@ -48,9 +48,9 @@ static void a_client_without_a_key_is_answered_before_its_body(void **state)
 {
     (void)state;
     static const char head[] = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                               "Expect: 100-continue\r\nContent-Length: 8000000\r\n\r\n";
+                               "Expect: 100-continue\r\nContent-Length: 200000\r\n\r\n";
     static const char chunked[] = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer no\r\n"
-                                  "Transfer-Encoding: chunked\r\n\r\n7a1200\r\n{";
+                                  "Transfer-Encoding: chunked\r\n\r\n30d40\r\n{";
     static const char *const requests[] = {head, chunked};
     char path[] = "/tmp/sotto-keys-XXXXXX";
     int file = mkstemp(path);
@@ -211,7 +211,8 @@ static char *status_request(const char *base)
     if (pid == 0) {
         setenv("OPENAI_API_KEY", "hunter2", 1);
         setenv("OPENAI_BASE_URL", base ? base : url, 1);
-        freopen("/dev/null", "w", stderr);
+        if (!freopen("/dev/null", "w", stderr))
+            _exit(98);
         execl(program ? program : "build/bin/sotto", "sotto", "status", "--config=", "--url", url, (char *)NULL);
         _exit(99);
     }

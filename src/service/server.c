@@ -380,12 +380,13 @@ static void server_free(struct st_server *sv)
     free(sv);
 }
 
+#define MAX_DEFAULT_BODY ((size_t)8 << 20)
+
 static void set_defaults(struct st_server_opts *o)
 {
     struct st_server_limits *l = &o->limits;
     if (!o->host)
         o->host = "127.0.0.1";
-    l->max_body = l->max_body ? l->max_body : 8u << 20;
     l->max_header = l->max_header ? l->max_header : 32u << 10;
     l->max_conn = l->max_conn ? l->max_conn : 4096;
     l->idle_s = l->idle_s > 0 ? l->idle_s : 75;
@@ -394,10 +395,20 @@ static void set_defaults(struct st_server_opts *o)
     l->grace_s = l->grace_s > 0 ? l->grace_s : 30;
 }
 
+/* A body is parsed and tokenised on the event thread: one that cannot fit the context must not hold the others up. */
+static size_t default_body(const struct st_service *s)
+{
+    struct st_gen_info info = {0};
+    s->gen.vt->info(s->gen.g, &info);
+    size_t n = ((size_t)256 << 10) + 64 * (size_t)info.n_ctx;
+    return info.n_ctx && n < MAX_DEFAULT_BODY ? n : MAX_DEFAULT_BODY;
+}
+
 static int open_http(struct st_server *sv, struct st_err *e)
 {
     struct st_service *s = &sv->s;
-    const struct st_server_limits *l = &s->o.limits;
+    struct st_server_limits *l = &s->o.limits;
+    l->max_body = l->max_body ? l->max_body : default_body(s);
     struct st_http_server_opts h = {.host = s->o.host,
                                     .port = s->o.port,
                                     .tls_cert = s->o.tls_cert,

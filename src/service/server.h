@@ -19,7 +19,7 @@ struct st_gen_source {
 };
 
 struct st_server_limits {
-    size_t max_body;     /* bytes of a request body; 0 = 8 MiB */
+    size_t max_body;     /* bytes of a request body; 0 = 256 KiB + 64 per token of the context, at most 8 MiB */
     size_t max_header;   /* bytes of a request head; 0 = 32 KiB */
     uint32_t max_conn;   /* open connections; 0 = 4096 */
     uint32_t max_client; /* choices in progress per API key (or address, without keys); 0 = no limit */
