@@ -152,10 +152,6 @@ def run_ours(a, model, kind, batch):
     return json.loads(r.stdout)
 
 
-def peer_env(a):
-    return {**os.environ, "LD_LIBRARY_PATH": a.peer}
-
-
 def run_peer(a, model, batch):
     """Tokens per second: (prefill, decode)."""
     if batch == 1:
@@ -170,19 +166,20 @@ def run_peer(a, model, batch):
     return row["speed_pp"], row["speed_tg"]
 
 
-def peer_load_ms(a, model):
-    """From the start of the process until the model is ready, with the file in the page cache; one token is computed."""
-    start = time.monotonic()
-    run([f"{a.peer}/llama-bench", "-m", model, "-t", str(a.threads), "-p", "0", "-n", "1", "-r", "1", "--no-warmup", "-o",
-         "json"])
-    return 1e3 * (time.monotonic() - start)
+def wall_ms(cmd):
+    """Best of three whole processes that load the model and compute one token, the file in the page cache."""
+    best = float("inf")
+    for _ in range(3):
+        start = time.monotonic()
+        run(cmd)
+        best = min(best, 1e3 * (time.monotonic() - start))
+    return best
 
 
-def our_load_ms(a, model, kind):
-    start = time.monotonic()
-    run([a.sotto, "bench", "engine", model, "--json", "--dtype", KINDS[kind][0], "--threads", str(a.threads), "--prompt", "1",
-         "--gen", "2", "--no-roof"])
-    return 1e3 * (time.monotonic() - start)
+def load_ms(a, hf, file, kind):
+    return (wall_ms([a.sotto, "logits", hf, "--ids", "1", "--json", "--dtype", KINDS[kind][0], "--threads", str(a.threads)]),
+            wall_ms([f"{a.peer}/llama-bench", "-m", file, "-t", str(a.threads), "-p", "0", "-n", "1", "-r", "1", "--no-warmup",
+                     "-o", "json"]))
 
 
 def cpu_name():
@@ -217,15 +214,17 @@ def main():
                 pp, tg = run_peer(a, files[kind], 1)
                 _, tg_many = run_peer(a, files[kind], BATCH)
                 for k, v in {"prefill": one["prefill_tps"], "decode": one["decode_tps"], "decode8": many["decode_tps"],
-                             "peer_prefill": pp, "peer_decode": tg, "peer_decode8": tg_many, "load_ms": one["load_ms"],
+                             "peer_prefill": pp, "peer_decode": tg, "peer_decode8": tg_many,
                              "read_gbps": one["read_gbps"], "roof_gbps": one["roof_gbps"]}.items():
                     got.setdefault(k, []).append(v)
             m = {k: statistics.median(v) for k, v in got.items()}
-            over = one["rss_bytes"] - one["weight_bytes"] - one["kv_bytes"]
+            # weight_bytes is what a token reads; the embedding, bf16 in every case, belongs to the weights too
+            embed = 2 * SHAPES[shape][0] * SHAPES[shape][5]
+            over = one["rss_bytes"] - one["weight_bytes"] - embed - one["kv_bytes"]
             checks = [("prefill 512, tokens/s", m["prefill"], m["peer_prefill"], 1.0, "min"),
                       ("decode, tokens/s", m["decode"], m["peer_decode"], 1.5, "min"),
                       (f"decode of {BATCH}, tokens/s", m["decode8"], m["peer_decode8"], 1.5, "min"),
-                      ("start to first tokens, ms", our_load_ms(a, hf, kind), peer_load_ms(a, files[kind]), 1.0, "max"),
+                      ("start, load, one token, ms", *load_ms(a, hf, files[kind], kind), 1.0, "max"),
                       ("memory beyond weights and cache, MiB", over / 2**20, 64.0, 1.0, "max")]
             for what, ours, theirs, target, side in checks:
                 ratio = ours / theirs

@@ -611,6 +611,28 @@ static void quantised_rows_are_canonical(void **state)
         assert_true(q[i] >= -127);
 }
 
+static void long_rows_are_quantised_as_short_ones(void **state)
+{
+    enum { N = 101 };
+    (void)state;
+    for (int round = 0; round < 200; round++) {
+        float w[N], max = 0;
+        int8_t q[N];
+        for (int i = 0; i < N; i++) {
+            /* Also halves of a step, infinities and what is no number. */
+            w[i] = round % 2 ? uniform() : (float)((int)(uniform() * 254)) / 2;
+            w[i] = round % 20 == 7 && i == round % N ? NAN : round % 20 == 9 && i == round % N ? INFINITY : w[i];
+            max = fabsf(w[i]) > max ? fabsf(w[i]) : max;
+        }
+        w[3] = max;
+        assert_int_equal(bits(st_quantize_row(w, N, q)), bits(max / 127));
+        for (int i = 0; i < N; i++) {
+            float v = w[i] / (max / 127);
+            assert_int_equal(q[i], v == v ? (int)nearbyintf(v) : -127);
+        }
+    }
+}
+
 static void an_unknown_instruction_set_is_refused_with_the_known_ones(void **state)
 {
     struct st_compute_opts o = {.n_threads = 1, .isa = "avx9", .max_row = 1, .max_width = 1};
@@ -686,6 +708,7 @@ int main(void)
         cmocka_unit_test(halves_survive_the_way_to_f32_and_back),
         cmocka_unit_test(narrowing_rounds_to_the_nearest_even),
         cmocka_unit_test(quantised_rows_are_canonical),
+        cmocka_unit_test(long_rows_are_quantised_as_short_ones),
         cmocka_unit_test(parts_cover_the_whole_without_overlap),
         cmocka_unit_test(every_thread_takes_part_in_every_step),
         cmocka_unit_test(a_negative_number_of_threads_is_refused),

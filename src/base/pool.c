@@ -26,10 +26,13 @@ struct st_pool {
     atomic_uint caller_asleep;
     _Alignas(64) st_pool_fn *fn; /* published by `step` */
     void *arg;
-    bool stop;
+    atomic_bool stop;
     bool spin; /* spinning steals time from the others when there are more threads than CPUs */
     int n_threads, n_started;
     struct worker {
+        /* The last step whose part for this worker somebody took: the worker, or the caller when the worker did not
+         * come in time (asleep, or another process has its CPU). */
+        _Alignas(64) atomic_uint taken;
         pthread_t id;
         struct st_pool *pool;
         int index;
@@ -75,6 +78,13 @@ static bool spin_while(const struct st_pool *p, atomic_uint *f, unsigned value)
     }
 }
 
+/* Takes the part of worker w in `step`; true for the first to ask. */
+static bool take(struct worker *w, unsigned step)
+{
+    unsigned before = step - 1;
+    return atomic_compare_exchange_strong(&w->taken, &before, step);
+}
+
 static void *worker_main(void *arg)
 {
     struct worker *w = arg;
@@ -82,26 +92,29 @@ static void *worker_main(void *arg)
     unsigned seen = 0;
     for (;;) {
         if (!spin_while(p, &p->step, seen)) {
-            /* Sequentially consistent with run(): either the caller sees us asleep or we see its new step. */
+            /* Sequentially consistent with start_step(): either the caller sees us asleep or we see its new step. */
             atomic_fetch_add(&p->n_asleep, 1);
             while (atomic_load(&p->step) == seen)
                 futex_wait(&p->step, seen);
             atomic_fetch_sub(&p->n_asleep, 1);
         }
-        seen++;
-        if (p->stop)
+        seen = atomic_load(&p->step);
+        if (atomic_load(&p->stop))
             return NULL;
+        if (!take(w, seen))
+            continue;
         p->fn(p->arg, w->index, p->n_threads);
         if (atomic_fetch_sub(&p->pending, 1) == 1 && atomic_load(&p->caller_asleep))
             futex_wake(&p->pending);
     }
 }
 
-static void start_step(struct st_pool *p)
+static unsigned start_step(struct st_pool *p)
 {
-    atomic_fetch_add(&p->step, 1);
+    unsigned step = atomic_fetch_add(&p->step, 1) + 1;
     if (atomic_load(&p->n_asleep))
         futex_wake(&p->step);
+    return step;
 }
 
 void st_pool_run(struct st_pool *p, st_pool_fn *fn, void *arg)
@@ -113,8 +126,13 @@ void st_pool_run(struct st_pool *p, st_pool_fn *fn, void *arg)
     p->fn = fn;
     p->arg = arg;
     atomic_store_explicit(&p->pending, (unsigned)p->n_threads - 1, memory_order_relaxed);
-    start_step(p);
+    unsigned step = start_step(p);
     fn(arg, 0, p->n_threads);
+    for (int i = 0; i < p->n_threads - 1; i++)
+        if (take(&p->workers[i], step)) {
+            fn(arg, p->workers[i].index, p->n_threads);
+            atomic_fetch_sub(&p->pending, 1);
+        }
     for (unsigned left; (left = atomic_load(&p->pending)) != 0;) {
         if (spin_while(p, &p->pending, left))
             continue;
@@ -153,7 +171,8 @@ static int start_workers(struct st_pool *p, struct st_err *e)
     int rc = 0;
     while (!rc && p->n_started < p->n_threads - 1) {
         struct worker *w = &p->workers[p->n_started];
-        *w = (struct worker){.pool = p, .index = p->n_started + 1};
+        w->pool = p;
+        w->index = p->n_started + 1;
         int err = pthread_create(&w->id, NULL, worker_main, w);
         if (err)
             rc = st_fail(e, ST_MEMORY, "cannot start thread %d of %d: %s", w->index + 1, p->n_threads, strerror(err));
@@ -193,7 +212,7 @@ void st_pool_free(struct st_pool *p)
 {
     if (!p)
         return;
-    p->stop = true;
+    atomic_store(&p->stop, true);
     start_step(p);
     for (int i = 0; i < p->n_started; i++)
         pthread_join(p->workers[i].id, NULL);

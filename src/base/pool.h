@@ -16,7 +16,8 @@ typedef void st_pool_fn(void *arg, int thread, int n_threads);
 int st_pool_new(int n_threads, struct st_pool **out, struct st_err *e) ST_MUST_CHECK;
 void st_pool_free(struct st_pool *p);
 int st_pool_size(const struct st_pool *p);
-/* Runs fn(arg, t, n) on every thread t of n and returns when all are done. */
+/* Runs fn(arg, t, n) once for every t of n, each t on one thread, and returns when all are done. A worker that does not
+ * come in time is not waited for: the caller does its part. */
 void st_pool_run(struct st_pool *p, st_pool_fn *fn, void *arg);
 /* Thread t's part [*lo, *hi) of n items, cut at multiples of `step`. */
 void st_pool_part(size_t n, size_t step, int t, int n_threads, size_t *lo, size_t *hi);
