@@ -129,7 +129,8 @@ static void linear_f64(const struct matrix *w, const float *bias, const float *x
         }
 }
 
-/* Few rows keep f32 activations (16-bit for int8); many rows round them to bf16 when the weights are bf16 or int8. */
+/* Up to 4 rows keep f32 activations (16-bit for int8); more may round them to bf16 when the weights are bf16 or int8.
+ */
 static void check_linear(struct st_compute *c, const char *isa, enum st_dtype dtype, uint32_t n_row, uint32_t n_out,
                          uint32_t n_in)
 {
@@ -141,7 +142,7 @@ static void check_linear(struct st_compute *c, const char *isa, enum st_dtype dt
     st_linear(c, jobs, 2, x, n_row);
     linear_f64(&w, bias, x, n_row, want);
     linear_f64(&w2, NULL, x, n_row, want2);
-    bool narrow = n_row > 8 && (dtype == ST_DTYPE_BF16 || dtype == ST_DTYPE_I8);
+    bool narrow = n_row > 4 && (dtype == ST_DTYPE_BF16 || dtype == ST_DTYPE_I8);
     double nmse = narrow ? 1e-5 : dtype == ST_DTYPE_I8 ? 1e-8 : 3e-11;
     char what[128];
     snprintf(what, sizeof what, "%s %s %u rows [%u, %u]", isa, st_dtype_name(dtype), n_row, n_out, n_in);

@@ -26,6 +26,7 @@ const struct st_kernels st_kernels_avx512 = {
              [ST_DTYPE_F16] = &st_gemv_f16_avx512,
              [ST_DTYPE_BF16] = &st_gemv_bf16_avx512,
              [ST_DTYPE_I8] = &st_gemv_i8_avx512},
+    .gemv_many = {[ST_DTYPE_BF16] = &st_gemv_bf16_many_avx512},
     .gemm = {[ST_DTYPE_F32] = &st_gemm_f32_avx512,
              [ST_DTYPE_F16] = &st_gemm_f32_avx512,
              [ST_DTYPE_BF16] = &st_gemm_bf16_avx512,

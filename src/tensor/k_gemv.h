@@ -22,9 +22,6 @@
  * 256 steps * 2 * 128 * 32767 = 2147418112 < 2^31. */
 #define I8_BLOCK (256 * 2 * LANES)
 
-/* Rows of int8 are short: with many rows of x the next group of rows alone would be fetched too late. */
-#define I8_AHEAD 4096
-
 static size_t padded(uint32_t n)
 {
     return ((size_t)n + 63) / 64 * 64;
@@ -159,15 +156,16 @@ static ST_INLINE void step_f16(const uint8_t *w, size_t row_bytes, const uint8_t
     multiply(a, 1, x + LINE, ldx, no, nr, sum);
 }
 
-/* Lines [0, no) at p. With few rows of x they go to the first-level cache; more rows of x fill it themselves. */
-static ST_INLINE void fetch(const uint8_t *p, const int no, const int nr)
+/* Asks for `no` lines at p and at three places further on. The hint goes to the second-level cache (x needs the first),
+ * where the CPU drops it when its queue is full: a line that is asked for four times is there when its turn comes.
+ * Measured on Zen 4, one core: 31 GB/s instead of 21 with one hint, 27 with plain reading. */
+static ST_INLINE void fetch(const uint8_t *p, const int no)
 {
     ST_UNROLL
-    for (int i = 0; i < no; i++) {
-        if (nr <= 2)
-            __builtin_prefetch(p + i * LINE, 0, 3);
-        else
-            __builtin_prefetch(p + i * LINE, 0, 2);
+    for (int far = 0; far < 4; far++) {
+        ST_UNROLL
+        for (int i = 0; i < no; i++)
+            __builtin_prefetch(p + far * 2048 + i * LINE, 0, 2);
     }
 }
 
@@ -179,10 +177,11 @@ static ST_INLINE void copy_tail(const uint8_t *w, size_t row_bytes, size_t bytes
         memcpy(tail + i * LINE, w + (size_t)i * row_bytes, bytes);
 }
 
-/* Rows [o, o + no) of W. Meanwhile the rows after them are brought closer in the order of memory: one sequential stream
- * is what the memory system does best, whatever the order in which lines are used. */
-static ST_INLINE void group(const struct st_gemv *g, uint32_t o, step_fn *step, const size_t value_bytes, const int no,
-                            const int nr)
+/* Rows [o, o + no) of W; a line of W meets x_line bytes of x. Meanwhile the rows after them are brought closer in the
+ * order of memory: one sequential stream is what the memory system does best, whatever the order in which lines are
+ * used. */
+static ST_INLINE void group(const struct st_gemv *g, uint32_t o, step_fn *step, const size_t value_bytes,
+                            const size_t x_line, const int no, const int nr)
 {
     const size_t per_line = LINE / value_bytes;
     const uint8_t *x = g->x;
@@ -190,8 +189,8 @@ static ST_INLINE void group(const struct st_gemv *g, uint32_t o, step_fn *step, 
     const uint8_t *w = (const uint8_t *)g->w->data + o * row_bytes, *ahead = w + (size_t)no * row_bytes;
     vec sum[4][8];
     clear(no, nr, sum);
-    for (; k + per_line <= n; k += per_line, ahead += no * LINE, w += LINE, x += per_line * sizeof(float)) {
-        fetch(ahead, no, nr);
+    for (; k + per_line <= n; k += per_line, ahead += no * LINE, w += LINE, x += x_line) {
+        fetch(ahead, no);
         step(w, row_bytes, x, g->ldx, no, nr, sum);
     }
     if (k < n) {
@@ -225,7 +224,7 @@ static ST_INLINE void block_i8(const struct st_gemv *g, uint32_t o, size_t k0, c
 {
     size_t n = g->w->n_in, end = n - k0 <= I8_BLOCK ? n : k0 + I8_BLOCK, k = k0;
     const uint8_t *w = (const uint8_t *)g->w->data + o * n, *x = (const uint8_t *)g->x + k0 * sizeof(int16_t);
-    const uint8_t *ahead = w + k0 + (size_t)no * n + (nr <= 2 ? 0 : I8_AHEAD);
+    const uint8_t *ahead = w + k0 + (size_t)no * n;
     ivec whole[4][8];
     vec sum[4][8];
     ST_UNROLL
@@ -235,7 +234,7 @@ static ST_INLINE void block_i8(const struct st_gemv *g, uint32_t o, size_t k0, c
             whole[i][r] = (ivec){0};
     }
     for (; k + LINE <= end; k += LINE, ahead += no * LINE, x += 2 * LINE) {
-        fetch(ahead, no, nr);
+        fetch(ahead, no);
         step_i8(w + k, n, x, g->ldx, no, nr, whole);
         step_i8(w + k + LINE / 2, n, x + LINE, g->ldx, no, nr, whole);
     }
@@ -282,9 +281,9 @@ static ST_INLINE void group_i8(const struct st_gemv *g, uint32_t o, const int no
             ROWS(many, 8, call)                                                                                        \
         }                                                                                                              \
     }
-#define CALL_F32(no, nr) group(g, lo, step_f32, 4, no, nr)
-#define CALL_F16(no, nr) group(g, lo, step_f16, 2, no, nr)
-#define CALL_BF16(no, nr) group(g, lo, step_bf16, 2, no, nr)
+#define CALL_F32(no, nr) group(g, lo, step_f32, 4, LINE, no, nr)
+#define CALL_F16(no, nr) group(g, lo, step_f16, 2, 2 * LINE, no, nr)
+#define CALL_BF16(no, nr) group(g, lo, step_bf16, 2, 2 * LINE, no, nr)
 #define CALL_I8(no, nr) group_i8(g, lo, no, nr)
 RUN(run_f32, CALL_F32, MANY)
 RUN(run_f16, CALL_F16, MANY)

@@ -66,6 +66,8 @@ static inline size_t st_gemm_panel_bytes(const struct st_gemm_kernel *g, uint32_
 struct st_kernels {
     const char *isa;
     const struct st_gemv_kernel *gemv[ST_DTYPE_COUNT];
+    /* For 5 to 8 rows, where it is not NULL: rounds activations as GEMM does. */
+    const struct st_gemv_kernel *gemv_many[ST_DTYPE_COUNT];
     const struct st_gemm_kernel *gemm[ST_DTYPE_COUNT]; /* NULL: GEMV for any number of rows */
     uint32_t gemv_most[ST_DTYPE_COUNT];                /* rows up to which GEMV is faster than GEMM, measured */
     void (*rmsnorm)(const float *x, const float *w, float eps, uint32_t d, float *y);

@@ -15,6 +15,7 @@ struct step {
     struct st_compute *c;
     const struct st_linear_job *jobs; /* same dtype and n_in */
     int n_job;
+    const struct st_gemv_kernel *gemv;
     const float *x;
     uint32_t row0, n_row; /* the rows of this step */
     size_t n_unit;        /* rows (GEMV) or tiles (GEMM) of W, of all jobs in a row */
@@ -66,7 +67,7 @@ static void gemv_rows(const struct step *s, size_t lo, size_t hi)
                                 .x_scale = c->x_scale,
                                 .n_row = s->n_row,
                                 .y = job->y + (size_t)s->row0 * n};
-            c->k.gemv[job->w->dtype]->run(&g, (uint32_t)a, (uint32_t)b);
+            s->gemv->run(&g, (uint32_t)a, (uint32_t)b);
         }
         first += n;
     }
@@ -94,7 +95,7 @@ static void gemv(struct step *s, uint32_t n_row)
     for (s->row0 = 0; s->row0 < n_row; s->row0 += s->n_row) {
         s->n_row = n_row - s->row0 < ST_GEMV_ROWS ? n_row - s->row0 : ST_GEMV_ROWS;
         for (uint32_t r = 0; r < s->n_row; r++)
-            c->k.gemv[dtype]->prep(s->x + (size_t)(s->row0 + r) * n_in, n_in, c->x_rows + r * ldx, &c->x_scale[r]);
+            s->gemv->prep(s->x + (size_t)(s->row0 + r) * n_in, n_in, c->x_rows + r * ldx, &c->x_scale[r]);
         if (s->n_unit * w_row < MIN_PARALLEL_BYTES) {
             gemv_rows(s, 0, s->n_unit);
             continue;
@@ -211,12 +212,15 @@ static void gemm(struct step *s, uint32_t n_row)
 
 void st_linear(struct st_compute *c, const struct st_linear_job *jobs, int n_job, const float *x, uint32_t n_row)
 {
+    bool exact = c->deterministic;
     for (int j = 0, n; j < n_job; j += n) {
         enum st_dtype dtype = jobs[j].w->dtype;
         for (n = 1; j + n < n_job && jobs[j + n].w->dtype == dtype; n++)
             ;
-        struct step s = {.c = c, .jobs = jobs + j, .n_job = n, .x = x};
-        if (c->k.gemm[dtype] && n_row > c->k.gemv_most[dtype] && !c->deterministic)
+        struct step s = {.c = c, .jobs = jobs + j, .n_job = n, .gemv = c->k.gemv[dtype], .x = x};
+        if (!exact && n_row > ST_GEMV_ROWS / 2 && n_row <= ST_GEMV_ROWS && c->k.gemv_many[dtype])
+            s.gemv = c->k.gemv_many[dtype];
+        if (!exact && n_row > c->k.gemv_most[dtype] && c->k.gemm[dtype])
             gemm(&s, n_row);
         else
             gemv(&s, n_row);
