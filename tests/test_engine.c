@@ -711,13 +711,17 @@ static void every_failed_allocation_is_an_error_and_leaves_nothing(void **state)
     (void)state;
 #if COUNTS_MALLOC
     struct st_model *m = tiny_model(&llama);
-    /* Twice: the allocator counts small blocks that it keeps for this thread as used, as many after each time. */
     size_t n = fail_every_allocation(m);
     assert_true(n > 20 && n < 1000);
-    struct mallinfo2 was = mallinfo2();
-    assert_int_equal(fail_every_allocation(m), n);
-    struct mallinfo2 is = mallinfo2();
-    assert_int_equal(is.uordblks, was.uordblks);
+    /* A leak shows in every pass. What the C library keeps for threads that ended (stacks with their tables) grows in
+     * some passes only, as many as the timing of the threads happens to need. */
+    bool same = false;
+    for (int pass = 0; pass < 10 && !same; pass++) {
+        struct mallinfo2 was = mallinfo2();
+        assert_int_equal(fail_every_allocation(m), n);
+        same = mallinfo2().uordblks == was.uordblks;
+    }
+    assert_true(same);
     st_model_close(m);
 #else
     skip();
