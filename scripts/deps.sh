@@ -19,7 +19,6 @@ lib:libcurl libcurl4-openssl-dev
 lib:openblas libopenblas-dev
 lib:lapacke liblapacke-dev
 inc:stdlib.h libc6-dev
-inc:dnnl.h libdnnl-dev
 END
         ;;
     test) cat <<'END'

@@ -8,7 +8,6 @@
 #include <arpa/inet.h>
 #include <cblas.h>
 #include <curl/curl.h>
-#include <dnnl.h>
 #include <event2/event.h>
 #include <openssl/crypto.h>
 #include <stdlib.h>
@@ -179,13 +178,11 @@ static void check_config(struct report *r)
 static void check_libraries(struct report *r)
 {
     char pcre[64] = "";
-    const dnnl_version_t *d = dnnl_version();
     const char *core = getenv("OPENBLAS_CORETYPE");
     pcre2_config(PCRE2_CONFIG_VERSION, pcre);
-    row(r, "libraries", GOOD,
-        "OpenSSL %s; libevent %s; libcurl %s; jansson %s; oneDNN %d.%d.%d; PCRE2 %s; utf8proc %s; %.40s",
+    row(r, "libraries", GOOD, "OpenSSL %s; libevent %s; libcurl %s; jansson %s; PCRE2 %s; utf8proc %s; %.40s",
         OpenSSL_version(OPENSSL_VERSION_STRING), event_get_version(), curl_version_info(CURLVERSION_NOW)->version,
-        jansson_version_str(), d->major, d->minor, d->patch, pcre, utf8proc_version(), openblas_get_config());
+        jansson_version_str(), pcre, utf8proc_version(), openblas_get_config());
     if (core && *core)
         row(r, "openblas", WARN, "OPENBLAS_CORETYPE=%.40s is set and may slow it down", core);
 }
