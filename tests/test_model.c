@@ -296,9 +296,12 @@ static void refuses_sizes_out_of_range_by_field(void **state)
         json_decref(o);
         st_buf_free(&b);
     }
-    st_buf_free(&good);
-    struct st_config c;
+    struct st_config wide, c;
     struct st_err e = {0};
+    ok(st_config_parse(good.p, good.len, "config.json", &wide, &e), &e);
+    wide.n_head = wide.n_kv_head * 65;
+    expect_refusal(st_config_check(&wide, "config.json", &e), &e, ST_UNSUPPORTED, "65 query heads per key/value head");
+    st_buf_free(&good);
     expect_refusal(parse_text("[]", &c, &e), &e, ST_INPUT, "want a JSON object");
     expect_refusal(parse_text("", &c, &e), &e, ST_INPUT, "not valid JSON");
 }

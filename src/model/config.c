@@ -1,12 +1,14 @@
 #include "model/config.h"
 #include "base/file.h"
 #include "model/arch.h"
+#include "tensor/compute.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #define CONFIG_BYTES_MAX (16u << 20)
+_Static_assert(ST_MAX_HEAD_DIM <= ST_ATTN_MAX_HEAD_DIM, "attention has room for every head");
 
 /* A field that must be there. */
 static int need_u32(const json_t *o, const char *where, const char *key, uint32_t max, uint32_t *out, struct st_err *e)
@@ -246,6 +248,9 @@ int st_config_check(const struct st_config *c, const char *where, struct st_err 
     if (c->n_head % c->n_kv_head)
         return st_fail(e, ST_INPUT, "%s: num_attention_heads %u is not a multiple of num_key_value_heads %u", where,
                        c->n_head, c->n_kv_head);
+    if (c->n_head / c->n_kv_head > ST_ATTN_MAX_GROUP)
+        return st_fail(e, ST_UNSUPPORTED, "%s: %u query heads per key/value head; supported: at most %d", where,
+                       c->n_head / c->n_kv_head, ST_ATTN_MAX_GROUP);
     if (c->head_dim % 2 || c->head_dim < 2 || c->head_dim > ST_MAX_HEAD_DIM)
         return st_fail(e, ST_INPUT, "%s: head_dim: want an even number in 2..%u, got %u", where, ST_MAX_HEAD_DIM,
                        c->head_dim);
