@@ -515,7 +515,7 @@ static void a_bf16_source_stored_in_f32_says_the_same(void **state)
     static struct reply plain, wide;
     m.dtype = ST_DTYPE_BF16;
     m.label = "src";
-    const struct st_cov_opts o = {.n_threads = 2, .f32 = true};
+    const struct st_cov_opts o = {.n_threads = 2, .dtype = ST_COV_STORE_F32};
     const char *src = write_tiny(&m), *dst = in_work("out");
     assert_ok(st_cov_obfuscate(src, dst, &key, &o, &e), &e);
     assert_ok(st_cov_verify(src, dst, &key, &o, &err, &e), &e);

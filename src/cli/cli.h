@@ -87,6 +87,8 @@ int st_opt_int(const char *name, const char *arg, int64_t min, int64_t max, int6
 int st_opt_u32(const char *name, const char *arg, uint32_t min, uint32_t max, uint32_t *out,
                struct st_err *e) ST_MUST_CHECK;
 int st_opt_real(const char *name, const char *arg, double min, double max, double *out, struct st_err *e) ST_MUST_CHECK;
+/* Bytes: a whole number with K, M, G or T (powers of 1024), or none of them. */
+int st_opt_size(const char *name, const char *arg, uint64_t min, uint64_t *out, struct st_err *e) ST_MUST_CHECK;
 /* choices: NULL-ended; *out is the index. */
 int st_opt_choice(const char *name, const char *arg, const char *const *choices, int *out,
                   struct st_err *e) ST_MUST_CHECK;

@@ -148,7 +148,7 @@ static int make_checkpoint(struct demo *d, struct st_err *e)
 {
     struct st_cov_key key;
     /* f32, because in bf16 one reply of 60 tokens in eight differs from the plain one at a near-tie. */
-    const struct st_cov_opts o = {.n_threads = d->cli->n_threads, .f32 = true};
+    const struct st_cov_opts o = {.n_threads = d->cli->n_threads, .dtype = ST_COV_STORE_F32};
     double start = st_now();
     if (st_cov_key_create(d->key, e) || st_cov_key_load(d->key, &key, e))
         return e->code;

@@ -3,47 +3,128 @@
 #include "protect/covariant/covariant.h"
 #include "text/json.h"
 
+#include <math.h>
 #include <signal.h>
 #include <string.h>
 
 struct obfuscate_opts {
     const char *key;
-    uint32_t expand;
     int preset;
-    bool verify, f32;
+    double lambda, alpha_e, alpha_h, gamma; /* NAN: the preset's */
+    int64_t beta;                           /* -1: the preset's */
+    struct st_cov_opts cov;                 /* what does not depend on the preset */
+    bool verify;
 };
-enum { OPT_KEY = ST_KEY(1), OPT_H, OPT_PRESET, OPT_VERIFY, OPT_F32 };
-enum { PRESET_TIGHT, PRESET_PAPER };
+static const struct obfuscate_opts defaults = {.lambda = NAN, .alpha_e = NAN, .alpha_h = NAN, .gamma = NAN, .beta = -1};
+
+enum {
+    OPT_KEY = ST_KEY(1),
+    OPT_PRESET,
+    OPT_H,
+    OPT_LAMBDA,
+    OPT_ALPHA_E,
+    OPT_ALPHA_H,
+    OPT_NOISE_ALL,
+    OPT_BETA,
+    OPT_GAMMA,
+    OPT_HOMOPHONES,
+    OPT_FORMAT,
+    OPT_DTYPE,
+    OPT_MEMORY,
+    OPT_CALIBRATE,
+    OPT_VERIFY,
+};
 
 static const struct argp_option options[] = {
     {"key", OPT_KEY, "FILE", 0, "The key, made by `sotto key new`", 0},
+    {"preset", OPT_PRESET, "NAME", 0,
+     "tight (default): same replies as the source; paper: AloePri as published, with noise and some loss", 0},
     {"h", OPT_H, "H", 0, "The hidden size grows by 2H; default: about 128", 0},
-    {"preset", OPT_PRESET, "NAME", 0, "Scheme; default and only one so far: tight", 0},
-    {"f32", OPT_F32, NULL, 0,
-     "Store f32 weights (twice the size of bf16): replies then equal the source's token by token", 0},
+    {"lambda", OPT_LAMBDA, "L", 0, "paper: how far the key matrix is from orthogonal, 0 to 1; default 0.3", 0},
+    {"alpha-e", OPT_ALPHA_E, "A", 0,
+     "Noise of the embedding, in standard deviations of its trained rows; default 0 (paper: 1)", 0},
+    {"alpha-h", OPT_ALPHA_H, "A", 0, "Noise of the head, in its standard deviations; default 0 (paper: 0.2)", 0},
+    {"noise-all", OPT_NOISE_ALL, "S", 0, "Noise of every other matrix, in its standard deviations; default 0", 0},
+    {"beta", OPT_BETA, "B", 0, "Longest block of rotary pairs that is permuted; 0 = none; default 0 (paper: 8)", 0},
+    {"gamma", OPT_GAMMA, "G", 0,
+     "How near in frequency permuted pairs are: several context lengths, or accuracy is lost; default 1000", 0},
+    {"homophones", OPT_HOMOPHONES, "K", 0, "Extra ids for each frequent token, against counting; default 0", 0},
+    {"format", OPT_FORMAT, "NAME", 0, "hf (default): a Hugging Face directory; gguf: one file for llama.cpp", 0},
+    {"dtype", OPT_DTYPE, "TYPE", 0,
+     "Of the stored matrices: keep (default), f32 (twice the size of bf16, and replies equal the source's), f16, bf16; "
+     "q8_0 with --format gguf",
+     0},
+    {"memory", OPT_MEMORY, "SIZE", 0, "Working memory beyond the key matrices; default 2G", 0},
+    {"calibrate", OPT_CALIBRATE, "FILE", 0, "paper: text on which the norms are measured; default: a small one of ours",
+     0},
     {"verify", OPT_VERIFY, NULL, 0, "Read the result back and compare its logits with the source's", 0},
     {0},
 };
 
+#define BIG 1e15 /* the library knows the ranges; here a number need only be finite and not negative */
+
 static int set(void *opts, int key, char *arg, struct st_err *e)
 {
-    static const char *const presets[] = {"tight", "paper", NULL};
+    static const char *const presets[] = {"tight", "paper", NULL}, *const formats[] = {"hf", "gguf", NULL};
+    static const char *const dtypes[] = {"keep", "f32", "f16", "bf16", "q8_0", NULL};
     struct obfuscate_opts *o = opts;
+    int i = 0, rc;
     switch (key) {
     case OPT_KEY:
         o->key = arg;
         return 0;
-    case OPT_H:
-        return st_opt_u32("--h", arg, 1, 4096, &o->expand, e);
     case OPT_PRESET:
         return st_opt_choice("--preset", arg, presets, &o->preset, e);
-    case OPT_F32:
-        o->f32 = true;
+    case OPT_H:
+        return st_opt_u32("--h", arg, 1, 4096, &o->cov.expand, e);
+    case OPT_LAMBDA:
+        return st_opt_real("--lambda", arg, 0, BIG, &o->lambda, e);
+    case OPT_ALPHA_E:
+        return st_opt_real("--alpha-e", arg, 0, BIG, &o->alpha_e, e);
+    case OPT_ALPHA_H:
+        return st_opt_real("--alpha-h", arg, 0, BIG, &o->alpha_h, e);
+    case OPT_NOISE_ALL:
+        return st_opt_real("--noise-all", arg, 0, BIG, &o->cov.noise_all, e);
+    case OPT_BETA:
+        return st_opt_int("--beta", arg, 0, UINT32_MAX, &o->beta, e);
+    case OPT_GAMMA:
+        return st_opt_real("--gamma", arg, 0, BIG, &o->gamma, e);
+    case OPT_HOMOPHONES:
+        return st_opt_u32("--homophones", arg, 0, UINT32_MAX, &o->cov.homophones, e);
+    case OPT_FORMAT:
+        rc = st_opt_choice("--format", arg, formats, &i, e);
+        o->cov.format = (enum st_cov_format)i;
+        return rc;
+    case OPT_DTYPE:
+        rc = st_opt_choice("--dtype", arg, dtypes, &i, e);
+        o->cov.dtype = (enum st_cov_store)i;
+        return rc;
+    case OPT_MEMORY:
+        return st_opt_size("--memory", arg, 1, &o->cov.memory_bytes, e);
+    case OPT_CALIBRATE:
+        o->cov.calibrate = arg;
         return 0;
     default:
         o->verify = true;
         return 0;
     }
+}
+
+/* The preset's figures, then what was given. */
+static struct st_cov_opts compile_opts(const struct st_cli *cli, const struct obfuscate_opts *o)
+{
+    struct st_cov_opts preset, c = o->cov;
+    st_cov_opts_init(&preset, o->preset ? ST_COV_PRESET_PAPER : ST_COV_PRESET_TIGHT);
+    c.preset = preset.preset;
+    c.lambda = isnan(o->lambda) ? preset.lambda : o->lambda;
+    c.alpha_e = isnan(o->alpha_e) ? preset.alpha_e : o->alpha_e;
+    c.alpha_h = isnan(o->alpha_h) ? preset.alpha_h : o->alpha_h;
+    c.gamma = isnan(o->gamma) ? preset.gamma : o->gamma;
+    c.beta = o->beta < 0 ? preset.beta : (uint32_t)o->beta;
+    c.n_threads = cli->n_threads;
+    c.isa = cli->isa;
+    c.progress = !cli->quiet;
+    return c;
 }
 
 static volatile sig_atomic_t cancelled;
@@ -62,7 +143,7 @@ static void catch_signals(void)
     sigaction(SIGTERM, &sa, NULL);
 }
 
-static void report(const struct st_cli *cli, bool verified, double err)
+static void report(const struct st_cli *cli, enum st_cov_preset preset, bool verified, double err)
 {
     const char *src = cli->args[0], *dst = cli->args[1];
     if (!cli->json) {
@@ -77,7 +158,7 @@ static void report(const struct st_cli *cli, bool verified, double err)
     st_json_quote(&b, src, strlen(src));
     st_buf_add_str(&b, ", \"result\": ");
     st_json_quote(&b, dst, strlen(dst));
-    st_buf_addf(&b, ", \"preset\": \"tight\", \"verified\": %s", verified ? "true" : "false");
+    st_buf_addf(&b, ", \"preset\": \"%s\", \"verified\": %s", st_cov_preset_name(preset), verified ? "true" : "false");
     if (verified)
         st_buf_addf(&b, ", \"max_rel_err\": %.6g", err);
     st_buf_add_str(&b, "}\n");
@@ -90,28 +171,24 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 {
     const struct obfuscate_opts *o = opts;
     const char *src = cli->args[0], *dst = cli->args[1];
-    struct st_cov_opts cov = {.expand = o->expand,
-                              .f32 = o->f32,
-                              .n_threads = cli->n_threads,
-                              .isa = cli->isa,
-                              .progress = !cli->quiet,
-                              .cancel = &cancelled};
+    struct st_cov_opts cov = compile_opts(cli, o);
     struct st_cov_key key;
     double err = 0;
     if (!o->key)
         return st_fail(e, ST_USAGE, "obfuscate: --key FILE is needed (make one with `sotto key new FILE`)");
-    if (o->preset == PRESET_PAPER)
-        return st_fail(e, ST_UNSUPPORTED, "--preset paper is not available yet; available: tight");
-    int rc = st_cov_key_load(o->key, &key, e);
+    int rc = st_cov_opts_check(&cov, e);
+    if (!rc)
+        rc = st_cov_key_load(o->key, &key, e);
     if (rc)
         return rc;
+    cov.cancel = &cancelled;
     catch_signals();
     rc = st_cov_obfuscate(src, dst, &key, &cov, e);
     if (!rc && o->verify)
         rc = st_cov_verify(src, dst, &key, &cov, &err, e);
     st_cov_key_wipe(&key);
     if (!rc)
-        report(cli, o->verify, err);
+        report(cli, cov.preset, o->verify, err);
     return rc;
 }
 
@@ -131,6 +208,7 @@ const struct st_cmd st_cmd_obfuscate = {
     .shared = ST_CLI_JSON | ST_CLI_THREADS,
     .options = options,
     .opts_size = sizeof(struct obfuscate_opts),
+    .defaults = &defaults,
     .set = set,
     .run = run,
 };

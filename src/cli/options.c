@@ -1,5 +1,6 @@
 /* Option parsing for all commands, on argp. argp prints the help and walks the words; unknown options and missing
  * values are found before it runs, so that every error is one line that names the option. */
+#include "base/mem.h"
 #include "cli/cli.h"
 
 #include <ctype.h>
@@ -125,6 +126,24 @@ int st_opt_real(const char *name, const char *arg, double min, double max, doubl
     if (end == arg || *end || !isfinite(v) || v < min || v > max)
         return st_fail(e, ST_USAGE, "%s: want a number in %g..%g, got '%s'", name, min, max, arg);
     *out = v;
+    return 0;
+}
+
+int st_opt_size(const char *name, const char *arg, uint64_t min, uint64_t *out, struct st_err *e)
+{
+    static const char units[] = "KMGT";
+    char *end;
+    errno = 0;
+    unsigned long long v = strtoull(arg, &end, 10);
+    const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
+    int shift = unit ? 10 * (int)(unit - units + 1) : 0;
+    if (!isdigit((unsigned char)*arg) || errno || (*end && (!unit || end[1])) || v > UINT64_MAX >> shift ||
+        (uint64_t)v << shift < min) {
+        char text[ST_MEM_TEXT];
+        return st_fail(e, ST_USAGE, "%s: want a size of at least %s, as in 512M or 2G, got '%s'", name,
+                       st_mem_text(min, text), arg);
+    }
+    *out = (uint64_t)v << shift;
     return 0;
 }
 

@@ -217,7 +217,7 @@ def test_the_demo_model_says_the_same(tmp_path, key):
     src = ROOT / "models" / "demo"
     if not (src / "model.safetensors").exists():
         pytest.skip(f"{src} is not here")
-    o = Obfuscated(src, tmp_path / "demo", key, "--f32")
+    o = Obfuscated(src, tmp_path / "demo", key, "--dtype", "f32")
     plain, wide = load(o.src), load(o.dst)
     for ids in ([plain.config.bos_token_id], [5, 700, 12], [1999, 3, 1, 850]):
         want, gaps = greedy_of(plain, ids, N_GREEDY)

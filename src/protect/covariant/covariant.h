@@ -10,15 +10,38 @@
 
 #include <signal.h>
 
+enum st_cov_preset { ST_COV_PRESET_TIGHT, ST_COV_PRESET_PAPER };
+enum st_cov_format { ST_COV_FORMAT_HF, ST_COV_FORMAT_GGUF };
+enum st_cov_store { ST_COV_STORE_KEEP, ST_COV_STORE_F32, ST_COV_STORE_F16, ST_COV_STORE_BF16, ST_COV_STORE_Q8_0 };
+
+/* All zeros is the preset `tight` without noise. st_cov_opts_init() fills the figures of a preset; every field can be
+ * changed after it. */
 struct st_cov_opts {
-    uint32_t expand;      /* h: the hidden size becomes d + 2h; 0 = st_cov_expand() */
-    int n_threads;        /* 0 = all; the result does not depend on it */
-    uint64_t shard_bytes; /* largest weight file; 0 = 4 GiB */
-    bool f32;             /* store f32 whatever the source's dtype: larger, and equal to the source token by token */
-    const char *isa;      /* kernels of st_cov_verify's engine; NULL = best */
+    enum st_cov_preset preset;
+    uint32_t expand;     /* h: the hidden size becomes d + 2h; 0 = st_cov_expand() */
+    double lambda;       /* paper: weight of the Gaussian part of B, 0..1 (paper .3); tight has none */
+    double alpha_e;      /* noise of the embedding over the std of its trained rows (paper 1.0, tight 0) */
+    double alpha_h;      /* noise of the head over its std (paper .2, tight 0) */
+    double noise_all;    /* noise of every other matrix over its own std; 0 in both presets */
+    uint32_t beta;       /* longest block of rotary pairs that is permuted; 0, 1 = none (paper 8, tight 0) */
+    double gamma;        /* how near in frequency the pairs of a block are; several context lengths (1e3 in both) */
+    uint32_t homophones; /* extra input ids per frequent token; 0 = none */
+    enum st_cov_format format;
+    enum st_cov_store dtype; /* of the matrices; KEEP = each as in the source. Q8_0 with GGUF only */
+    uint64_t memory_bytes;   /* working memory beyond the key matrices; 0 = 2 GiB. The result does not depend on it */
+    const char *calibrate;   /* paper: text file to measure the norms on; NULL = a small text of our own */
+    int n_threads;           /* 0 = all; the result does not depend on it */
+    uint64_t shard_bytes;    /* largest weight file; 0 = 4 GiB */
+    const char *isa;         /* kernels of the engine that calibrates and verifies; NULL = best */
     bool progress;
     const volatile sig_atomic_t *cancel; /* NULL, or: stops and cleans up soon after *cancel becomes nonzero (IO) */
 };
+
+/* The figures of a preset; everything else zero. */
+void st_cov_opts_init(struct st_cov_opts *o, enum st_cov_preset preset);
+/* USAGE, naming the field: out of range, or without effect under the preset; UNSUPPORTED: not available. */
+int st_cov_opts_check(const struct st_cov_opts *o, struct st_err *e) ST_MUST_CHECK;
+const char *st_cov_preset_name(enum st_cov_preset p); /* "tight", "paper" */
 
 /* The h that is taken when none is given. Start: 128, or d/2 where d < 256. Of the h from 3/4 to 3/2 of that, the one
  * whose d + 2h is a multiple of n_head (transformers refuses others), then of 64, then of 32 (tensor parallel and
@@ -27,10 +50,10 @@ uint32_t st_cov_expand(uint32_t d_model, uint32_t n_head);
 
 /* SRC (HF directory or llama2.c file) -> DST (HF directory, must not exist; appears atomically and holds config.json,
  * generation_config.json, model.safetensors (or shards and their index) and the manifest sotto.json; no tokenizer).
- * Matrices keep their dtype (unless `f32`). Memory: (d + 2h)^2 doubles and a few tiles per thread; SRC is mapped, DST
- * written as it comes. Same key, source, options and machine: the same bytes. (Other CPUs may round a last bit
- * differently.) UNSUPPORTED: architecture; INPUT: a checkpoint that does not fit its config, or values that the dtype
- * cannot hold; USAGE: an h that does not fit; IO: DST exists, disk full, cancelled. */
+ * Matrices keep their dtype unless o->dtype says another. Memory: (d + 2h)^2 doubles and a few tiles per thread; SRC is
+ * mapped, DST written as it comes. Same key, source, options and machine: the same bytes. (Other CPUs may round a last
+ * bit differently.) UNSUPPORTED: architecture; INPUT: a checkpoint that does not fit its config, or values that the
+ * dtype cannot hold; USAGE: an h that does not fit; IO: DST exists, disk full, cancelled. */
 int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *key, const struct st_cov_opts *o,
                      struct st_err *e) ST_MUST_CHECK;
 

@@ -27,7 +27,7 @@ struct build {
     struct st_cov_out_tensor *tensors; /* [plan.n_weight] */
     struct st_cov_layer_keys keys;     /* of layer `layer` */
     int layer;
-    bool f32;
+    const struct st_cov_opts *opts;
     double kappa;   /* sqrt(d / wide): rms(x P) = kappa rms(x) */
     double stored;  /* kappa as the checkpoint's dtype holds it; readers are multiplied by kappa / stored */
     float *norm;    /* [wide], the new norm weight */
@@ -35,6 +35,22 @@ struct build {
     struct st_cov_run *run;
     struct st_progress progress;
 };
+
+static enum st_dtype stored_dtype(enum st_cov_store store, enum st_dtype source)
+{
+    switch (store) {
+    case ST_COV_STORE_F32:
+        return ST_DTYPE_F32;
+    case ST_COV_STORE_F16:
+        return ST_DTYPE_F16;
+    case ST_COV_STORE_BF16:
+        return ST_DTYPE_BF16;
+    case ST_COV_STORE_KEEP:
+    case ST_COV_STORE_Q8_0:
+        break;
+    }
+    return source;
+}
 
 /* Larger is better: divides by the heads, by 64, by 32, near the start. */
 static int score(uint32_t h, uint32_t start, uint32_t d, uint32_t n_head)
@@ -145,7 +161,8 @@ static int describe(const struct build *b, int i, struct st_cov_out_tensor *t, s
     if (!r->known)
         return st_fail(e, ST_UNSUPPORTED, "%s: covariant obfuscation has no rule for role '%s'", w->name,
                        st_role_name(w->role));
-    *t = (struct st_cov_out_tensor){.dtype = r->vector || b->f32 ? b->config.dtype : b->model->mats[i].dtype,
+    *t = (struct st_cov_out_tensor){.dtype = r->vector || b->opts->dtype != ST_COV_STORE_KEEP ? b->config.dtype
+                                                                                              : b->model->mats[i].dtype,
                                     .n_dim = r->vector ? 1 : 2,
                                     .dim = {w->n_out, w->n_in}};
     snprintf(t->name, sizeof t->name, "%s", w->name);
@@ -360,11 +377,13 @@ static void wipe(struct build *b)
 int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *key, const struct st_cov_opts *o,
                      struct st_err *e)
 {
-    struct build b = {.key = key, .layer = -1, .f32 = o->f32};
+    struct build b = {.key = key, .layer = -1, .opts = o};
     uint32_t h = 0;
     /* Tiles are the unit of parallel work, and their number of threads must not show in the result. */
     openblas_set_num_threads(1);
-    int rc = st_cov_out_open(&b.out, dst, e);
+    int rc = st_cov_opts_check(o, e);
+    if (!rc)
+        rc = st_cov_out_open(&b.out, dst, e);
     if (!rc)
         rc = st_model_open(src, &(struct st_model_opts){.n_threads = o->n_threads}, &b.model, e);
     if (!rc)
@@ -379,8 +398,7 @@ int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *
         rc = prepare_frame(&b, h, e);
     if (!rc) {
         st_cov_config(&b.model->config, h, &b.cipher, &b.config);
-        if (o->f32)
-            b.config.dtype = ST_DTYPE_F32;
+        b.config.dtype = stored_dtype(o->dtype, b.config.dtype);
         rc = prepare_norm(&b, e);
     }
     if (!rc)

@@ -1,0 +1,79 @@
+#include "protect/covariant/covariant.h"
+
+#include <math.h>
+
+#define LAMBDA_MAX 1.0 /* beyond it B is near-singular by luck, and bf16 loses the model at 3 */
+#define ALPHA_MAX 100.0
+#define GAMMA_MAX 1e12
+#define BETA_MAX 128
+#define HOMOPHONES_MAX 64
+#define MEMORY_MIN ((uint64_t)64 << 20)
+
+void st_cov_opts_init(struct st_cov_opts *o, enum st_cov_preset preset)
+{
+    *o = (struct st_cov_opts){.preset = preset, .gamma = 1e3};
+    if (preset == ST_COV_PRESET_PAPER) {
+        o->lambda = 0.3;
+        o->alpha_e = 1.0;
+        o->alpha_h = 0.2;
+        o->beta = 8;
+    }
+}
+
+const char *st_cov_preset_name(enum st_cov_preset p)
+{
+    return p == ST_COV_PRESET_PAPER ? "paper" : "tight";
+}
+
+static int check_real(const char *name, double v, double max, struct st_err *e)
+{
+    if (v >= 0 && v <= max)
+        return 0;
+    return st_fail(e, ST_USAGE, "%s: want a number in 0..%g, got %g", name, max, v);
+}
+
+static int check_numbers(const struct st_cov_opts *o, struct st_err *e)
+{
+    int rc = check_real("lambda", o->lambda, LAMBDA_MAX, e);
+    if (!rc)
+        rc = check_real("alpha-e", o->alpha_e, ALPHA_MAX, e);
+    if (!rc)
+        rc = check_real("alpha-h", o->alpha_h, ALPHA_MAX, e);
+    if (!rc)
+        rc = check_real("noise-all", o->noise_all, ALPHA_MAX, e);
+    if (!rc)
+        rc = check_real("gamma", o->gamma, GAMMA_MAX, e);
+    if (!rc && o->beta > BETA_MAX)
+        rc = st_fail(e, ST_USAGE, "beta: want 0..%d pairs, got %u", BETA_MAX, o->beta);
+    if (!rc && o->beta > 1 && !(o->gamma > 0))
+        rc = st_fail(e, ST_USAGE, "beta %u needs a gamma above 0: several times the context length", o->beta);
+    if (!rc && o->homophones > HOMOPHONES_MAX)
+        rc = st_fail(e, ST_USAGE, "homophones: want 0..%d, got %u", HOMOPHONES_MAX, o->homophones);
+    if (!rc && o->memory_bytes && o->memory_bytes < MEMORY_MIN)
+        rc = st_fail(e, ST_USAGE, "memory: want at least 64 MiB beyond the key matrices");
+    return rc;
+}
+
+int st_cov_opts_check(const struct st_cov_opts *o, struct st_err *e)
+{
+    int rc = check_numbers(o, e);
+    if (rc)
+        return rc;
+    if (o->preset == ST_COV_PRESET_TIGHT && o->lambda > 0)
+        return st_fail(e, ST_USAGE, "lambda: preset tight has none; it belongs to preset paper");
+    if (o->preset == ST_COV_PRESET_TIGHT && o->calibrate)
+        return st_fail(e, ST_USAGE, "calibrate: preset tight knows its norms exactly; it belongs to preset paper");
+    if (o->dtype == ST_COV_STORE_Q8_0 && o->format != ST_COV_FORMAT_GGUF)
+        return st_fail(e, ST_USAGE, "dtype q8_0: only format gguf has it");
+    if (o->preset == ST_COV_PRESET_PAPER)
+        return st_fail(e, ST_UNSUPPORTED, "preset paper is not available yet; available: tight");
+    if (o->alpha_e > 0 || o->alpha_h > 0 || o->noise_all > 0)
+        return st_fail(e, ST_UNSUPPORTED, "alpha-e, alpha-h, noise-all: noise is not available yet");
+    if (o->beta > 1)
+        return st_fail(e, ST_UNSUPPORTED, "beta: permuting rotary pairs is not available yet");
+    if (o->homophones)
+        return st_fail(e, ST_UNSUPPORTED, "homophones are not available yet");
+    if (o->format == ST_COV_FORMAT_GGUF)
+        return st_fail(e, ST_UNSUPPORTED, "format gguf is not available yet; available: hf");
+    return 0;
+}
