@@ -2,9 +2,8 @@
 #include "crypto/digest.h"
 #include "model/model.h"
 #include "protect/covariant/covariant.h"
-#include "protect/covariant/layer_keys.h"
 #include "protect/covariant/manifest.h"
-#include "protect/covariant/transform.h"
+#include "protect/covariant/rules.h"
 
 #include <cblas.h>
 #include <math.h>
@@ -25,13 +24,9 @@ struct build {
     struct st_config config; /* of the result */
     struct st_cov_out out;
     struct st_cov_out_tensor *tensors; /* [plan.n_weight] */
-    struct st_cov_layer_keys keys;     /* of layer `layer` */
-    int layer;
-    const struct st_cov_opts *opts;
-    double kappa;   /* sqrt(d / wide): rms(x P) = kappa rms(x) */
-    double stored;  /* kappa as the checkpoint's dtype holds it; readers are multiplied by kappa / stored */
-    float *norm;    /* [wide], the new norm weight */
-    double *expand; /* R of the tensor under way */
+    struct st_cov_rules rules;
+    double kappa; /* sqrt(d / wide): rms(x P) = kappa rms(x) */
+    float *norm;  /* [wide], the new norm weight: kappa as the checkpoint's dtype holds it */
     struct st_cov_run *run;
     struct st_progress progress;
 };
@@ -109,181 +104,13 @@ static int check_memory(const struct st_config *c, uint32_t wide, struct st_err 
     return 0;
 }
 
-static const struct st_mat *weight_of(const struct build *b, enum st_role role, int layer)
-{
-    const struct st_plan *p = &b->model->plan;
-    for (int i = 0; i < p->n_weight; i++)
-        if (p->weights[i].role == role && p->weights[i].layer == layer)
-            return &b->model->mats[i];
-    return NULL;
-}
-
-/* What happens to the weight of one role (AloePri section 4; the table of docs/covariant.md). */
-enum cov_key { KEY_NONE, KEY_TAU, KEY_Q, KEY_K, KEY_V, KEY_O, KEY_NEURON, KEY_UP, KEY_DOWN };
-
-static const struct rule {
-    bool known, vector;
-    bool constant; /* a norm: its weight goes into its readers, kappa takes its place */
-    enum st_cov_side side;
-    enum cov_key key;
-    enum st_role norm; /* folded in */
-} rules[ST_ROLE_COUNT] = {
-#define MATRIX(role, ...) [ST_ROLE_##role] = {.known = true, __VA_ARGS__}
-#define VECTOR(role, ...) [ST_ROLE_##role] = {.known = true, .vector = true, __VA_ARGS__}
-    MATRIX(EMBED, .side = ST_COV_WRITES_ROWS, .key = KEY_TAU),
-    MATRIX(HEAD, .side = ST_COV_READS, .key = KEY_TAU, .norm = ST_ROLE_FINAL_NORM),
-    MATRIX(Q, .side = ST_COV_READS, .key = KEY_Q, .norm = ST_ROLE_ATTN_NORM),
-    MATRIX(K, .side = ST_COV_READS, .key = KEY_K, .norm = ST_ROLE_ATTN_NORM),
-    MATRIX(V, .side = ST_COV_READS, .key = KEY_V, .norm = ST_ROLE_ATTN_NORM),
-    MATRIX(O, .side = ST_COV_WRITES_COLUMNS, .key = KEY_O),
-    MATRIX(GATE, .side = ST_COV_READS, .key = KEY_NEURON, .norm = ST_ROLE_FFN_NORM),
-    MATRIX(UP, .side = ST_COV_READS, .key = KEY_UP, .norm = ST_ROLE_FFN_NORM),
-    MATRIX(DOWN, .side = ST_COV_WRITES_COLUMNS, .key = KEY_DOWN),
-    VECTOR(Q_BIAS, .side = ST_COV_NO_FRAME, .key = KEY_Q),
-    VECTOR(K_BIAS, .side = ST_COV_NO_FRAME, .key = KEY_K),
-    VECTOR(V_BIAS, .side = ST_COV_NO_FRAME, .key = KEY_V),
-    VECTOR(O_BIAS, .side = ST_COV_WRITES_ROWS),
-    VECTOR(GATE_BIAS, .side = ST_COV_NO_FRAME, .key = KEY_NEURON),
-    VECTOR(UP_BIAS, .side = ST_COV_NO_FRAME, .key = KEY_UP),
-    VECTOR(DOWN_BIAS, .side = ST_COV_WRITES_ROWS),
-    VECTOR(ATTN_NORM, .side = ST_COV_WRITES_ROWS, .constant = true),
-    VECTOR(FFN_NORM, .side = ST_COV_WRITES_ROWS, .constant = true),
-    VECTOR(FINAL_NORM, .side = ST_COV_WRITES_ROWS, .constant = true),
-#undef MATRIX
-#undef VECTOR
-};
-
-/* Name, dtype and shape in the result. */
-static int describe(const struct build *b, int i, struct st_cov_out_tensor *t, struct st_err *e)
-{
-    const struct st_plan_weight *w = &b->model->plan.weights[i];
-    const struct rule *r = &rules[w->role];
-    if (!r->known)
-        return st_fail(e, ST_UNSUPPORTED, "%s: covariant obfuscation has no rule for role '%s'", w->name,
-                       st_role_name(w->role));
-    *t = (struct st_cov_out_tensor){.dtype = r->vector || b->opts->dtype != ST_COV_STORE_KEEP ? b->config.dtype
-                                                                                              : b->model->mats[i].dtype,
-                                    .n_dim = r->vector ? 1 : 2,
-                                    .dim = {w->n_out, w->n_in}};
-    snprintf(t->name, sizeof t->name, "%s", w->name);
-    if (r->side == ST_COV_WRITES_COLUMNS || (r->vector && r->side != ST_COV_NO_FRAME))
-        t->dim[0] = b->frame.wide;
-    else if (!r->vector)
-        t->dim[1] = b->frame.wide;
-    return 0;
-}
-
-static void set_mix(struct st_cov_job *j, uint32_t head_dim, const uint32_t *order, const double *mix, uint32_t share)
-{
-    j->unit = head_dim;
-    j->order = order;
-    j->mix = mix;
-    j->mix_share = share;
-}
-
-static void set_neurons(struct st_cov_job *j, const uint32_t *order, const double *scale)
-{
-    j->order = order;
-    j->scale = scale;
-}
-
-static void set_key(const struct build *b, enum cov_key key, struct st_cov_job *j)
-{
-    const struct st_cov_layer_keys *k = &b->keys;
-    switch (key) {
-    case KEY_NONE:
-        break;
-    case KEY_TAU:
-        j->order = b->cipher.from;
-        break;
-    case KEY_Q:
-        set_mix(j, k->head_dim, k->q_order, k->q_mix, k->n_head / k->n_kv_head);
-        break;
-    case KEY_K:
-        set_mix(j, k->head_dim, k->kv_order, k->k_mix, 1);
-        break;
-    case KEY_V:
-        set_mix(j, k->head_dim, k->kv_order, k->v_mix, 1);
-        break;
-    case KEY_O:
-        set_mix(j, k->head_dim, k->q_order, k->o_mix, k->n_head / k->n_kv_head);
-        break;
-    case KEY_NEURON:
-        set_neurons(j, k->ffn_order, NULL);
-        break;
-    case KEY_UP:
-        set_neurons(j, k->ffn_order, k->up_scale);
-        break;
-    case KEY_DOWN:
-        set_neurons(j, k->ffn_order, k->down_scale);
-        break;
-    }
-}
-
-/* R is fresh for every reader. */
-static int draw_expand(struct build *b, const char *name, struct st_err *e)
-{
-    char label[160];
-    struct st_stream *s;
-    snprintf(label, sizeof label, "expand.%s", name);
-    int rc = st_cov_key_stream(b->key, b->digest, label, &s, e);
-    if (rc)
-        return rc;
-    rc = st_cov_frame_expand(&b->frame, s, &b->expand, e);
-    st_stream_free(s);
-    return rc;
-}
-
-static void drop_expand(struct build *b)
-{
-    st_cov_doubles_free(b->expand, (size_t)(b->frame.wide - b->frame.d) * b->frame.d);
-    b->expand = NULL;
-}
-
-static int layer_keys(struct build *b, int layer, struct st_err *e)
-{
-    if (layer < 0 || layer == b->layer)
-        return 0;
-    st_cov_layer_keys_wipe(&b->keys);
-    b->layer = layer;
-    return st_cov_layer_keys_init(&b->keys, &b->model->config, layer, b->key, b->digest, e);
-}
-
 static int transform(struct build *b, int i, struct st_err *e)
 {
-    const struct st_plan_weight *w = &b->model->plan.weights[i];
-    const struct st_mat *m = &b->model->mats[i];
-    const struct rule *r = &rules[w->role];
-    struct st_cov_job j = {.side = r->side,
-                           .src = m->data,
-                           .src_dtype = r->vector ? ST_DTYPE_F32 : m->dtype,
-                           .n = w->n_out,
-                           .len = w->n_in,
-                           .unit = 1,
-                           .mix_share = 1,
-                           .gain = 1,
-                           .out = &b->tensors[i]};
-    if (r->constant) {
-        j.src = b->norm;
-        j.side = ST_COV_NO_FRAME;
-        j.n = b->frame.wide;
-    } else if (r->side == ST_COV_WRITES_COLUMNS || (r->vector && r->side == ST_COV_WRITES_ROWS)) {
-        /* vectors along the other dimension: the columns of o and down; a bias of theirs is one column */
-        j.n = w->n_in;
-        j.len = w->n_out;
-    }
-    int rc = layer_keys(b, w->layer, e);
-    if (!rc && r->side == ST_COV_READS) {
-        j.norm = weight_of(b, r->norm, w->layer)->data;
-        j.gain = b->kappa / b->stored;
-        rc = draw_expand(b, w->name, e);
-        j.expand = b->expand;
-    }
-    if (!rc) {
-        set_key(b, r->key, &j);
+    struct st_cov_job j;
+    int rc = st_cov_rules_job(&b->rules, i, &j, e);
+    j.out = &b->tensors[i];
+    if (!rc)
         rc = st_cov_run_job(b->run, &j, &b->progress, e);
-    }
-    drop_expand(b);
     st_model_release(b->model, i);
     return rc;
 }
@@ -298,10 +125,11 @@ static int prepare_norm(struct build *b, struct st_err *e)
     stored = (float)b->kappa;
     st_convert(ST_DTYPE_F32, &stored, b->config.dtype, &raw, 1);
     st_convert(b->config.dtype, &raw, ST_DTYPE_F32, &stored, 1);
-    b->stored = (double)stored;
     int rc = st_alloc(&b->norm, b->frame.wide, sizeof *b->norm, "norm", e);
     for (uint32_t i = 0; !rc && i < b->frame.wide; i++)
         b->norm[i] = stored;
+    b->rules.norm = b->norm;
+    b->rules.gain = b->kappa / (double)stored;
     return rc;
 }
 
@@ -337,7 +165,7 @@ static int lay_out(struct build *b, uint64_t shard_bytes, struct st_err *e)
     if (!rc)
         rc = st_alloc(&list, (size_t)n, sizeof *list, "tensor list", e);
     for (int i = 0; !rc && i < n; i++) {
-        rc = describe(b, i, &b->tensors[i], e);
+        rc = st_cov_rules_describe(&b->rules, i, &b->tensors[i], e);
         list[i] = &b->tensors[i];
     }
     if (!rc)
@@ -350,7 +178,7 @@ static int compile(struct build *b, const struct st_cov_opts *o, struct st_err *
 {
     uint64_t total = 0;
     const struct st_config *c = &b->model->config;
-    int rc = st_cov_run_new(&b->frame, &b->out, o->n_threads, c->head_dim, o->cancel, &b->run, e);
+    int rc = st_cov_run_new(b->frame.wide, c->head_dim, &b->out, o->n_threads, o->cancel, &b->run, e);
     for (int i = 0; i < b->model->plan.n_weight; i++)
         total += b->tensors[i].bytes;
     st_progress_start(&b->progress, "obfuscate", "B", total);
@@ -364,8 +192,7 @@ static int compile(struct build *b, const struct st_cov_opts *o, struct st_err *
 static void wipe(struct build *b)
 {
     st_cov_run_free(b->run);
-    st_cov_layer_keys_wipe(&b->keys);
-    drop_expand(b);
+    st_cov_rules_wipe(&b->rules);
     st_cov_frame_wipe(&b->frame);
     st_cov_cipher_wipe(&b->cipher);
     st_cov_out_close(&b->out);
@@ -377,7 +204,7 @@ static void wipe(struct build *b)
 int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *key, const struct st_cov_opts *o,
                      struct st_err *e)
 {
-    struct build b = {.key = key, .layer = -1, .opts = o};
+    struct build b = {.key = key, .rules = {.layer = -1}};
     uint32_t h = 0;
     /* Tiles are the unit of parallel work, and their number of threads must not show in the result. */
     openblas_set_num_threads(1);
@@ -399,6 +226,13 @@ int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *
     if (!rc) {
         st_cov_config(&b.model->config, h, &b.cipher, &b.config);
         b.config.dtype = stored_dtype(o->dtype, b.config.dtype);
+        b.rules.model = b.model;
+        b.rules.config = &b.config;
+        b.rules.key = key;
+        b.rules.digest = b.digest;
+        b.rules.cipher = &b.cipher;
+        b.rules.frame = &b.frame;
+        b.rules.opts = o;
         rc = prepare_norm(&b, e);
     }
     if (!rc)

@@ -20,13 +20,12 @@ struct scratch {
 };
 
 struct st_cov_run {
-    const struct st_cov_frame *frame;
     const struct st_cov_out *out;
     const volatile sig_atomic_t *cancel;
     struct st_pool *pool;
     struct scratch *scratch; /* [n_thread] */
     int n_thread;
-    uint32_t tile_max;
+    uint32_t width_max, tile_max;
     uint64_t done; /* bytes of finished jobs */
     /* The job under way. */
     const struct st_cov_job *job;
@@ -38,7 +37,7 @@ struct st_cov_run {
 
 static size_t tile_values(const struct st_cov_run *r)
 {
-    return (size_t)r->tile_max * r->frame->wide;
+    return (size_t)r->tile_max * r->width_max;
 }
 
 static int scratch_init(struct scratch *s, const struct st_cov_run *r, struct st_err *e)
@@ -69,16 +68,16 @@ static void scratch_wipe(struct scratch *s, size_t n)
     free(s->raw);
 }
 
-int st_cov_run_new(const struct st_cov_frame *frame, const struct st_cov_out *out, int n_threads, uint32_t max_unit,
+int st_cov_run_new(uint32_t max_width, uint32_t max_unit, const struct st_cov_out *out, int n_threads,
                    const volatile sig_atomic_t *cancel, struct st_cov_run **run, struct st_err *e)
 {
     *run = NULL;
     struct st_cov_run *r = calloc(1, sizeof *r);
     if (!r)
         return st_fail(e, ST_MEMORY, "transform: out of memory");
-    r->frame = frame;
     r->out = out;
     r->cancel = cancel;
+    r->width_max = max_width;
     r->tile_max = max_unit > TILE ? max_unit : TILE;
     int rc = st_pool_new(n_threads, &r->pool, e);
     if (!rc && st_pool_size(r->pool) > THREADS_MAX) {
@@ -190,7 +189,7 @@ static int emit(const struct st_cov_run *r, const struct st_cov_job *j, size_t n
 static int emit_columns(const struct st_cov_run *r, const struct st_cov_job *j, uint32_t lo, uint32_t n,
                         struct scratch *s)
 {
-    uint32_t wide = r->frame->wide;
+    uint32_t wide = j->frame->wide;
     size_t width = st_dtype_size(j->out->dtype), row = n * width;
     int rc = cast(j->out, (size_t)wide * n, s);
     for (uint32_t i = 0; !rc && i < wide; i++)
@@ -201,7 +200,8 @@ static int emit_columns(const struct st_cov_run *r, const struct st_cov_job *j, 
 static int run_tile(const struct st_cov_run *r, uint32_t tile, struct scratch *s)
 {
     const struct st_cov_job *j = r->job;
-    uint32_t wide = r->frame->wide, lo = tile * r->tile, n = j->n - lo < r->tile ? j->n - lo : r->tile;
+    uint32_t wide = j->frame ? j->frame->wide : j->len, lo = tile * r->tile,
+             n = j->n - lo < r->tile ? j->n - lo : r->tile;
     if (r->cancel && *r->cancel)
         return st_fail(&s->err, ST_IO, "cancelled");
     if (j->side == ST_COV_WRITES_COLUMNS)
@@ -211,14 +211,14 @@ static int run_tile(const struct st_cov_run *r, uint32_t tile, struct scratch *s
     double *rows = mix_units(j, lo, n, wide, s);
     switch (j->side) {
     case ST_COV_READS:
-        st_cov_frame_extend(r->frame, j->expand, rows, n);
-        st_cov_frame_rows(r->frame, true, rows, n, s->c);
+        st_cov_frame_extend(j->frame, j->expand, rows, n);
+        st_cov_frame_rows(j->frame, true, rows, n, s->c);
         return emit(r, j, (size_t)n * wide, (uint64_t)lo * wide, s);
     case ST_COV_WRITES_ROWS:
-        st_cov_frame_rows(r->frame, false, rows, n, s->c);
+        st_cov_frame_rows(j->frame, false, rows, n, s->c);
         return emit(r, j, (size_t)n * wide, (uint64_t)lo * wide, s);
     case ST_COV_WRITES_COLUMNS:
-        st_cov_frame_columns(r->frame, rows, n, s->c);
+        st_cov_frame_columns(j->frame, rows, n, s->c);
         return emit_columns(r, j, lo, n, s);
     case ST_COV_NO_FRAME:
         break;

@@ -22,6 +22,7 @@ enum st_cov_side {
 
 struct st_cov_job {
     enum st_cov_side side;
+    const struct st_cov_frame *frame; /* of the hidden state, or of a latent; NULL for NO_FRAME */
     const void *src;
     enum st_dtype src_dtype;
     uint32_t n, len;       /* vectors, and values in each */
@@ -38,9 +39,9 @@ struct st_cov_job {
 
 struct st_cov_run;
 
-/* Takes the pool's threads and working memory. frame, out and cancel are kept until st_cov_run_free. max_vector >=
- * every len, max_unit >= every unit. */
-int st_cov_run_new(const struct st_cov_frame *frame, const struct st_cov_out *out, int n_threads, uint32_t max_unit,
+/* Takes the pool's threads and working memory. out and cancel are kept until st_cov_run_free. max_width >= every len
+ * and every frame's width, max_unit >= every unit. */
+int st_cov_run_new(uint32_t max_width, uint32_t max_unit, const struct st_cov_out *out, int n_threads,
                    const volatile sig_atomic_t *cancel, struct st_cov_run **run, struct st_err *e) ST_MUST_CHECK;
 void st_cov_run_free(struct st_cov_run *r);
 /* INPUT: a value is not finite, or outside the dtype's range; names the tensor. */

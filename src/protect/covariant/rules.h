@@ -1,0 +1,43 @@
+/* What happens to each weight: one rule per role, and from it the name, dtype and shape of the new tensor and the job
+ * that makes it. obfuscate.c asks for one tensor after the other and knows no role; an architecture is supported when
+ * each of its roles has a rule here.
+ *
+ * A weight has two sides. One runs along the hidden state (or a latent) and meets a frame: what reads it is multiplied
+ * by Q, and takes in the weight of the norm before it; what writes it by P. The other runs along heads, neurons or
+ * vocabulary and meets the keys of the layer (layer_keys.h) or the token cipher. Norm weights become constants.
+ * Source: AloePri, arXiv 2603.01499, table of section 4; docs/covariant.md. */
+#ifndef ST_PROTECT_COVARIANT_RULES_H
+#define ST_PROTECT_COVARIANT_RULES_H
+
+#include "model/model.h"
+#include "protect/covariant/covariant.h"
+#include "protect/covariant/layer_keys.h"
+#include "protect/covariant/transform.h"
+
+struct st_cov_rules {
+    /* The caller's; kept until wipe. */
+    const struct st_model *model;
+    const struct st_config *config; /* of the result */
+    const struct st_cov_key *key;
+    const uint8_t *digest; /* [32] of the source */
+    const struct st_cov_cipher *cipher;
+    const struct st_cov_frame *frame;
+    const float *norm; /* [wide], the new norm weight */
+    double gain;       /* of what reads a norm: kappa over what the checkpoint's dtype made of it */
+    const struct st_cov_opts *opts;
+    /* The rules' own. */
+    struct st_cov_layer_keys keys; /* of layer `layer` */
+    int layer;                     /* -1 = none yet; set by the caller at start */
+    double *expand;                /* R of the tensor under way */
+};
+
+void st_cov_rules_wipe(struct st_cov_rules *r);
+
+/* Name, dtype and shape of weight `i` of the plan in the result. UNSUPPORTED: its role has no rule. */
+int st_cov_rules_describe(const struct st_cov_rules *r, int i, struct st_cov_out_tensor *t,
+                          struct st_err *e) ST_MUST_CHECK;
+/* The job that makes it, all but `out`. What it points to is valid until the next call. Draws the layer's keys when
+ * the layer changes: weights come layer by layer. */
+int st_cov_rules_job(struct st_cov_rules *r, int i, struct st_cov_job *j, struct st_err *e) ST_MUST_CHECK;
+
+#endif
