@@ -2,14 +2,11 @@
 
     pytest tests/interop/test_covariant_transformers.py
 
-The token cipher is derived here from the key file by an implementation of its own (HKDF on hmac,
-ChaCha20 in Python integers), so key format, stream and permutation are checked from outside too.
+The token cipher comes from cipher.py, an implementation of its own of key format, stream and
+permutation.
 """
-import hashlib
-import hmac
 import json
 import pathlib
-import struct
 
 import numpy as np
 import pytest
@@ -17,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import make_checkpoints as mk
+from cipher import field, model_digest, permutation, read_key, sha256
 from test_transformers import (EXIT_UNSUPPORTED, F32_BOUND, GAP, ROOT, greedy_of, load, logits_of,
                                needs_engine, relative, run_engine)
 
@@ -24,85 +22,6 @@ pytestmark = needs_engine
 N_GREEDY = 64
 SUPPORTED = [n for n, c in mk.CASES.items() if c["family"] in ("llama", "mistral")]
 WITH_BIASES = ["llama-attention-bias", "llama-mlp-bias"]
-MODEL_FILES = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer.model",
-               "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-               "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"}
-
-
-# ---- the cipher, from its description ---------------------------------------------------------
-
-def sha256(data):
-    return hashlib.sha256(data).digest()
-
-
-def model_digest(path):
-    lines = ""
-    for f in sorted(path.iterdir(), key=lambda f: f.name.encode()):
-        if f.name in MODEL_FILES or f.name.endswith((".safetensors", ".safetensors.index.json")):
-            data = f.read_bytes()
-            lines += f"{hashlib.sha256(data).hexdigest()} {len(data)} {f.name}\n"
-    return sha256(lines.encode())
-
-
-def read_key(path):
-    data = path.read_bytes()
-    magic, version, key_id, kdf, _salt, created, seed, check = struct.unpack(
-        "<8sI16sI16sq32s32s", data)
-    assert (magic, version, kdf) == (b"SOTTOKEY", 1, 0) and created > 0
-    assert check == sha256(data[:-32])
-    return key_id, seed
-
-
-def hkdf(ikm, salt, info):
-    prk = hmac.digest(salt, ikm, "sha256")
-    return hmac.digest(prk, info + b"\1", "sha256")
-
-
-def chacha20(key):
-    """The key stream as bytes, zero nonce, counter from 0 (RFC 8439)."""
-    mask = 0xffffffff
-
-    def rotl(v, n):
-        return (v << n | v >> (32 - n)) & mask
-
-    def quarter(x, a, b, c, d):
-        for p, q, r, n in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
-            x[p] = (x[p] + x[q]) & mask
-            x[r] = rotl(x[r] ^ x[p], n)
-
-    start = [0x61707865, 0x3320646e, 0x79622d32, 0x6b206574, *struct.unpack("<8I", key), 0, 0, 0, 0]
-    while True:
-        x = list(start)
-        for _ in range(10):
-            for i in range(4):
-                quarter(x, i, 4 + i, 8 + i, 12 + i)
-            for i in range(4):
-                quarter(x, i, 4 + (i + 1) % 4, 8 + (i + 2) % 4, 12 + (i + 3) % 4)
-        yield from struct.pack("<16I", *((a + b) & mask for a, b in zip(x, start)))
-        start[12] += 1
-
-
-def field(data):
-    return struct.pack("<I", len(data)) + data
-
-
-def permutation(seed, digest, n):
-    stream = chacha20(hkdf(seed, b"sotto stream 1", field(digest) + field(b"tau")))
-
-    def u64():
-        return int.from_bytes(bytes(next(stream) for _ in range(8)), "little")
-
-    def below(m):
-        reject = (1 << 64) % m
-        while (v := u64()) < reject:
-            pass
-        return v % m
-
-    p = list(range(n))
-    for i in range(n, 1, -1):
-        j = below(i)
-        p[i - 1], p[j] = p[j], p[i - 1]
-    return p
 
 
 # ---- fixtures -----------------------------------------------------------------------------------
