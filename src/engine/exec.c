@@ -18,7 +18,9 @@ struct st_exec {
     bool *gathered;       /* [n_slot] slots that the tail reads from the body */
     float *inv_freq;
     float scale; /* of attention scores */
-    int n_body;  /* ops before the tail */
+    struct st_route route;
+    uint32_t *chosen; /* [max_row] rows that take the expert whose section runs; NULL without experts */
+    int n_body;       /* ops before the tail */
 };
 
 uint32_t st_exec_tail_rows(const struct st_config *c, uint32_t max_row)
@@ -83,6 +85,10 @@ static int check_op(const struct st_model *m, int i, struct st_err *e)
         if (width[op->in] != n_q || width[op->in2] != n_kv || width[op->in3] != n_kv || width[op->out] != n_q)
             return st_fail(e, ST_INTERNAL, "plan: op %d attends with widths %u, %u, %u, %u, want %u, %u, %u, %u", i,
                            width[op->in], width[op->in2], width[op->in3], width[op->out], n_q, n_kv, n_kv, n_q);
+        return 0;
+    case ST_OP_ROUTE:
+        if (width[op->out] != c->n_expert)
+            return st_fail(e, ST_INTERNAL, "plan: op %d routes to %u experts, want %u", i, width[op->out], c->n_expert);
         return 0;
     default:
         return 0;
@@ -165,12 +171,21 @@ int st_exec_new(const struct st_model *m, const struct st_kv *kv, struct st_boun
         return e->code;
     *x = (struct st_exec){.m = m, .kv = kv, .boundary = b, .n_body = body_len(&m->plan)};
     x->scale = 1.0f / sqrtf((float)c->head_dim);
+    x->route = (struct st_route){.n_expert = c->n_expert,
+                                 .n_used = c->n_expert_used,
+                                 .score = c->score,
+                                 .n_group = c->n_group,
+                                 .n_group_used = c->n_group_used,
+                                 .group_score = c->group_score,
+                                 .norm = c->norm_topk,
+                                 .scale = c->routed_scale != 0 ? c->routed_scale : 1};
     struct st_compute_opts co = {
         .n_threads = o->n_threads, .isa = o->isa, .max_row = o->max_row, .deterministic = o->deterministic};
     for (int s = 0; s < m->plan.n_slot; s++)
         if (m->plan.slot_width[s] > co.max_width)
             co.max_width = m->plan.slot_width[s];
     if (st_alloc(&x->inv_freq, c->head_dim / 2 + 1, sizeof *x->inv_freq, "rotary frequencies", e) ||
+        (c->n_expert && st_alloc(&x->chosen, o->max_row, sizeof *x->chosen, "rows of an expert", e)) ||
         alloc_slots(x, o->max_row, e) || st_compute_new(&co, &x->compute, e)) {
         st_exec_free(x);
         return e->code;
@@ -194,6 +209,7 @@ void st_exec_free(struct st_exec *x)
     free(x->tail);
     free(x->gathered);
     free(x->inv_freq);
+    free(x->chosen);
     st_compute_free(x->compute);
     free(x);
 }
@@ -233,10 +249,26 @@ static void run_attend(struct st_exec *x, const struct st_plan_op *op, const str
               x->body[op->out].p);
 }
 
-/* Runs ops [from, to) on n_row rows of `slot`. step is NULL in the tail, which has no op that needs it. */
-static int run_ops(struct st_exec *x, const struct st_area *slot, int from, int to, uint32_t n_row,
+static uint32_t run_gather(struct st_exec *x, const struct st_plan_op *op, uint32_t n_row)
+{
+    const struct st_area *slot = x->body;
+    uint32_t n = st_route_rows(slot[op->in2].p, n_row, x->route.n_expert, (uint32_t)op->expert, x->chosen);
+    st_gather(x->compute, slot[op->in].p, x->chosen, n, x->m->plan.slot_width[op->out], slot[op->out].p);
+    return n;
+}
+
+static void run_scatter(struct st_exec *x, const struct st_plan_op *op, uint32_t n)
+{
+    const struct st_area *slot = x->body;
+    st_scatter(x->compute, slot[op->in].p, x->chosen, n, x->m->plan.slot_width[op->out], slot[op->in2].p,
+               x->route.n_expert, (uint32_t)op->expert, slot[op->out].p);
+}
+
+/* Runs ops [from, to) on n_all rows of `slot`. step is NULL in the tail, which has no op that needs it. */
+static int run_ops(struct st_exec *x, const struct st_area *slot, int from, int to, uint32_t n_all,
                    const struct st_exec_step *step, struct st_err *e)
 {
+    uint32_t n_row = n_all; /* fewer inside the section of an expert */
     const struct st_config *c = &x->m->config;
     const struct st_plan *p = &x->m->plan;
     const struct st_mat *mats = x->m->mats;
@@ -274,6 +306,20 @@ static int run_ops(struct st_exec *x, const struct st_area *slot, int from, int 
             break;
         case ST_OP_ADD:
             st_add(k, slot[op->out].p, slot[op->in].p, (size_t)n_row * width);
+            break;
+        case ST_OP_ROUTE:
+            st_route(k, &x->route, op->bias >= 0 ? mats[op->bias].data : NULL, slot[op->out].p, n_row);
+            break;
+        case ST_OP_GATHER:
+            n_row = run_gather(x, op, n_all);
+            while (n_row == 0 && p->ops[i].op != ST_OP_SCATTER)
+                i++;
+            if (n_row == 0)
+                n_row = n_all;
+            break;
+        case ST_OP_SCATTER:
+            run_scatter(x, op, n_row);
+            n_row = n_all;
             break;
         }
     }

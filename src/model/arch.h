@@ -21,4 +21,9 @@ int st_arch_find(const char *name, const struct st_arch **out, struct st_err *e)
  * sliding_window when every layer has it; UNSUPPORTED when layers differ. */
 int st_arch_qwen_window(const json_t *json, const char *where, struct st_config *c, struct st_err *e) ST_MUST_CHECK;
 
+/* For mixtures of experts: n_expert from field `key`, or `key2` as another version of transformers writes it (INPUT
+ * when they differ), and n_expert_used from num_experts_per_tok. */
+int st_arch_experts(const json_t *json, const char *where, const char *key, const char *key2, struct st_config *c,
+                    struct st_err *e) ST_MUST_CHECK;
+
 #endif

@@ -52,6 +52,16 @@ void st_blocks_begin(struct st_blocks *b, const struct st_config *c, struct st_p
     b->a = st_plan_slot(p, c->n_head * c->head_dim);
     b->gate = st_plan_slot(p, c->d_ff);
     b->up = st_plan_slot(p, c->d_ff);
+    if (c->n_expert) {
+        b->routed = st_plan_slot(p, c->n_expert);
+        b->e_h = st_plan_slot(p, c->d_model);
+        b->e_gate = st_plan_slot(p, c->moe_d_ff);
+        b->e_up = st_plan_slot(p, c->moe_d_ff);
+    }
+    if (c->n_expert && c->n_shared_expert) {
+        b->shared_gate = st_plan_slot(p, c->n_shared_expert * c->moe_d_ff);
+        b->shared_up = st_plan_slot(p, c->n_shared_expert * c->moe_d_ff);
+    }
     b->w_embed = st_plan_weight(p, ST_ROLE_EMBED, -1, c->n_vocab, c->d_model, "model.embed_tokens.weight");
     struct st_plan_op *op = st_plan_add(p, ST_OP_EMBED, ST_ROLE_EMBED, -1);
     op->out = b->x;
@@ -98,24 +108,111 @@ void st_blocks_attention(struct st_blocks *b, int layer)
     add(b, ST_ROLE_O, layer);
 }
 
+static void ffn_norm(struct st_blocks *b, int layer)
+{
+    int w = st_plan_weight(b->p, ST_ROLE_FFN_NORM, layer, b->c->d_model, 1,
+                           "model.layers.%d.post_attention_layernorm.weight", layer);
+    norm(b, ST_ROLE_FFN_NORM, layer, b->x, b->h, 0, w);
+}
+
+static struct st_plan_op *silu_mul(struct st_blocks *b, int layer, int gate, int up)
+{
+    struct st_plan_op *op = st_plan_add(b->p, ST_OP_SILU_MUL, ST_ROLE_NONE, layer);
+    op->in = gate;
+    op->in2 = up;
+    op->out = gate;
+    return op;
+}
+
 void st_blocks_mlp(struct st_blocks *b, int layer)
 {
     const struct st_config *c = b->c;
-    int w = st_plan_weight(b->p, ST_ROLE_FFN_NORM, layer, c->d_model, 1,
-                           "model.layers.%d.post_attention_layernorm.weight", layer);
-    norm(b, ST_ROLE_FFN_NORM, layer, b->x, b->h, 0, w);
-
+    ffn_norm(b, layer);
     uint32_t group = ++b->group;
     project(b, ST_ROLE_GATE, ST_ROLE_GATE_BIAS, layer, "mlp.gate_proj", b->h, b->gate, group, c->mlp_bias);
     project(b, ST_ROLE_UP, ST_ROLE_UP_BIAS, layer, "mlp.up_proj", b->h, b->up, group, c->mlp_bias);
 
-    struct st_plan_op *op = st_plan_add(b->p, ST_OP_SILU_MUL, ST_ROLE_NONE, layer);
-    op->in = b->gate;
-    op->in2 = b->up;
-    op->out = b->gate;
-
+    silu_mul(b, layer, b->gate, b->up);
     project(b, ST_ROLE_DOWN, ST_ROLE_DOWN_BIAS, layer, "mlp.down_proj", b->gate, b->h, 0, c->mlp_bias);
     add(b, ST_ROLE_DOWN, layer);
+}
+
+const struct st_moe_names st_moe_names = {"mlp", "gate_proj", "up_proj", "down_proj"};
+
+/* One matrix of expert e. */
+static void expert_linear(struct st_blocks *b, enum st_role role, int layer, int e, const struct st_moe_names *names,
+                          const char *part, int in, int out, uint32_t group)
+{
+    struct st_plan *p = b->p;
+    if (p->failed)
+        return;
+    int w = st_plan_weight(p, role, layer, p->slot_width[out], p->slot_width[in],
+                           "model.layers.%d.%s.experts.%d.%s.weight", layer, names->block, e, part);
+    if (w >= 0)
+        p->weights[w].expert = e;
+    linear(b, role, layer, in, out, group, w, -1)->expert = e;
+}
+
+/* x += weight of e * down(silu(gate) * up) on the rows that take e. */
+static void expert(struct st_blocks *b, int layer, int e, const struct st_moe_names *names)
+{
+    struct st_plan_op *op = st_plan_add(b->p, ST_OP_GATHER, ST_ROLE_NONE, layer);
+    op->expert = e;
+    op->in = b->h;
+    op->in2 = b->routed;
+    op->out = b->e_h;
+
+    uint32_t group = ++b->group;
+    expert_linear(b, ST_ROLE_EXPERT_GATE, layer, e, names, names->gate, b->e_h, b->e_gate, group);
+    expert_linear(b, ST_ROLE_EXPERT_UP, layer, e, names, names->up, b->e_h, b->e_up, group);
+    silu_mul(b, layer, b->e_gate, b->e_up)->expert = e;
+    expert_linear(b, ST_ROLE_EXPERT_DOWN, layer, e, names, names->down, b->e_gate, b->e_h, 0);
+
+    op = st_plan_add(b->p, ST_OP_SCATTER, ST_ROLE_NONE, layer);
+    op->expert = e;
+    op->in = b->e_h;
+    op->in2 = b->routed;
+    op->out = b->x;
+}
+
+/* One matrix of the shared experts. */
+static void shared_linear(struct st_blocks *b, enum st_role role, int layer, const struct st_moe_names *names,
+                          const char *part, int in, int out, uint32_t group)
+{
+    uint32_t n_in = b->p->failed ? 0 : b->p->slot_width[in];
+    uint32_t n_out = b->p->failed ? 0 : b->p->slot_width[out];
+    int w = st_plan_weight(b->p, role, layer, n_out, n_in, "model.layers.%d.%s.shared_experts.%s.weight", layer,
+                           names->block, part);
+    linear(b, role, layer, in, out, group, w, -1);
+}
+
+void st_blocks_moe(struct st_blocks *b, int layer, const struct st_moe_names *names)
+{
+    const struct st_config *c = b->c;
+    ffn_norm(b, layer);
+    int w = st_plan_weight(b->p, ST_ROLE_ROUTER, layer, c->n_expert, c->d_model, "model.layers.%d.%s.gate.weight",
+                           layer, names->block);
+    linear(b, ST_ROLE_ROUTER, layer, b->h, b->routed, 0, w, -1);
+
+    int bias = -1;
+    if (c->router_bias)
+        bias = st_plan_weight(b->p, ST_ROLE_ROUTER_BIAS, layer, c->n_expert, 1,
+                              "model.layers.%d.%s.gate.e_score_correction_bias", layer, names->block);
+    struct st_plan_op *op = st_plan_add(b->p, ST_OP_ROUTE, ST_ROLE_ROUTER, layer);
+    op->in = b->routed;
+    op->out = b->routed;
+    op->bias = bias;
+
+    for (int e = 0; e < (int)c->n_expert && !b->p->failed; e++)
+        expert(b, layer, e, names);
+    if (c->n_shared_expert) {
+        uint32_t group = ++b->group;
+        shared_linear(b, ST_ROLE_SHARED_GATE, layer, names, names->gate, b->h, b->shared_gate, group);
+        shared_linear(b, ST_ROLE_SHARED_UP, layer, names, names->up, b->h, b->shared_up, group);
+        silu_mul(b, layer, b->shared_gate, b->shared_up);
+        shared_linear(b, ST_ROLE_SHARED_DOWN, layer, names, names->down, b->shared_gate, b->h, 0);
+        add(b, ST_ROLE_SHARED_DOWN, layer);
+    }
 }
 
 void st_blocks_end(struct st_blocks *b)

@@ -9,10 +9,13 @@
 struct st_blocks {
     const struct st_config *c;
     struct st_plan *p;
-    int x;          /* residual stream [n_row, d_model] */
-    int h;          /* what a norm puts out, and what a block adds to x [n_row, d_model] */
-    int q, k, v, a; /* queries, keys, values, attention's output before `o` */
-    int gate, up;   /* [n_row, d_ff] */
+    int x;                      /* residual stream [n_row, d_model] */
+    int h;                      /* what a norm puts out, and what a block adds to x [n_row, d_model] */
+    int q, k, v, a;             /* queries, keys, values, attention's output before `o` */
+    int gate, up;               /* [n_row, d_ff] */
+    int routed;                 /* router logits, then weights [n_row, n_expert] */
+    int e_h, e_gate, e_up;      /* of one expert: its rows, and what it makes of them [., moe_d_ff] */
+    int shared_gate, shared_up; /* [n_row, n_shared_expert * moe_d_ff] */
     int w_embed;
     uint32_t group; /* last exchange group used */
 };
@@ -23,6 +26,18 @@ void st_blocks_begin(struct st_blocks *b, const struct st_config *c, struct st_p
 void st_blocks_attention(struct st_blocks *b, int layer);
 /* x += down(silu(gate) * up) on h = ffn_norm(x); gate, up are one exchange group. */
 void st_blocks_mlp(struct st_blocks *b, int layer);
+/* How checkpoints name the parts: model.layers.L.BLOCK.gate.weight is the router,
+ * model.layers.L.BLOCK.experts.E.GATE.weight and so on an expert; shared experts are
+ * model.layers.L.BLOCK.shared_experts.GATE.weight. */
+struct st_moe_names {
+    const char *block, *gate, *up, *down;
+};
+extern const struct st_moe_names st_moe_names; /* mlp, gate_proj, up_proj, down_proj: all but Mixtral */
+/* The same place as st_blocks_mlp, for layers of st_config_is_moe(): x += the weighted sum of the experts that the
+ * router takes on h = ffn_norm(x), then x += shared experts on h. Reads of the config: n_expert, moe_d_ff,
+ * n_shared_expert, and router_bias (weight model.layers.L.BLOCK.gate.e_score_correction_bias); the executor reads the
+ * other fields of routing. */
+void st_blocks_moe(struct st_blocks *b, int layer, const struct st_moe_names *names);
 /* logits = head(final_norm(x)). */
 void st_blocks_end(struct st_blocks *b);
 

@@ -257,7 +257,7 @@ int st_config_check(const struct st_config *c, const char *where, struct st_err 
     if (c->n_head * c->head_dim > ST_MAX_WIDTH)
         return st_fail(e, ST_INPUT, "%s: num_attention_heads x head_dim: want at most %u, got %u", where, ST_MAX_WIDTH,
                        c->n_head * c->head_dim);
-    return 0;
+    return st_config_check_moe(c, where, e);
 }
 
 static int parse(const json_t *o, const char *where, struct st_config *c, struct st_err *e)

@@ -6,6 +6,7 @@
 #define ST_MODEL_CONFIG_H
 
 #include "base/err.h"
+#include "tensor/route.h"
 #include "tensor/tensor.h"
 
 #include <stdbool.h>
@@ -20,6 +21,7 @@
 #define ST_MAX_HEADS 1024u
 #define ST_MAX_HEAD_DIM 256u
 #define ST_MAX_CTX (1u << 24)
+#define ST_MAX_LAYER_EXPERTS (1u << 16) /* n_layer * n_expert: each has its records in the plan */
 
 enum st_rope_scaling { ST_ROPE_NONE, ST_ROPE_LINEAR, ST_ROPE_LLAMA3 };
 
@@ -35,6 +37,19 @@ struct st_config {
     bool rope_interleaved;   /* pairs (2i, 2i+1): llama2.c files */
     uint32_t sliding_window; /* of every layer; 0 = none */
     bool tied_head, qkv_bias, o_bias, mlp_bias, qk_norm;
+
+    /* Mixture of experts in the layers of st_config_is_moe(); n_expert 0 = none, and the rest counts for nothing. */
+    uint32_t n_expert, n_expert_used; /* routed experts, and how many of them a token takes */
+    uint32_t moe_d_ff;                /* width of one expert */
+    uint32_t n_shared_expert;         /* as one MLP of n_shared_expert * moe_d_ff that every token takes */
+    uint64_t dense_layers[(ST_MAX_LAYERS + 63) / 64]; /* bit l: layer l has an ordinary MLP; st_config_set_dense() */
+    enum st_score score;
+    bool router_bias;               /* a bias that counts in the choice of experts, not in their weights */
+    uint32_t n_group, n_group_used; /* experts stand in n_group groups, of which n_group_used are open; 0, 0 = none */
+    enum st_group_score group_score;
+    bool norm_topk;     /* the weights of the chosen experts sum to 1 ... */
+    float routed_scale; /* ... before this factor; 0 counts as 1 */
+
     enum st_dtype dtype; /* of the stored matrices; known once the checkpoint is open (st_model_open), F32 before */
     int64_t bos, pad;    /* -1 = none; a pad id outside the vocabulary counts as none */
     int64_t eos[ST_MAX_EOS];
@@ -51,6 +66,12 @@ int st_config_parse_generation(const void *p, size_t len, const char *where, str
 int st_config_read(const char *dir, struct st_config *out, struct st_err *e) ST_MUST_CHECK;
 /* The checks that hold for every source of a config (also for llama2.c headers): ranges and divisibility. */
 int st_config_check(const struct st_config *c, const char *where, struct st_err *e) ST_MUST_CHECK;
+
+/* Its part on mixtures of experts. */
+int st_config_check_moe(const struct st_config *c, const char *where, struct st_err *e) ST_MUST_CHECK;
+
+bool st_config_is_moe(const struct st_config *c, uint32_t layer);
+void st_config_set_dense(struct st_config *c, uint32_t layer); /* layer < ST_MAX_LAYERS */
 
 /* Inverse rotary frequencies after scaling, [head_dim / 2]. In float32 step by step, as the reference computes them:
  * at position p an error of one ulp in a frequency becomes p ulps in the angle. */

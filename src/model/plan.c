@@ -1,4 +1,5 @@
 #include "model/plan.h"
+#include "base/buf.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -17,7 +18,8 @@ const char *st_role_name(enum st_role r)
 
 static const char *op_name(enum st_op op)
 {
-    static const char *const names[] = {"embed", "norm", "linear", "rope", "attend", "silu_mul", "add"};
+    static const char *const names[] = {"embed",    "norm", "linear", "rope",   "attend",
+                                        "silu_mul", "add",  "route",  "gather", "scatter"};
     return (unsigned)op < sizeof names / sizeof names[0] ? names[op] : "unknown";
 }
 
@@ -61,7 +63,8 @@ int st_plan_weight(struct st_plan *p, enum st_role role, int layer, uint32_t n_o
     if (!grow(p, &p->weights, p->n_weight, &p->cap_weight, sizeof *p->weights))
         return -1;
     struct st_plan_weight *w = &p->weights[p->n_weight];
-    *w = (struct st_plan_weight){.role = role, .layer = layer, .n_out = n_out, .n_in = n_in, .tied_to = -1};
+    *w = (struct st_plan_weight){
+        .role = role, .layer = layer, .expert = -1, .n_out = n_out, .n_in = n_in, .tied_to = -1};
     va_list ap;
     va_start(ap, fmt);
     int n = vsnprintf(w->name, sizeof w->name, fmt, ap);
@@ -82,6 +85,7 @@ struct st_plan_op *st_plan_add(struct st_plan *p, enum st_op op, enum st_role ro
                               .role = role,
                               .place = ST_PLACE_TRUSTED,
                               .layer = layer,
+                              .expert = -1,
                               .in = -1,
                               .in2 = -1,
                               .in3 = -1,
@@ -107,7 +111,11 @@ static struct use op_use(enum st_op op)
     case ST_OP_ATTEND:
         return (struct use){.in = true, .in2 = true, .in3 = true};
     case ST_OP_SILU_MUL:
+    case ST_OP_GATHER:
+    case ST_OP_SCATTER:
         return (struct use){.in = true, .in2 = true};
+    case ST_OP_ROUTE:
+        return (struct use){.in = true, .bias_ok = true};
     case ST_OP_ROPE:
     case ST_OP_ADD:
         return (struct use){.in = true};
@@ -161,6 +169,15 @@ static const char *shapes(const struct st_plan *p, const struct st_plan_op *op)
         return op->in == op->out && op->in2 != op->in && width(p, op->in2) == out ? NULL : "width of gate and up";
     case ST_OP_ADD:
         return op->in != op->out && width(p, op->in) == out ? NULL : "width of the sum";
+    case ST_OP_ROUTE:
+        if (op->in != op->out || out > ST_ROUTE_MAX_EXPERTS)
+            return "number of experts";
+        return b && (b->n_in != 1 || b->n_out != out) ? "length of the bias" : NULL;
+    case ST_OP_GATHER:
+    case ST_OP_SCATTER:
+        if (op->in == op->out || op->in2 == op->in || op->in2 == op->out || width(p, op->in) != out)
+            return "width of the rows";
+        return op->expert >= 0 && (uint32_t)op->expert < width(p, op->in2) ? NULL : "number of the expert";
     }
     return "kind of op";
 }
@@ -191,6 +208,84 @@ static int check_weights(const struct st_plan *p, struct st_err *e)
         if (w->tied_to != -1 && (!t || t->tied_to != -1 || t->n_out != w->n_out || t->n_in != w->n_in))
             return st_fail(e, ST_INTERNAL, "plan: %s cannot share data with weight %d", w->name, w->tied_to);
     }
+    return 0;
+}
+
+/* Where the walk over the ops stands among the sections of experts. */
+struct sections {
+    int *made_in;    /* [n_slot] GATHER of the section that wrote the slot last, -1 = none: it holds all rows */
+    int gather;      /* of the open section, or -1 */
+    int routed;      /* slot of the weights that the sections use, or -1 */
+    int last_expert; /* of the sections since then, or -1 */
+};
+
+/* Inside a section everything read was written there, outside nothing was: a slot never changes its number of rows
+ * unseen. */
+static bool rows_ok(const struct sections *s, const struct st_plan_op *op)
+{
+    int all = op->op == ST_OP_GATHER ? -1 : s->gather; /* GATHER reads all rows, and SCATTER adds to all */
+    const int in[] = {op->in, op->op == ST_OP_GATHER || op->op == ST_OP_SCATTER ? -1 : op->in2, op->in3};
+    for (size_t i = 0; i < sizeof in / sizeof *in; i++)
+        if (in[i] >= 0 && s->made_in[in[i]] != all)
+            return false;
+    return (op->op != ST_OP_ADD && op->op != ST_OP_SCATTER) || s->made_in[op->out] == -1;
+}
+
+/* NULL, or what is wrong with op i among the sections; then takes it into account. */
+static const char *step_section(const struct st_plan *p, struct sections *s, int i)
+{
+    const struct st_plan_op *op = &p->ops[i];
+    bool open = s->gather >= 0;
+    if (op->op == ST_OP_GATHER) {
+        if (open || op->in2 != s->routed || op->expert <= s->last_expert)
+            return "section begins out of order";
+        if (!rows_ok(s, op))
+            return "rows of another expert are read";
+        s->gather = i;
+        s->last_expert = op->expert;
+    } else if (open) {
+        const struct st_plan_op *g = &p->ops[s->gather];
+        if (op->expert != g->expert || op->layer != g->layer || op->last_row_only ||
+            (op->op != ST_OP_LINEAR && op->op != ST_OP_SILU_MUL && op->op != ST_OP_SCATTER))
+            return "section of an expert holds another op";
+        if (!rows_ok(s, op) || (op->op == ST_OP_SCATTER && op->in2 != s->routed))
+            return "rows of another expert are read";
+    } else if (op->op == ST_OP_SCATTER || op->expert != -1) {
+        return "op stands outside the section of its expert";
+    } else if (!rows_ok(s, op)) {
+        return "rows of one expert are read";
+    }
+    if (op->op == ST_OP_SCATTER) {
+        s->gather = -1;
+        return NULL;
+    }
+    if (op->op == ST_OP_ROUTE) {
+        s->routed = op->out;
+        s->last_expert = -1;
+    } else if (op->out == s->routed) {
+        s->routed = -1;
+    }
+    s->made_in[op->out] = s->gather;
+    return NULL;
+}
+
+static int check_sections(const struct st_plan *p, struct st_err *e)
+{
+    struct sections s = {.gather = -1, .routed = -1, .last_expert = -1};
+    if (st_alloc(&s.made_in, (size_t)p->n_slot, sizeof *s.made_in, "plan", e))
+        return e->code;
+    for (int i = 0; i < p->n_slot; i++)
+        s.made_in[i] = -1;
+    const char *wrong = NULL;
+    int i = 0;
+    while (i < p->n_op && !wrong)
+        wrong = step_section(p, &s, i++);
+    if (!wrong && s.gather >= 0)
+        wrong = "section of an expert has no end";
+    free(s.made_in);
+    if (wrong)
+        return st_fail(e, ST_INTERNAL, "plan: op %d (%s, layer %d): %s", i - 1, op_name(p->ops[i - 1].op),
+                       p->ops[i - 1].layer, wrong);
     return 0;
 }
 
@@ -232,7 +327,7 @@ int st_plan_check(const struct st_plan *p, struct st_err *e)
         if (op->group)
             last_group = op->group;
     }
-    return 0;
+    return check_sections(p, e);
 }
 
 int st_plan_exchanges(const struct st_plan *p)

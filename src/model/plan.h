@@ -4,7 +4,11 @@
  *
  * Values flow through slots: slot s is a f32 array [n_row, slot_width[s]]. Slot 0 is the residual stream.
  * Ops of one exchange group (q,k,v; gate,up) share their input slot, stand next to each other and leave the trusted
- * side together, as one exchange. */
+ * side together, as one exchange.
+ *
+ * A mixture of experts is LINEAR (role router), ROUTE, then one section per expert in ascending order: GATHER, ordinary
+ * LINEAR and SILU_MUL ops with the same `expert`, SCATTER. Inside a section slots hold only the rows that take the
+ * expert, as many as there are; without any the whole section is skipped. */
 #ifndef ST_MODEL_PLAN_H
 #define ST_MODEL_PLAN_H
 
@@ -18,6 +22,10 @@ enum st_op {
     ST_OP_ATTEND, /* out = attention(q = in, k = in2, v = in3); stores k and v in the cache of `layer` */
     ST_OP_SILU_MUL, /* out = silu(in) * in2, out == in */
     ST_OP_ADD,      /* out += in */
+    ST_OP_ROUTE,   /* in place on the router's logits [n_row, n_expert]: the weight of each expert, 0 for those that the
+                      row does not take; bias = router_bias */
+    ST_OP_GATHER,  /* begins the section of `expert`: out = the rows of `in` that take it, in2 = the weights of ROUTE */
+    ST_OP_SCATTER, /* ends it: out += weight * in for those rows, in2 = the weights of ROUTE */
 };
 
 #define ST_ROLES(X)                                                                                                    \
@@ -41,7 +49,15 @@ enum st_op {
     X(GATE_BIAS, "gate_bias")                                                                                          \
     X(UP_BIAS, "up_bias")                                                                                              \
     X(DOWN_BIAS, "down_bias")                                                                                          \
-    X(HEAD, "head")
+    X(HEAD, "head")                                                                                                    \
+    X(ROUTER, "router")                                                                                                \
+    X(ROUTER_BIAS, "router_bias")                                                                                      \
+    X(EXPERT_GATE, "expert_gate")                                                                                      \
+    X(EXPERT_UP, "expert_up")                                                                                          \
+    X(EXPERT_DOWN, "expert_down")                                                                                      \
+    X(SHARED_GATE, "shared_gate")                                                                                      \
+    X(SHARED_UP, "shared_up")                                                                                          \
+    X(SHARED_DOWN, "shared_down")
 enum st_role {
     ST_ROLE_NONE,
 #define X(id, name) ST_ROLE_##id,
@@ -57,6 +73,7 @@ struct st_plan_weight {
     char name[120]; /* tensor name in the checkpoint: "model.layers.3.self_attn.q_proj.weight" */
     enum st_role role;
     int layer;            /* -1 outside the layers */
+    int expert;           /* -1 outside the routed experts */
     uint32_t n_out, n_in; /* vectors (norms, biases): n_out = length, n_in = 1 */
     int tied_to;          /* index of the weight whose data it shares (tied head), or -1 */
 };
@@ -66,6 +83,7 @@ struct st_plan_op {
     enum st_role role;
     enum st_place place;
     int layer;        /* -1 outside the layers */
+    int expert;       /* -1 outside the sections of experts */
     int in, in2, in3; /* slots, -1 = unused */
     int out;
     int weight, bias;   /* indices into weights, -1 = none */
@@ -92,7 +110,8 @@ int st_plan_slot(struct st_plan *p, uint32_t width);
 int st_plan_weight(struct st_plan *p, enum st_role role, int layer, uint32_t n_out, uint32_t n_in, const char *fmt, ...)
     ST_PRINTF(6, 7);
 struct st_plan_op *st_plan_add(struct st_plan *p, enum st_op op, enum st_role role, int layer);
-/* Checks the whole plan: indices, widths against shapes, groups contiguous and sharing their input. */
+/* Checks the whole plan: indices, widths against shapes, groups contiguous and sharing their input, sections of experts
+ * whole, in order, and closed: what they write, only they read. */
 int st_plan_check(const struct st_plan *p, struct st_err *e) ST_MUST_CHECK;
 /* Exchanges with an untrusted side per step: groups and single ops placed UNTRUSTED. */
 int st_plan_exchanges(const struct st_plan *p);

@@ -10,8 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Below this many values one thread is faster than waking the others. */
-#define MIN_PARALLEL 16384
+#define MIN_PARALLEL 16384 /* values */
 
 #define ROPE_PAIRS (ST_ATTN_MAX_HEAD_DIM / 2)
 
@@ -188,8 +187,7 @@ struct st_pool *st_compute_pool(struct st_compute *c)
     return c->pool;
 }
 
-/* Runs fn on all threads, or on this one alone when there is little to do. */
-static void spread(struct st_compute *c, size_t n_values, st_pool_fn *fn, void *arg)
+void st_spread(struct st_compute *c, size_t n_values, st_pool_fn *fn, void *arg)
 {
     if (n_values < MIN_PARALLEL)
         fn(arg, 0, 1);
@@ -225,7 +223,7 @@ static void embed_part(void *arg, int t, int n_threads)
 void st_embed(struct st_compute *c, const struct st_mat *table, const uint32_t *ids, uint32_t n, float *y)
 {
     struct embed_step s = {table, ids, n, y};
-    spread(c, (size_t)n * table->n_in, embed_part, &s);
+    st_spread(c, (size_t)n * table->n_in, embed_part, &s);
 }
 
 struct norm_step {
@@ -248,7 +246,7 @@ static void norm_part(void *arg, int t, int n_threads)
 void st_rmsnorm(struct st_compute *c, const float *x, const float *w, float eps, uint32_t n_row, uint32_t d, float *y)
 {
     struct norm_step s = {c, x, w, eps, n_row, d, y};
-    spread(c, (size_t)n_row * d, norm_part, &s);
+    st_spread(c, (size_t)n_row * d, norm_part, &s);
 }
 
 struct rope_step {
@@ -286,7 +284,7 @@ void st_rope(struct st_compute *c, float *x, uint32_t n_row, uint32_t n_head, ui
     struct rope_step s = {c, x, n_row, n_head, head_dim, pos, inv_freq, n_pair, interleaved, !same};
     /* A sine costs as much as twenty values. */
     size_t cost = (size_t)n_row * n_head * head_dim + (same ? 0 : (size_t)n_row * n_pair * 20);
-    spread(c, cost, rope_part, &s);
+    st_spread(c, cost, rope_part, &s);
     if (!same) {
         c->rope_rows = n_row;
         c->rope_pairs = n_pair;
@@ -313,11 +311,11 @@ static void pair_part(void *arg, int t, int n_threads)
 void st_silu_mul(struct st_compute *c, float *gate, const float *up, size_t n)
 {
     struct pair_step s = {c->k.silu_mul, gate, up, n};
-    spread(c, n * 4, pair_part, &s);
+    st_spread(c, n * 4, pair_part, &s);
 }
 
 void st_add(struct st_compute *c, float *x, const float *y, size_t n)
 {
     struct pair_step s = {c->k.add, x, y, n};
-    spread(c, n, pair_part, &s);
+    st_spread(c, n, pair_part, &s);
 }

@@ -1,4 +1,4 @@
-/* The inside of struct st_compute, shared by compute.c, linear.c and attend.c. */
+/* The inside of struct st_compute, shared by compute.c, linear.c, attend.c and route.c. */
 #ifndef ST_TENSOR_COMPUTE_PRIV_H
 #define ST_TENSOR_COMPUTE_PRIV_H
 
@@ -60,5 +60,8 @@ struct st_compute {
     float *rope_freq;               /* [ST_ATTN_MAX_HEAD_DIM / 2] */
     float *rope_cos, *rope_sin;     /* [max_row, ST_ATTN_MAX_HEAD_DIM / 2] */
 };
+
+/* Runs fn on all threads, or on this one alone when waking the others would take longer than n_values values. */
+void st_spread(struct st_compute *c, size_t n_values, st_pool_fn *fn, void *arg);
 
 #endif
