@@ -1,31 +1,48 @@
-/* The secret keys of one layer, besides the frame. All of them cancel inside the layer:
- *   q, k   per key/value head and rotary pair: a rotation by a random angle, and a scale s on q, 1/s on k (log-uniform
- * in [1/2, 2]). Rotations of a pair commute with the rotary embedding, so q k^T stays. The query heads of one key/value
- *          head share its draw, because they share its keys.
- *   v, o   per key/value head: an invertible matrix U on v and its inverse on the matching columns of o. U is
- * orthogonal * diagonal * orthogonal with scales in [1/2, 2], so its condition is at most 4 (a Gaussian U has 203 to
- * 448). heads  a random order of the key/value heads, and of the query heads inside each group. FFN    a random order
- * of the neurons; up scaled by +-s and down by its inverse. Gate is only reordered: SiLU allows no more. Source:
- * AloePri, arXiv 2603.01499, Algorithm 2, without its permutation of rotary pairs, which costs accuracy. */
+/* The secret keys of one layer, besides the frame of the hidden state: how the vectors of each of its tensors (rows of
+ * what reads the hidden state, columns of what writes it, values of a bias or a norm) are mixed, scaled and reordered.
+ * All of it cancels inside the layer, so the layer's function stays. One file per part says with which formula and why:
+ *     keys_attention.c  heads, rotary pairs, values
+ *     keys_qk_norm.c    the same where heads of q and k have a norm of their own (Qwen3)
+ *     keys_ffn.c        neurons
+ * Source: AloePri, arXiv 2603.01499, Algorithm 2, and what we add where it is silent. */
 #ifndef ST_PROTECT_COVARIANT_LAYER_KEYS_H
 #define ST_PROTECT_COVARIANT_LAYER_KEYS_H
 
-#include "model/config.h"
-#include "protect/covariant/key.h"
+#include "model/model.h"
+#include "protect/covariant/covariant.h"
+#include "protect/covariant/frame.h"
 
-struct st_cov_layer_keys {
-    uint32_t n_kv_head, head_dim, n_head, d_ff;
-    /* [n_kv_head][head_dim, head_dim], by old head: new rows = mix * old rows. For o the rows are its columns. */
-    double *q_mix, *k_mix, *v_mix, *o_mix;
-    double *up_scale, *down_scale; /* [d_ff], by old neuron */
-    uint32_t *q_order, *kv_order;  /* new head -> old head */
-    uint32_t *ffn_order;           /* new neuron -> old neuron */
+/* Vectors come in units of `size`: the rows of a head, or single neurons. */
+struct st_cov_units {
+    uint32_t size;         /* 0 = no key of this layer: the vectors stay as they are */
+    const uint32_t *order; /* new unit -> old unit; NULL = as they are */
+    const double *mix;     /* [old unit / share][size, size]: new vectors = mix * old vectors; or NULL */
+    uint32_t share;
+    const double *scale; /* by old vector, when mix is NULL; or NULL */
 };
 
-/* The source's rotary layout is config->rope_interleaved; the new one is always pairs (i, i + head_dim/2). */
-int st_cov_layer_keys_init(struct st_cov_layer_keys *k, const struct st_config *config, int layer,
-                           const struct st_cov_key *key, const uint8_t model_digest[32],
+/* What the keys are drawn from, and for. */
+struct st_cov_draw {
+    const struct st_model *model;
+    const struct st_cov_key *key;
+    const uint8_t *digest; /* [32] of the source */
+    bool interleaved;      /* the result's rotary pairs are (2i, 2i + 1); the source's layout is in its config */
+    double eps_ratio;      /* norm_eps of the result over that of the source */
+};
+
+#define ST_COV_KEYS_OWNED 24
+struct st_cov_layer_keys {
+    struct st_cov_units units[ST_ROLE_COUNT]; /* by role; biases follow the role of their matrix */
+    struct {
+        void *p;
+        size_t len;
+    } owned[ST_COV_KEYS_OWNED]; /* what the units point to */
+    int n_owned;
+};
+
+int st_cov_layer_keys_init(struct st_cov_layer_keys *k, const struct st_cov_draw *d, int layer,
                            struct st_err *e) ST_MUST_CHECK;
+/* Overwrites and frees. */
 void st_cov_layer_keys_wipe(struct st_cov_layer_keys *k);
 
 #endif

@@ -129,6 +129,7 @@ static int prepare_norm(struct build *b, struct st_err *e)
     for (uint32_t i = 0; !rc && i < b->frame.wide; i++)
         b->norm[i] = stored;
     b->rules.norm = b->norm;
+    b->rules.eps_ratio = b->kappa * b->kappa;
     b->rules.gain = b->kappa / (double)stored;
     return rc;
 }
@@ -204,7 +205,7 @@ static void wipe(struct build *b)
 int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *key, const struct st_cov_opts *o,
                      struct st_err *e)
 {
-    struct build b = {.key = key, .rules = {.layer = -1}};
+    struct build b = {.key = key};
     uint32_t h = 0;
     /* Tiles are the unit of parallel work, and their number of threads must not show in the result. */
     openblas_set_num_threads(1);

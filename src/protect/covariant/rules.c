@@ -3,39 +3,49 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Which keys meet the side that is not the frame's. */
-enum keyed { KEY_NONE, KEY_TAU, KEY_Q, KEY_K, KEY_V, KEY_O, KEY_NEURON, KEY_UP, KEY_DOWN };
-
 static const struct rule {
     bool known, vector;
-    bool constant; /* a norm: its weight goes into its readers, kappa takes its place */
+    bool constant; /* a norm: its weight goes into its readers, a constant takes its place */
+    bool cipher;   /* along the vocabulary: the units are tokens */
     enum st_cov_side side;
-    enum keyed key;
+    enum st_role keys; /* whose units it takes; NONE = its own */
     enum st_role norm; /* folded in */
 } rules[ST_ROLE_COUNT] = {
 #define MATRIX(role, ...) [ST_ROLE_##role] = {.known = true, __VA_ARGS__}
 #define VECTOR(role, ...) [ST_ROLE_##role] = {.known = true, .vector = true, __VA_ARGS__}
-    MATRIX(EMBED, .side = ST_COV_WRITES_ROWS, .key = KEY_TAU),
-    MATRIX(HEAD, .side = ST_COV_READS, .key = KEY_TAU, .norm = ST_ROLE_FINAL_NORM),
-    MATRIX(Q, .side = ST_COV_READS, .key = KEY_Q, .norm = ST_ROLE_ATTN_NORM),
-    MATRIX(K, .side = ST_COV_READS, .key = KEY_K, .norm = ST_ROLE_ATTN_NORM),
-    MATRIX(V, .side = ST_COV_READS, .key = KEY_V, .norm = ST_ROLE_ATTN_NORM),
-    MATRIX(O, .side = ST_COV_WRITES_COLUMNS, .key = KEY_O),
-    MATRIX(GATE, .side = ST_COV_READS, .key = KEY_NEURON, .norm = ST_ROLE_FFN_NORM),
-    MATRIX(UP, .side = ST_COV_READS, .key = KEY_UP, .norm = ST_ROLE_FFN_NORM),
-    MATRIX(DOWN, .side = ST_COV_WRITES_COLUMNS, .key = KEY_DOWN),
-    VECTOR(Q_BIAS, .side = ST_COV_NO_FRAME, .key = KEY_Q),
-    VECTOR(K_BIAS, .side = ST_COV_NO_FRAME, .key = KEY_K),
-    VECTOR(V_BIAS, .side = ST_COV_NO_FRAME, .key = KEY_V),
-    VECTOR(O_BIAS, .side = ST_COV_WRITES_ROWS),
-    VECTOR(GATE_BIAS, .side = ST_COV_NO_FRAME, .key = KEY_NEURON),
-    VECTOR(UP_BIAS, .side = ST_COV_NO_FRAME, .key = KEY_UP),
-    VECTOR(DOWN_BIAS, .side = ST_COV_WRITES_ROWS),
-    VECTOR(ATTN_NORM, .side = ST_COV_WRITES_ROWS, .constant = true),
-    VECTOR(FFN_NORM, .side = ST_COV_WRITES_ROWS, .constant = true),
-    VECTOR(FINAL_NORM, .side = ST_COV_WRITES_ROWS, .constant = true),
+#define READS(role, before) MATRIX(role, .side = ST_COV_READS, .norm = ST_ROLE_##before)
+#define WRITES(role) MATRIX(role, .side = ST_COV_WRITES_COLUMNS)
+#define BIAS_OF(role) VECTOR(role##_BIAS, .side = ST_COV_NO_FRAME, .keys = ST_ROLE_##role)
+#define BIAS_OF_WRITER(role) VECTOR(role##_BIAS, .side = ST_COV_WRITES_ROWS)
+#define NORM(role) VECTOR(role, .side = ST_COV_WRITES_ROWS, .constant = true)
+    MATRIX(EMBED, .side = ST_COV_WRITES_ROWS, .cipher = true),
+    MATRIX(HEAD, .side = ST_COV_READS, .cipher = true, .norm = ST_ROLE_FINAL_NORM),
+    READS(Q, ATTN_NORM),
+    READS(K, ATTN_NORM),
+    READS(V, ATTN_NORM),
+    WRITES(O),
+    BIAS_OF(Q),
+    BIAS_OF(K),
+    BIAS_OF(V),
+    BIAS_OF_WRITER(O),
+    VECTOR(Q_NORM, .side = ST_COV_NO_FRAME),
+    VECTOR(K_NORM, .side = ST_COV_NO_FRAME),
+    READS(GATE, FFN_NORM),
+    READS(UP, FFN_NORM),
+    WRITES(DOWN),
+    BIAS_OF(GATE),
+    BIAS_OF(UP),
+    BIAS_OF_WRITER(DOWN),
+    NORM(ATTN_NORM),
+    NORM(FFN_NORM),
+    NORM(FINAL_NORM),
 #undef MATRIX
 #undef VECTOR
+#undef READS
+#undef WRITES
+#undef BIAS_OF
+#undef BIAS_OF_WRITER
+#undef NORM
 };
 
 int st_cov_rules_describe(const struct st_cov_rules *b, int i, struct st_cov_out_tensor *t, struct st_err *e)
@@ -55,53 +65,6 @@ int st_cov_rules_describe(const struct st_cov_rules *b, int i, struct st_cov_out
     else if (!r->vector)
         t->dim[1] = b->frame->wide;
     return 0;
-}
-
-static void set_mix(struct st_cov_job *j, uint32_t head_dim, const uint32_t *order, const double *mix, uint32_t share)
-{
-    j->unit = head_dim;
-    j->order = order;
-    j->mix = mix;
-    j->mix_share = share;
-}
-
-static void set_neurons(struct st_cov_job *j, const uint32_t *order, const double *scale)
-{
-    j->order = order;
-    j->scale = scale;
-}
-
-static void set_key(const struct st_cov_rules *b, enum keyed key, struct st_cov_job *j)
-{
-    const struct st_cov_layer_keys *k = &b->keys;
-    switch (key) {
-    case KEY_NONE:
-        break;
-    case KEY_TAU:
-        j->order = b->cipher->from;
-        break;
-    case KEY_Q:
-        set_mix(j, k->head_dim, k->q_order, k->q_mix, k->n_head / k->n_kv_head);
-        break;
-    case KEY_K:
-        set_mix(j, k->head_dim, k->kv_order, k->k_mix, 1);
-        break;
-    case KEY_V:
-        set_mix(j, k->head_dim, k->kv_order, k->v_mix, 1);
-        break;
-    case KEY_O:
-        set_mix(j, k->head_dim, k->q_order, k->o_mix, k->n_head / k->n_kv_head);
-        break;
-    case KEY_NEURON:
-        set_neurons(j, k->ffn_order, NULL);
-        break;
-    case KEY_UP:
-        set_neurons(j, k->ffn_order, k->up_scale);
-        break;
-    case KEY_DOWN:
-        set_neurons(j, k->ffn_order, k->down_scale);
-        break;
-    }
 }
 
 /* R is fresh for every reader. */
@@ -124,59 +87,78 @@ static void drop_expand(struct st_cov_rules *b)
     b->expand = NULL;
 }
 
-static int layer_keys(struct st_cov_rules *b, int layer, struct st_err *e)
-{
-    if (layer < 0 || layer == b->layer)
-        return 0;
-    st_cov_layer_keys_wipe(&b->keys);
-    b->layer = layer;
-    return st_cov_layer_keys_init(&b->keys, &b->model->config, layer, b->key, b->digest, e);
-}
-
-static const float *norm_of(const struct st_cov_rules *b, enum st_role role, int layer)
+/* Draws the keys of a layer and notes where its weights are. */
+static int enter_layer(struct st_cov_rules *b, int layer, struct st_err *e)
 {
     const struct st_plan *p = &b->model->plan;
-    for (int i = 0; i < p->n_weight; i++)
-        if (p->weights[i].role == role && p->weights[i].layer == layer)
-            return b->model->mats[i].data;
-    return NULL;
+    const struct st_cov_draw draw = {.model = b->model,
+                                     .key = b->key,
+                                     .digest = b->digest,
+                                     .interleaved = b->config->rope_interleaved,
+                                     .eps_ratio = b->eps_ratio};
+    if (b->entered && layer == b->layer)
+        return 0;
+    st_cov_layer_keys_wipe(&b->keys);
+    b->entered = true;
+    b->layer = layer;
+    for (int role = 0; role < ST_ROLE_COUNT; role++)
+        b->first[role] = -1;
+    for (int i = p->n_weight - 1; i >= 0; i--)
+        if (p->weights[i].layer == layer)
+            b->first[p->weights[i].role] = i;
+    return layer < 0 ? 0 : st_cov_layer_keys_init(&b->keys, &draw, layer, e);
+}
+
+static void set_units(struct st_cov_job *j, const struct st_cov_units *u)
+{
+    if (!u->size)
+        return;
+    j->unit = u->size;
+    j->order = u->order;
+    j->mix = u->mix;
+    j->mix_share = u->mix ? u->share : 1;
+    j->scale = u->scale;
+}
+
+static void set_sides(const struct st_cov_rules *b, int i, struct st_cov_job *j)
+{
+    const struct st_plan_weight *w = &b->model->plan.weights[i];
+    const struct st_mat *m = &b->model->mats[i];
+    const struct rule *r = &rules[w->role];
+    *j = (struct st_cov_job){.side = r->constant ? ST_COV_NO_FRAME : r->side,
+                             .src = r->constant ? b->norm : m->data,
+                             .src_dtype = r->vector ? ST_DTYPE_F32 : m->dtype,
+                             .n = r->constant ? b->frame->wide : w->n_out,
+                             .len = w->n_in,
+                             .unit = 1,
+                             .mix_share = 1,
+                             .gain = 1};
+    if (j->side == ST_COV_NO_FRAME)
+        return;
+    j->frame = b->frame;
+    if (r->side == ST_COV_WRITES_COLUMNS || r->vector) {
+        /* vectors along the other dimension: the columns of o and down; a bias of theirs is one column */
+        j->n = w->n_in;
+        j->len = w->n_out;
+    }
 }
 
 int st_cov_rules_job(struct st_cov_rules *b, int i, struct st_cov_job *j, struct st_err *e)
 {
     const struct st_plan_weight *w = &b->model->plan.weights[i];
-    const struct st_mat *m = &b->model->mats[i];
     const struct rule *r = &rules[w->role];
-    *j = (struct st_cov_job){.side = r->side,
-                             .frame = b->frame,
-                             .src = m->data,
-                             .src_dtype = r->vector ? ST_DTYPE_F32 : m->dtype,
-                             .n = w->n_out,
-                             .len = w->n_in,
-                             .unit = 1,
-                             .mix_share = 1,
-                             .gain = 1};
-    if (r->constant) {
-        j->src = b->norm;
-        j->side = ST_COV_NO_FRAME;
-        j->n = b->frame->wide;
-    } else if (r->side == ST_COV_WRITES_COLUMNS || (r->vector && r->side == ST_COV_WRITES_ROWS)) {
-        /* vectors along the other dimension: the columns of o and down; a bias of theirs is one column */
-        j->n = w->n_in;
-        j->len = w->n_out;
-    }
-    if (j->side == ST_COV_NO_FRAME)
-        j->frame = NULL;
-    int rc = layer_keys(b, w->layer, e);
+    const struct st_cov_units tokens = {.size = 1, .order = b->cipher->from};
+    set_sides(b, i, j);
+    int rc = enter_layer(b, w->layer, e);
     drop_expand(b);
     if (!rc && r->side == ST_COV_READS) {
-        j->norm = norm_of(b, r->norm, w->layer);
+        j->norm = b->model->mats[b->first[r->norm]].data;
         j->gain = b->gain;
         rc = draw_expand(b, w->name, e);
         j->expand = b->expand;
     }
     if (!rc)
-        set_key(b, r->key, j);
+        set_units(j, r->cipher ? &tokens : &b->keys.units[r->keys ? r->keys : w->role]);
     return rc;
 }
 

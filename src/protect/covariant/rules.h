@@ -23,12 +23,15 @@ struct st_cov_rules {
     const struct st_cov_cipher *cipher;
     const struct st_cov_frame *frame;
     const float *norm; /* [wide], the new norm weight */
+    double eps_ratio;  /* norm_eps of the result over that of the source */
     double gain;       /* of what reads a norm: kappa over what the checkpoint's dtype made of it */
     const struct st_cov_opts *opts;
     /* The rules' own. */
-    struct st_cov_layer_keys keys; /* of layer `layer` */
-    int layer;                     /* -1 = none yet; set by the caller at start */
-    double *expand;                /* R of the tensor under way */
+    struct st_cov_layer_keys keys; /* of layer `layer`, once `entered` */
+    bool entered;
+    int layer;
+    int first[ST_ROLE_COUNT]; /* the layer's weights: index into the plan (of the first expert), -1 = none */
+    double *expand;           /* R of the tensor under way */
 };
 
 void st_cov_rules_wipe(struct st_cov_rules *r);

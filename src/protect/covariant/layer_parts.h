@@ -1,0 +1,44 @@
+/* Shared by the files that draw the parts of a layer's keys; nothing else includes it. */
+#ifndef ST_PROTECT_COVARIANT_LAYER_PARTS_H
+#define ST_PROTECT_COVARIANT_LAYER_PARTS_H
+
+#include "protect/covariant/layer_keys.h"
+
+/* The parts. Each draws from streams of its own, so one part's draws do not depend on another's. */
+int st_cov_keys_attention(struct st_cov_layer_keys *k, const struct st_cov_draw *d, int layer,
+                          struct st_err *e) ST_MUST_CHECK;
+int st_cov_keys_qk_norm(struct st_cov_layer_keys *k, const struct st_cov_draw *d, int layer,
+                        struct st_err *e) ST_MUST_CHECK;
+int st_cov_keys_ffn(struct st_cov_layer_keys *k, const struct st_cov_draw *d, int layer,
+                    struct st_err *e) ST_MUST_CHECK;
+
+/* Zeroed memory that the keys own. */
+int st_cov_keys_take(struct st_cov_layer_keys *k, size_t n, size_t size, void *out, struct st_err *e) ST_MUST_CHECK;
+/* The stream "layer.LAYER.WHAT". */
+int st_cov_keys_stream(const struct st_cov_draw *d, int layer, const char *what, struct st_stream **s,
+                       struct st_err *e) ST_MUST_CHECK;
+/* The layer's weight of a role (of its first expert), or NULL. */
+const struct st_plan_weight *st_cov_keys_find(const struct st_cov_draw *d, int layer, enum st_role role);
+
+/* Log-uniform in [1/2, 2]. */
+double st_cov_draw_scale(struct st_stream *s);
+/* An invertible matrix M [n, n] and its inverse, both transposed: a = M^T, b = M^-1. M is orthogonal * diagonal *
+ * orthogonal with a diagonal in [1/2, 2], so its condition is at most 4 (a Gaussian matrix has 203 at n 64). */
+int st_cov_draw_invertible(struct st_stream *s, uint32_t n, double *a, double *b, struct st_err *e) ST_MUST_CHECK;
+
+/* Where the two values of rotary pair i of m stand in a head. */
+static inline void st_cov_pair(bool interleaved, uint32_t m, uint32_t i, uint32_t at[2])
+{
+    at[0] = interleaved ? 2 * i : i;
+    at[1] = interleaved ? 2 * i + 1 : i + m;
+}
+
+/* The order of heads: kv [n_kv_head] new -> old, and q [n_head] likewise. New query slot j * g + r takes head kv[j] * g
+ * + (a permutation of the group)[r]: one list for the rows of q and for the column blocks of o. */
+int st_cov_draw_heads(struct st_cov_layer_keys *k, const struct st_cov_draw *d, int layer, uint32_t **q, uint32_t **kv,
+                      struct st_err *e) ST_MUST_CHECK;
+/* Keys of v and o: per key/value head U on v and its inverse on the columns of o. */
+int st_cov_draw_values(struct st_cov_layer_keys *k, const struct st_cov_draw *d, int layer, const uint32_t *q_order,
+                       const uint32_t *kv_order, struct st_err *e) ST_MUST_CHECK;
+
+#endif

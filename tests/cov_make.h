@@ -1,0 +1,252 @@
+/* For the tests of covariant obfuscation: a directory per test, small random source checkpoints, and running them. */
+#ifndef ST_TESTS_COV_MAKE_H
+#define ST_TESTS_COV_MAKE_H
+
+#include "engine/engine.h"
+#include "model/checkpoint.h"
+#include "protect/covariant/covariant.h"
+#include "protect/covariant/frame.h"
+#include "protect/covariant/layer_keys.h"
+#include "protect/covariant/out.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static char work[64]; /* a fresh directory per test */
+
+static inline int make_work(void **state)
+{
+    (void)state;
+    strcpy(work, "/tmp/sotto-cov-XXXXXX");
+    return mkdtemp(work) ? 0 : -1;
+}
+
+static inline int drop_work(void **state)
+{
+    char cmd[96];
+    (void)state;
+    snprintf(cmd, sizeof cmd, "rm -rf '%s'", work);
+    return system(cmd);
+}
+
+static inline const char *in_work(const char *name)
+{
+    static char path[4][256];
+    static int turn;
+    turn = (turn + 1) % 4;
+    snprintf(path[turn], sizeof path[turn], "%s/%s", work, name);
+    return path[turn];
+}
+
+static inline int count_entries(const char *dir)
+{
+    int n = 0;
+    DIR *d = opendir(dir);
+    assert_non_null(d);
+    for (struct dirent *x; (x = readdir(d));)
+        n += x->d_name[0] != '.';
+    closedir(d);
+    return n;
+}
+
+static inline void assert_ok(int rc, const struct st_err *e)
+{
+    if (rc)
+        fail_msg("error %d: %s", rc, e->msg);
+}
+
+static inline struct st_cov_key key_of(uint8_t fill)
+{
+    struct st_err e;
+    struct st_cov_key k = {.id = {fill}};
+    assert_ok(st_secret_init(&k.seed, 32, &e), &e);
+    memset(k.seed.p, fill, 32);
+    return k;
+}
+
+/* ---- a small source checkpoint ---- */
+
+struct tiny {
+    const char *label;
+    uint32_t d, layers, heads, kv, dh, ff, vocab;
+    bool tied, bias;
+    enum st_dtype dtype;
+    const char *arch, *type, *extra; /* extra: more fields of config.json */
+    const char *drop;                /* a tensor that is left out */
+    const char *bend;                /* a tensor that is one row short */
+    const char *poison;              /* a tensor with a NaN */
+};
+
+static const struct tiny plain_tiny = {
+    .label = "tiny", .d = 32, .layers = 2, .heads = 4, .kv = 2, .dh = 8, .ff = 48, .vocab = 97};
+
+struct writer {
+    struct st_cov_out_tensor t[64], *list[64];
+    int n;
+};
+
+static inline void add(struct writer *w, const struct tiny *m, const char *name, uint32_t n_out, uint32_t n_in)
+{
+    struct st_cov_out_tensor *t = &w->t[w->n];
+    if (m->drop && strcmp(name, m->drop) == 0)
+        return;
+    if (m->bend && strcmp(name, m->bend) == 0)
+        n_out--;
+    *t = (struct st_cov_out_tensor){.dtype = m->dtype, .n_dim = n_in ? 2 : 1, .dim = {n_out, n_in}};
+    snprintf(t->name, sizeof t->name, "%s", name);
+    w->list[w->n] = t;
+    w->n++;
+}
+
+static inline void add_layer(struct writer *w, const struct tiny *m, unsigned layer)
+{
+    const struct {
+        const char *part;
+        uint32_t n_out, n_in;
+        bool bias;
+    } parts[] = {{"self_attn.q_proj", m->heads * m->dh, m->d, true},
+                 {"self_attn.k_proj", m->kv * m->dh, m->d, true},
+                 {"self_attn.v_proj", m->kv * m->dh, m->d, true},
+                 {"self_attn.o_proj", m->d, m->heads * m->dh, true},
+                 {"mlp.gate_proj", m->ff, m->d, true},
+                 {"mlp.up_proj", m->ff, m->d, true},
+                 {"mlp.down_proj", m->d, m->ff, true},
+                 {"input_layernorm", m->d, 0, false},
+                 {"post_attention_layernorm", m->d, 0, false}};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        char name[120];
+        snprintf(name, sizeof name, "model.layers.%u.%s.weight", layer, parts[i].part);
+        add(w, m, name, parts[i].n_out, parts[i].n_in);
+        snprintf(name, sizeof name, "model.layers.%u.%s.bias", layer, parts[i].part);
+        if (m->bias && parts[i].bias)
+            add(w, m, name, parts[i].n_out, 0);
+    }
+}
+
+static inline void fill(const struct st_cov_out *o, const struct st_cov_out_tensor *t, const struct tiny *m,
+                        struct st_rng *rng)
+{
+    struct st_err e;
+    bool norm = strstr(t->name, "norm") != NULL;
+    double scale = strstr(t->name, "embed") || strstr(t->name, "lm_head") ? 1 : 2 / sqrt(t->n_dim == 2 ? t->dim[1] : 8);
+    size_t n = (size_t)t->bytes / st_dtype_size(t->dtype);
+    float *f = malloc(n * sizeof *f);
+    void *raw = malloc(t->bytes);
+    assert_true(f && raw);
+    for (size_t i = 0; i < n; i++)
+        f[i] = (float)(scale * (2 * st_rng_unit(rng) - 1) + norm);
+    if (m->poison && strcmp(t->name, m->poison) == 0)
+        f[n / 2] = NAN;
+    st_convert(ST_DTYPE_F32, f, t->dtype, raw, n);
+    assert_ok(st_cov_out_write(o, t, 0, raw, t->bytes, &e), &e);
+    free(f);
+    free(raw);
+}
+
+static inline const char *write_tiny(const struct tiny *m)
+{
+    static struct writer w;
+    static char path[256];
+    struct st_cov_out o;
+    struct st_err e;
+    struct st_rng rng;
+    char config[1024];
+    snprintf(path, sizeof path, "%s/%s", work, m->label);
+    w.n = 0;
+    add(&w, m, "model.embed_tokens.weight", m->vocab, m->d);
+    for (unsigned i = 0; i < m->layers; i++)
+        add_layer(&w, m, i);
+    add(&w, m, "model.norm.weight", m->d, 0);
+    if (!m->tied)
+        add(&w, m, "lm_head.weight", m->vocab, m->d);
+    snprintf(config, sizeof config,
+             "{\"architectures\": [\"%s\"], \"model_type\": \"%s\", \"hidden_size\": %u, \"intermediate_size\": %u, "
+             "\"num_hidden_layers\": %u, \"num_attention_heads\": %u, \"num_key_value_heads\": %u, \"head_dim\": %u, "
+             "\"vocab_size\": %u, \"max_position_embeddings\": 300, \"rms_norm_eps\": 0.01, \"rope_theta\": 10000.0, "
+             "\"tie_word_embeddings\": %s, \"attention_bias\": %s, \"mlp_bias\": %s, \"bos_token_id\": 1, "
+             "\"eos_token_id\": [2, 5], \"pad_token_id\": 0%s, \"hidden_act\": \"silu\"}",
+             m->arch ? m->arch : "LlamaForCausalLM", m->type ? m->type : "llama", m->d, m->ff, m->layers, m->heads,
+             m->kv, m->dh, m->vocab, m->tied ? "true" : "false", m->bias ? "true" : "false", m->bias ? "true" : "false",
+             m->extra ? m->extra : "");
+    assert_ok(st_cov_out_open(&o, path, &e), &e);
+    assert_ok(st_cov_out_plan(&o, w.list, w.n, UINT64_MAX, &e), &e);
+    assert_ok(st_cov_out_file(&o, "config.json", config, strlen(config), &e), &e);
+    st_rng_seed(&rng, 7);
+    for (int i = 0; i < w.n; i++)
+        fill(&o, &w.t[i], m, &rng);
+    assert_ok(st_cov_out_publish(&o, &e), &e);
+    st_cov_out_close(&o);
+    return path;
+}
+
+/* ---- running a model ---- */
+
+struct reply {
+    uint32_t ids[512];
+    size_t n;
+};
+
+static inline bool on_token(void *arg, const struct st_sampled *tok)
+{
+    struct reply *r = arg;
+    r->ids[r->n++] = tok->id;
+    return true;
+}
+
+static inline void on_end(void *arg, enum st_finish finish, int64_t stop_id, const struct st_err *e)
+{
+    (void)arg;
+    (void)finish;
+    (void)stop_id;
+    assert_null(e);
+}
+
+/* Greedy ids after the prompt; through the cipher when there is one. */
+static inline void generate(const char *path, const struct st_cov_cipher *cipher, const uint32_t *prompt,
+                            size_t n_prompt, uint32_t n_predict, struct reply *out)
+{
+    struct st_err e;
+    struct st_model *m;
+    struct st_engine *en;
+    struct st_request *r;
+    uint32_t ids[64];
+    assert_ok(st_model_open(path, &(struct st_model_opts){.n_threads = 1}, &m, &e), &e);
+    struct st_engine_opts eo = {.n_threads = 1, .kv_dtype = ST_DTYPE_F32, .max_batch = 1};
+    assert_ok(st_engine_new(m, &eo, &en, &e), &e);
+    for (size_t i = 0; i < n_prompt; i++)
+        ids[i] = cipher ? cipher->to[prompt[i]] : prompt[i];
+    out->n = 0;
+    struct st_request_opts o = {.ids = ids,
+                                .n_ids = n_prompt,
+                                .n_predict = n_predict,
+                                .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1},
+                                .ignore_eos = true,
+                                .on_token = on_token,
+                                .on_end = on_end,
+                                .arg = out};
+    assert_ok(st_engine_submit(en, &o, &r, &e), &e);
+    while (st_engine_step(en))
+        ;
+    for (size_t i = 0; cipher && i < out->n; i++)
+        out->ids[i] = cipher->from[out->ids[i]];
+    st_engine_free(en);
+    st_model_close(m);
+}
+
+static inline void obfuscate(const char *src, const char *dst, const struct st_cov_key *key, int n_threads)
+{
+    struct st_err e;
+    struct st_cov_opts o = {.n_threads = n_threads};
+    assert_ok(st_cov_obfuscate(src, dst, key, &o, &e), &e);
+}
+
+#endif
