@@ -3,6 +3,7 @@
 #define ST_TESTS_COV_MAKE_H
 
 #include "engine/engine.h"
+#include "model/arch.h"
 #include "model/checkpoint.h"
 #include "protect/covariant/covariant.h"
 #include "protect/covariant/frame.h"
@@ -79,6 +80,7 @@ struct tiny {
     const char *label;
     uint32_t d, layers, heads, kv, dh, ff, vocab;
     bool tied, bias;
+    double eps; /* 0 = 0.01 */
     enum st_dtype dtype;
     const char *arch, *type, *extra; /* extra: more fields of config.json */
     const char *drop;                /* a tensor that is left out */
@@ -90,46 +92,37 @@ static const struct tiny plain_tiny = {
     .label = "tiny", .d = 32, .layers = 2, .heads = 4, .kv = 2, .dh = 8, .ff = 48, .vocab = 97};
 
 struct writer {
-    struct st_cov_out_tensor t[64], *list[64];
+    struct st_cov_out_tensor t[256], *list[256];
     int n;
 };
 
-static inline void add(struct writer *w, const struct tiny *m, const char *name, uint32_t n_out, uint32_t n_in)
+/* What the architecture's plan asks for. */
+static inline void list_tensors(struct writer *w, const struct tiny *m, const char *config)
 {
-    struct st_cov_out_tensor *t = &w->t[w->n];
-    if (m->drop && strcmp(name, m->drop) == 0)
+    struct st_config c;
+    const struct st_arch *arch;
+    struct st_plan plan = {0};
+    struct st_err e;
+    w->n = 0;
+    /* One that is not supported gets none. */
+    if (st_config_parse(config, strlen(config), "config", &c, &e) || st_arch_find(c.arch, &arch, &e))
         return;
-    if (m->bend && strcmp(name, m->bend) == 0)
-        n_out--;
-    *t = (struct st_cov_out_tensor){.dtype = m->dtype, .n_dim = n_in ? 2 : 1, .dim = {n_out, n_in}};
-    snprintf(t->name, sizeof t->name, "%s", name);
-    w->list[w->n] = t;
-    w->n++;
-}
-
-static inline void add_layer(struct writer *w, const struct tiny *m, unsigned layer)
-{
-    const struct {
-        const char *part;
-        uint32_t n_out, n_in;
-        bool bias;
-    } parts[] = {{"self_attn.q_proj", m->heads * m->dh, m->d, true},
-                 {"self_attn.k_proj", m->kv * m->dh, m->d, true},
-                 {"self_attn.v_proj", m->kv * m->dh, m->d, true},
-                 {"self_attn.o_proj", m->d, m->heads * m->dh, true},
-                 {"mlp.gate_proj", m->ff, m->d, true},
-                 {"mlp.up_proj", m->ff, m->d, true},
-                 {"mlp.down_proj", m->d, m->ff, true},
-                 {"input_layernorm", m->d, 0, false},
-                 {"post_attention_layernorm", m->d, 0, false}};
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        char name[120];
-        snprintf(name, sizeof name, "model.layers.%u.%s.weight", layer, parts[i].part);
-        add(w, m, name, parts[i].n_out, parts[i].n_in);
-        snprintf(name, sizeof name, "model.layers.%u.%s.bias", layer, parts[i].part);
-        if (m->bias && parts[i].bias)
-            add(w, m, name, parts[i].n_out, 0);
+    arch->plan(&c, &plan);
+    for (int i = 0; i < plan.n_weight; i++) {
+        const struct st_plan_weight *p = &plan.weights[i];
+        struct st_cov_out_tensor *t = &w->t[w->n];
+        bool vector = p->n_in == 1;
+        if (p->tied_to >= 0 || (m->drop && strcmp(p->name, m->drop) == 0))
+            continue;
+        assert_true(w->n < 256);
+        *t = (struct st_cov_out_tensor){
+            .dtype = m->dtype, .n_dim = vector ? 1 : 2, .dim = {p->n_out, vector ? 0 : p->n_in}};
+        if (m->bend && strcmp(p->name, m->bend) == 0)
+            t->dim[0]--;
+        snprintf(t->name, sizeof t->name, "%s", p->name);
+        w->list[w->n++] = t;
     }
+    st_plan_free(&plan);
 }
 
 static inline void fill(const struct st_cov_out *o, const struct st_cov_out_tensor *t, const struct tiny *m,
@@ -161,22 +154,16 @@ static inline const char *write_tiny(const struct tiny *m)
     struct st_rng rng;
     char config[1024];
     snprintf(path, sizeof path, "%s/%s", work, m->label);
-    w.n = 0;
-    add(&w, m, "model.embed_tokens.weight", m->vocab, m->d);
-    for (unsigned i = 0; i < m->layers; i++)
-        add_layer(&w, m, i);
-    add(&w, m, "model.norm.weight", m->d, 0);
-    if (!m->tied)
-        add(&w, m, "lm_head.weight", m->vocab, m->d);
     snprintf(config, sizeof config,
              "{\"architectures\": [\"%s\"], \"model_type\": \"%s\", \"hidden_size\": %u, \"intermediate_size\": %u, "
              "\"num_hidden_layers\": %u, \"num_attention_heads\": %u, \"num_key_value_heads\": %u, \"head_dim\": %u, "
-             "\"vocab_size\": %u, \"max_position_embeddings\": 300, \"rms_norm_eps\": 0.01, \"rope_theta\": 10000.0, "
+             "\"vocab_size\": %u, \"max_position_embeddings\": 300, \"rms_norm_eps\": %g, \"rope_theta\": 10000.0, "
              "\"tie_word_embeddings\": %s, \"attention_bias\": %s, \"mlp_bias\": %s, \"bos_token_id\": 1, "
              "\"eos_token_id\": [2, 5], \"pad_token_id\": 0%s, \"hidden_act\": \"silu\"}",
              m->arch ? m->arch : "LlamaForCausalLM", m->type ? m->type : "llama", m->d, m->ff, m->layers, m->heads,
-             m->kv, m->dh, m->vocab, m->tied ? "true" : "false", m->bias ? "true" : "false", m->bias ? "true" : "false",
-             m->extra ? m->extra : "");
+             m->kv, m->dh, m->vocab, m->eps > 0 ? m->eps : 0.01, m->tied ? "true" : "false", m->bias ? "true" : "false",
+             m->bias ? "true" : "false", m->extra ? m->extra : "");
+    list_tensors(&w, m, config);
     assert_ok(st_cov_out_open(&o, path, &e), &e);
     assert_ok(st_cov_out_plan(&o, w.list, w.n, UINT64_MAX, &e), &e);
     assert_ok(st_cov_out_file(&o, "config.json", config, strlen(config), &e), &e);

@@ -84,6 +84,11 @@ int st_cov_write_config(const struct st_cov_out *o, const struct st_config *c, d
         dtype, "bos_token_id", id_or_null(c->bos), "eos_token_id", eos_ids(c), "pad_token_id", id_or_null(c->pad));
     if (v && strcmp(c->model_type, "mistral") == 0)
         json_object_set_new(v, "sliding_window", c->sliding_window ? json_integer(c->sliding_window) : json_null());
+    if (v && strncmp(c->model_type, "qwen", 4) == 0 && c->sliding_window) {
+        json_object_set_new(v, "use_sliding_window", json_true());
+        json_object_set_new(v, "sliding_window", json_integer(c->sliding_window));
+        json_object_set_new(v, "max_window_layers", json_integer(0));
+    }
     int rc = write_json(o, "config.json", v, e);
     if (rc)
         return rc;

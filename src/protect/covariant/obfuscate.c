@@ -82,14 +82,20 @@ static int choose_expand(const struct st_config *c, uint32_t wanted, uint32_t *h
 /* model_type is named here because a source need not name it and transformers wants it. */
 static int check_arch(struct st_config *c, struct st_err *e)
 {
-    static const char *const known[][2] = {{"LlamaForCausalLM", "llama"}, {"MistralForCausalLM", "mistral"}};
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    static const char *const known[][2] = {{"LlamaForCausalLM", "llama"},
+                                           {"MistralForCausalLM", "mistral"},
+                                           {"Qwen2ForCausalLM", "qwen2"},
+                                           {"Qwen3ForCausalLM", "qwen3"}};
+    char names[256] = "";
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (strcmp(c->arch, known[i][0]) == 0) {
             snprintf(c->model_type, sizeof c->model_type, "%s", known[i][1]);
             return 0;
         }
-    return st_fail(e, ST_UNSUPPORTED,
-                   "architecture '%s': covariant obfuscation supports LlamaForCausalLM, MistralForCausalLM", c->arch);
+        size_t len = strlen(names);
+        snprintf(names + len, sizeof names - len, "%s%s", i ? ", " : "", known[i][0]);
+    }
+    return st_fail(e, ST_UNSUPPORTED, "architecture '%s': covariant obfuscation supports %s", c->arch, names);
 }
 
 static int check_memory(const struct st_config *c, uint32_t wide, struct st_err *e)
