@@ -33,6 +33,7 @@ enum {
     OPT_MEMORY,
     OPT_CALIBRATE,
     OPT_VERIFY,
+    OPT_RESTART,
 };
 
 static const struct argp_option options[] = {
@@ -57,6 +58,7 @@ static const struct argp_option options[] = {
     {"memory", OPT_MEMORY, "SIZE", 0, "Working memory beyond the key matrices; default 2G", 0},
     {"calibrate", OPT_CALIBRATE, "FILE", 0, "paper: text on which the norms are measured; default: a small one of ours",
      0},
+    {"restart", OPT_RESTART, NULL, 0, "Throw away what an unfinished run with other options left in DST.partial", 0},
     {"verify", OPT_VERIFY, NULL, 0, "Read the result back and compare its logits with the source's", 0},
     {0},
 };
@@ -104,6 +106,9 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
     case OPT_CALIBRATE:
         o->cov.calibrate = arg;
         return 0;
+    case OPT_RESTART:
+        o->cov.restart = true;
+        return 0;
     default:
         o->verify = true;
         return 0;
@@ -135,7 +140,7 @@ static void on_signal(int sig)
     cancelled = 1;
 }
 
-/* Ctrl-C and a service manager's stop leave no half-written directory; a second one ends the process at once. */
+/* After Ctrl-C or a service manager's stop the same command goes on; a second one ends the process at once. */
 static void catch_signals(void)
 {
     struct sigaction sa = {.sa_handler = on_signal, .sa_flags = (int)(SA_RESETHAND | SA_RESTART)};

@@ -34,7 +34,8 @@ struct st_cov_opts {
     uint64_t shard_bytes;    /* largest weight file; 0 = 4 GiB */
     const char *isa;         /* kernels of the engine that calibrates and verifies; NULL = best */
     bool progress;
-    const volatile sig_atomic_t *cancel; /* NULL, or: stops and cleans up soon after *cancel becomes nonzero (IO) */
+    bool restart;                        /* throw away what an unfinished run with other inputs left */
+    const volatile sig_atomic_t *cancel; /* NULL, or: stops soon after *cancel becomes nonzero (IO) */
 };
 
 /* The figures of a preset; everything else zero. */
@@ -42,6 +43,8 @@ void st_cov_opts_init(struct st_cov_opts *o, enum st_cov_preset preset);
 /* USAGE, naming the field: out of range, or without effect under the preset; UNSUPPORTED: not available. */
 int st_cov_opts_check(const struct st_cov_opts *o, struct st_err *e) ST_MUST_CHECK;
 const char *st_cov_preset_name(enum st_cov_preset p); /* "tight", "paper" */
+/* Everything that the result depends on as one line, "name=value name=value"; h as chosen. IO: o->calibrate. */
+int st_cov_opts_line(const struct st_cov_opts *o, uint32_t h, char *out, size_t cap, struct st_err *e) ST_MUST_CHECK;
 
 /* The h that is taken when none is given. Start: 128, or d/2 where d < 256. Of the h from 3/4 to 3/2 of that, the one
  * whose d + 2h is a multiple of n_head (transformers refuses others), then of 64, then of 32 (tensor parallel and
@@ -53,7 +56,9 @@ uint32_t st_cov_expand(uint32_t d_model, uint32_t n_head);
  * Matrices keep their dtype unless o->dtype says another. Memory: (d + 2h)^2 doubles and a few tiles per thread; SRC is
  * mapped, DST written as it comes. Same key, source, options and machine: the same bytes. (Other CPUs may round a last
  * bit differently.) UNSUPPORTED: architecture; INPUT: a checkpoint that does not fit its config, or values that the
- * dtype cannot hold; USAGE: an h that does not fit; IO: DST exists, disk full, cancelled. */
+ * dtype cannot hold; USAGE: an h that does not fit; IO: DST exists, disk full, cancelled.
+ * A run that was killed, cancelled or ran out of disk or memory leaves DST.partial (out.h): the same call hashes what
+ * is finished there and makes the rest. With other inputs: USAGE, naming what differs, unless o->restart. */
 int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *key, const struct st_cov_opts *o,
                      struct st_err *e) ST_MUST_CHECK;
 

@@ -113,10 +113,16 @@ static int check_memory(const struct st_config *c, uint32_t wide, struct st_err 
 static int transform(struct build *b, int i, struct st_err *e)
 {
     struct st_cov_job j;
+    if (st_cov_out_done(&b->out, &b->tensors[i])) {
+        st_cov_run_skip(b->run, &b->tensors[i], &b->progress);
+        return 0;
+    }
     int rc = st_cov_rules_job(&b->rules, i, &j, e);
     j.out = &b->tensors[i];
     if (!rc)
         rc = st_cov_run_job(b->run, &j, &b->progress, e);
+    if (!rc)
+        rc = st_cov_out_finish(&b->out, &b->tensors[i], e);
     st_model_release(b->model, i);
     return rc;
 }
@@ -164,7 +170,19 @@ static int write_small_files(struct build *b, uint32_t h, struct st_err *e)
     return rc;
 }
 
-static int lay_out(struct build *b, uint64_t shard_bytes, struct st_err *e)
+/* Begins the journal, or takes up that of a run that did not end. */
+static int bind(struct build *b, struct st_cov_out_tensor **list, uint32_t h, const struct st_cov_opts *o,
+                struct st_err *e)
+{
+    struct st_cov_binding binding;
+    int rc = st_cov_key_commit(b->key, b->digest, binding.commitment, e);
+    st_hex(b->digest, sizeof b->digest, binding.source);
+    if (!rc)
+        rc = st_cov_opts_line(o, h, binding.options, sizeof binding.options, e);
+    return rc ? rc : st_cov_out_bind(&b->out, &binding, list, b->model->plan.n_weight, o->restart, e);
+}
+
+static int lay_out(struct build *b, uint32_t h, const struct st_cov_opts *o, struct st_err *e)
 {
     int n = b->model->plan.n_weight;
     struct st_cov_out_tensor **list = NULL;
@@ -173,10 +191,13 @@ static int lay_out(struct build *b, uint64_t shard_bytes, struct st_err *e)
         rc = st_alloc(&list, (size_t)n, sizeof *list, "tensor list", e);
     for (int i = 0; !rc && i < n; i++) {
         rc = st_cov_rules_describe(&b->rules, i, &b->tensors[i], e);
+        b->tensors[i].weight = &b->model->plan.weights[i];
         list[i] = &b->tensors[i];
     }
     if (!rc)
-        rc = st_cov_out_plan(&b->out, list, n, shard_bytes ? shard_bytes : SHARD_BYTES, e);
+        rc = bind(b, list, h, o, e);
+    if (!rc)
+        rc = st_cov_out_plan(&b->out, list, n, o->shard_bytes ? o->shard_bytes : SHARD_BYTES, e);
     free(list);
     return rc;
 }
@@ -185,7 +206,8 @@ static int compile(struct build *b, const struct st_cov_opts *o, struct st_err *
 {
     uint64_t total = 0;
     const struct st_config *c = &b->model->config;
-    int rc = st_cov_run_new(b->frame.wide, c->head_dim, &b->out, o->n_threads, o->cancel, &b->run, e);
+    uint32_t step = st_cov_run_step(c->head_dim, o->dtype == ST_COV_STORE_Q8_0);
+    int rc = st_cov_run_new(b->frame.wide, step, &b->out, o->n_threads, o->cancel, &b->run, e);
     for (int i = 0; i < b->model->plan.n_weight; i++)
         total += b->tensors[i].bytes;
     st_progress_start(&b->progress, "obfuscate", "B", total);
@@ -194,6 +216,18 @@ static int compile(struct build *b, const struct st_cov_opts *o, struct st_err *
         rc = transform(b, i, e);
     st_progress_end(&b->progress);
     return rc;
+}
+
+/* What stopped the run may be gone next time: then finished tensors stay. A source that is refused is refused again. */
+static void keep_finished(struct build *b, struct st_err *e)
+{
+    struct st_err cause = *e;
+    size_t n = b->out.journal.n_found + b->out.journal.n_noted;
+    if (n == 0 || (e->code != ST_IO && e->code != ST_MEMORY))
+        return;
+    b->out.keep = true;
+    st_fail(e, cause.code, "%.300s; finished tensors stay in %.120s, and the same command goes on from there",
+            cause.msg, b->out.stage);
 }
 
 static void wipe(struct build *b)
@@ -243,13 +277,15 @@ int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *
         rc = prepare_norm(&b, e);
     }
     if (!rc)
-        rc = lay_out(&b, o->shard_bytes, e);
+        rc = lay_out(&b, h, o, e);
     if (!rc)
         rc = write_small_files(&b, h, e);
     if (!rc)
         rc = compile(&b, o, e);
     if (!rc)
         rc = st_cov_out_publish(&b.out, e);
+    if (rc)
+        keep_finished(&b, e);
     wipe(&b);
     return rc;
 }

@@ -1,6 +1,10 @@
+#include "base/file.h"
+#include "crypto/digest.h"
 #include "protect/covariant/covariant.h"
 
+#include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 
 #define LAMBDA_MAX 1.0 /* beyond it B is near-singular by luck, and bf16 loses the model at 3 */
 #define ALPHA_MAX 100.0
@@ -76,4 +80,37 @@ int st_cov_opts_check(const struct st_cov_opts *o, struct st_err *e)
     if (o->format == ST_COV_FORMAT_GGUF)
         return st_fail(e, ST_UNSUPPORTED, "format gguf is not available yet; available: hf");
     return 0;
+}
+
+/* The text that norms are calibrated on, by content. */
+static int calibration(const char *path, char hex[65], struct st_err *e)
+{
+    struct st_map map;
+    uint8_t sum[32];
+    if (!path) {
+        snprintf(hex, 65, "own");
+        return 0;
+    }
+    int rc = st_map_open(path, &map, e);
+    if (rc)
+        return rc;
+    st_sha256(map.p, map.len, sum);
+    st_hex(sum, sizeof sum, hex);
+    st_map_close(&map);
+    return 0;
+}
+
+int st_cov_opts_line(const struct st_cov_opts *o, uint32_t h, char *out, size_t cap, struct st_err *e)
+{
+    static const char *const formats[] = {"hf", "gguf"}, *const dtypes[] = {"keep", "f32", "f16", "bf16", "q8_0"};
+    char text[65];
+    int rc = calibration(o->calibrate, text, e);
+    if (rc)
+        return rc;
+    int n = snprintf(out, cap,
+                     "preset=%s h=%u lambda=%.17g alpha-e=%.17g alpha-h=%.17g noise-all=%.17g beta=%u gamma=%.17g "
+                     "homophones=%u format=%s dtype=%s shard=%" PRIu64 " calibrate=%s",
+                     st_cov_preset_name(o->preset), h, o->lambda, o->alpha_e, o->alpha_h, o->noise_all, o->beta,
+                     o->gamma, o->homophones, formats[o->format], dtypes[o->dtype], o->shard_bytes, text);
+    return n > 0 && (size_t)n < cap ? 0 : st_fail(e, ST_INTERNAL, "options: line too long");
 }

@@ -1,45 +1,78 @@
-/* Writes a Hugging Face directory that appears whole or not at all: everything goes into DST.partial-XXXXXX beside it,
- * is synced, and the directory is renamed at the end. Weights are safetensors: one file, or several and their index
- * when they exceed the shard size. Space is reserved before the first tensor, so a full disk shows at the start. */
+/* Writes a checkpoint that appears whole or not at all, and that a killed run goes on with. Everything goes into the
+ * staging directory DST.partial beside it:
+ *     journal   what the directory was begun for, and the SHA-256 of every finished tensor (journal.h)
+ *     result    what becomes DST: a directory (Hugging Face) or a file (GGUF)
+ * One run at a time holds it (flock; a killed run lets go). At the end everything is synced and `result` is renamed to
+ * DST, which is never overwritten. Space is reserved before the first tensor, so a full disk shows at the start.
+ * A tensor here is one weight of the source's plan; several may fill one tensor of the file (stacked experts). Layouts:
+ * out_hf.c (safetensors: one file, or several and their index when they exceed the shard size) and out_gguf.c. */
 #ifndef ST_PROTECT_COVARIANT_OUT_H
 #define ST_PROTECT_COVARIANT_OUT_H
 
 #include "base/file.h"
+#include "model/plan.h"
+#include "protect/covariant/journal.h"
 #include "tensor/tensor.h"
 
 struct st_cov_out_tensor {
-    char name[120];
+    char name[120]; /* of the weight in the source's plan, as Hugging Face writes it */
     enum st_dtype dtype;
+    bool q8_0; /* stored in blocks of 32 values: an f16 scale, 32 int8 (GGUF); dtype is F32 then */
     int n_dim; /* 1 or 2 */
     uint32_t dim[2];
-    /* Filled by st_cov_out_plan(). */
+    const struct st_plan_weight *weight; /* GGUF names tensors by role, layer and expert; kept until close */
+    /* Filled by the layout. */
     uint64_t bytes;
-    uint64_t at; /* offset in its shard's file */
-    int shard;
+    uint64_t at; /* offset in its file */
+    int shard;   /* its file */
+    struct st_cov_split *split;
 };
 
 struct st_cov_out {
     char final[ST_PATH_MAX];
-    char stage[ST_PATH_MAX];
-    int *fd; /* [n_shard] */
+    char stage[ST_PATH_MAX]; /* empty: nothing open */
+    char result[ST_PATH_MAX];
+    int lock; /* the staging directory, locked */
+    int *fd;  /* [n_shard] */
     int n_shard;
+    bool keep; /* close() leaves the staging directory: an earlier run began it, or the caller says so */
+    struct st_cov_journal journal;
 };
 
-/* Makes the staging directory. IO: dst exists, or its parent cannot be written. */
+/* Bytes of n values; for q8_0 n is a multiple of 32. */
+uint64_t st_cov_out_bytes(const struct st_cov_out_tensor *t, uint64_t n);
+
+/* Makes or finds the staging directory and locks it. IO: dst exists; its parent cannot be written; another run has the
+ * staging directory; something else is there under its name. */
 int st_cov_out_open(struct st_cov_out *o, const char *dst, struct st_err *e) ST_MUST_CHECK;
-/* Lays the tensors out and writes headers and index. A tensor larger than shard_bytes gets a file of its own. Called
- * once. */
+/* Begins the journal, or takes up the one that is there. USAGE when it was begun for something else: says for what;
+ * then `restart` throws away what is there. b->layout is filled from the tensors. Without it nothing can be resumed. */
+int st_cov_out_bind(struct st_cov_out *o, struct st_cov_binding *b, struct st_cov_out_tensor *const *t, int n,
+                    bool restart, struct st_err *e) ST_MUST_CHECK;
+/* Safetensors: lays the tensors out and writes headers and index. A tensor larger than shard_bytes gets a file of its
+ * own. Called once; so is st_cov_out_plan_gguf() (out_gguf.h), its alternative. */
 int st_cov_out_plan(struct st_cov_out *o, struct st_cov_out_tensor **t, int n, uint64_t shard_bytes,
                     struct st_err *e) ST_MUST_CHECK;
 /* Bytes of one tensor at an offset in it; from any thread. */
 int st_cov_out_write(const struct st_cov_out *o, const struct st_cov_out_tensor *t, uint64_t at, const void *p,
                      size_t len, struct st_err *e) ST_MUST_CHECK;
-/* A small file of the directory. */
+/* All bytes are written: hashes them and notes it in the journal. */
+int st_cov_out_finish(struct st_cov_out *o, const struct st_cov_out_tensor *t, struct st_err *e) ST_MUST_CHECK;
+/* Whether an earlier run finished the tensor and its bytes are still those (they are hashed). */
+bool st_cov_out_done(const struct st_cov_out *o, const struct st_cov_out_tensor *t);
+/* A small file of the directory; replaces one of an earlier run. */
 int st_cov_out_file(const struct st_cov_out *o, const char *name, const void *p, size_t len,
                     struct st_err *e) ST_MUST_CHECK;
 /* Syncs and renames. IO when dst has come into being meanwhile. */
 int st_cov_out_publish(struct st_cov_out *o, struct st_err *e) ST_MUST_CHECK;
-/* Closes; removes the staging directory unless it was published. */
+/* Closes; removes the staging directory, unless `keep`. */
 void st_cov_out_close(struct st_cov_out *o);
+
+/* For layouts. */
+int st_cov_out_make_dir(struct st_cov_out *o, struct st_err *e) ST_MUST_CHECK; /* result is a directory */
+/* Adds a weight file of `total` bytes that begins with `header`; name NULL: result itself is the file. o->fd has room.
+ */
+int st_cov_out_make_file(struct st_cov_out *o, const char *name, const struct st_buf *header, uint64_t total,
+                         struct st_err *e) ST_MUST_CHECK;
 
 #endif

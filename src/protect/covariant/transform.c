@@ -1,7 +1,7 @@
 #include "protect/covariant/transform.h"
+#include "protect/covariant/out_cast.h"
 
 #include <cblas.h>
-#include <float.h>
 #include <math.h>
 #include <openssl/crypto.h>
 #include <stdlib.h>
@@ -166,34 +166,36 @@ static double *mix_units(const struct st_cov_job *j, uint32_t lo, uint32_t n, ui
 /* Casts the n values of c into raw. */
 static int cast(const struct st_cov_out_tensor *t, size_t n, struct scratch *s)
 {
-    double max = t->dtype == ST_DTYPE_F16 ? 65504 : t->dtype == ST_DTYPE_BF16 ? 0x1.fep127 : (double)FLT_MAX;
+    double max = st_cov_out_max(t);
     for (size_t i = 0; i < n; i++) {
         if (!(fabs(s->c[i]) <= max))
             return st_fail(&s->err, ST_INPUT, "%s: a value is not finite or too large for %s", t->name,
-                           st_dtype_name(t->dtype));
+                           t->q8_0 ? "q8_0" : st_dtype_name(t->dtype));
         s->f[i] = (float)s->c[i];
     }
-    st_convert(ST_DTYPE_F32, s->f, t->dtype, s->raw, n);
+    st_cov_out_cast(t, s->f, n, s->raw);
     return 0;
 }
 
-/* c [n] to value `at` of the tensor. */
+/* c [n] to value `at` of the tensor; whole rows. */
 static int emit(const struct st_cov_run *r, const struct st_cov_job *j, size_t n, uint64_t at, struct scratch *s)
 {
-    size_t width = st_dtype_size(j->out->dtype);
     int rc = cast(j->out, n, s);
-    return rc ? rc : st_cov_out_write(r->out, j->out, at * width, s->raw, n * width, &s->err);
+    return rc ? rc
+              : st_cov_out_write(r->out, j->out, st_cov_out_bytes(j->out, at), s->raw, st_cov_out_bytes(j->out, n),
+                                 &s->err);
 }
 
-/* c [wide, n] to columns lo.. of the tensor. */
+/* c [wide, n] to columns lo.. of the tensor; in q8_0 both are multiples of a block (tile_size). */
 static int emit_columns(const struct st_cov_run *r, const struct st_cov_job *j, uint32_t lo, uint32_t n,
                         struct scratch *s)
 {
     uint32_t wide = j->frame->wide;
-    size_t width = st_dtype_size(j->out->dtype), row = n * width;
+    size_t row = st_cov_out_bytes(j->out, n);
     int rc = cast(j->out, (size_t)wide * n, s);
     for (uint32_t i = 0; !rc && i < wide; i++)
-        rc = st_cov_out_write(r->out, j->out, ((uint64_t)i * j->n + lo) * width, s->raw + i * row, row, &s->err);
+        rc = st_cov_out_write(r->out, j->out, st_cov_out_bytes(j->out, (uint64_t)i * j->n + lo), s->raw + i * row, row,
+                              &s->err);
     return rc;
 }
 
@@ -244,11 +246,18 @@ static void work(void *arg, int thread, int n_threads)
     }
 }
 
+/* Whole units; and whole blocks, where blocks lie across the vectors. */
+static uint32_t tile_size(const struct st_cov_run *r, const struct st_cov_job *j)
+{
+    uint32_t step = st_cov_run_step(j->unit, j->out->q8_0 && j->side == ST_COV_WRITES_COLUMNS);
+    return r->tile_max / step * step;
+}
+
 int st_cov_run_job(struct st_cov_run *r, const struct st_cov_job *job, struct st_progress *progress, struct st_err *e)
 {
     r->job = job;
     r->progress = progress;
-    r->tile = r->tile_max / job->unit * job->unit;
+    r->tile = tile_size(r, job);
     r->n_tile = (job->n + r->tile - 1) / r->tile;
     atomic_store(&r->next, 0);
     atomic_store(&r->failed, 0);
@@ -262,4 +271,10 @@ int st_cov_run_job(struct st_cov_run *r, const struct st_cov_job *job, struct st
             return e->code;
         }
     return 0;
+}
+
+void st_cov_run_skip(struct st_cov_run *r, const struct st_cov_out_tensor *t, struct st_progress *progress)
+{
+    r->done += t->bytes;
+    st_progress_update(progress, r->done);
 }

@@ -39,13 +39,26 @@ struct st_cov_job {
 
 struct st_cov_run;
 
+/* The smallest number of vectors that are whole units, and whole q8_0 blocks of 32 when they lie across. */
+static inline uint32_t st_cov_run_step(uint32_t unit, bool blocks)
+{
+    uint32_t step = unit;
+    while (blocks && step % 32)
+        step += unit;
+    return step;
+}
+
 /* Takes the pool's threads and working memory. out and cancel are kept until st_cov_run_free. max_width >= every len
- * and every frame's width, max_unit >= every unit. */
+ * and every frame's width, max_unit >= every unit; with q8_0, >=
+ * st_cov_run_step() of every unit. */
 int st_cov_run_new(uint32_t max_width, uint32_t max_unit, const struct st_cov_out *out, int n_threads,
                    const volatile sig_atomic_t *cancel, struct st_cov_run **run, struct st_err *e) ST_MUST_CHECK;
 void st_cov_run_free(struct st_cov_run *r);
 /* INPUT: a value is not finite, or outside the dtype's range; names the tensor. */
 int st_cov_run_job(struct st_cov_run *r, const struct st_cov_job *job, struct st_progress *progress,
                    struct st_err *e) ST_MUST_CHECK;
+
+/* A tensor that needs no job: counts in the progress. */
+void st_cov_run_skip(struct st_cov_run *r, const struct st_cov_out_tensor *t, struct st_progress *progress);
 
 #endif

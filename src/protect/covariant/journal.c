@@ -1,0 +1,207 @@
+#include "protect/covariant/journal.h"
+#include "base/file.h"
+#include "crypto/digest.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define FIRST_LINE "sotto covariant journal 1"
+#define BYTES_MAX ((size_t)256 << 20)
+#define HEX_LEN 64
+
+static bool unhex(const char *p, uint8_t out[32])
+{
+    for (int i = 0; i < HEX_LEN; i++) {
+        char c = p[i];
+        int v = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+        if (v < 0)
+            return false;
+        out[i / 2] = (uint8_t)(i % 2 ? out[i / 2] | v : v << 4);
+    }
+    return true;
+}
+
+/* The first word in which two option lines differ. */
+static int differing_option(const char *had, const char *want, struct st_err *e)
+{
+    size_t start = 0, i = 0;
+    for (; had[i] && had[i] == want[i]; i++)
+        if (had[i] == ' ')
+            start = i + 1;
+    return st_fail(e, ST_USAGE, "it was begun with %.*s, this run has %.*s", (int)strcspn(had + start, " "),
+                   had + start, (int)strcspn(want + start, " "), want + start);
+}
+
+/* One fact of the head. */
+static int check_fact(const char *line, const char *name, const char *want, struct st_err *e)
+{
+    size_t n = strlen(name);
+    if (!line || strncmp(line, name, n) != 0 || line[n] != ' ')
+        return st_fail(e, ST_INPUT, "damaged: no line '%s'", name);
+    if (strcmp(line + n + 1, want) == 0)
+        return 0;
+    if (strcmp(name, "options") == 0)
+        return differing_option(line + n + 1, want, e);
+    return st_fail(e, ST_USAGE, "it was begun %s",
+                   strcmp(name, "source") == 0       ? "from another source model"
+                   : strcmp(name, "commitment") == 0 ? "with another key"
+                                                     : "by a version that lays tensors out differently");
+}
+
+/* The next whole line, ended in place; NULL when there is none. */
+static char *next_line(char **at, char *end)
+{
+    char *line = *at, *nl = line < end ? memchr(line, '\n', (size_t)(end - line)) : NULL;
+    if (!nl)
+        return NULL;
+    *nl = 0;
+    *at = nl + 1;
+    return line;
+}
+
+/* source before commitment: the commitment covers both, and the more telling cause is named. */
+static int check_head(char **at, char *end, const struct st_cov_binding *b, struct st_err *e)
+{
+    const struct {
+        const char *name, *want;
+    } facts[] = {{"source", b->source}, {"commitment", b->commitment}, {"options", b->options}, {"layout", b->layout}};
+    const char *line = next_line(at, end);
+    if (!line || strcmp(line, FIRST_LINE) != 0)
+        return st_fail(e, ST_INPUT, "not a journal of this version");
+    for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) {
+        int rc = check_fact(next_line(at, end), facts[i].name, facts[i].want, e);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+/* Of equal names (a damaged tensor was made again) the later first. */
+static int by_name(const void *a, const void *b)
+{
+    const struct st_cov_journal_entry *x = a, *y = b;
+    int d = strcmp(x->name, y->name);
+    return d ? d : (x->line < y->line) - (x->line > y->line);
+}
+
+static int read_tensors(struct st_cov_journal *j, char *at, char *end, struct st_err *e)
+{
+    enum { NAME_AT = 7 + HEX_LEN + 1 };
+    size_t n = 0, cap = 1, kept = 0;
+    for (char *p = at; p < end; p++)
+        cap += *p == '\n';
+    int rc = st_alloc(&j->found, cap, sizeof *j->found, "journal", e);
+    if (rc)
+        return rc;
+    for (char *line; (line = next_line(&at, end)); n++) {
+        struct st_cov_journal_entry *t = &j->found[n];
+        size_t len = strlen(line);
+        if (len <= NAME_AT || len - NAME_AT >= sizeof t->name || strncmp(line, "tensor ", 7) != 0 ||
+            line[NAME_AT - 1] != ' ' || !unhex(line + 7, t->sum))
+            return st_fail(e, ST_INPUT, "damaged: tensor line %zu", n + 1);
+        memcpy(t->name, line + NAME_AT, len - NAME_AT + 1);
+        t->line = n;
+    }
+    qsort(j->found, n, sizeof *j->found, by_name);
+    for (size_t i = 0; i < n; i++)
+        if (kept == 0 || strcmp(j->found[i].name, j->found[kept - 1].name) != 0)
+            j->found[kept++] = j->found[i];
+    j->n_found = kept;
+    return 0;
+}
+
+/* What a killed run left of its last line goes, so that the next line begins where lines do. */
+static int drop_torn_line(int fd, const struct st_buf *b, const char *path, struct st_err *e)
+{
+    size_t len = b->len;
+    while (len && b->p[len - 1] != '\n')
+        len--;
+    if (len == b->len || ftruncate(fd, (off_t)len) == 0)
+        return 0;
+    return st_fail(e, ST_IO, "%s: cannot write: %s", path, strerror(errno));
+}
+
+static int read_journal(struct st_cov_journal *j, const char *path, const struct st_cov_binding *b, struct st_err *e)
+{
+    struct st_buf text = {0};
+    int rc = st_file_read(path, BYTES_MAX, &text, e);
+    if (!rc)
+        rc = drop_torn_line(j->fd, &text, path, e);
+    if (!rc) {
+        char *at = text.p, *end = text.p + text.len;
+        rc = check_head(&at, end, b, e);
+        if (!rc)
+            rc = read_tensors(j, at, end, e);
+        if (rc)
+            st_err_prefix(e, "%s", path);
+    }
+    st_buf_free(&text);
+    return rc;
+}
+
+static int create(const char *path, const struct st_cov_binding *b, struct st_err *e)
+{
+    struct st_buf text = {0};
+    st_buf_addf(&text, FIRST_LINE "\nsource %s\ncommitment %s\noptions %s\nlayout %s\n", b->source, b->commitment,
+                b->options, b->layout);
+    int rc = text.failed ? st_fail(e, ST_MEMORY, "journal: out of memory")
+                         : st_file_write(path, text.p, text.len, 0644, true, e);
+    st_buf_free(&text);
+    return rc;
+}
+
+int st_cov_journal_open(struct st_cov_journal *j, const char *path, const struct st_cov_binding *b, struct st_err *e)
+{
+    *j = (struct st_cov_journal){0};
+    int rc = st_path_exists(path) ? 0 : create(path, b, e);
+    if (rc)
+        return rc;
+    j->fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW);
+    if (j->fd < 0)
+        return st_fail(e, ST_IO, "%s: cannot open: %s", path, strerror(errno));
+    j->open = true;
+    rc = read_journal(j, path, b, e);
+    if (rc)
+        st_cov_journal_close(j);
+    return rc;
+}
+
+int st_cov_journal_add(struct st_cov_journal *j, const char *name, const uint8_t sum[32], struct st_err *e)
+{
+    char hex[HEX_LEN + 1], line[256];
+    st_hex(sum, 32, hex);
+    int n = snprintf(line, sizeof line, "tensor %s %s\n", hex, name);
+    /* One write: the line is there whole, or torn and dropped. */
+    if (n <= 0 || (size_t)n >= sizeof line || write(j->fd, line, (size_t)n) != n)
+        return st_fail(e, ST_IO, "journal: cannot write: %s", strerror(errno));
+    j->n_noted++;
+    return 0;
+}
+
+const uint8_t *st_cov_journal_find(const struct st_cov_journal *j, const char *name)
+{
+    size_t lo = 0, hi = j->n_found;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        int d = strcmp(name, j->found[mid].name);
+        if (d == 0)
+            return j->found[mid].sum;
+        if (d < 0)
+            hi = mid;
+        else
+            lo = mid + 1;
+    }
+    return NULL;
+}
+
+void st_cov_journal_close(struct st_cov_journal *j)
+{
+    if (j->open)
+        close(j->fd);
+    free(j->found);
+    *j = (struct st_cov_journal){0};
+}
