@@ -2,6 +2,7 @@
  *   q, k   per key/value head and rotary pair: a rotation by a random angle, and a scale s on q, 1/s on k (log-uniform
  *          in [1/2, 2]). Rotations of a pair commute with the rotary embedding, so q^T k stays. The query heads of one
  *          key/value head share its draw, because they share its keys.
+ *          Under preset `paper` pairs also change places (keys_pairs.c), per key/value head.
  *   v, o   per key/value head: an invertible U on v, its inverse on the matching columns of o.
  *   heads  a secret order of the key/value heads, and of the query heads inside each group.
  * Biases are vectors of one value each and take the same mix as their rows.
@@ -12,15 +13,17 @@
 
 #include <math.h>
 
-/* Rotation and scale of each pair. Rows stand in the layout of the result, columns in that of the source. */
-static void draw_pairs(struct st_stream *s, const struct st_cov_draw *d, uint32_t head_dim, double *q, double *k)
+/* Rotation and scale of each pair; `old` [m] says which one stands in a place. Rows are in the layout of the result,
+ * columns in that of the source. */
+static void draw_pairs(struct st_stream *s, const struct st_cov_draw *d, uint32_t head_dim, const uint32_t *old,
+                       double *q, double *k)
 {
     uint32_t m = head_dim / 2, to[2], from[2];
     for (uint32_t i = 0; i < m; i++) {
         double angle = 2 * M_PI * st_stream_unit(s), scale = st_cov_draw_scale(s);
         double rot[2][2] = {{cos(angle), -sin(angle)}, {sin(angle), cos(angle)}};
         st_cov_pair(d->interleaved, m, i, to);
-        st_cov_pair(d->model->config.rope_interleaved, m, i, from);
+        st_cov_pair(d->model->config.rope_interleaved, m, old[i], from);
         for (int a = 0; a < 2; a++)
             for (int b = 0; b < 2; b++) {
                 size_t at = (size_t)to[a] * head_dim + from[b];
@@ -81,7 +84,7 @@ int st_cov_keys_attention(struct st_cov_layer_keys *k, const struct st_cov_draw 
 {
     const struct st_config *c = &d->model->config;
     size_t size = (size_t)c->head_dim * c->head_dim;
-    uint32_t *q_order, *kv_order;
+    uint32_t *q_order, *kv_order, *pairs, m = c->head_dim / 2;
     double *q, *key;
     struct st_stream *s;
     int rc = st_cov_draw_heads(k, d, layer, &q_order, &kv_order, e);
@@ -92,11 +95,13 @@ int st_cov_keys_attention(struct st_cov_layer_keys *k, const struct st_cov_draw 
     if (!rc)
         rc = st_cov_keys_take(k, c->n_kv_head * size, sizeof *key, &key, e);
     if (!rc)
+        rc = st_cov_draw_pair_orders(k, d, layer, c->n_kv_head, m, &pairs, e);
+    if (!rc)
         rc = st_cov_keys_stream(d, layer, "rope", &s, e);
     if (rc)
         return rc;
     for (uint32_t i = 0; i < c->n_kv_head; i++)
-        draw_pairs(s, d, c->head_dim, q + i * size, key + i * size);
+        draw_pairs(s, d, c->head_dim, pairs + i * m, q + i * size, key + i * size);
     st_stream_free(s);
     k->units[ST_ROLE_Q] =
         (struct st_cov_units){.size = c->head_dim, .order = q_order, .mix = q, .share = c->n_head / c->n_kv_head};

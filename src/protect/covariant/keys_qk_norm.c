@@ -4,6 +4,7 @@
  * would meet rotated values. What does commute, with m = head_dim / 2 pairs:
  *   per layer and pair   a rotation by 90 degrees or none, the same for all heads; the two entries of w_q and of w_k
  *                        change places with it. A scale s into the norm weights: w_q * s, w_k / s.
+ *                        Under preset `paper` pairs change places (keys_pairs.c), in the norm weights as well.
  *   per key/value head and pair   a sign (180 degrees), the same for its query heads; an odd multiple of the weights'
  *                        sign commutes with any weight.
  *   per head             a positive scale of all its rows: the norm divides it away, up to its eps.
@@ -24,16 +25,17 @@ static double head_scale(struct st_stream *s, const struct st_cov_draw *d)
     return sqrt(d->eps_ratio) * ((double)d->model->config.norm_eps <= EPS_FREE ? c : 1);
 }
 
-/* What all heads of the layer share: turn [m] 0 or 1 quarter turns, and the mixes of w_q and w_k. */
-static void draw_norms(struct st_stream *s, const struct st_cov_draw *d, uint32_t head_dim, uint8_t *turn, double *q,
-                       double *k)
+/* What all heads of the layer share: pairs [m] which old pair stands in a place, turn [m] 0 or 1 quarter turns, and the
+ * mixes of w_q and w_k. */
+static void draw_norms(struct st_stream *s, const struct st_cov_draw *d, uint32_t head_dim, const uint32_t *pairs,
+                       uint8_t *turn, double *q, double *k)
 {
     uint32_t m = head_dim / 2, to[2], from[2];
     for (uint32_t i = 0; i < m; i++) {
         double scale = st_cov_draw_scale(s);
         turn[i] = (uint8_t)st_stream_below(s, 2);
         st_cov_pair(d->interleaved, m, i, to);
-        st_cov_pair(d->model->config.rope_interleaved, m, i, from);
+        st_cov_pair(d->model->config.rope_interleaved, m, pairs[i], from);
         for (int a = 0; a < 2; a++) {
             size_t at = (size_t)to[a] * head_dim + from[a ^ turn[i]];
             q[at] = scale;
@@ -44,14 +46,14 @@ static void draw_norms(struct st_stream *s, const struct st_cov_draw *d, uint32_
 
 /* Signs and scales of one key/value head, q [g][head_dim, head_dim] for its query heads. */
 static void draw_head(struct st_stream *s, const struct st_cov_draw *d, uint32_t head_dim, uint32_t g,
-                      const uint8_t *turn, double *q, double *k)
+                      const uint32_t *pairs, const uint8_t *turn, double *q, double *k)
 {
     uint32_t m = head_dim / 2, to[2], from[2];
     size_t size = (size_t)head_dim * head_dim;
     for (uint32_t i = 0; i < m; i++) {
         double sign = st_stream_below(s, 2) ? -1 : 1;
         st_cov_pair(d->interleaved, m, i, to);
-        st_cov_pair(d->model->config.rope_interleaved, m, i, from);
+        st_cov_pair(d->model->config.rope_interleaved, m, pairs[i], from);
         /* A quarter turn takes (x, y) to (-y, x). */
         k[(size_t)to[0] * head_dim + from[turn[i]]] = turn[i] ? -sign : sign;
         k[(size_t)to[1] * head_dim + from[1 ^ turn[i]]] = sign;
@@ -70,7 +72,7 @@ int st_cov_keys_qk_norm(struct st_cov_layer_keys *k, const struct st_cov_draw *d
 {
     const struct st_config *c = &d->model->config;
     size_t size = (size_t)c->head_dim * c->head_dim;
-    uint32_t *q_order, *kv_order, g = c->n_head / c->n_kv_head;
+    uint32_t *q_order, *kv_order, *pairs, g = c->n_head / c->n_kv_head;
     double *q, *key, *q_norm, *k_norm;
     uint8_t *turn;
     struct st_stream *s;
@@ -88,12 +90,14 @@ int st_cov_keys_qk_norm(struct st_cov_layer_keys *k, const struct st_cov_draw *d
     if (!rc)
         rc = st_cov_keys_take(k, c->head_dim, sizeof *turn, &turn, e);
     if (!rc)
+        rc = st_cov_draw_pair_orders(k, d, layer, 1, c->head_dim / 2, &pairs, e);
+    if (!rc)
         rc = st_cov_keys_stream(d, layer, "rope", &s, e);
     if (rc)
         return rc;
-    draw_norms(s, d, c->head_dim, turn, q_norm, k_norm);
+    draw_norms(s, d, c->head_dim, pairs, turn, q_norm, k_norm);
     for (uint32_t i = 0; i < c->n_kv_head; i++)
-        draw_head(s, d, c->head_dim, g, turn, q + i * g * size, key + i * size);
+        draw_head(s, d, c->head_dim, g, pairs, turn, q + i * g * size, key + i * size);
     st_stream_free(s);
     k->units[ST_ROLE_Q] = (struct st_cov_units){.size = c->head_dim, .order = q_order, .mix = q, .share = 1};
     k->units[ST_ROLE_K] = (struct st_cov_units){.size = c->head_dim, .order = kv_order, .mix = key, .share = 1};

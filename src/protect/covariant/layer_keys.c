@@ -28,13 +28,13 @@ int st_cov_keys_stream(const struct st_cov_draw *d, int layer, const char *what,
     return st_cov_key_stream(d->key, d->digest, label, s, e);
 }
 
-const struct st_plan_weight *st_cov_keys_find(const struct st_cov_draw *d, int layer, enum st_role role)
+int st_cov_keys_find(const struct st_cov_draw *d, int layer, enum st_role role)
 {
     const struct st_plan *p = &d->model->plan;
     for (int i = 0; i < p->n_weight; i++)
         if (p->weights[i].role == role && p->weights[i].layer == layer)
-            return &p->weights[i];
-    return NULL;
+            return i;
+    return -1;
 }
 
 double st_cov_draw_scale(struct st_stream *s)
@@ -76,9 +76,22 @@ int st_cov_layer_keys_init(struct st_cov_layer_keys *k, const struct st_cov_draw
     int rc = d->model->config.qk_norm ? st_cov_keys_qk_norm(k, d, layer, e) : st_cov_keys_attention(k, d, layer, e);
     if (!rc)
         rc = st_cov_keys_ffn(k, d, layer, e);
+    if (!rc)
+        rc = st_cov_keys_experts(k, d, layer, e);
     if (rc)
         st_cov_layer_keys_wipe(k);
     return rc;
+}
+
+struct st_cov_units st_cov_layer_units(const struct st_cov_layer_keys *k, enum st_role role, int expert)
+{
+    struct st_cov_units u = k->units[role];
+    if (expert >= 0) {
+        size_t skip = (size_t)expert * k->expert_width;
+        u.order += skip;
+        u.scale = u.scale ? u.scale + skip : NULL;
+    }
+    return u;
 }
 
 void st_cov_layer_keys_wipe(struct st_cov_layer_keys *k)

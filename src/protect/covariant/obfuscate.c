@@ -82,10 +82,9 @@ static int choose_expand(const struct st_config *c, uint32_t wanted, uint32_t *h
 /* model_type is named here because a source need not name it and transformers wants it. */
 static int check_arch(struct st_config *c, struct st_err *e)
 {
-    static const char *const known[][2] = {{"LlamaForCausalLM", "llama"},
-                                           {"MistralForCausalLM", "mistral"},
-                                           {"Qwen2ForCausalLM", "qwen2"},
-                                           {"Qwen3ForCausalLM", "qwen3"}};
+    static const char *const known[][2] = {{"LlamaForCausalLM", "llama"},     {"MistralForCausalLM", "mistral"},
+                                           {"Qwen2ForCausalLM", "qwen2"},     {"Qwen3ForCausalLM", "qwen3"},
+                                           {"MixtralForCausalLM", "mixtral"}, {"Qwen3MoeForCausalLM", "qwen3_moe"}};
     char names[256] = "";
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (strcmp(c->arch, known[i][0]) == 0) {
@@ -113,17 +112,19 @@ static int check_memory(const struct st_config *c, uint32_t wide, struct st_err 
 static int transform(struct build *b, int i, struct st_err *e)
 {
     struct st_cov_job j;
+    int source;
     if (st_cov_out_done(&b->out, &b->tensors[i])) {
         st_cov_run_skip(b->run, &b->tensors[i], &b->progress);
         return 0;
     }
-    int rc = st_cov_rules_job(&b->rules, i, &j, e);
+    int rc = st_cov_rules_job(&b->rules, i, &j, &source, e);
+    if (rc)
+        return rc;
     j.out = &b->tensors[i];
-    if (!rc)
-        rc = st_cov_run_job(b->run, &j, &b->progress, e);
+    rc = st_cov_run_job(b->run, &j, &b->progress, e);
     if (!rc)
         rc = st_cov_out_finish(&b->out, &b->tensors[i], e);
-    st_model_release(b->model, i);
+    st_model_release(b->model, source);
     return rc;
 }
 

@@ -1,4 +1,5 @@
 #include "protect/covariant/rules.h"
+#include "base/log.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,6 +7,7 @@
 static const struct rule {
     bool known, vector;
     bool constant; /* a norm: its weight goes into its readers, a constant takes its place */
+    bool f32;      /* stored so whatever the checkpoint's dtype: rounding would change the choice of experts */
     bool cipher;   /* along the vocabulary: the units are tokens */
     enum st_cov_side side;
     enum st_role keys; /* whose units it takes; NONE = its own */
@@ -36,6 +38,14 @@ static const struct rule {
     BIAS_OF(GATE),
     BIAS_OF(UP),
     BIAS_OF_WRITER(DOWN),
+    READS(ROUTER, FFN_NORM),
+    VECTOR(ROUTER_BIAS, .side = ST_COV_NO_FRAME, .f32 = true),
+    READS(EXPERT_GATE, FFN_NORM),
+    READS(EXPERT_UP, FFN_NORM),
+    WRITES(EXPERT_DOWN),
+    READS(SHARED_GATE, FFN_NORM),
+    READS(SHARED_UP, FFN_NORM),
+    WRITES(SHARED_DOWN),
     NORM(ATTN_NORM),
     NORM(FFN_NORM),
     NORM(FINAL_NORM),
@@ -55,8 +65,10 @@ int st_cov_rules_describe(const struct st_cov_rules *b, int i, struct st_cov_out
     if (!r->known)
         return st_fail(e, ST_UNSUPPORTED, "%s: covariant obfuscation has no rule for role '%s'", w->name,
                        st_role_name(w->role));
-    *t = (struct st_cov_out_tensor){.dtype = r->vector || b->opts->dtype != ST_COV_STORE_KEEP ? b->config->dtype
-                                                                                              : b->model->mats[i].dtype,
+    bool keep = !r->vector && b->opts->dtype == ST_COV_STORE_KEEP;
+    *t = (struct st_cov_out_tensor){.dtype = r->f32 ? ST_DTYPE_F32
+                                             : keep ? b->model->mats[i].dtype
+                                                    : b->config->dtype,
                                     .n_dim = r->vector ? 1 : 2,
                                     .dim = {w->n_out, w->n_in}};
     snprintf(t->name, sizeof t->name, "%s", w->name);
@@ -87,6 +99,25 @@ static void drop_expand(struct st_cov_rules *b)
     b->expand = NULL;
 }
 
+/* What the paper's keys cost where they do not cancel; once per run. */
+static void warn(struct st_cov_rules *b)
+{
+    const struct st_cov_opts *o = b->opts;
+    if (b->keys.n_far && !b->warned_pairs) {
+        b->warned_pairs = true;
+        st_log(ST_LOG_WARN,
+               "beta %u, gamma %g: rotary pairs change places whose angles differ by more than 0.3 over the context of "
+               "%u tokens, so long prompts lose accuracy; a gamma of several times the context keeps it",
+               o->beta, o->gamma, b->model->config.n_ctx);
+    }
+    if (b->keys.units[ST_ROLE_ROUTER].scale && !b->warned_router) {
+        b->warned_router = true;
+        st_log(ST_LOG_WARN,
+               "preset paper brings the router's vectors to one norm, which changes the choice of experts; "
+               "preset tight leaves it as it is");
+    }
+}
+
 /* Draws the keys of a layer and notes where its weights are. */
 static int enter_layer(struct st_cov_rules *b, int layer, struct st_err *e)
 {
@@ -94,6 +125,7 @@ static int enter_layer(struct st_cov_rules *b, int layer, struct st_err *e)
     const struct st_cov_draw draw = {.model = b->model,
                                      .key = b->key,
                                      .digest = b->digest,
+                                     .opts = b->opts,
                                      .interleaved = b->config->rope_interleaved,
                                      .eps_ratio = b->eps_ratio};
     if (b->entered && layer == b->layer)
@@ -106,24 +138,39 @@ static int enter_layer(struct st_cov_rules *b, int layer, struct st_err *e)
     for (int i = p->n_weight - 1; i >= 0; i--)
         if (p->weights[i].layer == layer)
             b->first[p->weights[i].role] = i;
-    return layer < 0 ? 0 : st_cov_layer_keys_init(&b->keys, &draw, layer, e);
+    int rc = layer < 0 ? 0 : st_cov_layer_keys_init(&b->keys, &draw, layer, e);
+    if (!rc)
+        warn(b);
+    return rc;
 }
 
-static void set_units(struct st_cov_job *j, const struct st_cov_units *u)
+static void set_units(struct st_cov_job *j, struct st_cov_units u)
 {
-    if (!u->size)
+    if (!u.size)
         return;
-    j->unit = u->size;
-    j->order = u->order;
-    j->mix = u->mix;
-    j->mix_share = u->mix ? u->share : 1;
-    j->scale = u->scale;
+    j->unit = u.size;
+    j->order = u.order;
+    j->mix = u.mix;
+    j->mix_share = u.mix ? u.share : 1;
+    j->scale = u.scale;
 }
 
-static void set_sides(const struct st_cov_rules *b, int i, struct st_cov_job *j)
+/* The source's weight that the result has under the name of weight i: another expert's, or its own. */
+static int source_of(const struct st_cov_rules *b, int i)
 {
-    const struct st_plan_weight *w = &b->model->plan.weights[i];
-    const struct st_mat *m = &b->model->mats[i];
+    const struct st_plan_weight *w = &b->model->plan.weights[i], *all = b->model->plan.weights;
+    if (w->expert < 0)
+        return i;
+    int want = (int)b->keys.expert_order[w->expert], at = b->first[w->role];
+    while (all[at].role != w->role || all[at].expert != want)
+        at++;
+    return at;
+}
+
+static void set_sides(const struct st_cov_rules *b, int source, struct st_cov_job *j)
+{
+    const struct st_plan_weight *w = &b->model->plan.weights[source];
+    const struct st_mat *m = &b->model->mats[source];
     const struct rule *r = &rules[w->role];
     *j = (struct st_cov_job){.side = r->constant ? ST_COV_NO_FRAME : r->side,
                              .src = r->constant ? b->norm : m->data,
@@ -143,22 +190,26 @@ static void set_sides(const struct st_cov_rules *b, int i, struct st_cov_job *j)
     }
 }
 
-int st_cov_rules_job(struct st_cov_rules *b, int i, struct st_cov_job *j, struct st_err *e)
+int st_cov_rules_job(struct st_cov_rules *b, int i, struct st_cov_job *j, int *source, struct st_err *e)
 {
     const struct st_plan_weight *w = &b->model->plan.weights[i];
     const struct rule *r = &rules[w->role];
-    const struct st_cov_units tokens = {.size = 1, .order = b->cipher->from};
-    set_sides(b, i, j);
     int rc = enter_layer(b, w->layer, e);
     drop_expand(b);
-    if (!rc && r->side == ST_COV_READS) {
+    if (rc)
+        return rc;
+    *source = source_of(b, i);
+    set_sides(b, *source, j);
+    if (r->side == ST_COV_READS) {
         j->norm = b->model->mats[b->first[r->norm]].data;
         j->gain = b->gain;
         rc = draw_expand(b, w->name, e);
         j->expand = b->expand;
     }
-    if (!rc)
-        set_units(j, r->cipher ? &tokens : &b->keys.units[r->keys ? r->keys : w->role]);
+    if (r->cipher)
+        j->order = b->cipher->from;
+    else
+        set_units(j, st_cov_layer_units(&b->keys, r->keys ? r->keys : w->role, b->model->plan.weights[*source].expert));
     return rc;
 }
 
