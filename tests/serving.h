@@ -1,10 +1,11 @@
-/* What the server's tests share: a generator that makes up tokens on the event loop, and a plain blocking HTTP client.
- */
+/* What the tests of servers share: the demo model's tokenizer, a generator that makes up tokens on the event loop, a
+ * plain blocking HTTP client, and what it makes of answers. Include cmocka.h first. */
 #ifndef ST_TESTS_SERVING_H
 #define ST_TESTS_SERVING_H
 
 #include "base/buf.h"
 #include "service/server.h"
+#include "text/json.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -180,6 +181,15 @@ static inline void mock_init(struct mock *m)
     m->protection = "none";
 }
 
+static inline int open_demo(struct st_tokenizer **tok, const struct st_chat_template **chat)
+{
+    struct st_err e;
+    if (st_tokenizer_open("models/demo", tok, &e) == 0 && st_chat_detect("models/demo", *tok, chat, &e) == 0)
+        return 0;
+    fprintf(stderr, "%s\n", e.msg);
+    return -1;
+}
+
 /* ---- client ---- */
 
 static inline int dial(int port)
@@ -254,6 +264,32 @@ static inline const char *body_of(const char *answer)
 {
     const char *b = strstr(answer, "\r\n\r\n");
     return b ? b + 4 : "";
+}
+
+static inline json_t *json_of(const char *answer)
+{
+    struct st_err e;
+    json_t *v;
+    const char *body = body_of(answer);
+    if (st_json_parse(body, strlen(body), "reply", &v, &e))
+        fail_msg("%s: %s", e.msg, answer);
+    return v;
+}
+
+/* The answer is an error in the API's shape with this status and code. */
+static inline void assert_error(char *answer, int status, const char *code)
+{
+    json_t *v = json_of(answer);
+    const json_t *error = json_object_get(v, "error");
+    const char *got = json_string_value(json_object_get(error, "code"));
+    if (status_of(answer) != status || !got || strcmp(got, code) != 0)
+        fail_msg("want %d %s, got: %s", status, code, answer);
+    assert_true(json_is_string(json_object_get(error, "message")));
+    assert_true(json_is_string(json_object_get(error, "type")));
+    assert_non_null(json_object_get(error, "param"));
+    assert_int_equal(json_object_size(error), 4);
+    json_decref(v);
+    free(answer);
 }
 
 /* Waits up to 10 s until *v == want. */

@@ -6,12 +6,10 @@
 #include <cmocka.h>
 
 #include "base/hooks.h"
+#include "certificate.h"
 #include "serving.h"
-#include "text/json.h"
 
 #include <curl/curl.h>
-#include <openssl/pem.h>
-#include <openssl/x509v3.h>
 #include <signal.h>
 #include <sys/stat.h>
 
@@ -23,13 +21,8 @@ static int port;
 
 static int open_tokenizer(void **state)
 {
-    struct st_err e;
     (void)state;
-    if (st_tokenizer_open("models/demo", &tok, &e) || st_chat_detect("models/demo", tok, &chat, &e)) {
-        fprintf(stderr, "%s\n", e.msg);
-        return -1;
-    }
-    return 0;
+    return open_demo(&tok, &chat);
 }
 
 static int close_tokenizer(void **state)
@@ -63,32 +56,6 @@ static int tear_down(void **state)
     (void)state;
     st_server_stop(server);
     return 0;
-}
-
-static json_t *json_of(const char *answer)
-{
-    struct st_err e;
-    json_t *v;
-    const char *body = body_of(answer);
-    if (st_json_parse(body, strlen(body), "reply", &v, &e))
-        fail_msg("%s: %s", e.msg, answer);
-    return v;
-}
-
-/* The answer is an error in the API's shape with this status and code. */
-static void assert_error(char *answer, int status, const char *code)
-{
-    json_t *v = json_of(answer);
-    const json_t *error = json_object_get(v, "error");
-    const char *got = json_string_value(json_object_get(error, "code"));
-    if (status_of(answer) != status || !got || strcmp(got, code) != 0)
-        fail_msg("want %d %s, got: %s", status, code, answer);
-    assert_true(json_is_string(json_object_get(error, "message")));
-    assert_true(json_is_string(json_object_get(error, "type")));
-    assert_non_null(json_object_get(error, "param"));
-    assert_int_equal(json_object_size(error), 4);
-    json_decref(v);
-    free(answer);
 }
 
 #define CHAT "/v1/chat/completions"
@@ -624,32 +591,6 @@ static void ten_thousand_mutated_requests_end(void **state)
     assert_int_equal(status_of(a), 200);
     free(a);
     assert_true(wait_for(&mock.n_live, 0));
-}
-
-/* A self-signed certificate for 127.0.0.1, written as PEM. */
-static void make_certificate(const char *cert_path, const char *key_path)
-{
-    EVP_PKEY *key = EVP_EC_gen("P-256");
-    X509 *x = X509_new();
-    X509_set_version(x, 2);
-    ASN1_INTEGER_set(X509_get_serialNumber(x), 1);
-    X509_gmtime_adj(X509_getm_notBefore(x), -60);
-    X509_gmtime_adj(X509_getm_notAfter(x), 3600);
-    X509_set_pubkey(x, key);
-    X509_NAME_add_entry_by_txt(X509_get_subject_name(x), "CN", MBSTRING_ASC, (const unsigned char *)"test", -1, -1, 0);
-    X509_set_issuer_name(x, X509_get_subject_name(x));
-    X509_EXTENSION *san = X509V3_EXT_conf_nid(NULL, NULL, NID_subject_alt_name, "IP:127.0.0.1");
-    X509_add_ext(x, san, -1);
-    X509_EXTENSION_free(san);
-    assert_true(X509_sign(x, key, EVP_sha256()) > 0);
-    FILE *f = fopen(cert_path, "w");
-    PEM_write_X509(f, x);
-    fclose(f);
-    f = fopen(key_path, "w");
-    PEM_write_PrivateKey(f, key, NULL, NULL, 0, NULL, NULL);
-    fclose(f);
-    X509_free(x);
-    EVP_PKEY_free(key);
 }
 
 static size_t keep(char *p, size_t size, size_t n, void *arg)

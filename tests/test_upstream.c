@@ -11,7 +11,6 @@
 #include "service/gen_engine.h"
 #include "service/gen_upstream.h"
 #include "serving.h"
-#include "text/json.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -54,12 +53,9 @@ static void make_cipher(uint32_t n)
 
 static int open_all(void **state)
 {
-    struct st_err e;
     (void)state;
-    if (st_tokenizer_open("models/demo", &tok, &e) || st_chat_detect("models/demo", tok, &chat, &e)) {
-        fprintf(stderr, "%s\n", e.msg);
+    if (open_demo(&tok, &chat))
         return -1;
-    }
     make_cipher((uint32_t)st_tokenizer_vocab(tok));
     return 0;
 }
@@ -136,26 +132,6 @@ static int tear_down(void **state)
     return 0;
 }
 
-static json_t *json_of(const char *answer)
-{
-    struct st_err e;
-    json_t *v;
-    const char *body = body_of(answer);
-    if (st_json_parse(body, strlen(body), "reply", &v, &e))
-        fail_msg("%s: %s", e.msg, answer);
-    return v;
-}
-
-static void assert_error(char *answer, int status, const char *code)
-{
-    json_t *v = json_of(answer);
-    const char *got = json_string_value(json_object_get(json_object_get(v, "error"), "code"));
-    if (status_of(answer) != status || !got || strcmp(got, code) != 0)
-        fail_msg("want %d %s, got: %s", status, code, answer);
-    json_decref(v);
-    free(answer);
-}
-
 static void ids_leave_enciphered_and_come_back_in_clear(void **state)
 {
     (void)state;
@@ -179,12 +155,11 @@ static void ids_leave_enciphered_and_come_back_in_clear(void **state)
     free(a);
     /* What left: exactly these ids under the cipher, and the parameters. */
     char want[512];
-    snprintf(
-        want, sizeof want,
-        "{\"model\":\"mock\",\"prompt\":[%u,%u,%u],\"max_tokens\":6,\"stream\":true,\"return_token_ids\":true,"
-        "\"temperature\":1,\"seed\":4,\"logprobs\":2,\"return_tokens_as_token_ids\":true,\"logit_bias\":{\"%u\":-5},"
-        "\"stop_token_ids\":[%u]}",
-        cipher.to[300], cipher.to[301], cipher.to[302], cipher.to[310], cipher.to[311]);
+    snprintf(want, sizeof want,
+             "{\"model\":\"mock\",\"prompt\":[%u,%u,%u],\"max_tokens\":6,\"stream\":true,\"temperature\":1,\"seed\":4,"
+             "\"logprobs\":2,\"logit_bias\":{\"%u\":-5},\"return_token_ids\":true,\"return_tokens_as_token_ids\":true,"
+             "\"stop_token_ids\":[%u]}",
+             cipher.to[300], cipher.to[301], cipher.to[302], cipher.to[310], cipher.to[311]);
     pthread_mutex_lock(&tap_lock);
     assert_string_equal(egress.p, want);
     assert_non_null(strstr(ingress.p, "data: [DONE]"));

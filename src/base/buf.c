@@ -43,6 +43,16 @@ void st_buf_add_str(struct st_buf *b, const char *s)
     st_buf_add(b, s, strlen(s));
 }
 
+void st_buf_add_u32(struct st_buf *b, uint32_t v)
+{
+    char digits[10];
+    size_t n = sizeof digits;
+    do
+        digits[--n] = (char)('0' + v % 10);
+    while (v /= 10);
+    st_buf_add(b, digits + n, sizeof digits - n);
+}
+
 void st_buf_addf(struct st_buf *b, const char *fmt, ...)
 {
     va_list ap;

@@ -7,9 +7,9 @@
 #include <string.h>
 
 struct proxy_opts {
-    const char *protect, *key, *source, *upstream, *upstream_model, *upstream_key_file, *ca_bundle;
+    const char *protect, *key, *source, *upstream, *upstream_model, *dialect, *upstream_key_file, *ca_bundle;
     double stall_s;
-    uint32_t max_queue;
+    uint32_t max_queue, n_retry;
     bool show_egress;
 };
 
@@ -18,15 +18,17 @@ enum {
     KEY_KEY,
     KEY_UPSTREAM,
     KEY_UPSTREAM_MODEL,
+    KEY_UPSTREAM_DIALECT,
     KEY_UPSTREAM_KEY_FILE,
     KEY_CA_BUNDLE,
     KEY_STALL,
+    KEY_RETRIES,
     KEY_MAX_QUEUE,
     KEY_SHOW_EGRESS,
     KEY_TOKENIZER,
 };
 
-static const struct proxy_opts defaults = {.protect = "covariant"};
+static const struct proxy_opts defaults = {.protect = "covariant", .n_retry = 2};
 
 static const struct argp_option options[] = {
     {"protect", KEY_PROTECT, "NAME", 0, "The protection; default and only one so far: covariant", 0},
@@ -34,9 +36,14 @@ static const struct argp_option options[] = {
     {"tokenizer", KEY_TOKENIZER, "SRC", 0, "The model that was obfuscated: its directory, here for its tokenizer", 0},
     {"upstream", KEY_UPSTREAM, "URL", 0, "Server that runs the obfuscated checkpoint", 0},
     {"upstream-model", KEY_UPSTREAM_MODEL, "NAME", 0, "Its name there; default: the first of its /v1/models", 0},
+    {"upstream-dialect", KEY_UPSTREAM_DIALECT, "NAME", 0,
+     "openai-ids (vLLM, sotto serve), llama.cpp, openai-text or sglang; default auto: as it calls itself, else "
+     "openai-ids",
+     0},
     {"upstream-key-file", KEY_UPSTREAM_KEY_FILE, "FILE", 0, "API key for the upstream", 0},
     {"ca-bundle", KEY_CA_BUNDLE, "FILE", 0, "Certificates that the upstream's TLS is checked against (PEM)", 0},
-    {"stall", KEY_STALL, "SECONDS", 0, "Give up when the upstream sends nothing for so long; default 300", 0},
+    {"stall", KEY_STALL, "SECONDS", 0, "Give up when the upstream sends no token for so long; default 300", 0},
+    {"retries", KEY_RETRIES, "N", 0, "Tries after the first while nothing of a reply has come; default 2", 0},
     {"max-queue", KEY_MAX_QUEUE, "N", 0, "Requests at once; default 1024", 0},
     {"show-egress", KEY_SHOW_EGRESS, NULL, 0, "Print what leaves this machine, per request, on standard error", 0},
     {0},
@@ -61,6 +68,9 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
     case KEY_UPSTREAM_MODEL:
         o->upstream_model = arg;
         return 0;
+    case KEY_UPSTREAM_DIALECT:
+        o->dialect = arg;
+        return 0;
     case KEY_UPSTREAM_KEY_FILE:
         o->upstream_key_file = arg;
         return 0;
@@ -69,6 +79,8 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
         return 0;
     case KEY_STALL:
         return st_opt_real("--stall", arg, 1, 86400, &o->stall_s, e);
+    case KEY_RETRIES:
+        return st_opt_u32("--retries", arg, 0, 10, &o->n_retry, e);
     case KEY_MAX_QUEUE:
         return st_opt_u32("--max-queue", arg, 1, 1u << 20, &o->max_queue, e);
     default:
@@ -99,12 +111,14 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
                                             .api_key_file = o->upstream_key_file,
                                             .ca_bundle = o->ca_bundle,
                                             .model = o->upstream_model,
+                                            .dialect = o->dialect,
                                             .cipher = &src.cipher,
                                             .scheme = "tight",
                                             .n_ctx = src.config.n_ctx,
                                             .eos = src.eos,
                                             .n_eos = src.n_eos,
                                             .stall_s = o->stall_s,
+                                            .n_retry = o->n_retry,
                                             .max_live = o->max_queue,
                                             .show_egress = o->show_egress};
     struct st_banner banner = {.cli = cli,

@@ -239,7 +239,7 @@ static void set_options(struct st_http_call *call, const char *url)
     curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, on_header);
     curl_easy_setopt(h, CURLOPT_HEADERDATA, call);
     curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)(c->connect_s * 1000));
-    curl_easy_setopt(h, CURLOPT_LOW_SPEED_LIMIT, 1L);
+    curl_easy_setopt(h, CURLOPT_LOW_SPEED_LIMIT, call->o.stall_s > 0 ? 1L : 0L);
     curl_easy_setopt(h, CURLOPT_LOW_SPEED_TIME, (long)call->o.stall_s);
     curl_easy_setopt(h, CURLOPT_TCP_NODELAY, 1L);
     if (c->ca_bundle)

@@ -24,7 +24,7 @@ struct st_http_call_opts {
     const char *url;
     const char *bearer;  /* NULL = none */
     struct st_buf *body; /* taken over (left empty), wiped after use; NULL = GET */
-    double stall_s;      /* no byte for so long ends the call */
+    double stall_s;      /* no byte for so long ends the call; 0 = the caller watches */
     size_t max_reply;    /* bytes of the reply's body */
     /* A piece of the reply's body. A value other than 0 (with *e filled) ends the call with that error. */
     int (*data)(void *arg, int status, const void *p, size_t len, struct st_err *e);

@@ -539,6 +539,15 @@ static int check_model(struct st_completion *c, const struct st_gen_info *info, 
     return 0;
 }
 
+static size_t add_once(uint32_t *list, size_t n, uint32_t id)
+{
+    for (size_t i = 0; i < n; i++)
+        if (list[i] == id)
+            return n;
+    list[n] = id;
+    return n + 1;
+}
+
 /* Starts the generator once per choice. */
 static int start_choices(struct st_completion *c, struct st_oai_error *err)
 {
@@ -546,15 +555,16 @@ static int start_choices(struct st_completion *c, struct st_oai_error *err)
     struct st_service *s = c->s;
     struct st_oai_request *r = &c->req;
     uint32_t stops[ST_OAI_MAX_STOP_IDS + 16];
-    size_t n_stop = r->n_stop_ids;
+    size_t n_stop = 0;
     struct st_err e;
     uint64_t seed = r->sampling.seed;
     if (!r->has_seed && st_random(&seed, sizeof seed, &e))
         return st_oai_fail(err, 500, "server_error", "internal", NULL, "%s", e.msg);
-    memcpy(stops, r->stop_ids, n_stop * sizeof *stops);
+    for (size_t i = 0; i < r->n_stop_ids; i++)
+        n_stop = add_once(stops, n_stop, r->stop_ids[i]);
     if (is_chat(c) && !r->ignore_eos)
         for (size_t i = 0; i < s->n_chat_stop; i++)
-            stops[n_stop++] = s->chat_stops[i];
+            n_stop = add_once(stops, n_stop, s->chat_stops[i]);
     struct st_gen_request g = {.ids = c->prompt.p,
                                .n_ids = c->prompt.len,
                                .n_predict = (uint32_t)r->max_tokens,
@@ -597,7 +607,7 @@ static int prepare(struct st_completion *c, const char *client, struct st_oai_er
     snprintf(c->model, sizeof c->model, "%s", info.model);
     if (!info.ready)
         return st_oai_fail(err, 503, "server_error", "not_ready", NULL, "the model is not reachable yet; try again");
-    if (make_prompt(c, err) || check_model(c, &info, err))
+    if (st_oai_check_refused(&c->req, info.refused, err) || make_prompt(c, err) || check_model(c, &info, err))
         return -1;
     s->metrics.prompt_tokens += c->prompt.len;
     c->client = st_client_take(s, client, (uint32_t)c->req.n);

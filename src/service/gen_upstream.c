@@ -1,9 +1,9 @@
 #include "service/gen_upstream.h"
+#include "base/hooks.h"
 #include "base/log.h"
 #include "net/http_client.h"
 #include "service/api_keys.h"
-#include "service/upstream_reply.h"
-#include "text/json.h"
+#include "service/upstream_probe.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -13,10 +13,8 @@
 
 enum {
     ERROR_BODY_MAX = 16 << 10,
-    EVENT_MAX = 1 << 20,    /* beside the echo of the prompt's ids */
-    BYTES_PER_TOKEN = 8192, /* an event with 20 logprobs is about 2 KiB */
-    MODELS_MAX = 4 << 20,
-    PROBE_S = 15, /* between looks at a reachable upstream */
+    LINGER_S = 2, /* a reply is complete, and the upstream still has the connection open */
+    BACKOFF_MS = 200,
 };
 
 struct live {
@@ -27,109 +25,29 @@ struct live {
     void *arg;
     struct st_upstream_reply reply;
     uint32_t *stop_ids;
+    struct st_buf body; /* of the request, while it may have to be sent again */
     struct st_buf error_body;
+    size_t max_reply;
+    double heard;       /* when it started, or the last token came */
+    struct event *wait; /* before it is sent again */
+    uint32_t n_retry;
     bool cancelled, told; /* told: `end` was called */
 };
 
 struct st_gen {
     struct event_base *base;
     struct st_http_client *client;
+    struct st_upstream_probe *probe;
     const struct st_cov_cipher *cipher;
     struct st_gen_upstream_opts o; /* strings in it are not kept, but for scheme */
-    char *completions_url, *models_url, *wanted_model;
+    char *url, *wanted_model;      /* url: without /v1 and slashes */
     struct st_buf key;
     uint32_t *eos;
-    struct st_gen_info info;
     struct live *lives;
     uint32_t n_live;
-    struct event *probe, *sweep; /* sweep: `end` of cancelled requests */
-    struct st_http_call *probe_call;
-    struct st_buf models;
-    bool warned;
+    struct event *sweep; /* `end` of cancelled requests, connections that are not needed any more */
+    struct event *tick;  /* once a second: requests that wait too long */
 };
-
-/* ---- the upstream's model ---- */
-
-static void schedule_probe(struct st_gen *g, int seconds)
-{
-    struct timeval tv = {seconds, 0};
-    event_add(g->probe, &tv);
-}
-
-/* The model asked for, or the first, of {"data":[{"id","max_model_len"}]}. */
-static int read_models(struct st_gen *g, struct st_err *e)
-{
-    json_t *v;
-    int rc = st_json_parse(g->models.p, g->models.len, "upstream /v1/models", &v, e);
-    if (rc)
-        return rc;
-    const json_t *list = json_object_get(v, "data"), *found = NULL;
-    for (size_t i = 0; i < json_array_size(list) && !found; i++) {
-        const char *id = json_string_value(json_object_get(json_array_get(list, i), "id"));
-        if (id && *id && strlen(id) < sizeof g->info.model && (!g->wanted_model || strcmp(id, g->wanted_model) == 0))
-            found = json_array_get(list, i);
-    }
-    if (!found)
-        rc = st_fail(e, ST_IO, "upstream /v1/models: %s", g->wanted_model ? "not the model asked for" : "no model");
-    else {
-        int64_t n_ctx = 0;
-        rc = st_json_int(found, "upstream /v1/models", "max_model_len", 1, UINT32_MAX, &n_ctx, e);
-        uint32_t own = g->o.n_ctx;
-        g->info.n_ctx = n_ctx && (!own || n_ctx < own) ? (uint32_t)n_ctx : own;
-        snprintf(g->info.model, sizeof g->info.model, "%s", json_string_value(json_object_get(found, "id")));
-    }
-    json_decref(v);
-    return rc;
-}
-
-static int on_models_data(void *arg, int status, const void *p, size_t len, struct st_err *e)
-{
-    struct st_gen *g = arg;
-    (void)status;
-    st_buf_add(&g->models, p, len);
-    return g->models.failed ? st_fail(e, ST_MEMORY, "no memory") : 0;
-}
-
-static void on_models_end(void *arg, int status, const struct st_err *e)
-{
-    struct st_gen *g = arg;
-    struct st_err err = {0};
-    g->probe_call = NULL;
-    if (e)
-        err = *e;
-    else if (status != 200)
-        st_fail(&err, ST_IO, "/v1/models answers with status %d", status);
-    else
-        (void)!read_models(g, &err);
-    bool ready = err.code == 0;
-    if (ready && !g->info.ready)
-        st_log(ST_LOG_INFO, "upstream reached: model %s", g->info.model);
-    else if (!ready && (g->info.ready || !g->warned))
-        st_log(ST_LOG_WARN, "upstream not reachable: %s", err.msg);
-    g->warned = !ready;
-    g->info.ready = ready;
-    st_buf_free(&g->models);
-    schedule_probe(g, ready ? PROBE_S : 1);
-}
-
-static void on_probe(evutil_socket_t fd, short what, void *arg)
-{
-    struct st_gen *g = arg;
-    struct st_err e;
-    struct st_http_call_opts o = {.url = g->models_url,
-                                  .bearer = g->key.p,
-                                  .stall_s = 10,
-                                  .max_reply = MODELS_MAX,
-                                  .data = on_models_data,
-                                  .end = on_models_end,
-                                  .arg = g};
-    (void)fd;
-    (void)what;
-    if (st_http_call_start(g->client, &o, &g->probe_call, &e))
-        schedule_probe(g, 1);
-}
-
-/* ---- requests ---- */
 
 static void live_free(struct live *l)
 {
@@ -138,7 +56,12 @@ static void live_free(struct live *l)
     if (l->next)
         l->next->prev = l->prev;
     g->n_live--;
+    if (l->call)
+        st_http_call_cancel(l->call);
+    if (l->wait)
+        event_free(l->wait);
     st_upstream_reply_wipe(&l->reply);
+    st_buf_wipe(&l->body);
     st_buf_wipe(&l->error_body);
     free(l->stop_ids);
     free(l);
@@ -155,6 +78,9 @@ static void tell_end(struct live *l, enum st_gen_finish finish, const struct st_
 static void on_token(void *arg, const struct st_sampled *tok)
 {
     struct live *l = arg;
+    l->heard = st_now();
+    if (l->reply.n_tok == 1)
+        st_buf_wipe(&l->body); /* too late for a second try */
     if (!l->cancelled)
         l->ev.token(l->arg, tok);
 }
@@ -174,8 +100,11 @@ static int on_data(void *arg, int status, const void *p, size_t len, struct st_e
         return 0;
     int rc = st_upstream_reply_feed(&l->reply, p, len, e);
     /* The client need not wait for the upstream to close. */
-    if (!rc && l->reply.finished && !l->cancelled)
+    if (!rc && l->reply.finished && !l->cancelled) {
         tell_end(l, l->reply.finish, NULL);
+        if (l->reply.hang_up)
+            event_active(g->sweep, EV_TIMEOUT, 0);
+    }
     return rc;
 }
 
@@ -196,11 +125,38 @@ static enum st_gen_finish from_status(const struct live *l, int status, struct s
     return ST_GEN_ERROR;
 }
 
+/* A request is sent again when nothing of a reply has come and the failure is of the way to the model, not of the
+ * request: no connection, a connection that was closed, or a gateway without a server behind it. Asking twice changes
+ * nothing over there; the same bytes are sent. */
+static bool may_retry(const struct live *l, int status, const struct st_err *e)
+{
+    if (l->told || l->cancelled || !l->body.len || l->reply.n_tok || l->n_retry >= l->g->o.n_retry)
+        return false;
+    if (e)
+        return e->code == ST_IO && (status == 0 || status == 200);
+    return status == 200 || status == 502 || status == 503 || status == 504;
+}
+
+static void retry_later(struct live *l)
+{
+    int ms = BACKOFF_MS << l->n_retry++;
+    struct timeval tv = {ms / 1000, ms % 1000 * 1000};
+    st_log(ST_LOG_DEBUG, "upstream: trying again in %d ms", ms);
+    st_buf_clear(&l->error_body);
+    st_upstream_reply_wipe(&l->reply);
+    st_upstream_reply_init(&l->reply, l->reply.sse.max);
+    event_add(l->wait, &tv);
+}
+
 static void on_end(void *arg, int status, const struct st_err *e)
 {
     struct live *l = arg;
     struct st_err err = {0};
     l->call = NULL;
+    if (may_retry(l, status, e)) {
+        retry_later(l);
+        return;
+    }
     if (!l->told && !l->cancelled) {
         enum st_gen_finish f = ST_GEN_ERROR;
         if (e) {
@@ -217,51 +173,12 @@ static void on_end(void *arg, int status, const struct st_err *e)
     live_free(l);
 }
 
-static void put_real(struct st_buf *b, const char *key, float v, float neutral)
-{
-    if (v != neutral)
-        st_buf_addf(b, ",\"%s\":%.7g", key, (double)v);
-}
-
-/* The request as the upstream sees it: enciphered ids and sampling parameters, nothing else. */
-static void put_request(const struct st_gen *g, const struct st_gen_request *r, size_t max_tokens, struct st_buf *b)
-{
-    const struct st_sampling *s = &r->sampling;
-    const uint32_t *to = g->cipher->to;
-    st_buf_add_str(b, "{\"model\":");
-    st_json_quote(b, g->info.model, strlen(g->info.model));
-    st_buf_add_str(b, ",\"prompt\":[");
-    for (size_t i = 0; i < r->n_ids; i++)
-        st_buf_addf(b, i ? ",%" PRIu32 : "%" PRIu32, to[r->ids[i]]);
-    st_buf_addf(b, "],\"max_tokens\":%zu,\"stream\":true,\"return_token_ids\":true,\"temperature\":%.7g", max_tokens,
-                (double)s->temperature);
-    put_real(b, "top_p", s->top_p, 1);
-    put_real(b, "min_p", s->min_p, 0);
-    put_real(b, "repetition_penalty", s->repetition_penalty, 1);
-    put_real(b, "presence_penalty", s->presence_penalty, 0);
-    put_real(b, "frequency_penalty", s->frequency_penalty, 0);
-    if (s->top_k)
-        st_buf_addf(b, ",\"top_k\":%" PRIu32, s->top_k);
-    if (s->temperature > 0)
-        st_buf_addf(b, ",\"seed\":%" PRIu64, s->seed & INT64_MAX);
-    if (s->n_logprobs >= 0)
-        st_buf_addf(b, ",\"logprobs\":%d,\"return_tokens_as_token_ids\":true", s->n_logprobs);
-    for (uint32_t i = 0; i < s->n_bias; i++)
-        st_buf_addf(b, "%s\"%" PRIu32 "\":%.7g", i ? "," : ",\"logit_bias\":{", to[s->bias[i].id],
-                    (double)s->bias[i].bias);
-    st_buf_add_str(b, s->n_bias ? "}" : "");
-    for (size_t i = 0; i < r->n_stop_ids; i++)
-        st_buf_addf(b, "%s%" PRIu32, i ? "," : ",\"stop_token_ids\":[", to[r->stop_ids[i]]);
-    st_buf_add_str(b, r->n_stop_ids ? "]" : "");
-    st_buf_add_str(b, r->ignore_eos ? ",\"ignore_eos\":true}" : "}");
-}
-
 static int check_request(const struct st_gen *g, const struct st_gen_request *r, struct st_err *e)
 {
     uint32_t n = g->cipher->n_vocab;
     if (g->n_live >= g->o.max_live)
         return st_fail(e, ST_POLICY, "%u requests are in progress", g->n_live);
-    if (!g->info.ready)
+    if (!st_upstream_probe_state(g->probe)->ready)
         return st_fail(e, ST_IO, "upstream: not reachable");
     if (!r->n_predict)
         return st_fail(e, ST_INPUT, "max_tokens: needed, because the upstream does not say how long its context is");
@@ -275,33 +192,72 @@ static int check_request(const struct st_gen *g, const struct st_gen_request *r,
     return fits ? 0 : st_fail(e, ST_INPUT, "a token id outside the vocabulary of %" PRIu32, n);
 }
 
-static void show(const struct st_gen *g, const struct st_buf *body)
-{
-    if (g->o.tap)
-        g->o.tap(g->o.arg, true, body->p, body->len);
-    if (g->o.show_egress)
-        fprintf(stderr, "egress: POST %s\n%.*s\n", g->completions_url, (int)body->len, body->p);
-}
-
-static int send_request(struct live *l, const struct st_gen_request *r, struct st_err *e)
+static int send_body(struct live *l, struct st_err *e)
 {
     struct st_gen *g = l->g;
-    struct st_buf body = {0};
-    put_request(g, r, r->n_predict, &body);
-    if (body.failed)
+    struct st_buf url = {0}, body = {0};
+    st_buf_addf(&url, "%s%s", g->url, l->reply.dialect->path);
+    st_buf_add(&body, l->body.p, l->body.len);
+    if (url.failed || body.failed) {
+        st_buf_free(&url);
+        st_buf_wipe(&body);
         return st_fail(e, ST_MEMORY, "no memory for the request");
-    show(g, &body);
-    struct st_http_call_opts o = {.url = g->completions_url,
+    }
+    if (g->o.tap)
+        g->o.tap(g->o.arg, true, body.p, body.len);
+    if (g->o.show_egress)
+        fprintf(stderr, "egress: POST %s\n%.*s\n", url.p, (int)body.len, body.p);
+    struct st_http_call_opts o = {.url = url.p,
                                   .bearer = g->key.p,
                                   .body = &body,
-                                  .stall_s = g->o.stall_s,
-                                  .max_reply = EVENT_MAX + 16 * r->n_ids + (size_t)r->n_predict * BYTES_PER_TOKEN,
+                                  .max_reply = l->max_reply,
                                   .data = on_data,
                                   .end = on_end,
                                   .arg = l};
     int rc = st_http_call_start(g->client, &o, &l->call, e);
+    st_buf_free(&url);
     st_buf_wipe(&body);
     return rc;
+}
+
+static void on_wait(evutil_socket_t fd, short what, void *arg)
+{
+    struct live *l = arg;
+    struct st_err e;
+    (void)fd;
+    (void)what;
+    if (!l->cancelled && send_body(l, &e)) {
+        tell_end(l, ST_GEN_ERROR, &e);
+        live_free(l);
+    }
+}
+
+/* Everything of a request that is kept. */
+static int fill(struct live *l, const struct st_gen_request *r, struct st_err *e)
+{
+    struct st_gen *g = l->g;
+    const struct st_upstream_state *up = st_upstream_probe_state(g->probe);
+    int rc = st_alloc(&l->stop_ids, r->n_stop_ids, sizeof *r->stop_ids, "stop ids", e);
+    if (rc)
+        return rc;
+    if (r->n_stop_ids)
+        memcpy(l->stop_ids, r->stop_ids, r->n_stop_ids * sizeof *r->stop_ids);
+    l->heard = st_now();
+    l->max_reply = st_upstream_max_reply(up->dialect, r);
+    l->wait = event_new(g->base, -1, 0, on_wait, l);
+    l->reply = (struct st_upstream_reply){.dialect = up->dialect,
+                                          .cipher = g->cipher,
+                                          .ends = l->stop_ids,
+                                          .n_end = r->n_stop_ids,
+                                          .more_ends = g->eos,
+                                          .n_more_end = r->ignore_eos ? 0 : g->o.n_eos,
+                                          .max_tokens = r->n_predict,
+                                          .n_logprobs = r->sampling.n_logprobs,
+                                          .token = on_token,
+                                          .arg = l};
+    st_upstream_reply_init(&l->reply, st_upstream_max_event(up->dialect, r));
+    up->dialect->put(&(struct st_upstream_ask){r, g->cipher, up->model}, &l->body);
+    return l->wait && !l->body.failed ? 0 : st_fail(e, ST_MEMORY, "no memory for the request");
 }
 
 static int gen_start(struct st_gen *g, const struct st_gen_request *r, const struct st_gen_events *ev, void *arg,
@@ -322,21 +278,9 @@ static int gen_start(struct st_gen *g, const struct st_gen_request *r, const str
         l->next->prev = l;
     g->lives = l;
     g->n_live++;
-    rc = st_alloc(&l->stop_ids, r->n_stop_ids, sizeof *r->stop_ids, "stop ids", e);
-    if (!rc && r->n_stop_ids)
-        memcpy(l->stop_ids, r->stop_ids, r->n_stop_ids * sizeof *r->stop_ids);
-    l->reply = (struct st_upstream_reply){.cipher = g->cipher,
-                                          .ends = l->stop_ids,
-                                          .n_end = r->n_stop_ids,
-                                          .more_ends = g->eos,
-                                          .n_more_end = r->ignore_eos ? 0 : g->o.n_eos,
-                                          .max_tokens = r->n_predict,
-                                          .n_logprobs = r->sampling.n_logprobs,
-                                          .token = on_token,
-                                          .arg = l};
-    st_upstream_reply_init(&l->reply, EVENT_MAX + 16 * r->n_ids);
+    rc = fill(l, r, e);
     if (!rc)
-        rc = send_request(l, r, e);
+        rc = send_body(l, e);
     if (rc)
         live_free(l);
     else
@@ -358,37 +302,57 @@ static void on_sweep(evutil_socket_t fd, short what, void *arg)
     (void)what;
     for (struct live *l = g->lives, *next; l; l = next) {
         next = l->next;
-        if (!l->cancelled || l->told)
+        if (!l->cancelled && !(l->told && l->reply.hang_up))
             continue;
-        if (l->call)
-            st_http_call_cancel(l->call);
         tell_end(l, ST_GEN_CANCELLED, NULL);
+        live_free(l);
+    }
+}
+
+/* Bytes alone do not count as life: a server can trickle comments for ever. */
+static void on_tick(evutil_socket_t fd, short what, void *arg)
+{
+    struct st_gen *g = arg;
+    double now = st_now();
+    (void)fd;
+    (void)what;
+    for (struct live *l = g->lives, *next; l; l = next) {
+        struct st_err e;
+        next = l->next;
+        if (now - l->heard < (l->told ? LINGER_S : g->o.stall_s))
+            continue;
+        st_fail(&e, ST_IO, "upstream: no token for %.0f s", g->o.stall_s);
+        tell_end(l, ST_GEN_ERROR, &e);
         live_free(l);
     }
 }
 
 static void gen_info(struct st_gen *g, struct st_gen_info *out)
 {
-    *out = g->info;
-    out->n_running = g->n_live;
+    const struct st_upstream_state *up = st_upstream_probe_state(g->probe);
+    *out = (struct st_gen_info){.n_ctx = up->n_ctx,
+                                .n_vocab = g->cipher->n_vocab,
+                                .ready = up->ready,
+                                .protection = "covariant",
+                                .scheme = g->o.scheme,
+                                .verified = "no",
+                                .n_running = g->n_live,
+                                .refused = up->dialect->refused};
+    snprintf(out->model, sizeof out->model, "%s", up->model);
 }
 
 static void gen_free(struct st_gen *g)
 {
-    while (g->lives) {
-        if (g->lives->call)
-            st_http_call_cancel(g->lives->call);
+    while (g->lives)
         live_free(g->lives);
-    }
+    st_upstream_probe_free(g->probe);
     st_http_client_free(g->client);
-    if (g->probe)
-        event_free(g->probe);
     if (g->sweep)
         event_free(g->sweep);
+    if (g->tick)
+        event_free(g->tick);
     st_buf_wipe(&g->key);
-    st_buf_free(&g->models);
-    free(g->completions_url);
-    free(g->models_url);
+    free(g->url);
     free(g->wanted_model);
     free(g->eos);
     free(g);
@@ -397,7 +361,7 @@ static void gen_free(struct st_gen *g)
 static const struct st_generator vtable = {gen_start, gen_cancel, gen_info, gen_free};
 
 /* "http://host:8000", ".../v1" and either with a slash give the same. */
-static int set_urls(struct st_gen *g, const char *url, struct st_err *e)
+static int set_url(struct st_gen *g, const char *url, struct st_err *e)
 {
     size_t n = strlen(url);
     if ((strncasecmp(url, "http://", 7) != 0 && strncasecmp(url, "https://", 8) != 0) || strpbrk(url, " \r\n\t?#"))
@@ -410,17 +374,28 @@ static int set_urls(struct st_gen *g, const char *url, struct st_err *e)
         n--;
     if (n >= 3 && memcmp(url + n - 3, "/v1", 3) == 0)
         n -= 3;
-    if (asprintf(&g->completions_url, "%.*s/v1/completions", (int)n, url) < 0)
-        g->completions_url = NULL;
-    if (asprintf(&g->models_url, "%.*s/v1/models", (int)n, url) < 0)
-        g->models_url = NULL;
-    return g->completions_url && g->models_url ? 0 : st_fail(e, ST_MEMORY, "upstream: no memory");
+    g->url = strndup(url, n);
+    return g->url ? 0 : st_fail(e, ST_MEMORY, "upstream: no memory");
+}
+
+/* NULL for `auto`. */
+static int find_dialect(const char *name, const struct st_upstream_dialect **out, struct st_err *e)
+{
+    char names[128];
+    *out = NULL;
+    if (!name || strcmp(name, "auto") == 0 || (*out = st_upstream_named(name)) != NULL)
+        return 0;
+    st_upstream_names(names, sizeof names);
+    return st_fail(e, ST_USAGE, "upstream dialect: want auto, %s, got '%s'", names, name);
 }
 
 static int set_up(struct st_gen *g, const struct st_gen_upstream_opts *o, struct st_err *e)
 {
+    const struct st_upstream_dialect *dialect;
     struct st_http_client_opts h = {.ca_bundle = o->ca_bundle, .connect_s = g->o.connect_s, .max_idle = 64};
-    int rc = set_urls(g, o->url, e);
+    int rc = set_url(g, o->url, e);
+    if (!rc)
+        rc = find_dialect(o->dialect, &dialect, e);
     if (!rc && o->ca_bundle) {
         FILE *f = fopen(o->ca_bundle, "r");
         if (!f)
@@ -440,12 +415,18 @@ static int set_up(struct st_gen *g, const struct st_gen_upstream_opts *o, struct
         rc = st_http_client_new(g->base, &h, &g->client, e);
     if (rc)
         return rc;
-    g->probe = event_new(g->base, -1, 0, on_probe, g);
     g->sweep = event_new(g->base, -1, 0, on_sweep, g);
-    if (!g->probe || !g->sweep)
+    g->tick = event_new(g->base, -1, EV_PERSIST, on_tick, g);
+    if (!g->sweep || !g->tick || event_add(g->tick, &(struct timeval){1, 0}) != 0)
         return st_fail(e, ST_MEMORY, "upstream: no memory");
-    schedule_probe(g, 0);
-    return 0;
+    struct st_upstream_probe_opts p = {.base = g->base,
+                                       .client = g->client,
+                                       .url = g->url,
+                                       .bearer = g->key.p,
+                                       .model = g->wanted_model,
+                                       .dialect = dialect,
+                                       .n_ctx = o->n_ctx};
+    return st_upstream_probe_new(&p, &g->probe, e);
 }
 
 int st_gen_upstream_open(const void *opts, struct event_base *base, struct st_gen_ref *out, struct st_err *e)
@@ -461,11 +442,7 @@ int st_gen_upstream_open(const void *opts, struct event_base *base, struct st_ge
     g->o.connect_s = o->connect_s > 0 ? o->connect_s : 10;
     g->o.stall_s = o->stall_s >= 1 ? o->stall_s : 300;
     g->o.max_live = o->max_live ? o->max_live : 1024;
-    g->info.n_ctx = o->n_ctx;
-    g->info.n_vocab = o->cipher->n_vocab;
-    g->info.protection = "covariant";
-    g->info.scheme = o->scheme ? o->scheme : "tight";
-    g->info.verified = "no";
+    g->o.scheme = o->scheme ? o->scheme : "unknown";
     rc = set_up(g, o, e);
     if (rc)
         gen_free(g);

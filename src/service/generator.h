@@ -30,6 +30,11 @@ struct st_gen_events {
     void (*end)(void *arg, enum st_gen_finish finish, const struct st_err *e);
 };
 
+/* A field of the API that this generator cannot carry out, and why; the neutral value is accepted. */
+struct st_gen_refusal {
+    const char *field, *why;
+};
+
 /* What /v1/models, /health, headers and metrics say. */
 struct st_gen_info {
     char model[128];
@@ -40,6 +45,7 @@ struct st_gen_info {
     const char *scheme;     /* "none", "tight" */
     const char *verified;   /* "no", ... */
     uint32_t n_running, n_waiting;
+    const struct st_gen_refusal *refused; /* static, ended by a NULL field; NULL = nothing is */
 };
 
 struct st_gen; /* the generator's own object */

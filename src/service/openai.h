@@ -52,6 +52,9 @@ struct st_oai_request {
 /* Returns 0, or -1 with *err filled. *r is to be wiped in both cases. It holds the prompt. */
 int st_oai_parse(enum st_oai_endpoint ep, const void *body, size_t len, struct st_oai_request *r,
                  struct st_oai_error *err) ST_MUST_CHECK;
+/* What was accepted, against what the generator behind it refuses (NULL: nothing). -1 with *err filled. */
+int st_oai_check_refused(const struct st_oai_request *r, const struct st_gen_refusal *list,
+                         struct st_oai_error *err) ST_MUST_CHECK;
 /* Once the prompt is ids: drops everything but numbers and stop strings, so that a request that waits or runs for long
  * holds neither its text nor the memory of a large body. */
 void st_oai_request_trim(struct st_oai_request *r);

@@ -55,8 +55,10 @@ void st_oai_error_json(const struct st_oai_error *err, struct st_buf *out)
 void st_oai_put_ids(struct st_buf *b, const uint32_t *ids, size_t n)
 {
     st_buf_add_str(b, "[");
-    for (size_t i = 0; i < n; i++)
-        st_buf_addf(b, i ? ",%" PRIu32 : "%" PRIu32, ids[i]);
+    for (size_t i = 0; i < n; i++) {
+        st_buf_add(b, ",", i > 0);
+        st_buf_add_u32(b, ids[i]);
+    }
     st_buf_add_str(b, "]");
 }
 

@@ -83,6 +83,25 @@ static bool is_neutral(const json_t *v, const char *neutral)
     return same;
 }
 
+static const struct field *find_field(const char *key, enum st_oai_endpoint ep)
+{
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        if (strcmp(fields[i].name, key) == 0 && (fields[i].endpoints & (int)ep))
+            return &fields[i];
+    return NULL;
+}
+
+int st_oai_check_refused(const struct st_oai_request *r, const struct st_gen_refusal *list, struct st_oai_error *err)
+{
+    for (; list && list->field; list++) {
+        const json_t *v = json_object_get(r->body, list->field);
+        const struct field *f = find_field(list->field, r->endpoint);
+        if (v && f && !json_is_null(v) && !is_neutral(v, f->neutral))
+            return refuse(err, f->name, list->why);
+    }
+    return 0;
+}
+
 /* Every field is known and not refused. */
 static int check_fields(const struct st_oai_request *r, struct st_oai_error *err)
 {
@@ -90,11 +109,8 @@ static int check_fields(const struct st_oai_request *r, struct st_oai_error *err
     for (; it; it = json_object_iter_next(r->body, it)) {
         const char *key = json_object_iter_key(it);
         const json_t *v = json_object_iter_value(it);
-        const struct field *f = NULL;
+        const struct field *f = find_field(key, r->endpoint);
         char name[48];
-        for (size_t i = 0; i < sizeof fields / sizeof *fields && !f; i++)
-            if (strcmp(fields[i].name, key) == 0 && (fields[i].endpoints & (int)r->endpoint))
-                f = &fields[i];
         if (!f) {
             clean_name(key, name);
             return st_oai_fail(err, 400, INVALID, "unknown_field", name, "%s: not a field of this endpoint", name);

@@ -1,6 +1,7 @@
-/* Any bytes as an upstream's reply: events do not depend on how the bytes are cut, and only ids of the vocabulary come
- * out. The first byte says where to cut and whether logprobs were asked for. */
-#include "service/upstream_reply.h"
+/* Any bytes as an upstream's reply, in every dialect: what is read does not depend on how the bytes are cut, and only
+ * ids of the vocabulary come out. The first byte chooses the dialect, and whether logprobs were asked for; the second
+ * says where to cut. */
+#include "service/upstream.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -23,13 +24,15 @@ static void hear(void *arg, const struct st_sampled *tok)
     h->ids[h->n++] = tok->id;
 }
 
-static int run(const uint8_t *p, size_t len, size_t cut, int n_logprobs, struct heard *h, bool *finished)
+static int run(const struct st_upstream_dialect *dialect, const uint8_t *p, size_t len, size_t cut, int n_logprobs,
+               struct heard *h, bool *finished)
 {
     static uint32_t ids[N_VOCAB] = {15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0};
     static const struct st_cov_cipher cipher = {N_VOCAB, ids, ids};
     static const uint32_t ends[] = {3};
     struct st_err e;
-    struct st_upstream_reply r = {.cipher = &cipher,
+    struct st_upstream_reply r = {.dialect = dialect,
+                                  .cipher = &cipher,
                                   .ends = ends,
                                   .n_end = 1,
                                   .max_tokens = MAX_TOKENS,
@@ -51,13 +54,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct heard a, b;
     bool end_a, end_b;
-    if (size < 1)
+    if (size < 2)
         return 0;
-    const uint8_t *p = data + 1;
-    size_t len = size - 1;
-    int n_logprobs = data[0] % 4 - 1;
-    int rc_a = run(p, len, 0, n_logprobs, &a, &end_a);
-    int rc_b = run(p, len, len ? data[0] % len : 0, n_logprobs, &b, &end_b);
+    const struct st_upstream_dialect *d = st_upstream_dialects[data[0] % st_upstream_n_dialect];
+    const uint8_t *p = data + 2;
+    size_t len = size - 2;
+    int n_logprobs = data[0] / 16 % 4 - 1;
+    int rc_a = run(d, p, len, 0, n_logprobs, &a, &end_a);
+    int rc_b = run(d, p, len, len ? data[1] % len : 0, n_logprobs, &b, &end_b);
     if (rc_a != rc_b || end_a != end_b || a.n != b.n || memcmp(a.ids, b.ids, a.n * sizeof *a.ids) != 0)
         abort();
     char word[48];
