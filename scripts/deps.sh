@@ -18,12 +18,15 @@ lib:libevent_openssl libevent-dev
 lib:libcurl libcurl4-openssl-dev
 lib:openblas libopenblas-dev
 lib:lapacke liblapacke-dev
+lib:libargon2 libargon2-dev
+lib:tss2-esys libtss2-dev
 inc:stdlib.h libc6-dev
 END
         ;;
     test) cat <<'END'
 lib:cmocka libcmocka-dev
 cmd:python3 python3
+cmd:swtpm swtpm
 py:ensurepip python3-venv
 END
         ;;

@@ -5,64 +5,6 @@
 #include "cov_make.h"
 #include "text/json.h"
 
-/* ---- keys ---- */
-
-static void a_key_file_is_private_and_never_overwritten(void **state)
-{
-    (void)state;
-    struct st_err e;
-    struct stat sb;
-    struct st_cov_key a, b;
-    const char *path = in_work("a.key");
-    assert_ok(st_cov_key_create(path, &e), &e);
-    assert_int_equal(stat(path, &sb), 0);
-    assert_int_equal(sb.st_mode & 07777, 0600);
-    assert_int_equal(sb.st_size, ST_COV_KEY_FILE_LEN);
-    assert_int_equal(st_cov_key_create(path, &e), ST_IO);
-    assert_ok(st_cov_key_load(path, &a, &e), &e);
-    assert_true(llabs((long long)(a.created - st_unix_time())) < 60);
-    const char *other = in_work("b.key");
-    assert_ok(st_cov_key_create(other, &e), &e);
-    assert_ok(st_cov_key_load(other, &b, &e), &e);
-    assert_memory_not_equal(a.seed.p, b.seed.p, 32);
-    assert_memory_not_equal(a.id, b.id, 16);
-    st_cov_key_wipe(&a);
-    st_cov_key_wipe(&b);
-    static const unsigned open_modes[] = {0640, 0604, 0620, 0610, 0666};
-    for (size_t i = 0; i < sizeof open_modes / sizeof *open_modes; i++) {
-        assert_int_equal(chmod(path, open_modes[i]), 0);
-        assert_int_equal(st_cov_key_load(path, &a, &e), ST_POLICY);
-    }
-    assert_int_equal(st_cov_key_load(work, &a, &e), ST_IO);
-    assert_int_equal(st_cov_key_load(in_work("absent"), &a, &e), ST_IO);
-}
-
-static void a_truncated_or_changed_key_file_is_refused(void **state)
-{
-    (void)state;
-    struct st_err e;
-    struct st_cov_key k;
-    struct st_buf file = {0};
-    const char *path = in_work("a.key");
-    assert_ok(st_cov_key_create(path, &e), &e);
-    assert_ok(st_file_read(path, 4096, &file, &e), &e);
-    uint8_t *p = (uint8_t *)file.p;
-    for (size_t len = 0; len < file.len; len++)
-        assert_int_equal(st_cov_key_parse(p, len, "key", &k, &e), ST_INPUT);
-    for (size_t i = 0; i < file.len; i++)
-        for (int bit = 0; bit < 8; bit++) {
-            p[i] ^= (uint8_t)(1 << bit);
-            int rc = st_cov_key_parse(p, file.len, "key", &k, &e);
-            assert_int_equal(rc, i >= 8 && i < 12 ? ST_UNSUPPORTED : ST_INPUT);
-            p[i] ^= (uint8_t)(1 << bit);
-        }
-    assert_ok(st_cov_key_parse(p, file.len, "key", &k, &e), &e);
-    st_cov_key_wipe(&k);
-    st_buf_add(&file, "", 1);
-    assert_int_equal(st_cov_key_parse((uint8_t *)file.p, file.len, "key", &k, &e), ST_INPUT);
-    st_buf_wipe(&file);
-}
-
 /* ---- algebra ---- */
 
 static struct st_stream *stream(const char *label)
@@ -517,8 +459,6 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, make_work, drop_work)
     const struct CMUnitTest tests[] = {
-        TEST(a_key_file_is_private_and_never_overwritten),
-        TEST(a_truncated_or_changed_key_file_is_refused),
         TEST(the_frame_keeps_norms_and_its_readers_undo_it),
         TEST(the_chosen_width_suits_heads_and_engines),
         TEST(the_obfuscated_model_says_the_same_in_f32),

@@ -22,6 +22,7 @@ enum {
     ST_CLI_MODEL = 4,   /* --tokenizer --dtype --kv-dtype --ctx --deterministic */
     ST_CLI_CHAT = 8,    /* --chat-template */
     ST_CLI_LISTEN = 32, /* --host --port --api-key-file --tls-cert --tls-key --allow-host --max-... --grace */
+    ST_CLI_UNLOCK = 64, /* --passphrase-file --passphrase --tcti */
     ST_CLI_SAMPLE = 16, /* --temp --top-k --top-p --min-p --repetition-penalty --seed */
 };
 
@@ -36,6 +37,12 @@ struct st_cli_listen {
     size_t n_host;
     uint32_t max_body, max_conn, max_client;
     double grace_s;
+};
+
+/* What opens a wrapped key file (cli/key_open.h). */
+struct st_cli_unlock {
+    const char *passphrase_file, *tcti;
+    bool passphrase; /* ask for it */
 };
 
 /* What the frame has read before a command runs. Strings live as long as the process. */
@@ -57,6 +64,7 @@ struct st_cli {
     uint64_t seed;
     bool seed_given;
     struct st_cli_listen listen;
+    struct st_cli_unlock unlock;
 };
 
 struct st_cmd {

@@ -150,7 +150,7 @@ static int make_checkpoint(struct demo *d, struct st_err *e)
     /* f32, because in bf16 one reply of 60 tokens in eight differs from the plain one at a near-tie. */
     const struct st_cov_opts o = {.n_threads = d->cli->n_threads, .dtype = ST_COV_STORE_F32};
     double start = st_now();
-    if (st_cov_key_create(d->key, e) || st_cov_key_load(d->key, &key, e))
+    if (st_cov_key_create(d->key, NULL, e) || st_cov_key_load(d->key, NULL, &key, e))
         return e->code;
     int rc = st_cov_obfuscate(d->model, d->dst, &key, &o, e);
     st_cov_key_wipe(&key);

@@ -1,5 +1,5 @@
 /* sotto obfuscate SRC DST --key KEY: compiles a checkpoint for an untrusted server. */
-#include "cli/cli.h"
+#include "cli/key_open.h"
 #include "protect/covariant/covariant.h"
 #include "text/json.h"
 
@@ -183,7 +183,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
         return st_fail(e, ST_USAGE, "obfuscate: --key FILE is needed (make one with `sotto key new FILE`)");
     int rc = st_cov_opts_check(&cov, e);
     if (!rc)
-        rc = st_cov_key_load(o->key, &key, e);
+        rc = st_key_open(cli, o->key, &key, e);
     if (rc)
         return rc;
     cov.cancel = &cancelled;
@@ -210,7 +210,7 @@ const struct st_cmd st_cmd_obfuscate = {
         "and "
         "compares them. DST appears when it is complete; it has no tokenizer and must not get one.",
     .examples = "  sotto key new my.key\n  sotto obfuscate my-model my-model.cov --key my.key --verify",
-    .shared = ST_CLI_JSON | ST_CLI_THREADS,
+    .shared = ST_CLI_JSON | ST_CLI_THREADS | ST_CLI_UNLOCK,
     .options = options,
     .opts_size = sizeof(struct obfuscate_opts),
     .defaults = &defaults,

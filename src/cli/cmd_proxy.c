@@ -148,7 +148,7 @@ const struct st_cmd st_cmd_proxy = {
     .examples =
         "  sotto proxy --protect covariant --key my.key --tokenizer models/demo --upstream http://gpu.example:8000\n"
         "  sotto proxy --key my.key --tokenizer models/demo --upstream http://127.0.0.1:7789 --show-egress",
-    .shared = ST_CLI_LISTEN | ST_CLI_CHAT | ST_CLI_JSON,
+    .shared = ST_CLI_LISTEN | ST_CLI_CHAT | ST_CLI_JSON | ST_CLI_UNLOCK,
     .options = options,
     .opts_size = sizeof(struct proxy_opts),
     .defaults = &defaults,

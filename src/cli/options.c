@@ -36,6 +36,9 @@ enum {
     KEY_MAX_CONN,
     KEY_MAX_CLIENT,
     KEY_GRACE,
+    KEY_PASSPHRASE_FILE,
+    KEY_PASSPHRASE,
+    KEY_TCTI,
 };
 
 /* Group 10 puts them after the command's own options in the help. */
@@ -55,6 +58,11 @@ static const struct {
     {ST_CLI_LISTEN, {"max-conn", KEY_MAX_CONN, "N", 0, "Open connections; default 4096", 9}},
     {ST_CLI_LISTEN, {"max-client", KEY_MAX_CLIENT, "N", 0, "Requests of one client at once; default no limit", 9}},
     {ST_CLI_LISTEN, {"grace", KEY_GRACE, "SECONDS", 0, "SIGTERM lets running requests finish so long; default 30", 9}},
+    {ST_CLI_UNLOCK,
+     {"passphrase-file", KEY_PASSPHRASE_FILE, "FILE", 0, "The key is wrapped by the passphrase in this 0600 file", 8}},
+    {ST_CLI_UNLOCK, {"passphrase", KEY_PASSPHRASE, NULL, 0, "The same, but ask for it on the terminal", 8}},
+    {ST_CLI_UNLOCK,
+     {"tcti", KEY_TCTI, "CONF", 0, "How to reach the TPM; default: TSS2_TCTI, else device:/dev/tpmrm0", 8}},
     {ST_CLI_MODEL,
      {"tokenizer", KEY_TOKENIZER, "FILE", 0, "Tokenizer file or directory; default: the model's own", 10}},
     {ST_CLI_MODEL, {"dtype", KEY_DTYPE, "TYPE", 0, "Weights in memory: keep (default), f32, bf16, int8", 10}},
@@ -278,6 +286,15 @@ static int set_shared(struct st_cli *c, int key, char *arg, struct st_err *e)
             return e->code;
         c->seed = (uint64_t)v;
         c->seed_given = true;
+        return 0;
+    case KEY_PASSPHRASE_FILE:
+        c->unlock.passphrase_file = arg;
+        return 0;
+    case KEY_PASSPHRASE:
+        c->unlock.passphrase = true;
+        return 0;
+    case KEY_TCTI:
+        c->unlock.tcti = arg;
         return 0;
     default:
         return key >= KEY_HOST ? set_listen(&c->listen, key, arg, e) : set_model(c, key, arg, e);

@@ -1,12 +1,14 @@
 #include "cli/source.h"
+#include "cli/key_open.h"
 #include "cli/open.h"
 
-static int open_cipher(const char *path, const char *key_file, struct st_cov_cipher *out, struct st_err *e)
+static int open_cipher(const struct st_cli *cli, const char *path, const char *key_file, struct st_cov_cipher *out,
+                       struct st_err *e)
 {
     struct st_cov_key key;
-    if (st_cov_key_load(key_file, &key, e))
-        return e->code;
-    int rc = st_cov_cipher_open(path, &key, out, e);
+    int rc = st_key_open(cli, key_file, &key, e);
+    if (!rc)
+        rc = st_cov_cipher_open(path, &key, out, e);
     st_cov_key_wipe(&key);
     return rc;
 }
@@ -21,7 +23,7 @@ int st_source_open(const struct st_cli *cli, const char *src, const char *key_fi
         (rc = st_open_tokenizer_path(path, NULL, tok, e)) != 0 ||
         (rc = st_tokenizer_open(tok, &out->tokenizer, e)) != 0 ||
         (rc = st_open_chat(cli, path, out->tokenizer, &out->chat, e)) != 0 ||
-        (rc = open_cipher(path, key_file, &out->cipher, e)) != 0) {
+        (rc = open_cipher(cli, path, key_file, &out->cipher, e)) != 0) {
         st_source_close(out);
         return rc;
     }

@@ -1,20 +1,69 @@
-/* The covariant master key: 32 random bytes in a 0600 file. Everything secret of an obfuscated model is derived from it
- * by labelled HKDF sub-streams bound to the source model's digest, so one key file serves many models, and whoever
- * holds key and source can make the checkpoint again.
+/* The covariant master key: 32 random bytes (the seed) in a 0600 file. Everything secret of an obfuscated model is
+ * derived from it by labelled HKDF sub-streams bound to the source model's digest, so one key file serves many models,
+ * and whoever holds seed and source can make the checkpoint again.
  *
- * The file, 120 bytes, little-endian:
- *     magic[8] "SOTTOKEY" | u32 version = 1 | id[16] | u32 kdf = 0 (seed not wrapped) | salt[16] (random; for a kdf)
- *     | i64 created (Unix seconds) | seed[32] | sha256[32] over all before it
- * The checksum finds damage, not tampering: whoever can write the file can replace the key. */
+ * The file, little-endian:
+ *     magic[8] "SOTTOKEY" | u32 version = 2 | id[16] | u32 wrap | salt[16] | i64 created (Unix seconds)
+ *     | u32 n <= 2048 | blob[n] | sha256[32] over all before it
+ * The first 56 bytes, up to `created`, are the head. The blob by wrap:
+ *     0 none         seed[32]
+ *     1 passphrase   u32 passes | u32 memory (KiB) | u32 lanes | nonce[12] | sealed[48]
+ *                    sealed = AES-256-GCM(seed) and its tag; key = Argon2id (version 0x13) of passphrase and salt, 32
+ *                    bytes; associated data = head || passes || memory || lanes
+ *     2 TPM          u32 bank (TPM_ALG_ID of the PCRs; 0 = none) | u32 PCRs (bit i: PCR i) | TPM2B_PUBLIC
+ *                    | TPM2B_PRIVATE (the TPM's own big-endian forms): an object sealed under the primary key of
+ *                    key_tpm.c that holds seed || SHA-256(head || bank || PCRs)
+ * Version 1 (read, no longer written) is always 120 bytes: `wrap` is 0, and seed[32] and sha256[32] follow the head.
+ *
+ * Limits. The checksum finds damage, not tampering: whoever can write the file can replace the key. A wrap protects the
+ * file at rest; a program that has opened it holds the seed in locked memory. A passphrase is as strong as it is hard
+ * to guess. A TPM gives the seed to any program that may use it (and, with PCRs, that started this machine); its
+ * sessions are encrypted against listeners on the bus, not against a device that replaces the TPM. A key sealed by a
+ * lost or reset TPM is lost. */
 #ifndef ST_PROTECT_COVARIANT_KEY_H
 #define ST_PROTECT_COVARIANT_KEY_H
 
+#include "base/file.h"
 #include "base/secret.h"
 #include "crypto/stream.h"
 
-#include <stdbool.h>
+enum st_cov_wrap { ST_COV_WRAP_NONE, ST_COV_WRAP_PASSPHRASE, ST_COV_WRAP_TPM, ST_COV_WRAP_COUNT };
 
-#define ST_COV_KEY_FILE_LEN 120
+/* Cost of one guess of a passphrase. Accepted on reading: passes 1..16, lanes 1..16, memory 8 KiB per lane up to 1 GiB,
+ * so a hostile file costs at most 1 GiB and 16 passes over it. */
+struct st_cov_argon2 {
+    uint32_t passes, memory_kib, lanes;
+};
+/* What new keys get: RFC 9106 section 4, second choice, with four times its memory. */
+#define ST_COV_ARGON2_DEFAULT ((struct st_cov_argon2){3, 256 * 1024, 4})
+
+/* PCRs that must have today's values again when the seed is asked for. */
+struct st_cov_pcrs {
+    uint32_t bank; /* TPM_ALG_ID; 0 = no PCRs */
+    uint32_t mask; /* bit i: PCR i, i < 24 */
+};
+
+#define ST_COV_TCTI_DEFAULT "device:/dev/tpmrm0"
+#define ST_COV_PASSPHRASE_MAX 1024
+
+/* How a new key file is wrapped, and what opens one that is. Borrowed for the call. */
+struct st_cov_lock {
+    enum st_cov_wrap wrap;              /* of a new file; opening goes by the file */
+    const struct st_secret *passphrase; /* 1..ST_COV_PASSPHRASE_MAX bytes, or NULL */
+    struct st_cov_argon2 cost;          /* of a new file; zeros = ST_COV_ARGON2_DEFAULT */
+    const char *tcti;                   /* how to reach the TPM (tpm2-tss's NAME:CONF); NULL = ST_COV_TCTI_DEFAULT */
+    struct st_cov_pcrs pcrs;            /* of a new file */
+};
+
+/* What a key file says without being opened. */
+struct st_cov_key_info {
+    uint32_t version;
+    uint8_t id[16];
+    int64_t created; /* Unix seconds */
+    enum st_cov_wrap wrap;
+    struct st_cov_argon2 cost; /* PASSPHRASE */
+    struct st_cov_pcrs pcrs;   /* TPM */
+};
 
 struct st_cov_key {
     uint8_t id[16];        /* public */
@@ -22,14 +71,29 @@ struct st_cov_key {
     struct st_secret seed; /* 32 bytes */
 };
 
-/* Refuses to overwrite (IO). On disk when it returns. */
-int st_cov_key_create(const char *path, struct st_err *e) ST_MUST_CHECK;
-/* INPUT: not a key file, truncated, damaged; UNSUPPORTED: version, kdf; POLICY: readable by others (mode & 077). */
-int st_cov_key_load(const char *path, struct st_cov_key *out, struct st_err *e) ST_MUST_CHECK;
-/* The bytes of a key file; `where` names them in errors. */
-int st_cov_key_parse(const uint8_t *p, size_t len, const char *where, struct st_cov_key *out,
-                     struct st_err *e) ST_MUST_CHECK;
+/* A fresh key in a new file; refuses to overwrite (IO). On disk when it returns. lock NULL = not wrapped.
+ * USAGE: a cost or passphrase out of range; UNSUPPORTED: TPM in a build without tpm2-tss; IO: no TPM. */
+int st_cov_key_create(const char *path, const struct st_cov_lock *lock, struct st_err *e) ST_MUST_CHECK;
+/* lock NULL = neither passphrase nor special way to the TPM. INPUT: not a key file, truncated, damaged; UNSUPPORTED:
+ * version, wrap; POLICY: readable by others (mode & 077); USAGE: wrapped by a passphrase and none given, or the other
+ * way round; VERIFY: wrong passphrase, another TPM, other PCR values, a changed head; IO: no TPM. */
+int st_cov_key_load(const char *path, const struct st_cov_lock *lock, struct st_cov_key *out,
+                    struct st_err *e) ST_MUST_CHECK;
+/* The same checks of the file, nothing opened. */
+int st_cov_key_show(const char *path, struct st_cov_key_info *out, struct st_err *e) ST_MUST_CHECK;
+/* A fresh seed and id take FILE's place in one step, wrapped as before (`lock` opens the old one and wraps the new
+ * one); the old file stays as FILE.<old id>, whose path goes to `old`. Nothing changes on failure, but FILE.<old id>
+ * may be there already, equal to FILE. Errors of load and create; a copy that differs from FILE is IO. */
+int st_cov_key_rotate(const char *path, const struct st_cov_lock *lock, char old[ST_PATH_MAX],
+                      struct st_err *e) ST_MUST_CHECK;
 void st_cov_key_wipe(struct st_cov_key *k);
+
+/* The bytes of a key file; `where` names them in errors. */
+int st_cov_key_read(const uint8_t *p, size_t len, const char *where, struct st_cov_key_info *out,
+                    struct st_err *e) ST_MUST_CHECK;
+int st_cov_key_open(const uint8_t *p, size_t len, const char *where, const struct st_cov_lock *lock,
+                    struct st_cov_key *out, struct st_err *e) ST_MUST_CHECK;
+
 /* SHA-256 commitment over key id and seed and model digest, hex; goes into the manifest beside the checkpoint. Hides
  * both: the seed has 256 bits. */
 int st_cov_key_commit(const struct st_cov_key *k, const uint8_t model_digest[32], char hex[65],

@@ -1,0 +1,22 @@
+/* AES-256-GCM (NIST SP 800-38D), over OpenSSL: whole messages in memory. A nonce must never serve twice under one key.
+ * Limit: 2^31 - 1 bytes of text or of associated data. */
+#ifndef ST_CRYPTO_AEAD_H
+#define ST_CRYPTO_AEAD_H
+
+#include "base/err.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define ST_AEAD_KEY_LEN 32
+#define ST_AEAD_NONCE_LEN 12
+#define ST_AEAD_TAG_LEN 16
+
+/* text [len] -> out [len + ST_AEAD_TAG_LEN], the tag last. */
+int st_aead_seal(const uint8_t key[32], const uint8_t nonce[12], const void *ad, size_t ad_len, const void *text,
+                 size_t len, uint8_t *out, struct st_err *e) ST_MUST_CHECK;
+/* sealed [len], tag included -> out [len - ST_AEAD_TAG_LEN]. VERIFY ("wrong key, or changed") leaves zeros in out. */
+int st_aead_open(const uint8_t key[32], const uint8_t nonce[12], const void *ad, size_t ad_len, const uint8_t *sealed,
+                 size_t len, uint8_t *out, struct st_err *e) ST_MUST_CHECK;
+
+#endif
