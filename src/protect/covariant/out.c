@@ -227,10 +227,21 @@ static int write_at(int fd, uint64_t at, const void *p, size_t len)
     return 0;
 }
 
+/* Small files are written again, and what a killed run left of one must not be published. */
 int st_cov_out_make_dir(struct st_cov_out *o, struct st_err *e)
 {
-    if (mkdir(o->result, 0755) != 0 && errno != EEXIST)
+    static const char weights[] = ".safetensors";
+    if (mkdir(o->result, 0755) == 0)
+        return 0;
+    DIR *dir = errno == EEXIST ? opendir(o->result) : NULL;
+    if (!dir)
         return st_fail(e, ST_IO, "%s: cannot create a directory: %s", o->result, strerror(errno));
+    for (struct dirent *d; (d = readdir(dir));) {
+        size_t len = strlen(d->d_name), n = sizeof weights - 1;
+        if (len < n || strcmp(d->d_name + len - n, weights) != 0)
+            unlinkat(dirfd(dir), d->d_name, 0);
+    }
+    closedir(dir);
     return 0;
 }
 
