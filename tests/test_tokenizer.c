@@ -160,6 +160,33 @@ static void whole_words_win_with_ignore_merges(void **state)
     st_tokenizer_free(t);
 }
 
+static void a_word_level_model_takes_whole_words_or_refuses(void **state)
+{
+    static const char file[] =
+        "{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[ab][cd]\"},\"behavior\":\"Isolated\"},"
+        "\"decoder\":{\"type\":\"Fuse\"},\"model\":{\"type\":\"WordLevel\",\"unk_token\":\"%s\","
+        "\"vocab\":{\"ac\":0,\"ad\":1,\"bc\":2,\"ab\":3}}}";
+    struct st_buf b = {0};
+    struct st_ids ids = {0};
+    struct st_err e;
+    (void)state;
+    st_buf_addf(&b, file, "absent");
+    struct st_tokenizer *t = make_open(&b);
+    assert_ids(t, "bcacadbc", 2, 0, 1, 2);
+    assert_pieces(t, "bcad", "bc|ad");
+    static const char *const unknown[] = {"bd", "ac bc", "xac", "a"};
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(st_tokenizer_encode(t, unknown[i], strlen(unknown[i]), &text_only, &ids, &e), ST_INPUT);
+        assert_int_equal(ids.len, 0);
+    }
+    st_tokenizer_free(t);
+    st_buf_addf(&b, file, "ab");
+    t = make_open(&b);
+    assert_ids(t, "ac??bc", 0, 3, 2);
+    st_tokenizer_free(t);
+    st_ids_free(&ids);
+}
+
 static void unknown_characters_become_bytes_or_the_unknown_token(void **state)
 {
     static const char *const words[] = {"a", "\u2581", NULL};
@@ -850,6 +877,7 @@ int main(void)
         cmocka_unit_test(long_words_give_what_short_ones_give),
         cmocka_unit_test(texts_of_a_megabyte_without_a_space_are_encoded),
         cmocka_unit_test(whole_words_win_with_ignore_merges),
+        cmocka_unit_test(a_word_level_model_takes_whole_words_or_refuses),
         cmocka_unit_test(unknown_characters_become_bytes_or_the_unknown_token),
         cmocka_unit_test(split_does_what_its_behavior_says),
         cmocka_unit_test(white_space_is_unicode_white_space),

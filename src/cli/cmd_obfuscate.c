@@ -208,7 +208,9 @@ const struct st_cmd st_cmd_obfuscate = {
         "llama2.c file) and a key. The server then sees permuted token ids and keyed weights; `sotto proxy --protect "
         "covariant` translates for your applications. This hides nothing from a server that holds the weights of SRC "
         "and "
-        "compares them. DST appears when it is complete; it has no tokenizer and must not get one.",
+        "compares them. DST appears when it is complete; a run that was stopped goes on when the same command is "
+        "given. "
+        "The tokenizer in DST carries ids as opaque words; it must not get that of SRC.",
     .examples = "  sotto key new my.key\n  sotto obfuscate my-model my-model.cov --key my.key --verify",
     .shared = ST_CLI_JSON | ST_CLI_THREADS | ST_CLI_UNLOCK,
     .options = options,

@@ -194,6 +194,7 @@ struct st_tokenizer {
     uint32_t fallback_id[256];
     bool byte_level, byte_mapped; /* words are cut into bytes; their tokens are written in GPT-2's byte alphabet */
     bool ignore_merges, byte_fallback, fuse_unk;
+    bool words;     /* WordLevel: what the pre-tokenizer cuts is one token each */
     uint32_t unk;   /* or ST_TOK_NONE */
     size_t max_len; /* bytes of the longest token text */
     /* No merge crosses from another character into this one (the mark of a word's begin), so a text may be cut there.

@@ -87,7 +87,7 @@ void st_tok_bpe_prepare(struct st_tokenizer *t)
         if (t->vocab.entry[i].text_len > t->max_len)
             t->max_len = t->vocab.entry[i].text_len;
     static const char *const marks[] = {"\xe2\x96\x81", " "};
-    for (size_t i = 0; i < 2 && !t->byte_level && !t->ignore_merges && !t->mark_len; i++) {
+    for (size_t i = 0; i < 2 && !t->byte_level && !t->ignore_merges && !t->words && !t->mark_len; i++) {
         size_t n = strlen(marks[i]);
         if (st_tok_vocab_find(&t->vocab, marks[i], n, ST_TOK_MODEL) != ST_TOK_NONE && !crosses(t, marks[i], n)) {
             memcpy(t->mark, marks[i], n);
@@ -311,8 +311,14 @@ static bool whole_word(struct st_tok_run *r, const char *text, size_t len)
 
 static int encode_word(struct st_tok_run *r, const char *text, size_t len)
 {
-    if (r->t->ignore_merges && whole_word(r, text, len))
+    if ((r->t->ignore_merges || r->t->words) && whole_word(r, text, len))
         return 0;
+    if (r->t->words && r->t->unk == ST_TOK_NONE)
+        return st_fail(r->e, ST_INPUT, "text: a word is not in the vocabulary, which has no unknown token");
+    if (r->t->words) {
+        st_ids_add(r->out, r->t->unk);
+        return 0;
+    }
     int rc = split_symbols(r, text, len);
     if (rc)
         return rc;

@@ -188,6 +188,18 @@ static int find_added(const json_t *list, const char *where, struct st_tokenizer
     return rc;
 }
 
+/* Whole words or nothing. An unknown token that the vocabulary has not makes unknown words an error. */
+static int read_words(const json_t *model, const json_t *added, const char *where, struct st_tokenizer *t,
+                      struct st_err *e)
+{
+    const char *unk = "<unk>";
+    t->words = true;
+    if (read_vocab(model, where, t, e) || st_json_str(model, where, "unk_token", &unk, e))
+        return e->code;
+    t->unk = st_tok_vocab_find(&t->vocab, unk, strlen(unk), ST_TOK_MODEL);
+    return enter_added(added, where, t, e);
+}
+
 static int read_model(const json_t *root, const char *where, struct st_tokenizer *t, struct st_err *e)
 {
     const json_t *model = json_object_get(root, "model");
@@ -199,10 +211,13 @@ static int read_model(const json_t *root, const char *where, struct st_tokenizer
         return e->code;
     if (!type) /* old files leave it out; only BPE has merges */
         type = json_object_get(model, "merges") ? "BPE" : "unknown";
-    if (strcmp(type, "BPE") != 0)
-        return st_fail(e, ST_UNSUPPORTED, "%s: tokenizer model '%.40s' is not supported; supported: BPE", where, type);
+    if (strcmp(type, "BPE") != 0 && strcmp(type, "WordLevel") != 0)
+        return st_fail(e, ST_UNSUPPORTED, "%s: tokenizer model '%.40s' is not supported; supported: BPE, WordLevel",
+                       where, type);
     if (added && !json_is_null(added) && !json_is_array(added))
         return st_fail(e, ST_INPUT, "%s: added_tokens: want an array", where);
+    if (strcmp(type, "WordLevel") == 0)
+        return read_words(model, added, where, t, e);
     if (read_vocab(model, where, t, e) || read_options(model, where, t, e) || enter_added(added, where, t, e) ||
         read_merges(model, where, t, e))
         return e->code;

@@ -1,10 +1,10 @@
-/* Text to token ids and back. Kinds: byte-level BPE and SentencePiece-style BPE with byte fallback from tokenizer.json,
- * tiktoken rank files (tokenizer.model), llama2.c tokenizer.bin. Immutable after open: may be shared by threads
- * (each encode call takes its own scratch).
- * Ids equal those of the `tokenizers` package (0.23), with one exception on purpose: a control token is never the
- * result of merges, so a text in which special tokens are not read can never become one. (An added token that the
- * normalizer would change decodes to the text in the file.) Limits: file 64 MiB, ids below 2^22; a regex that
- * backtracks without end is stopped. */
+/* Text to token ids and back. Kinds: byte-level BPE, SentencePiece-style BPE with byte fallback and WordLevel (the
+ * words of an obfuscated checkpoint) from tokenizer.json, tiktoken rank files (tokenizer.model), llama2.c
+ * tokenizer.bin. Immutable after open: may be shared by threads (each encode call takes its own scratch). Ids equal
+ * those of the `tokenizers` package (0.23), with one exception on purpose: a control token is never the result of
+ * merges, so a text in which special tokens are not read can never become one. (An added token that the normalizer
+ * would change decodes to the text in the file.) Limits: file 64 MiB, ids below 2^22; a regex that backtracks without
+ * end is stopped. */
 #ifndef ST_MODEL_TOKENIZER_H
 #define ST_MODEL_TOKENIZER_H
 

@@ -3,6 +3,7 @@
 #include "model/model.h"
 #include "protect/covariant/covariant.h"
 #include "protect/covariant/manifest.h"
+#include "protect/covariant/out_tokenizer.h"
 #include "protect/covariant/rules.h"
 
 #include <cblas.h>
@@ -168,6 +169,8 @@ static int write_small_files(struct build *b, uint32_t h, struct st_err *e)
         rc = st_cov_write_manifest(&b->out, &manifest, e);
     if (!rc)
         rc = st_cov_write_config(&b->out, &b->config, b->kappa * b->kappa * (double)b->model->config.norm_eps, e);
+    if (!rc)
+        rc = st_cov_write_tokenizer(&b->out, &b->config, e);
     return rc;
 }
 
