@@ -98,7 +98,7 @@ static int size_kv(const struct st_engine *en, const struct st_engine_opts *o, u
         n = st_kv_blocks_for(o->n_kv);
     } else {
         /* Half of what remains beside the weights (which the kernel counts as available while they are only mapped). */
-        size_t taken = act + en->m->weight_bytes;
+        size_t taken = act + en->m->matrix_bytes;
         size_t half = have > taken ? (have - taken) / 2 : 0;
         if (n > half / block)
             n = half / block;

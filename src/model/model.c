@@ -192,6 +192,8 @@ static enum st_dtype wanted(const struct load *l, int i)
 {
     if (l->m->plan.weights[i].role == ST_ROLE_EMBED)
         return l->src[i]->dtype;
+    if (l->m->plan.weights[i].role == ST_ROLE_ROUTER)
+        return ST_DTYPE_F32;
     switch (l->o->dtype) {
     case ST_LOAD_INT8:
         return ST_DTYPE_I8;
@@ -254,7 +256,7 @@ static struct sizes count_sizes(const struct load *l)
         if (is_vector(w))
             continue;
         if (w->role != ST_ROLE_EMBED)
-            s.as_int8 += n + scales;
+            s.as_int8 += w->role == ST_ROLE_ROUTER ? n * sizeof(float) : n + scales;
         if (needs_copy(l, i) && !is_shared(l, i))
             s.copies +=
                 round_line(n * st_dtype_size(wanted(l, i))) + (wanted(l, i) == ST_DTYPE_I8 ? round_line(scales) : 0);
@@ -345,6 +347,8 @@ static int load_weights(struct load *l, struct st_err *e)
 static void describe(const struct load *l)
 {
     struct st_model *m = l->m;
+    const struct st_config *c = &m->config;
+    uint64_t routed = 0; /* of all routed experts */
     bool found = false;
     for (int i = 0; i < m->plan.n_weight; i++) {
         const struct st_plan_weight *w = &m->plan.weights[i];
@@ -355,11 +359,15 @@ static void describe(const struct load *l)
             m->weight_bytes += (uint64_t)mat->n_in * st_dtype_size(mat->dtype);
             continue;
         }
-        m->weight_bytes += st_mat_bytes(mat) + (mat->dtype == ST_DTYPE_I8 ? (uint64_t)mat->n_out * sizeof(float) : 0);
+        uint64_t bytes = st_mat_bytes(mat) + (mat->dtype == ST_DTYPE_I8 ? (uint64_t)mat->n_out * sizeof(float) : 0);
+        m->matrix_bytes += bytes;
+        *(w->expert >= 0 ? &routed : &m->weight_bytes) += bytes;
         if (!found)
             m->config.dtype = l->src[i]->dtype;
         found = true;
     }
+    if (routed)
+        m->weight_bytes += (uint64_t)((double)routed * c->n_expert_used / c->n_expert);
 }
 
 int st_model_open(const char *path, const struct st_model_opts *o, struct st_model **out, struct st_err *e)

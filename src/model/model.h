@@ -1,10 +1,11 @@
 /* A loaded model: config, plan, and the plan's weights as views. Weights stay in the memory-mapped file whenever their
  * dtype fits; `dtype` INT8 makes int8 copies of the matrices (not of embed, norms, biases) and gives the mapped pages
  * back as it goes, so that the resident set never holds both. A tied head that is converted gets its own copy; embed
- * stays a view. A matrix whose file offset is not a multiple of its value size is copied: the kernels read whole
- * values. MODEL paths: a Hugging Face directory, or a llama2.c .bin (version 0) file. Strict: every tensor of the
- * checkpoint must have a place in the plan, except a head that is tied and stored rotary frequencies; so a bias or
- * adapter that the architecture file does not know is refused, not ignored. */
+ * stays a view. Routers are always f32: a rounded score can send a token to another expert, and they are small. A
+ * matrix whose file offset is not a multiple of its value size is copied: the kernels read whole values. MODEL paths: a
+ * Hugging Face directory, or a llama2.c .bin (version 0) file. Strict: every tensor of the checkpoint must have a place
+ * in the plan, except a head that is tied and stored rotary frequencies; so a bias or adapter that the architecture
+ * file does not know is refused, not ignored. */
 #ifndef ST_MODEL_MODEL_H
 #define ST_MODEL_MODEL_H
 
@@ -15,8 +16,9 @@ struct st_model {
     struct st_config config;
     struct st_plan plan;
     struct st_mat *mats;   /* [plan.n_weight] matrices; for vectors .data is f32 [n_out] */
-    uint64_t weight_bytes; /* read per decoded token: all matrices (with int8 scales) but the embedding, which counts
-                              one row */
+    uint64_t matrix_bytes; /* all matrices (with int8 scales) but the embedding */
+    uint64_t weight_bytes; /* of them, and of the embedding, read per decoded token: of the routed experts the share
+                              that a token takes; of the embedding one row */
     char *path;
     char name[128]; /* last path component, what /v1/models shows */
     struct st_model_priv *priv;

@@ -19,14 +19,17 @@ import zlib
 
 import torch
 from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM,
-                          MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM,
-                          Qwen3Config, Qwen3ForCausalLM)
+                          MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
+                          Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 CLASSES = {
     "llama": (LlamaConfig, LlamaForCausalLM),
     "mistral": (MistralConfig, MistralForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "mixtral": (MixtralConfig, MixtralForCausalLM),
+    "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM),
 }
 
 DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
@@ -81,6 +84,25 @@ CASES = {
                            rope={"rope_type": "default", "rope_theta": 1e6}),
     "qwen3-mha": case("qwen3", 96, 128, 2, 6, 6, 219, head_dim=16),
     "qwen3-mqa": case("qwen3", 128, 256, 2, 8, 1, 450, head_dim=32, legacy=True),
+    # Mixtral: experts in every layer; windows; as many experts used as there are.
+    "mixtral-gqa": case("mixtral", 64, 112, 3, 4, 2, 241, num_local_experts=8, num_experts_per_tok=2,
+                        legacy=True),
+    "mixtral-window": case("mixtral", 128, 96, 2, 8, 1, 333, num_local_experts=5,
+                           num_experts_per_tok=3, sliding_window=9, head_dim=32),
+    "mixtral-all": case("mixtral", 96, 64, 2, 6, 6, 205, num_local_experts=3, num_experts_per_tok=3,
+                        rope={"rope_type": "default", "rope_theta": 1e6}),
+    # Qwen3-MoE: weights that sum to one or not; dense layers by step, by list, by both.
+    "qwen3moe-gqa": case("qwen3_moe", 64, 176, 3, 4, 2, 307, head_dim=32, legacy=True,
+                         num_experts=16, num_experts_per_tok=4, moe_intermediate_size=48,
+                         norm_topk_prob=True, rope={"rope_type": "default", "rope_theta": 1e6}),
+    "qwen3moe-step": case("qwen3_moe", 96, 128, 5, 6, 3, 219, num_experts=7, num_experts_per_tok=2,
+                          moe_intermediate_size=80, decoder_sparse_step=2, mlp_only_layers=[3]),
+    "qwen3moe-dense-first": case("qwen3_moe", 128, 192, 3, 8, 1, 260, tied=True, head_dim=16,
+                                 num_experts=32, num_experts_per_tok=8, moe_intermediate_size=24,
+                                 mlp_only_layers=[0], norm_topk_prob=True, use_sliding_window=True,
+                                 sliding_window=11),
+    "qwen3moe-one": case("qwen3_moe", 64, 96, 2, 4, 4, 190, num_experts=4, num_experts_per_tok=1,
+                         moe_intermediate_size=64, attention_bias=True),
 }
 
 # Fields an engine may refuse (exit code 7) but must not ignore.
@@ -119,6 +141,8 @@ def randomize(model, seed, hidden):
                 p.copy_(1 + 0.2 * noise)
             elif name.endswith("bias"):
                 p.copy_(0.3 * noise)
+            elif name.endswith("gate.weight"):
+                p.copy_(0.25 * noise)  # routers: weights of the experts that differ
             elif "embed_tokens" in name and not model.config.tie_word_embeddings:
                 p.copy_(0.4 * noise)  # so that the token itself outweighs the biases
             else:
@@ -133,6 +157,7 @@ def build(name, **overrides):
     fields.update(copy.deepcopy(overrides))
     config = config_class(**fields)
     config._attn_implementation = "eager"
+    config._experts_implementation = "eager"
     model = model_class(config).float().eval()
     randomize(model, seed_of(name), fields["hidden_size"])
     model.tie_weights()
@@ -150,6 +175,8 @@ def rewrite_config(path, legacy, patch):
         if "dtype" in config:
             config["torch_dtype"] = config.pop("dtype")
         config.pop("layer_types", None)
+        if config["model_type"] == "qwen3_moe":
+            config["num_experts"] = config.pop("num_local_experts")
     config.update(patch)
     with open(file, "w", encoding="utf-8") as f:
         json.dump(config, f, indent=2)
