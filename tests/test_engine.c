@@ -10,6 +10,10 @@
 #include <malloc.h>
 
 static const struct tiny llama = {.n_ctx = 256, .seed = 1};
+static const struct tiny mixtral = {.arch = "MixtralForCausalLM",
+                                    .n_ctx = 256,
+                                    .extra = "\"num_local_experts\": 4, \"num_experts_per_tok\": 2",
+                                    .seed = 1};
 
 /* Counts every call that takes memory. A sanitizer brings its own malloc; there the test that needs this only runs. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -198,6 +202,18 @@ static void a_reply_does_not_depend_on_the_batch_or_the_chunks(void **state)
          ST_DTYPE_F32},
         {{.arch = "Qwen2ForCausalLM", .n_ctx = 256, .tied = true, .seed = 4}, ST_DTYPE_F32},
         {{.arch = "Qwen3ForCausalLM", .n_ctx = 256, .head_dim = 16, .n_kv_head = 4, .seed = 5}, ST_DTYPE_F32},
+        {{.arch = "MixtralForCausalLM",
+          .extra = "\"num_local_experts\": 5, \"num_experts_per_tok\": 2",
+          .dtype = ST_DTYPE_BF16,
+          .n_ctx = 256,
+          .seed = 6},
+         ST_DTYPE_BF16},
+        {{.arch = "Qwen3MoeForCausalLM",
+          .extra = "\"num_experts\": 12, \"num_experts_per_tok\": 3, \"moe_intermediate_size\": 32, "
+                   "\"mlp_only_layers\": [0]",
+          .n_ctx = 256,
+          .seed = 7},
+         ST_DTYPE_F32},
     };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
         struct st_model *m = tiny_model(&row[i].t);
@@ -632,10 +648,9 @@ static void a_thousand_short_requests_leave_nothing_behind(void **state)
     st_model_close(m);
 }
 
-static void a_token_takes_no_memory(void **state)
+static void check_token_memory(const struct tiny *t)
 {
-    (void)state;
-    struct st_model *m = tiny_model(&llama);
+    struct st_model *m = tiny_model(t);
     struct st_engine *en = tiny_engine(m, (struct st_engine_opts){.max_row = 16});
     struct client c[4] = {0};
     uint32_t ids[100];
@@ -659,6 +674,13 @@ static void a_token_takes_no_memory(void **state)
     assert_true(c[3].n > 50); /* its long prompt came in during these steps */
     st_engine_free(en);
     st_model_close(m);
+}
+
+static void a_token_takes_no_memory(void **state)
+{
+    (void)state;
+    check_token_memory(&llama);
+    check_token_memory(&mixtral);
     if (COUNTS_MALLOC)
         assert_true(n_malloc > 0);
 }
@@ -710,7 +732,7 @@ static void every_failed_allocation_is_an_error_and_leaves_nothing(void **state)
 {
     (void)state;
 #if COUNTS_MALLOC
-    struct st_model *m = tiny_model(&llama);
+    struct st_model *m = tiny_model(&mixtral);
     size_t n = fail_every_allocation(m);
     assert_true(n > 20 && n < 1000);
     /* A leak shows in every pass. What the C library keeps for threads that ended (stacks with their tables) grows in

@@ -213,7 +213,7 @@ static void refuses_what_it_does_not_implement_by_name(void **state)
     } bad[] = {
         {"GPT2LMHeadModel", NULL, ST_UNSUPPORTED,
          "architecture 'GPT2LMHeadModel' is not supported; supported: LlamaForCausalLM, MistralForCausalLM, "
-         "Qwen2ForCausalLM, Qwen3ForCausalLM"},
+         "MixtralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM"},
         {NULL, "\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}", ST_UNSUPPORTED, "rope_type 'yarn'"},
         {NULL, "\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 4}", ST_UNSUPPORTED, "rope_type 'dynamic'"},
         {NULL, "\"rope_parameters\": {\"rope_type\": \"longrope\"}", ST_UNSUPPORTED, "rope_type 'longrope'"},
@@ -336,13 +336,13 @@ static void plan_of(const struct tiny *t, struct st_config *c, struct st_plan *p
     ok(st_plan_check(p, &e), &e);
 }
 
-/* One letter per op, with the group in front of linear ops that have one. */
+/* One letter per op (scatter is C), with the group in front of linear ops that have one. */
 static void spell(const struct st_plan *p, char *out)
 {
     for (int i = 0; i < p->n_op; i++) {
         if (p->ops[i].group)
             *out++ = (char)('0' + p->ops[i].group);
-        *out++ = "EnLraS+"[p->ops[i].op];
+        *out++ = "EnLraS+RGC"[p->ops[i].op];
     }
     *out = 0;
 }
@@ -360,6 +360,15 @@ static void plans_list_the_ops_of_each_architecture(void **state)
         {{.n_layer = 1, .arch = "MistralForCausalLM", .tied = true}, "En1L1L1LrraL+n2L2LSL+nL", 12},
         {{.n_layer = 1, .arch = "Qwen2ForCausalLM"}, "En1L1L1LrraL+n2L2LSL+nL", 15},
         {{.n_layer = 1, .arch = "Qwen3ForCausalLM"}, "En1L1L1LnnrraL+n2L2LSL+nL", 14},
+        {{.n_layer = 1, .arch = "MixtralForCausalLM", .extra = "\"num_local_experts\": 2, \"num_experts_per_tok\": 1"},
+         "En1L1L1LrraL+nLRG2L2LSLCG3L3LSLCnL",
+         16},
+        {{.n_layer = 2,
+          .arch = "Qwen3MoeForCausalLM",
+          .extra = "\"num_local_experts\": 2, \"num_experts_per_tok\": 1, \"moe_intermediate_size\": 8, "
+                   "\"decoder_sparse_step\": 2"},
+         "En1L1L1LnnrraL+n2L2LSL+n3L3L3LnnrraL+nLRG4L4LSLCG5L5LSLCnL",
+         29},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct st_config c;
@@ -527,6 +536,10 @@ static void every_architecture_loads_with_every_dtype(void **state)
         {.seed = 5, .arch = "Qwen2ForCausalLM", .n_kv_head = 4, .dtype = ST_DTYPE_BF16, .header_pad = 1},
         {.seed = 6, .arch = "Qwen3ForCausalLM", .tied = true, .head_dim = 8, .header_pad = 3},
         {.seed = 7, .tied = true, .dtype = ST_DTYPE_F16, .header_pad = 1},
+        {.seed = 8,
+         .arch = "MixtralForCausalLM",
+         .dtype = ST_DTYPE_BF16,
+         .extra = "\"num_local_experts\": 3, \"num_experts_per_tok\": 2"},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
         char dir[64];
