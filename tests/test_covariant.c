@@ -5,57 +5,7 @@
 #include "cov_make.h"
 #include "text/json.h"
 
-/* ---- algebra ---- */
-
-static struct st_stream *stream(const char *label)
-{
-    struct st_err e;
-    struct st_stream *s;
-    assert_ok(st_stream_new((const uint8_t *)"seed", 4, NULL, 0, label, &s, &e), &e);
-    return s;
-}
-
-static void the_frame_keeps_norms_and_its_readers_undo_it(void **state)
-{
-    (void)state;
-    enum { D = 40, H = 12, WIDE = D + 2 * H, N = 9 };
-    static double x[N][WIDE], w[N][WIDE], xp[N][WIDE], wq[N][WIDE], xp_t[WIDE][N];
-    struct st_err e;
-    struct st_cov_frame f;
-    struct st_stream *s = stream("frame");
-    double *r;
-    assert_ok(st_cov_frame_init(&f, D, H, s, &e), &e);
-    assert_ok(st_cov_frame_expand(&f, s, &r, &e), &e);
-    for (int i = 0; i < N; i++)
-        for (int j = 0; j < D; j++) {
-            x[i][j] = st_stream_normal(s);
-            w[i][j] = st_stream_normal(s);
-        }
-    st_cov_frame_rows(&f, false, x[0], N, xp[0]);
-    st_cov_frame_columns(&f, x[0], N, xp_t[0]);
-    st_cov_frame_extend(&f, r, w[0], N);
-    st_cov_frame_rows(&f, true, w[0], N, wq[0]);
-    for (int i = 0; i < N; i++) {
-        double plain = 0, wide = 0;
-        for (int j = 0; j < WIDE; j++) {
-            plain += x[i][j] * x[i][j]; /* x is zero beyond D */
-            wide += xp[i][j] * xp[i][j];
-            assert_true(fabs(xp[i][j] - xp_t[j][i]) < 1e-13);
-        }
-        assert_true(fabs(plain - wide) < 1e-12 * plain);
-        for (int k = 0; k < N; k++) {
-            double want = 0, got = 0;
-            for (int j = 0; j < D; j++)
-                want += x[i][j] * w[k][j];
-            for (int j = 0; j < WIDE; j++)
-                got += xp[i][j] * wq[k][j];
-            assert_true(fabs(want - got) < 1e-12 * D);
-        }
-    }
-    st_cov_doubles_free(r, (size_t)2 * H * D);
-    st_cov_frame_wipe(&f);
-    st_stream_free(s);
-}
+/* ---- width ---- */
 
 static void the_chosen_width_suits_heads_and_engines(void **state)
 {
@@ -459,7 +409,6 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, make_work, drop_work)
     const struct CMUnitTest tests[] = {
-        TEST(the_frame_keeps_norms_and_its_readers_undo_it),
         TEST(the_chosen_width_suits_heads_and_engines),
         TEST(the_obfuscated_model_says_the_same_in_f32),
         TEST(half_precision_keeps_its_dtype_and_its_bound),

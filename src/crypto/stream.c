@@ -2,6 +2,7 @@
 #include "base/buf.h"
 #include "crypto/hkdf.h"
 
+#include <limits.h>
 #include <math.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
@@ -90,6 +91,26 @@ void st_stream_bytes(struct st_stream *s, void *out, size_t len)
         s->used += n;
         p += n;
         len -= n;
+    }
+}
+
+void st_stream_at(struct st_stream *s, uint64_t row, uint32_t block, void *out, size_t len)
+{
+    uint8_t iv[16] = {0}; /* counter, nonce */
+    uint8_t *p = out;
+    for (int i = 0; i < 4; i++)
+        iv[i] = (uint8_t)(block >> (8 * i));
+    for (int i = 0; i < 8; i++)
+        iv[4 + i] = (uint8_t)(row >> (8 * i));
+    memset(out, 0, len);
+    if (EVP_EncryptInit_ex(s->cipher, NULL, NULL, NULL, iv) != 1)
+        abort(); /* as in refill() */
+    while (len) {
+        int n = len < INT_MAX / 2 ? (int)len : INT_MAX / 2, got = 0;
+        if (EVP_EncryptUpdate(s->cipher, p, &got, p, n) != 1 || got != n)
+            abort();
+        p += n;
+        len -= (size_t)n;
     }
 }
 

@@ -20,6 +20,9 @@ int st_stream_new(const uint8_t *seed, size_t seed_len, const uint8_t *context, 
 void st_stream_free(struct st_stream *s);
 
 void st_stream_bytes(struct st_stream *s, void *out, size_t len);
+/* The same cipher by random access: bytes of `row`, which has its own nonce (the row, little-endian), from 64-byte
+ * block `block` on; up to 256 GiB of each of 2^64 rows. A stream is read in order or like this, not both. */
+void st_stream_at(struct st_stream *s, uint64_t row, uint32_t block, void *out, size_t len);
 /* Eight bytes, little-endian. */
 uint64_t st_stream_u64(struct st_stream *s);
 /* Uniform in [0, n), unbiased (rejection). n >= 1. */

@@ -185,22 +185,28 @@ const struct st_tensor *st_ckpt_find(const struct st_ckpt *c, const char *name)
 /* Advice on the whole pages that hold the tensor. A neighbour's bytes on the first and last page may be dropped with
  * them, which costs one more page fault and nothing else: the map is read-only. Advice that the kernel refuses is no
  * error. */
-static void advise(const struct st_tensor *t, int advice)
+static void advise(const struct st_tensor *t, size_t at, size_t len, int advice)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t begin = (uintptr_t)t->data & ~(page - 1);
-    if (t->bytes)
-        (void)madvise((void *)begin, (uintptr_t)t->data + t->bytes - begin, advice);
+    uintptr_t from = (uintptr_t)t->data + at, begin = from & ~(page - 1);
+    if (len)
+        (void)madvise((void *)begin, from + len - begin, advice);
 }
 
 void st_ckpt_prefetch(const struct st_ckpt *c, const struct st_tensor *t)
 {
     (void)c;
-    advise(t, MADV_WILLNEED);
+    advise(t, 0, t->bytes, MADV_WILLNEED);
 }
 
 void st_ckpt_release(const struct st_ckpt *c, const struct st_tensor *t)
 {
     (void)c;
-    advise(t, MADV_DONTNEED);
+    advise(t, 0, t->bytes, MADV_DONTNEED);
+}
+
+void st_ckpt_release_part(const struct st_ckpt *c, const struct st_tensor *t, size_t at, size_t len)
+{
+    (void)c;
+    advise(t, at, len, MADV_DONTNEED);
 }

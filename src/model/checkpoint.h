@@ -41,5 +41,7 @@ const struct st_tensor *st_ckpt_find(const struct st_ckpt *c, const char *name);
  * resident set; a later access reads them anew). */
 void st_ckpt_prefetch(const struct st_ckpt *c, const struct st_tensor *t);
 void st_ckpt_release(const struct st_ckpt *c, const struct st_tensor *t);
+/* The same for bytes at..at + len of it, which lie inside. */
+void st_ckpt_release_part(const struct st_ckpt *c, const struct st_tensor *t, size_t at, size_t len);
 
 #endif

@@ -416,9 +416,24 @@ void st_model_close(struct st_model *m)
     free(m);
 }
 
+static const struct st_tensor *stored(const struct st_model *m, int weight)
+{
+    int tied = m->plan.weights[weight].tied_to;
+    const struct st_tensor *t = st_ckpt_find(m->priv->ckpt, m->plan.weights[weight].name);
+    return t || tied < 0 ? t : st_ckpt_find(m->priv->ckpt, m->plan.weights[tied].name);
+}
+
 void st_model_release(const struct st_model *m, int weight)
 {
-    const struct st_tensor *t = st_ckpt_find(m->priv->ckpt, m->plan.weights[weight].name);
+    const struct st_tensor *t = stored(m, weight);
     if (t)
         st_ckpt_release(m->priv->ckpt, t);
+}
+
+void st_model_release_rows(const struct st_model *m, int weight, uint32_t lo, uint32_t n)
+{
+    const struct st_tensor *t = stored(m, weight);
+    size_t rows = m->plan.weights[weight].n_out;
+    if (t && rows)
+        st_ckpt_release_part(m->priv->ckpt, t, t->bytes / rows * lo, t->bytes / rows * n);
 }

@@ -40,5 +40,7 @@ void st_model_close(struct st_model *m);
 /* The mapped pages of one weight (index into the plan) may leave memory; they come back from the file when read again.
  */
 void st_model_release(const struct st_model *m, int weight);
+/* Of its rows lo..lo + n only. */
+void st_model_release_rows(const struct st_model *m, int weight, uint32_t lo, uint32_t n);
 
 #endif

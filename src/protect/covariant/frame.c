@@ -1,7 +1,7 @@
 #include "protect/covariant/frame.h"
 #include "base/buf.h"
+#include "protect/covariant/noise.h"
 
-#include <cblas.h>
 #include <lapacke.h>
 #include <math.h>
 #include <openssl/crypto.h>
@@ -13,6 +13,13 @@ int st_cov_doubles(double **out, size_t n, const char *what, struct st_err *e)
 }
 
 void st_cov_doubles_free(double *p, size_t n)
+{
+    if (p)
+        OPENSSL_cleanse(p, n * sizeof *p);
+    free(p);
+}
+
+void st_cov_floats_free(float *p, size_t n)
 {
     if (p)
         OPENSSL_cleanse(p, n * sizeof *p);
@@ -48,12 +55,25 @@ out:
     return rc;
 }
 
-int st_cov_frame_init(struct st_cov_frame *f, uint32_t d, uint32_t h, struct st_stream *s, struct st_err *e)
+static int cast(const double *from, size_t n, float **to, struct st_err *e)
+{
+    int rc = st_alloc(to, n, sizeof **to, "frame matrix", e);
+    for (size_t i = 0; !rc && i < n; i++)
+        (*to)[i] = (float)from[i];
+    return rc;
+}
+
+int st_cov_frame_init(struct st_cov_frame *f, enum st_cov_preset preset, uint32_t d, uint32_t h, double lambda,
+                      struct st_stream *s, struct st_err *e)
 {
     *f = (struct st_cov_frame){.d = d, .wide = d + 2 * h};
-    int rc = st_cov_doubles(&f->w, (size_t)f->wide * f->wide, "frame matrix", e);
+    int rc = preset == ST_COV_PRESET_PAPER ? st_cov_frame_paper(f, h, lambda, s, e) : st_cov_frame_tight(f, h, s, e);
     if (!rc)
-        rc = st_cov_haar(s, f->wide, f->w, e);
+        rc = cast(f->reader, (size_t)(f->d + f->spare) * f->wide, &f->reader32, e);
+    if (!rc && f->writer == f->reader)
+        f->writer32 = f->reader32;
+    else if (!rc)
+        rc = cast(f->writer, (size_t)f->d * f->wide, &f->writer32, e);
     if (rc)
         st_cov_frame_wipe(f);
     return rc;
@@ -61,39 +81,23 @@ int st_cov_frame_init(struct st_cov_frame *f, uint32_t d, uint32_t h, struct st_
 
 void st_cov_frame_wipe(struct st_cov_frame *f)
 {
-    st_cov_doubles_free(f->w, (size_t)f->wide * f->wide);
+    size_t writer = (size_t)f->d * f->wide, reader = (size_t)(f->d + f->spare) * f->wide;
+    if (f->writer != f->reader)
+        st_cov_doubles_free(f->writer, writer);
+    if (f->writer32 != f->reader32)
+        st_cov_floats_free(f->writer32, writer);
+    st_cov_doubles_free(f->reader, reader);
+    st_cov_floats_free(f->reader32, reader);
     *f = (struct st_cov_frame){0};
 }
 
-int st_cov_frame_expand(const struct st_cov_frame *f, struct st_stream *s, double **r, struct st_err *e)
+void st_cov_frame_expand(const struct st_cov_frame *f, struct st_stream *s, uint32_t lo, uint32_t n, float *rt)
 {
-    size_t n = (size_t)(f->wide - f->d) * f->d;
-    int rc = st_cov_doubles(r, n, "frame matrix", e);
-    if (rc)
-        return rc;
-    double scale = 1 / sqrt(f->d);
-    for (size_t i = 0; i < n; i++)
-        (*r)[i] = scale * st_stream_normal(s);
-    return 0;
-}
-
-void st_cov_frame_extend(const struct st_cov_frame *f, const double *r, double *rows, uint32_t n)
-{
-    int d = (int)f->d, wide = (int)f->wide;
-    if (r)
-        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, wide - d, d, 1, rows, wide, r, d, 0, rows + d,
-                    wide);
-}
-
-void st_cov_frame_rows(const struct st_cov_frame *f, bool reader, const double *rows, uint32_t n, double *out)
-{
-    int wide = (int)f->wide, k = reader ? wide : (int)f->d;
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, wide, k, 1, rows, wide, f->w, wide, 0, out, wide);
-}
-
-void st_cov_frame_columns(const struct st_cov_frame *f, const double *rows, uint32_t n, double *out)
-{
-    int wide = (int)f->wide;
-    cblas_dgemm(CblasRowMajor, CblasTrans, CblasTrans, wide, (int)n, (int)f->d, 1, f->w, wide, rows, wide, 0, out,
-                (int)n);
+    float scale = 1 / sqrtf((float)f->d);
+    for (uint32_t i = 0; i < n; i++) {
+        float *row = rt + (size_t)i * f->spare;
+        st_cov_noise_row(s, lo + i, row, f->spare);
+        for (uint32_t j = 0; j < f->spare; j++)
+            row[j] *= scale;
+    }
 }

@@ -1,37 +1,46 @@
-/* The tight frame: how a hidden state x [d] becomes x P [d + 2h] and how readers of it cancel P.
+/* The frame: how a hidden state x [d] becomes x P [d + 2h], and how the weights that read it cancel P.
  *
- * W is Haar-distributed in O(d + 2h). P is its first d rows, so P P^T = I: norms, and with them RMSNorm, are exact. The
- * other 2h rows span what P leaves free, and each reader adds its own random part R [2h, d] there: Q = P^T + W_rest^T
- * R, P Q = I. In the layout of a checkpoint (a matrix is [n_out, n_in]) both are one product with W, on rows of length
- * d: what writes x (embedding rows, columns of o and down):   w -> [w, 0] W what reads x  (rows of q, k, v, gate, up,
- * head):         w -> [w, w R^T] W Source: AloePri, arXiv 2603.01499, section on key matrices, with its Algorithm 1
- * keys replaced by the frame. */
+ * Row convention, y = x W. Both presets come down to two matrices, drawn in double:
+ *     writer  P [d, wide]            rows w [d] of a weight that writes x (embedding, columns of o and down) -> w P
+ *     reader  [d + spare, wide]      rows w of a weight that reads x (q, k, v, gate, up, head)  -> [w, w R^T] reader
+ * with R [spare, d] normal of variance 1/d, fresh for each reading tensor. The upper d rows of `reader` are a right
+ * inverse of P (writer upper^T = I) and the others lie in its null space, so x P meets [w, w R^T] reader as x met w.
+ *
+ *   tight  W is Haar-distributed in O(wide). P is its first d rows, reader is W, spare = 2h. P P^T = I: norms, and with
+ *          them RMSNorm, are exact. (Ours.)
+ *   paper  P = [B C E] Z and reader = [[B^-T F^T 0] Z ; [0 0 N^T] Z], Z Haar in O(wide), B = U + lambda V (U Haar, V
+ *          normal of variance 1/d), E and F of rank h/2, C F = 0 and E N = 0; spare = h/2, which is all that D = s N G
+ *          can hold. Norms are changed by a few per cent: kappa is measured (calibrate.h). AloePri, arXiv 2603.01499,
+ *          Algorithm 1, with C and D in the null spaces that fit (its rows and columns are swapped in print), scale s =
+ *          d^-1/2 (not given there) and one C for all writers.
+ * The matrices are secret and are overwritten when freed. */
 #ifndef ST_PROTECT_COVARIANT_FRAME_H
 #define ST_PROTECT_COVARIANT_FRAME_H
 
 #include "crypto/stream.h"
-
-#include <stdbool.h>
+#include "protect/covariant/covariant.h"
 
 struct st_cov_frame {
-    uint32_t d, wide; /* wide = d + 2h */
-    double *w;        /* [wide, wide] row-major; secret */
+    uint32_t d, wide, spare;
+    double *writer;             /* [d, wide] */
+    double *reader;             /* [d + spare, wide]; tight: its first d rows are the writer, one allocation */
+    float *writer32, *reader32; /* the same, cast once: what the large products run on */
 };
 
-/* MEMORY. Takes about 8/3 wide^3 operations on one thread. */
-int st_cov_frame_init(struct st_cov_frame *f, uint32_t d, uint32_t h, struct st_stream *s,
-                      struct st_err *e) ST_MUST_CHECK;
+/* s is the stream "frame" of the key. tight with h = 0 is an orthogonal change of basis, as latents need it. About 8/3
+ * wide^3 operations on one thread (LAPACK's results depend on their number). MEMORY; USAGE: paper with an odd h, or a
+ * lambda for which no well-conditioned B turned up. */
+int st_cov_frame_init(struct st_cov_frame *f, enum st_cov_preset preset, uint32_t d, uint32_t h, double lambda,
+                      struct st_stream *s, struct st_err *e) ST_MUST_CHECK;
 void st_cov_frame_wipe(struct st_cov_frame *f);
 
-/* R [2h, d], normal with variance 1/d. Free with st_cov_doubles_free. */
-int st_cov_frame_expand(const struct st_cov_frame *f, struct st_stream *s, double **r, struct st_err *e) ST_MUST_CHECK;
+/* Rows lo..lo+n of R^T [d, spare] in f32; s is the stream "expand.<tensor>" of the key. Any rows, in any order. */
+void st_cov_frame_expand(const struct st_cov_frame *f, struct st_stream *s, uint32_t lo, uint32_t n, float *rt);
 
-/* rows [n, wide], of which the first d columns are filled; fills the other 2h with rows R^T (r NULL: leaves them). */
-void st_cov_frame_extend(const struct st_cov_frame *f, const double *r, double *rows, uint32_t n);
-/* out [n, wide] = rows W (reader), or [rows, 0] W when not. */
-void st_cov_frame_rows(const struct st_cov_frame *f, bool reader, const double *rows, uint32_t n, double *out);
-/* out [wide, n]: the transpose of [rows, 0] W. */
-void st_cov_frame_columns(const struct st_cov_frame *f, const double *rows, uint32_t n, double *out);
+/* Of one preset each; called by st_cov_frame_init(), which wipes after an error. */
+int st_cov_frame_tight(struct st_cov_frame *f, uint32_t h, struct st_stream *s, struct st_err *e) ST_MUST_CHECK;
+int st_cov_frame_paper(struct st_cov_frame *f, uint32_t h, double lambda, struct st_stream *s,
+                       struct st_err *e) ST_MUST_CHECK;
 
 /* A Haar-distributed orthogonal matrix [n, n]. */
 int st_cov_haar(struct st_stream *s, uint32_t n, double *out, struct st_err *e) ST_MUST_CHECK;
@@ -39,5 +48,6 @@ int st_cov_haar(struct st_stream *s, uint32_t n, double *out, struct st_err *e) 
 /* Secret working memory: zeroed when taken, overwritten when freed. n is that of the allocation. */
 int st_cov_doubles(double **out, size_t n, const char *what, struct st_err *e) ST_MUST_CHECK;
 void st_cov_doubles_free(double *p, size_t n);
+void st_cov_floats_free(float *p, size_t n);
 
 #endif

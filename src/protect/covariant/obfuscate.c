@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define SHARD_BYTES ((uint64_t)4 << 30)
+#define MEMORY_BYTES ((uint64_t)2 << 30)
 #define EXPAND_MAX 4096
 
 /* Everything of one compilation. */
@@ -27,7 +28,6 @@ struct build {
     struct st_cov_out_tensor *tensors; /* [plan.n_weight] */
     struct st_cov_rules rules;
     double kappa; /* sqrt(d / wide): rms(x P) = kappa rms(x) */
-    float *norm;  /* [wide], the new norm weight: kappa as the checkpoint's dtype holds it */
     struct st_cov_run *run;
     struct st_progress progress;
 };
@@ -110,28 +110,31 @@ static int check_memory(const struct st_config *c, uint32_t wide, struct st_err 
     return 0;
 }
 
-static int transform(struct build *b, int i, struct st_err *e)
+/* Jobs point to the keys of their layer: those of a layer are done before the next one's are drawn. */
+static int transform(struct build *b, struct st_err *e)
 {
+    const struct st_plan *p = &b->model->plan;
     struct st_cov_job j;
-    int source;
-    if (st_cov_out_done(&b->out, &b->tensors[i])) {
-        st_cov_run_skip(b->run, &b->tensors[i], &b->progress);
-        return 0;
+    int rc = 0;
+    for (int i = 0; !rc && i < p->n_weight; i++) {
+        if (i && p->weights[i].layer != p->weights[i - 1].layer)
+            rc = st_cov_run_flush(b->run, e);
+        if (!rc && st_cov_out_done(&b->out, &b->tensors[i])) {
+            st_cov_run_skip(b->run, &b->tensors[i]);
+            continue;
+        }
+        if (!rc)
+            rc = st_cov_rules_job(&b->rules, i, &j, e);
+        j.out = &b->tensors[i];
+        if (!rc)
+            rc = st_cov_run_add(b->run, &j, e);
     }
-    int rc = st_cov_rules_job(&b->rules, i, &j, &source, e);
-    if (rc)
-        return rc;
-    j.out = &b->tensors[i];
-    rc = st_cov_run_job(b->run, &j, &b->progress, e);
-    if (!rc)
-        rc = st_cov_out_finish(&b->out, &b->tensors[i], e);
-    st_model_release(b->model, source);
-    return rc;
+    return rc ? rc : st_cov_run_flush(b->run, e);
 }
 
 /* Norm weights of kappa make RMSNorm of the wide state equal P times that of the plain one. A 16-bit dtype cannot hold
  * kappa exactly; what it holds is written, and the rest multiplied into the readers. */
-static int prepare_norm(struct build *b, struct st_err *e)
+static void prepare_norm(struct build *b)
 {
     uint32_t raw = 0; /* room for one value of any dtype */
     float stored;
@@ -139,13 +142,9 @@ static int prepare_norm(struct build *b, struct st_err *e)
     stored = (float)b->kappa;
     st_convert(ST_DTYPE_F32, &stored, b->config.dtype, &raw, 1);
     st_convert(b->config.dtype, &raw, ST_DTYPE_F32, &stored, 1);
-    int rc = st_alloc(&b->norm, b->frame.wide, sizeof *b->norm, "norm", e);
-    for (uint32_t i = 0; !rc && i < b->frame.wide; i++)
-        b->norm[i] = stored;
-    b->rules.norm = b->norm;
+    b->rules.norm = stored;
     b->rules.eps_ratio = b->kappa * b->kappa;
     b->rules.gain = b->kappa / (double)stored;
-    return rc;
 }
 
 static int prepare_frame(struct build *b, uint32_t h, struct st_err *e)
@@ -156,7 +155,7 @@ static int prepare_frame(struct build *b, uint32_t h, struct st_err *e)
         rc = st_cov_key_stream(b->key, b->digest, "frame", &s, e);
     if (rc)
         return rc;
-    rc = st_cov_frame_init(&b->frame, b->model->config.d_model, h, s, e);
+    rc = st_cov_frame_init(&b->frame, b->rules.opts->preset, b->model->config.d_model, h, b->rules.opts->lambda, s, e);
     st_stream_free(s);
     return rc;
 }
@@ -209,15 +208,21 @@ static int lay_out(struct build *b, uint32_t h, const struct st_cov_opts *o, str
 static int compile(struct build *b, const struct st_cov_opts *o, struct st_err *e)
 {
     uint64_t total = 0;
-    const struct st_config *c = &b->model->config;
-    uint32_t step = st_cov_run_step(c->head_dim, o->dtype == ST_COV_STORE_Q8_0);
-    int rc = st_cov_run_new(b->frame.wide, step, &b->out, o->n_threads, o->cancel, &b->run, e);
+    const struct st_cov_run_opts run = {.model = b->model,
+                                        .key = b->key,
+                                        .digest = b->digest,
+                                        .out = &b->out,
+                                        .n_threads = o->n_threads,
+                                        .memory = o->memory_bytes ? o->memory_bytes : MEMORY_BYTES,
+                                        .progress = &b->progress,
+                                        .cancel = o->cancel};
     for (int i = 0; i < b->model->plan.n_weight; i++)
         total += b->tensors[i].bytes;
     st_progress_start(&b->progress, "obfuscate", "B", total);
     b->progress.on = b->progress.on && o->progress;
-    for (int i = 0; !rc && i < b->model->plan.n_weight; i++)
-        rc = transform(b, i, e);
+    int rc = st_cov_run_new(&run, &b->run, e);
+    if (!rc)
+        rc = transform(b, e);
     st_progress_end(&b->progress);
     return rc;
 }
@@ -242,14 +247,13 @@ static void wipe(struct build *b)
     st_cov_cipher_wipe(&b->cipher);
     st_cov_out_close(&b->out);
     free(b->tensors);
-    free(b->norm);
     st_model_close(b->model);
 }
 
 int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *key, const struct st_cov_opts *o,
                      struct st_err *e)
 {
-    struct build b = {.key = key};
+    struct build b = {.key = key, .rules = {.opts = o}};
     uint32_t h = 0;
     /* Tiles are the unit of parallel work, and their number of threads must not show in the result. */
     openblas_set_num_threads(1);
@@ -277,8 +281,7 @@ int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *
         b.rules.digest = b.digest;
         b.rules.cipher = &b.cipher;
         b.rules.frame = &b.frame;
-        b.rules.opts = o;
-        rc = prepare_norm(&b, e);
+        prepare_norm(&b);
     }
     if (!rc)
         rc = lay_out(&b, h, o, e);

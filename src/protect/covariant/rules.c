@@ -79,26 +79,6 @@ int st_cov_rules_describe(const struct st_cov_rules *b, int i, struct st_cov_out
     return 0;
 }
 
-/* R is fresh for every reader. */
-static int draw_expand(struct st_cov_rules *b, const char *name, struct st_err *e)
-{
-    char label[160];
-    struct st_stream *s;
-    snprintf(label, sizeof label, "expand.%s", name);
-    int rc = st_cov_key_stream(b->key, b->digest, label, &s, e);
-    if (rc)
-        return rc;
-    rc = st_cov_frame_expand(b->frame, s, &b->expand, e);
-    st_stream_free(s);
-    return rc;
-}
-
-static void drop_expand(struct st_cov_rules *b)
-{
-    st_cov_doubles_free(b->expand, (size_t)(b->frame->wide - b->frame->d) * b->frame->d);
-    b->expand = NULL;
-}
-
 /* What the paper's keys cost where they do not cancel; once per run. */
 static void warn(struct st_cov_rules *b)
 {
@@ -173,49 +153,47 @@ static void set_sides(const struct st_cov_rules *b, int source, struct st_cov_jo
     const struct st_mat *m = &b->model->mats[source];
     const struct rule *r = &rules[w->role];
     *j = (struct st_cov_job){.side = r->constant ? ST_COV_NO_FRAME : r->side,
-                             .src = r->constant ? b->norm : m->data,
+                             .name = w->name,
+                             .src = r->constant ? NULL : m->data,
                              .src_dtype = r->vector ? ST_DTYPE_F32 : m->dtype,
+                             .fill = b->norm,
+                             .weight = r->vector ? -1 : source,
                              .n = r->constant ? b->frame->wide : w->n_out,
                              .len = w->n_in,
                              .unit = 1,
                              .mix_share = 1,
                              .gain = 1};
-    if (j->side == ST_COV_NO_FRAME)
-        return;
-    j->frame = b->frame;
-    if (r->side == ST_COV_WRITES_COLUMNS || r->vector) {
+    if (j->side != ST_COV_NO_FRAME)
+        j->frame = b->frame;
+    if (j->side == ST_COV_WRITES_COLUMNS || (r->vector && j->frame)) {
         /* vectors along the other dimension: the columns of o and down; a bias of theirs is one column */
         j->n = w->n_in;
         j->len = w->n_out;
     }
+    j->n_src = j->n;
 }
 
-int st_cov_rules_job(struct st_cov_rules *b, int i, struct st_cov_job *j, int *source, struct st_err *e)
+int st_cov_rules_job(struct st_cov_rules *b, int i, struct st_cov_job *j, struct st_err *e)
 {
     const struct st_plan_weight *w = &b->model->plan.weights[i];
     const struct rule *r = &rules[w->role];
     int rc = enter_layer(b, w->layer, e);
-    drop_expand(b);
     if (rc)
         return rc;
-    *source = source_of(b, i);
-    set_sides(b, *source, j);
+    int source = source_of(b, i);
+    set_sides(b, source, j);
     if (r->side == ST_COV_READS) {
         j->norm = b->model->mats[b->first[r->norm]].data;
         j->gain = b->gain;
-        rc = draw_expand(b, w->name, e);
-        j->expand = b->expand;
     }
     if (r->cipher)
         j->order = b->cipher->from;
     else
-        set_units(j, st_cov_layer_units(&b->keys, r->keys ? r->keys : w->role, b->model->plan.weights[*source].expert));
+        set_units(j, st_cov_layer_units(&b->keys, r->keys ? r->keys : w->role, b->model->plan.weights[source].expert));
     return rc;
 }
 
 void st_cov_rules_wipe(struct st_cov_rules *b)
 {
     st_cov_layer_keys_wipe(&b->keys);
-    if (b->frame)
-        drop_expand(b);
 }

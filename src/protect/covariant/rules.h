@@ -22,16 +22,15 @@ struct st_cov_rules {
     const uint8_t *digest; /* [32] of the source */
     const struct st_cov_cipher *cipher;
     const struct st_cov_frame *frame;
-    const float *norm; /* [wide], the new norm weight */
-    double eps_ratio;  /* norm_eps of the result over that of the source */
-    double gain;       /* of what reads a norm: kappa over what the checkpoint's dtype made of it */
+    float norm;       /* every value of the new norm weights */
+    double eps_ratio; /* norm_eps of the result over that of the source */
+    double gain;      /* of what reads a norm: kappa over what the checkpoint's dtype made of it */
     const struct st_cov_opts *opts;
     /* The rules' own. */
     struct st_cov_layer_keys keys; /* of layer `layer`, once `entered` */
     bool entered, warned_pairs, warned_router;
     int layer;
     int first[ST_ROLE_COUNT]; /* the layer's weights: index into the plan (of the first expert), -1 = none */
-    double *expand;           /* R of the tensor under way */
 };
 
 void st_cov_rules_wipe(struct st_cov_rules *r);
@@ -39,9 +38,8 @@ void st_cov_rules_wipe(struct st_cov_rules *r);
 /* Name, dtype and shape of weight `i` of the plan in the result. UNSUPPORTED: its role has no rule. */
 int st_cov_rules_describe(const struct st_cov_rules *r, int i, struct st_cov_out_tensor *t,
                           struct st_err *e) ST_MUST_CHECK;
-/* The job that makes it, all but `out`, and the weight that it reads: another one's where experts change places. What
- * the job points to is valid until the next call. Draws the layer's keys when the layer changes: weights come layer by
- * layer. */
-int st_cov_rules_job(struct st_cov_rules *r, int i, struct st_cov_job *j, int *source, struct st_err *e) ST_MUST_CHECK;
+/* The job that makes it, all but `out`; it may read another weight (experts change places). What the job points to is
+ * valid until a call for another layer, which draws that layer's keys: weights come layer by layer. */
+int st_cov_rules_job(struct st_cov_rules *r, int i, struct st_cov_job *j, struct st_err *e) ST_MUST_CHECK;
 
 #endif

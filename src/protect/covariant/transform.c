@@ -1,85 +1,50 @@
 #include "protect/covariant/transform.h"
-#include "protect/covariant/out_cast.h"
+#include "base/buf.h"
+#include "base/mem.h"
+#include "protect/covariant/noise.h"
+#include "protect/covariant/tile.h"
 
 #include <cblas.h>
-#include <math.h>
-#include <openssl/crypto.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define TILE 256
 /* OpenBLAS keeps a fixed number of work areas and ends the process when more threads ask. */
 #define THREADS_MAX 64
-
-/* Working memory of one thread; holds plain weights and key products. */
-struct scratch {
-    double *a, *b, *c; /* [tile, wide] */
-    float *f;          /* the same as floats, and as the dtypes of source and result */
-    uint8_t *raw;
-    struct st_err err;
-};
+/* What OpenBLAS touches of a thread's work area beyond its copy of a slice of the right matrix (slices of at most
+ * BLAS_DEPTH rows). */
+#define BLAS_BYTES ((uint64_t)4 << 20)
+#define BLAS_DEPTH 512
+#define PARTS_MAX 1024
 
 struct st_cov_run {
-    const struct st_cov_out *out;
-    const volatile sig_atomic_t *cancel;
+    struct st_cov_run_opts o;
     struct st_pool *pool;
-    struct scratch *scratch; /* [n_thread] */
-    int n_thread;
-    uint32_t width_max, tile_max;
-    uint64_t done; /* bytes of finished jobs */
-    /* The job under way. */
-    const struct st_cov_job *job;
-    struct st_progress *progress;
-    uint32_t tile, n_tile; /* vectors per tile, tiles */
+    int n_thread; /* of the pool; `active` of them have work, as memory allows */
+    int active;
+    struct st_cov_scratch *scratch; /* [n_thread], all of the same size */
+    size_t scratch_n;
+    uint64_t per_thread;       /* bytes */
+    struct st_cov_part *parts; /* [PARTS_MAX], the window */
+    int n_part;
+    uint64_t parts_bytes;
+    uint64_t done; /* bytes of finished tensors */
+    double flop;
+    /* The step under way. */
+    bool folding;
     atomic_uint next;
-    atomic_int failed;
+    atomic_bool failed;
 };
 
-static size_t tile_values(const struct st_cov_run *r)
+int st_cov_run_new(const struct st_cov_run_opts *o, struct st_cov_run **run, struct st_err *e)
 {
-    return (size_t)r->tile_max * r->width_max;
-}
-
-static int scratch_init(struct scratch *s, const struct st_cov_run *r, struct st_err *e)
-{
-    size_t n = tile_values(r);
-    int rc = st_cov_doubles(&s->a, n, "tile", e);
-    if (!rc)
-        rc = st_cov_doubles(&s->b, n, "tile", e);
-    if (!rc)
-        rc = st_cov_doubles(&s->c, n, "tile", e);
-    if (!rc)
-        rc = st_alloc(&s->f, n, sizeof *s->f, "tile", e);
-    if (!rc)
-        rc = st_alloc(&s->raw, n, sizeof *s->f, "tile", e);
-    return rc;
-}
-
-static void scratch_wipe(struct scratch *s, size_t n)
-{
-    st_cov_doubles_free(s->a, n);
-    st_cov_doubles_free(s->b, n);
-    st_cov_doubles_free(s->c, n);
-    if (s->f)
-        OPENSSL_cleanse(s->f, n * sizeof *s->f);
-    if (s->raw)
-        OPENSSL_cleanse(s->raw, n * sizeof *s->f);
-    free(s->f);
-    free(s->raw);
-}
-
-int st_cov_run_new(uint32_t max_width, uint32_t max_unit, const struct st_cov_out *out, int n_threads,
-                   const volatile sig_atomic_t *cancel, struct st_cov_run **run, struct st_err *e)
-{
+    struct st_cov_run *r;
     *run = NULL;
-    struct st_cov_run *r = calloc(1, sizeof *r);
-    if (!r)
-        return st_fail(e, ST_MEMORY, "transform: out of memory");
-    r->out = out;
-    r->cancel = cancel;
-    r->width_max = max_width;
-    r->tile_max = max_unit > TILE ? max_unit : TILE;
-    int rc = st_pool_new(n_threads, &r->pool, e);
+    int rc = st_alloc(&r, 1, sizeof *r, "transform", e);
+    if (rc)
+        return rc;
+    r->o = *o;
+    rc = st_alloc(&r->parts, PARTS_MAX, sizeof *r->parts, "transform", e);
+    if (!rc)
+        rc = st_pool_new(o->n_threads, &r->pool, e);
     if (!rc && st_pool_size(r->pool) > THREADS_MAX) {
         st_pool_free(r->pool);
         r->pool = NULL;
@@ -89,8 +54,6 @@ int st_cov_run_new(uint32_t max_width, uint32_t max_unit, const struct st_cov_ou
         r->n_thread = st_pool_size(r->pool);
         rc = st_alloc(&r->scratch, (size_t)r->n_thread, sizeof *r->scratch, "tile", e);
     }
-    for (int i = 0; !rc && i < r->n_thread; i++)
-        rc = scratch_init(&r->scratch[i], r, e);
     if (rc)
         st_cov_run_free(r);
     else
@@ -98,173 +61,83 @@ int st_cov_run_new(uint32_t max_width, uint32_t max_unit, const struct st_cov_ou
     return rc;
 }
 
+static void drop_parts(struct st_cov_run *r)
+{
+    while (r->n_part)
+        st_cov_part_wipe(&r->parts[--r->n_part]);
+    r->parts_bytes = 0;
+}
+
 void st_cov_run_free(struct st_cov_run *r)
 {
     if (!r)
         return;
+    if (r->parts)
+        drop_parts(r);
     for (int i = 0; r->scratch && i < r->n_thread; i++)
-        scratch_wipe(&r->scratch[i], tile_values(r));
+        st_cov_scratch_wipe(&r->scratch[i]);
     free(r->scratch);
+    free(r->parts);
     st_pool_free(r->pool);
     free(r);
 }
 
-/* The old index of new vector v. */
-static uint32_t source_of(const struct st_cov_job *j, uint32_t v)
+void st_cov_run_skip(struct st_cov_run *r, const struct st_cov_out_tensor *t)
 {
-    return j->order ? j->order[v / j->unit] * j->unit + v % j->unit : v;
+    r->done += t->bytes;
+    st_progress_update(r->o.progress, r->done);
 }
 
-/* Rows of the source as they are wanted, scaled: a [n, wide], the first len columns. */
-static void load_rows(const struct st_cov_job *j, uint32_t lo, uint32_t n, uint32_t wide, struct scratch *s)
+double st_cov_run_flop(const struct st_cov_run *r)
 {
-    size_t width = st_dtype_size(j->src_dtype);
-    for (uint32_t v = 0; v < n; v++) {
-        uint32_t old = source_of(j, lo + v);
-        double scale = j->scale ? j->gain * j->scale[old] : j->gain;
-        double *row = s->a + (size_t)v * wide;
-        st_convert(j->src_dtype, (const uint8_t *)j->src + (size_t)old * j->len * width, ST_DTYPE_F32, s->f, j->len);
-        for (uint32_t i = 0; i < j->len; i++)
-            row[i] = scale * (double)s->f[i] * (j->norm ? (double)j->norm[i] : 1);
+    return r->flop;
+}
+
+/* ---- running the window ---- */
+
+/* The part that holds piece `i` of the step, and the piece's number in it; NULL after the last. */
+static struct st_cov_part *find_piece(const struct st_cov_run *r, uint32_t i, uint32_t *piece)
+{
+    for (int p = 0; p < r->n_part; p++) {
+        uint32_t n = r->folding ? r->parts[p].n_fold : r->parts[p].n_tile;
+        if (i < n) {
+            *piece = i;
+            return &r->parts[p];
+        }
+        i -= n;
     }
-}
-
-/* The same for columns. A source row is read only where it is wanted. */
-static void load_columns(const struct st_cov_job *j, uint32_t lo, uint32_t n, uint32_t wide, struct scratch *s)
-{
-    size_t width = st_dtype_size(j->src_dtype);
-    uint8_t *to = s->raw;
-    for (uint32_t i = 0; i < j->len; i++) {
-        const uint8_t *row = (const uint8_t *)j->src + (size_t)i * j->n * width;
-        for (uint32_t v = 0; v < n; v++, to += width)
-            memcpy(to, row + source_of(j, lo + v) * width, width);
-    }
-    st_convert(j->src_dtype, s->raw, ST_DTYPE_F32, s->f, (size_t)j->len * n);
-    for (uint32_t v = 0; v < n; v++) {
-        double scale = j->scale ? j->scale[source_of(j, lo + v)] : 1;
-        for (uint32_t i = 0; i < j->len; i++)
-            s->a[(size_t)v * wide + i] = scale * (double)s->f[(size_t)i * n + v];
-    }
-}
-
-/* b = mix a, unit by unit; returns where the result is. lo and n are multiples of unit. */
-static double *mix_units(const struct st_cov_job *j, uint32_t lo, uint32_t n, uint32_t wide, struct scratch *s)
-{
-    if (!j->mix)
-        return s->a;
-    int unit = (int)j->unit, len = (int)j->len;
-    for (uint32_t v = 0; v < n; v += j->unit) {
-        uint32_t old = source_of(j, lo + v) / j->unit;
-        const double *m = j->mix + (size_t)(old / j->mix_share) * j->unit * j->unit;
-        size_t at = (size_t)v * wide;
-        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, unit, len, unit, 1, m, unit, s->a + at, (int)wide, 0,
-                    s->b + at, (int)wide);
-    }
-    return s->b;
-}
-
-/* Casts the n values of c into raw. */
-static int cast(const struct st_cov_out_tensor *t, size_t n, struct scratch *s)
-{
-    double max = st_cov_out_max(t);
-    for (size_t i = 0; i < n; i++) {
-        if (!(fabs(s->c[i]) <= max))
-            return st_fail(&s->err, ST_INPUT, "%s: a value is not finite or too large for %s", t->name,
-                           t->q8_0 ? "q8_0" : st_dtype_name(t->dtype));
-        s->f[i] = (float)s->c[i];
-    }
-    st_cov_out_cast(t, s->f, n, s->raw);
-    return 0;
-}
-
-/* c [n] to value `at` of the tensor; whole rows. */
-static int emit(const struct st_cov_run *r, const struct st_cov_job *j, size_t n, uint64_t at, struct scratch *s)
-{
-    int rc = cast(j->out, n, s);
-    return rc ? rc
-              : st_cov_out_write(r->out, j->out, st_cov_out_bytes(j->out, at), s->raw, st_cov_out_bytes(j->out, n),
-                                 &s->err);
-}
-
-/* c [wide, n] to columns lo.. of the tensor; in q8_0 both are multiples of a block (tile_size). */
-static int emit_columns(const struct st_cov_run *r, const struct st_cov_job *j, uint32_t lo, uint32_t n,
-                        struct scratch *s)
-{
-    uint32_t wide = j->frame->wide;
-    size_t row = st_cov_out_bytes(j->out, n);
-    int rc = cast(j->out, (size_t)wide * n, s);
-    for (uint32_t i = 0; !rc && i < wide; i++)
-        rc = st_cov_out_write(r->out, j->out, st_cov_out_bytes(j->out, (uint64_t)i * j->n + lo), s->raw + i * row, row,
-                              &s->err);
-    return rc;
-}
-
-static int run_tile(const struct st_cov_run *r, uint32_t tile, struct scratch *s)
-{
-    const struct st_cov_job *j = r->job;
-    uint32_t wide = j->frame ? j->frame->wide : j->len, lo = tile * r->tile,
-             n = j->n - lo < r->tile ? j->n - lo : r->tile;
-    if (r->cancel && *r->cancel)
-        return st_fail(&s->err, ST_IO, "cancelled");
-    if (j->side == ST_COV_WRITES_COLUMNS)
-        load_columns(j, lo, n, wide, s);
-    else
-        load_rows(j, lo, n, wide, s);
-    double *rows = mix_units(j, lo, n, wide, s);
-    switch (j->side) {
-    case ST_COV_READS:
-        st_cov_frame_extend(j->frame, j->expand, rows, n);
-        st_cov_frame_rows(j->frame, true, rows, n, s->c);
-        return emit(r, j, (size_t)n * wide, (uint64_t)lo * wide, s);
-    case ST_COV_WRITES_ROWS:
-        st_cov_frame_rows(j->frame, false, rows, n, s->c);
-        return emit(r, j, (size_t)n * wide, (uint64_t)lo * wide, s);
-    case ST_COV_WRITES_COLUMNS:
-        st_cov_frame_columns(j->frame, rows, n, s->c);
-        return emit_columns(r, j, lo, n, s);
-    case ST_COV_NO_FRAME:
-        break;
-    }
-    for (uint32_t v = 0; v < n; v++)
-        s->c[v] = rows[(size_t)v * wide];
-    return emit(r, j, n, lo, s);
+    return NULL;
 }
 
 static void work(void *arg, int thread, int n_threads)
 {
     struct st_cov_run *r = arg;
-    struct scratch *s = &r->scratch[thread];
+    struct st_cov_scratch *s = &r->scratch[thread];
+    struct st_cov_part *p;
+    uint32_t piece;
     (void)n_threads;
-    while (!atomic_load(&r->failed)) {
-        uint32_t tile = atomic_fetch_add(&r->next, 1);
-        if (tile >= r->n_tile)
-            return;
-        if (run_tile(r, tile, s))
-            atomic_store(&r->failed, 1);
-        else if (thread == 0)
-            st_progress_update(r->progress, r->done + r->job->out->bytes * (tile + 1) / r->n_tile);
+    if (thread >= r->active)
+        return;
+    while (!atomic_load(&r->failed) && (p = find_piece(r, atomic_fetch_add(&r->next, 1), &piece))) {
+        if (r->o.cancel && *r->o.cancel)
+            (void)!st_fail(&s->err, ST_IO, "cancelled");
+        else if (r->folding)
+            st_cov_part_fold(&r->o, p, piece, s);
+        else
+            st_cov_part_tile(&r->o, p, piece, s);
+        if (s->err.code)
+            atomic_store(&r->failed, true);
     }
 }
 
-/* Whole units; and whole blocks, where blocks lie across the vectors. */
-static uint32_t tile_size(const struct st_cov_run *r, const struct st_cov_job *j)
+static int run_step(struct st_cov_run *r, bool folding, struct st_err *e)
 {
-    uint32_t step = st_cov_run_step(j->unit, j->out->q8_0 && j->side == ST_COV_WRITES_COLUMNS);
-    return r->tile_max / step * step;
-}
-
-int st_cov_run_job(struct st_cov_run *r, const struct st_cov_job *job, struct st_progress *progress, struct st_err *e)
-{
-    r->job = job;
-    r->progress = progress;
-    r->tile = tile_size(r, job);
-    r->n_tile = (job->n + r->tile - 1) / r->tile;
+    r->folding = folding;
     atomic_store(&r->next, 0);
-    atomic_store(&r->failed, 0);
+    atomic_store(&r->failed, false);
     for (int i = 0; i < r->n_thread; i++)
         r->scratch[i].err.code = 0;
     st_pool_run(r->pool, work, r);
-    r->done += job->out->bytes;
     for (int i = 0; i < r->n_thread; i++)
         if (r->scratch[i].err.code) {
             *e = r->scratch[i].err;
@@ -273,8 +146,109 @@ int st_cov_run_job(struct st_cov_run *r, const struct st_cov_job *job, struct st
     return 0;
 }
 
-void st_cov_run_skip(struct st_cov_run *r, const struct st_cov_out_tensor *t, struct st_progress *progress)
+int st_cov_run_flush(struct st_cov_run *r, struct st_err *e)
 {
-    r->done += t->bytes;
-    st_progress_update(progress, r->done);
+    int rc = run_step(r, true, e);
+    if (!rc)
+        rc = run_step(r, false, e);
+    for (int i = 0; !rc && i < r->n_part; i++) {
+        const struct st_cov_out_tensor *t = r->parts[i].job.out;
+        r->flop += st_cov_part_flop(&r->parts[i]);
+        if (r->parts[i].last) {
+            rc = st_cov_out_finish(r->o.out, t, e);
+            r->done += t->bytes;
+        }
+    }
+    st_progress_update(r->o.progress, r->done);
+    drop_parts(r);
+    return rc;
+}
+
+/* ---- the window ---- */
+
+static uint64_t thread_bytes(const struct st_cov_job *j, size_t n)
+{
+    uint64_t wide = j->frame ? j->frame->wide : 1;
+    return 4 * n * sizeof(float) + BLAS_BYTES + BLAS_DEPTH * wide * sizeof(float);
+}
+
+/* Working memory for the job on as many threads as half of the budget holds, at least one. */
+static int grow_scratch(struct st_cov_run *r, const struct st_cov_job *j, struct st_err *e)
+{
+    size_t n = st_cov_tile_scratch(j);
+    uint64_t bytes = thread_bytes(j, n);
+    if (n <= r->scratch_n && bytes <= r->per_thread)
+        return 0;
+    int rc = st_cov_run_flush(r, e);
+    n = n > r->scratch_n ? n : r->scratch_n;
+    r->per_thread = bytes > r->per_thread ? bytes : r->per_thread;
+    uint64_t fits = r->o.memory / 2 / r->per_thread;
+    r->active = fits < 1 ? 1 : fits < (uint64_t)r->n_thread ? (int)fits : r->n_thread;
+    for (int i = 0; !rc && i < r->n_thread; i++) {
+        st_cov_scratch_wipe(&r->scratch[i]);
+        if (i < r->active)
+            rc = st_cov_scratch_init(&r->scratch[i], n, e);
+    }
+    r->scratch_n = rc ? 0 : n;
+    return rc;
+}
+
+static int too_small(const struct st_cov_run *r, const struct st_cov_job *j, uint64_t need, struct st_err *e)
+{
+    char a[ST_MEM_TEXT], b[ST_MEM_TEXT];
+    return st_fail(e, ST_MEMORY, "%s: needs %s of working memory, %s are allowed (--memory)", j->name,
+                   st_mem_text(need + (uint64_t)r->active * r->per_thread, a), st_mem_text(r->o.memory, b));
+}
+
+static int add_part(struct st_cov_run *r, struct st_cov_part *part, struct st_err *e)
+{
+    struct st_cov_part *p = &r->parts[r->n_part];
+    *p = *part;
+    r->n_part++;
+    r->parts_bytes += st_cov_part_bytes(&p->job, p->n_row);
+    return st_cov_part_init(p, e);
+}
+
+/* Rows of a writing tensor that fit into `room`: all, or whole products. 0 = not even one product. */
+static uint32_t rows_that_fit(const struct st_cov_job *j, uint64_t room, uint32_t wanted)
+{
+    while (wanted && st_cov_part_bytes(j, wanted) > room)
+        wanted = wanted > ST_COV_ROWS ? (wanted - 1) / ST_COV_ROWS * ST_COV_ROWS : 0;
+    return wanted;
+}
+
+int st_cov_run_add(struct st_cov_run *r, const struct st_cov_job *job, struct st_err *e)
+{
+    struct st_cov_part part = {.job = *job, .last = true};
+    bool columns = job->side == ST_COV_WRITES_COLUMNS;
+    uint32_t wide = columns ? job->frame->wide : 0, row = 0;
+    int rc = grow_scratch(r, job, e);
+    if (!rc && job->noise > 0) {
+        const struct st_mat m = {.data = job->src,
+                                 .dtype = job->src_dtype,
+                                 .n_out = columns ? job->len : job->n_src,
+                                 .n_in = columns ? job->n_src : job->len};
+        rc = st_cov_noise_std(&m, job->noise_trained, r->pool, &part.noise, e);
+        part.noise *= job->noise;
+    }
+    if (rc)
+        return rc;
+    uint64_t used = (uint64_t)r->active * r->per_thread, room = r->o.memory > used ? r->o.memory - used : 0;
+    for (bool more = true; !rc && more;) {
+        uint64_t left = room > r->parts_bytes ? room - r->parts_bytes : 0;
+        part.row0 = row;
+        part.n_row = columns ? rows_that_fit(job, left, wide - row) : 0;
+        bool fits = columns ? part.n_row > 0 : st_cov_part_bytes(job, 0) <= left;
+        if (r->n_part && (!fits || r->n_part == PARTS_MAX)) {
+            rc = st_cov_run_flush(r, e);
+            continue;
+        }
+        if (!fits)
+            return too_small(r, job, st_cov_part_bytes(job, wide < ST_COV_ROWS ? wide : ST_COV_ROWS), e);
+        row += part.n_row;
+        part.last = row == wide;
+        more = row < wide;
+        rc = add_part(r, &part, e);
+    }
+    return rc;
 }

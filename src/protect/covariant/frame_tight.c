@@ -1,0 +1,9 @@
+#include "protect/covariant/frame.h"
+
+int st_cov_frame_tight(struct st_cov_frame *f, uint32_t h, struct st_stream *s, struct st_err *e)
+{
+    f->spare = 2 * h;
+    int rc = st_cov_doubles(&f->reader, (size_t)f->wide * f->wide, "frame matrix", e);
+    f->writer = f->reader;
+    return rc ? rc : st_cov_haar(s, f->wide, f->reader, e);
+}
