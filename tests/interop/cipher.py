@@ -29,13 +29,23 @@ def model_digest(path):
     ).encode())
 
 
+KEY_HEAD = "<8sI16sI16sq"  # magic, version, id, wrap, salt, created
+
+
 def read_key(path):
+    """Id and seed of a key file that is not wrapped."""
     data = path.read_bytes()
-    magic, version, key_id, kdf, _salt, created, seed, check = struct.unpack(
-        "<8sI16sI16sq32s32s", data)
-    assert (magic, version, kdf) == (b"SOTTOKEY", 1, 0) and created > 0
+    magic, version, key_id, wrap, _salt, created = struct.unpack_from(KEY_HEAD, data)
+    n, seed, check = struct.unpack_from("<I32s32s", data, struct.calcsize(KEY_HEAD))
+    assert (magic, version, wrap, n) == (b"SOTTOKEY", 2, 0, 32) and created > 0
     assert check == sha256(data[:-32])
     return key_id, seed
+
+
+def write_key(path, key_id, seed):
+    data = struct.pack(KEY_HEAD, b"SOTTOKEY", 2, key_id, 0, bytes(16), 1) + field(seed)
+    path.write_bytes(data + sha256(data))
+    path.chmod(0o600)
 
 
 def hkdf(ikm, salt, info):
