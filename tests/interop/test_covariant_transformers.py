@@ -96,10 +96,11 @@ def test_half_precision_stays_near_its_source(obfuscated, dtype):
 
 @pytest.mark.parametrize("name", ["llama-gqa-tied", "llama-mqa"])
 def test_nothing_plain_is_left(obfuscated, name):
-    """No tokenizer, no key id, seed or source path, no value of the source; special ids moved."""
+    """No source tokenizer, no key id, seed or source path, no value of the source; special ids moved."""
     o = obfuscated(name)
     assert {f.name for f in o.dst.iterdir()} == {"config.json", "generation_config.json",
-                                                 "model.safetensors", "sotto.json"}
+                                                 "model.safetensors", "sotto.json",
+                                                 "tokenizer.json", "tokenizer_config.json"}
     text = "".join((o.dst / f).read_text() for f in ("config.json", "generation_config.json",
                                                       "sotto.json"))
     for secret in (o.key_id.hex(), o.seed.hex(), str(o.src), model_digest(o.src).hex()):
