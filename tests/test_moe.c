@@ -540,6 +540,9 @@ static void only_the_experts_that_a_token_takes_count_as_read(void **state)
     uint64_t attention = (2ull * 64 * 64 + 2ull * 64 * 32) * sizeof(float), head = 128ull * 64 * sizeof(float);
     assert_int_equal(m->matrix_bytes, 2 * (8 * expert + router + attention) + head);
     assert_int_equal(m->weight_bytes, 2 * (2 * expert + router + attention) + head + 64 * sizeof(float));
+    /* Two rows hit 1 - (3/4)^2 of the experts. */
+    assert_int_equal(st_model_read_bytes(m, 2),
+                     2 * (expert * 7 / 2 + router + attention) + head + 2 * 64 * sizeof(float));
     st_model_close(m);
 }
 

@@ -207,12 +207,14 @@ static void print(const struct st_cli *cli, const struct st_open *m, const struc
     st_json_quote(&name, m->model->name, strlen(m->model->name));
     if (cli->json)
         printf("{\"model\":%s,\"prefill_tps\":%.2f,\"decode_tps\":%.2f,\"ttft_ms\":%.3f,\"rss_bytes\":%llu,"
-               "\"weight_bytes\":%llu,\"kv_bytes\":%llu,\"read_gbps\":%.2f,\"roof_gbps\":%.2f,\"load_ms\":%.2f,\"isa\":"
+               "\"weight_bytes\":%llu,\"matrix_bytes\":%llu,\"kv_bytes\":%llu,\"read_gbps\":%.2f,\"roof_gbps\":%.2f,"
+               "\"load_ms\":%.2f,\"isa\":"
                "\"%s\","
                "\"threads\":%d,\"batch\":%u,\"prompt\":%u,\"gen\":%u}\n",
                name.p ? name.p : "null", f->prefill_tps, f->decode_tps, f->ttft * 1e3, (unsigned long long)rss,
-               (unsigned long long)m->model->weight_bytes, (unsigned long long)s.kv_bytes, read_gbps, roof_gbps,
-               m->load_s * 1e3, st_engine_isa(m->engine), st_engine_threads(m->engine), o->batch, o->prompt, o->gen);
+               (unsigned long long)m->model->weight_bytes, (unsigned long long)m->model->matrix_bytes,
+               (unsigned long long)s.kv_bytes, read_gbps, roof_gbps, m->load_s * 1e3, st_engine_isa(m->engine),
+               st_engine_threads(m->engine), o->batch, o->prompt, o->gen);
     else
         printf("%s: %d threads, %s, batch %u\n"
                "  prefill %10.1f tokens/s  (%u tokens, first token after %.1f ms)\n"
@@ -222,7 +224,7 @@ static void print(const struct st_cli *cli, const struct st_open *m, const struc
                m->model->name, st_engine_threads(m->engine), st_engine_isa(m->engine), o->batch, f->prefill_tps,
                o->prompt, f->ttft * 1e3, f->decode_tps, read_gbps, roof_gbps,
                roof_gbps > 0 ? 100 * read_gbps / roof_gbps : 0, m->load_s * 1e3, (double)rss / 0x1p20,
-               (double)m->model->weight_bytes / 0x1p20, (double)s.kv_bytes / 0x1p20);
+               (double)m->model->matrix_bytes / 0x1p20, (double)s.kv_bytes / 0x1p20);
     st_buf_free(&name);
 }
 
@@ -252,7 +254,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     uint64_t rss = peak_rss();
     bool is_f32 = m.model->config.dtype == ST_DTYPE_F32 || cli->dtype == ST_CLI_DTYPE_F32;
     enum st_dtype kv = cli->kv_dtype >= 0 ? (enum st_dtype)cli->kv_dtype : is_f32 ? ST_DTYPE_F32 : ST_DTYPE_BF16;
-    double read = f.step_s > 0 ? ((double)m.model->weight_bytes + kv_read(&m, kv, o)) / f.step_s / 1e9 : 0;
+    double read =
+        f.step_s > 0 ? ((double)st_model_read_bytes(m.model, o->batch) + kv_read(&m, kv, o)) / f.step_s / 1e9 : 0;
     if ((rc = measure_roof(st_engine_threads(m.engine), &roof, e)) != 0)
         goto out;
     print(cli, &m, o, &f, rss, read, roof);

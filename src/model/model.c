@@ -6,6 +6,7 @@
 #include "model/convert.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -343,31 +344,38 @@ static int load_weights(struct load *l, struct st_err *e)
     return rc;
 }
 
+uint64_t st_model_read_bytes(const struct st_model *m, uint32_t n_row)
+{
+    const struct st_config *c = &m->config;
+    uint64_t bytes = m->matrix_bytes - m->expert_bytes;
+    for (int i = 0; i < m->plan.n_weight; i++)
+        if (m->plan.weights[i].role == ST_ROLE_EMBED)
+            bytes += (uint64_t)n_row * m->mats[i].n_in * st_dtype_size(m->mats[i].dtype);
+    if (m->expert_bytes) {
+        double missed = pow(1 - (double)c->n_expert_used / c->n_expert, n_row);
+        bytes += (uint64_t)llround((1 - missed) * (double)m->expert_bytes);
+    }
+    return bytes;
+}
+
 /* What follows from the loaded weights: the stored dtype and the bytes read per token. */
 static void describe(const struct load *l)
 {
     struct st_model *m = l->m;
-    const struct st_config *c = &m->config;
-    uint64_t routed = 0; /* of all routed experts */
     bool found = false;
     for (int i = 0; i < m->plan.n_weight; i++) {
         const struct st_plan_weight *w = &m->plan.weights[i];
         const struct st_mat *mat = &m->mats[i];
-        if (is_vector(w))
+        if (is_vector(w) || w->role == ST_ROLE_EMBED)
             continue;
-        if (w->role == ST_ROLE_EMBED) {
-            m->weight_bytes += (uint64_t)mat->n_in * st_dtype_size(mat->dtype);
-            continue;
-        }
         uint64_t bytes = st_mat_bytes(mat) + (mat->dtype == ST_DTYPE_I8 ? (uint64_t)mat->n_out * sizeof(float) : 0);
         m->matrix_bytes += bytes;
-        *(w->expert >= 0 ? &routed : &m->weight_bytes) += bytes;
+        m->expert_bytes += w->expert >= 0 ? bytes : 0;
         if (!found)
             m->config.dtype = l->src[i]->dtype;
         found = true;
     }
-    if (routed)
-        m->weight_bytes += (uint64_t)((double)routed * c->n_expert_used / c->n_expert);
+    m->weight_bytes = st_model_read_bytes(m, 1);
 }
 
 int st_model_open(const char *path, const struct st_model_opts *o, struct st_model **out, struct st_err *e)

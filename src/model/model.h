@@ -17,8 +17,8 @@ struct st_model {
     struct st_plan plan;
     struct st_mat *mats;   /* [plan.n_weight] matrices; for vectors .data is f32 [n_out] */
     uint64_t matrix_bytes; /* all matrices (with int8 scales) but the embedding */
-    uint64_t weight_bytes; /* of them, and of the embedding, read per decoded token: of the routed experts the share
-                              that a token takes; of the embedding one row */
+    uint64_t expert_bytes; /* of them those of routed experts */
+    uint64_t weight_bytes; /* read per decoded token: st_model_read_bytes() of one row */
     char *path;
     char name[128]; /* last path component, what /v1/models shows */
     struct st_model_priv *priv;
@@ -37,6 +37,9 @@ struct st_model_opts {
 int st_model_open(const char *path, const struct st_model_opts *o, struct st_model **out,
                   struct st_err *e) ST_MUST_CHECK;
 void st_model_close(struct st_model *m);
+/* Bytes of weights that a step of n_row rows reads: all matrices, but of the embedding a row each, and of the routed
+ * experts the share that rows taking them independently and evenly would hit. */
+uint64_t st_model_read_bytes(const struct st_model *m, uint32_t n_row);
 /* The mapped pages of one weight (index into the plan) may leave memory; they come back from the file when read again.
  */
 void st_model_release(const struct st_model *m, int weight);
