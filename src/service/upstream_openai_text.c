@@ -54,6 +54,8 @@ static int take_logged(struct st_upstream_reply *r, const json_t *choice, const 
 {
     const json_t *names = json_object_get(json_object_get(choice, "logprobs"), "tokens");
     size_t n = json_array_size(names), used = 0;
+    if (len && !json_is_array(names))
+        return st_fail(e, ST_UNSUPPORTED, "upstream: it gives no logprobs, or not in the form of /v1/completions");
     for (size_t i = 0; i < n; i++, text += used, len -= used) {
         struct st_sampled tok = {0};
         uint32_t spelt = 0;
