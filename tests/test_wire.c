@@ -16,6 +16,7 @@
 #define HEAD "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 #define TOKEN "data: {\"choices\":[{\"index\":0,\"text\":\"\",\"token_ids\":[1],\"finish_reason\":null}]}\n\n"
 #define END "data: {\"choices\":[{\"index\":0,\"text\":\"\",\"token_ids\":[2],\"finish_reason\":\"length\"}]}\n\n"
+#define SAY(fd, text) put(fd, text, sizeof(text) - 1)
 #define ASK "{\"prompt\":[5,6],\"max_tokens\":4,\"return_token_ids\":true}"
 
 enum act {
@@ -66,42 +67,42 @@ static void behave(int fd, enum act act)
     case CLOSE_AT_ONCE:
         break;
     case UNAVAILABLE:
-        put(fd, "HTTP/1.1 503 Later\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", 63);
+        SAY(fd, "HTTP/1.1 503 Later\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         break;
     case CLOSE_AFTER_HEAD:
-        put(fd, HEAD, sizeof HEAD - 1);
+        SAY(fd, HEAD);
         break;
     case CLOSE_AFTER_TOKEN:
-        put(fd, HEAD TOKEN, sizeof HEAD TOKEN - 1);
+        SAY(fd, HEAD TOKEN);
         break;
     case COMMENTS:
-        put(fd, HEAD, sizeof HEAD - 1);
+        SAY(fd, HEAD);
         pour(fd, ": ping\n\n", 20);
         break;
     case LONG_LINE:
-        put(fd, HEAD "data: ", sizeof HEAD + 5);
+        SAY(fd, HEAD "data: ");
         pour(fd, junk, 0);
         break;
     case LONG_HEAD:
-        put(fd, "HTTP/1.1 200 OK\r\nX: ", 20);
+        SAY(fd, "HTTP/1.1 200 OK\r\nX: ");
         pour(fd, junk, 0);
         break;
     case ENDLESS:
-        put(fd, HEAD, sizeof HEAD - 1);
+        SAY(fd, HEAD);
         pour(fd,
              ":\n\n:\n\n:\n\n:\n\n:\n\n:\n\n:\n\n:\n\n:\n\n:\n\n:\n\n:\n\n:\n\n:\n\n:\n\n:\n\n:\n\n:\n\n:\n\n:\n\n:"
              "\n\n:\n\n",
              0);
         break;
     case NO_HTTP:
-        put(fd, "SSH-2.0-EVIL\r\n", 14);
+        SAY(fd, "SSH-2.0-EVIL\r\n");
         break;
     case LINGER:
-        put(fd, HEAD TOKEN END, sizeof HEAD TOKEN END - 1);
+        SAY(fd, HEAD TOKEN END);
         pour(fd, ": ping\n\n", 20);
         break;
     case WHOLE:
-        put(fd, HEAD TOKEN END "data: [DONE]\n\n", sizeof HEAD TOKEN END + 13);
+        SAY(fd, HEAD TOKEN END "data: [DONE]\n\n");
         break;
     }
 }
