@@ -312,45 +312,96 @@ static void norms_match_f64(void **state)
     }
 }
 
-static void rotary_positions_match_f64_in_both_pairings(void **state)
+/* Rotates x [n_row, n_head, hd] in f64. */
+static void rope_f64(double *x, uint32_t n_row, uint32_t n_head, uint32_t hd, const uint32_t *pos,
+                     const struct st_rotary *rot)
+{
+    for (uint32_t i = 0; i < n_row * n_head; i++)
+        for (uint32_t k = 0; k < rot->n_pair; k++) {
+            double *at = x + (size_t)i * hd + rot->first;
+            double *a = at + (rot->interleaved ? 2 * k : k), *b = a + (rot->interleaved ? 1 : rot->n_pair);
+            double angle = (double)((float)pos[i / n_head] * rot->inv_freq[k]), wa = *a, wb = *b;
+            *a = (double)rot->gain * (wa * cos(angle) - wb * sin(angle));
+            *b = (double)rot->gain * (wb * cos(angle) + wa * sin(angle));
+        }
+}
+
+/* Rotates the whole head, its first values, its last values or some in its middle, with and without gain. */
+static void check_rope(struct st_compute *c, const char *isa, uint32_t hd, int mode)
 {
     enum { N_ROW = 21, N_HEAD = 3 };
-    static const uint32_t dims[] = {2, 6, 16, 48, 64, 128, 256};
+    uint32_t pos[N_ROW], less = mode & 2 && hd > 4 ? 1 : 0;
+    size_t n = (size_t)N_ROW * N_HEAD * hd;
+    float inv_freq[128], *x = random_floats(n), *copy = alloc(n, sizeof *copy);
+    double *want = alloc(n, sizeof *want);
+    struct st_rotary rot = {.inv_freq = inv_freq, .n_pair = hd / 2 - less, .gain = 1, .interleaved = mode & 1};
+    if (mode & 4) {
+        rot.first = less + (hd & 1);
+        rot.gain = 1.4f;
+    }
+    for (uint32_t r = 0; r < N_ROW; r++)
+        pos[r] = r == 20 ? 131071 : r * 37 + (uint32_t)mode;
+    for (uint32_t k = 0; k < rot.n_pair; k++)
+        inv_freq[k] = powf(10000, -2 * (float)k / (float)hd);
+    for (size_t k = 0; k < n; k++)
+        want[k] = (double)x[k];
+    rope_f64(want, N_ROW, N_HEAD, hd, pos, &rot);
+    /* Twice with other rows, and the same rows with another gain, between, so that a stale table would show. */
+    memcpy(copy, x, n * sizeof *x);
+    st_rope(c, copy, N_ROW, N_HEAD, hd, pos, &rot);
+    check(isa, compare(copy, want, n), 1e-12, 1e-5);
+    st_rope(c, copy, 2, N_HEAD, hd, pos + 5, &rot);
+    struct st_rotary other = rot;
+    other.gain = 0.5f;
+    st_rope(c, copy, N_ROW, N_HEAD, hd, pos, &other);
+    st_rope(c, x, N_ROW, N_HEAD, hd, pos, &rot);
+    check(isa, compare(x, want, n), 1e-12, 1e-5);
+    free(copy);
+    free(x);
+    free(want);
+}
+
+static void rotary_positions_match_f64_in_both_pairings_and_any_part_of_a_head(void **state)
+{
+    static const uint32_t dims[] = {2, 6, 13, 16, 48, 64, 128, 192, 256};
     (void)state;
     for (int i = 0; i < N_ISA; i++) {
         struct st_compute *c = compute(isas[i], 2, false);
         for (size_t s = 0; c && s < sizeof dims / sizeof dims[0]; s++)
-            for (int mode = 0; mode < 4; mode++) {
-                bool interleaved = mode & 1;
-                uint32_t hd = dims[s], n_pair = mode & 2 && hd > 2 ? hd / 2 - 1 : hd / 2, pos[N_ROW];
-                size_t n = (size_t)N_ROW * N_HEAD * hd;
-                float inv_freq[128], *x = random_floats(n);
-                double *want = alloc(n, sizeof *want);
-                for (uint32_t r = 0; r < N_ROW; r++)
-                    pos[r] = r == 20 ? 131071 : r * 37 + (uint32_t)mode;
-                for (uint32_t k = 0; k < n_pair; k++)
-                    inv_freq[k] = powf(10000, -2 * (float)k / (float)hd);
-                for (size_t k = 0; k < n; k++)
-                    want[k] = (double)x[k];
-                for (uint32_t r = 0; r < N_ROW; r++)
-                    for (uint32_t h = 0; h < N_HEAD; h++)
-                        for (uint32_t k = 0; k < n_pair; k++) {
-                            size_t at = (r * N_HEAD + h) * hd;
-                            size_t a = at + (interleaved ? 2 * k : k), b = at + (interleaved ? 2 * k + 1 : k + n_pair);
-                            double angle = (double)((float)pos[r] * inv_freq[k]), wa = want[a], wb = want[b];
-                            want[a] = wa * cos(angle) - wb * sin(angle);
-                            want[b] = wb * cos(angle) + wa * sin(angle);
-                        }
-                /* Twice with other rows between, so that a stale table would show. */
-                float *copy = alloc(n, sizeof *copy);
-                memcpy(copy, x, n * sizeof *x);
-                st_rope(c, copy, N_ROW, N_HEAD, hd, pos, inv_freq, n_pair, interleaved);
-                check(isas[i], compare(copy, want, n), 1e-12, 1e-5);
-                st_rope(c, copy, 2, N_HEAD, hd, pos + 5, inv_freq, n_pair, interleaved);
-                st_rope(c, x, N_ROW, N_HEAD, hd, pos, inv_freq, n_pair, interleaved);
-                check(isas[i], compare(x, want, n), 1e-12, 1e-5);
-                free(copy);
-                free(x);
+            for (int mode = 0; mode < 8; mode++)
+                check_rope(c, isas[i], dims[s], mode);
+        st_compute_free(c);
+    }
+}
+
+static void pieces_of_rows_are_copied_head_by_head_and_the_rest_stays(void **state)
+{
+    enum { N_ROW = 40, FROM = 53, TO = 61 };
+    static const struct st_pieces cases[] = {
+        {.n_head = 1, .len = 53},                                              /* a whole row */
+        {.n_head = 1, .len = 7, .from_at = 46, .to_at = 54},                   /* its end */
+        {.n_head = 5, .len = 3, .from_at = 2, .from_step = 10, .to_step = 12}, /* taken apart */
+        {.n_head = 4, .len = 5, .from_at = 48, .to_at = 1, .to_step = 15},     /* one piece for all heads */
+        {.n_head = 3, .len = 9, .from_at = 20, .from_step = 1, .to_step = 9},  /* overlapping sources */
+    };
+    (void)state;
+    for (int n_threads = 1; n_threads <= 3; n_threads++) {
+        struct st_compute *c = compute("ref", n_threads, false);
+        for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+            for (uint32_t n_row = 1; n_row <= N_ROW * 20; n_row = n_row < N_ROW ? N_ROW : n_row * 20) {
+                const struct st_pieces *p = &cases[i];
+                float *from = random_floats((size_t)n_row * FROM), *to = random_floats((size_t)n_row * TO);
+                float *want = alloc((size_t)n_row * TO, sizeof *want);
+                memcpy(want, to, (size_t)n_row * TO * sizeof *want);
+                for (uint32_t r = 0; r < n_row; r++)
+                    for (uint32_t h = 0; h < p->n_head; h++)
+                        for (uint32_t k = 0; k < p->len; k++)
+                            want[r * TO + p->to_at + h * p->to_step + k] =
+                                from[r * FROM + p->from_at + h * p->from_step + k];
+                st_copy(c, p, from, FROM, to, TO, n_row);
+                assert_memory_equal(to, want, (size_t)n_row * TO * sizeof *want);
+                free(from);
+                free(to);
                 free(want);
             }
         st_compute_free(c);
@@ -401,14 +452,23 @@ struct cache {
     float *k[4], *v[4]; /* all keys of each sequence, as the cache holds them */
 };
 
+/* Values as a cache of that dtype returns them. */
+static void round_to(enum st_dtype dtype, float *x, size_t n)
+{
+    void *tmp = alloc(n, sizeof *x);
+    st_convert(ST_DTYPE_F32, x, dtype, tmp, n);
+    st_convert(dtype, tmp, ST_DTYPE_F32, x, n);
+    free(tmp);
+}
+
 static void fill_cache(struct cache *h, struct st_compute *c)
 {
     struct st_kv_layer *kv = &h->kv;
     uint32_t n_block = 0, next = 0;
-    size_t width = (size_t)kv->n_kv_head * kv->head_dim;
+    size_t width = (size_t)kv->n_kv_head * kv->head_dim, v_width = (size_t)kv->n_kv_head * kv->v_head_dim;
     for (uint32_t s = 0; s < h->n_seq; s++)
         n_block += (h->seqs[s].pos0 + h->seqs[s].n_row + kv->block_len - 1) / kv->block_len;
-    kv->block_stride = width * kv->block_len;
+    kv->block_stride = (width > v_width ? width : v_width) * kv->block_len;
     kv->k = alloc(n_block * kv->block_stride, st_dtype_size(kv->dtype));
     kv->v = alloc(n_block * kv->block_stride, st_dtype_size(kv->dtype));
     for (uint32_t s = 0; s < h->n_seq; s++) {
@@ -419,20 +479,14 @@ static void fill_cache(struct cache *h, struct st_compute *c)
             h->blocks[s][b] = n_block - 1 - next++;
         q->blocks = h->blocks[s];
         h->k[s] = random_floats(n * width);
-        h->v[s] = random_floats(n * width);
+        h->v[s] = random_floats(n * v_width);
         /* The past first, then the new rows, each row as its own sequence of one. */
         for (uint32_t p = 0; p < n; p++) {
             struct st_attn_seq one = {h->blocks[s], 0, 1, p};
-            st_kv_store(c, kv, &one, 1, h->k[s] + p * width, h->v[s] + p * width);
+            st_kv_store(c, kv, &one, 1, h->k[s] + p * width, h->v[s] + p * v_width);
         }
-        if (kv->dtype == ST_DTYPE_BF16) {
-            uint16_t *tmp = alloc(n * width, 2);
-            st_convert(ST_DTYPE_F32, h->k[s], ST_DTYPE_BF16, tmp, n * width);
-            st_convert(ST_DTYPE_BF16, tmp, ST_DTYPE_F32, h->k[s], n * width);
-            st_convert(ST_DTYPE_F32, h->v[s], ST_DTYPE_BF16, tmp, n * width);
-            st_convert(ST_DTYPE_BF16, tmp, ST_DTYPE_F32, h->v[s], n * width);
-            free(tmp);
-        }
+        round_to(kv->dtype, h->k[s], n * width);
+        round_to(kv->dtype, h->v[s], n * v_width);
         q->row0 = h->n_row;
         h->n_row += q->n_row;
     }
@@ -448,54 +502,67 @@ static void free_cache(struct cache *h)
     }
 }
 
+/* One query vector at `pos` over its sequence's keys and values from `lo` on. */
+static void attend_one_f64(const struct cache *h, uint32_t s, uint32_t kv_head, uint32_t lo, uint32_t pos,
+                           const float *q, double scale, double *out)
+{
+    uint32_t hd = h->kv.head_dim, hv = h->kv.v_head_dim, n_kv = h->kv.n_kv_head;
+    double *p = alloc(pos + 1, sizeof *p), max = -INFINITY, sum = 0;
+    for (uint32_t t = lo; t <= pos; t++) {
+        for (uint32_t d = 0; d < hd; d++)
+            p[t] += scale * (double)q[d] * (double)h->k[s][(t * n_kv + kv_head) * hd + d];
+        max = p[t] > max ? p[t] : max;
+    }
+    for (uint32_t d = 0; d < hv; d++)
+        out[d] = 0;
+    for (uint32_t t = lo; t <= pos; t++) {
+        double w = exp(p[t] - max);
+        sum += w;
+        for (uint32_t d = 0; d < hv; d++)
+            out[d] += w * (double)h->v[s][(t * n_kv + kv_head) * hv + d];
+    }
+    for (uint32_t d = 0; d < hv; d++)
+        out[d] /= sum;
+    free(p);
+}
+
 static void attend_f64(const struct cache *h, const float *q, uint32_t n_head, double scale, uint32_t window,
                        double *out)
 {
-    uint32_t hd = h->kv.head_dim, width = h->kv.n_kv_head * hd, group = n_head / h->kv.n_kv_head;
+    uint32_t group = n_head / h->kv.n_kv_head;
     for (uint32_t s = 0; s < h->n_seq; s++)
         for (uint32_t r = 0; r < h->seqs[s].n_row; r++)
             for (uint32_t head = 0; head < n_head; head++) {
                 uint32_t pos = h->seqs[s].pos0 + r, lo = window && pos >= window ? pos - window + 1 : 0;
-                size_t at = ((size_t)(h->seqs[s].row0 + r) * n_head + head) * hd;
-                double *p = alloc(pos + 1, sizeof *p), max = -INFINITY, sum = 0;
-                for (uint32_t t = lo; t <= pos; t++) {
-                    for (uint32_t d = 0; d < hd; d++)
-                        p[t] += scale * (double)q[at + d] * (double)h->k[s][t * width + head / group * hd + d];
-                    max = p[t] > max ? p[t] : max;
-                }
-                for (uint32_t d = 0; d < hd; d++)
-                    out[at + d] = 0;
-                for (uint32_t t = lo; t <= pos; t++) {
-                    double w = exp(p[t] - max);
-                    sum += w;
-                    for (uint32_t d = 0; d < hd; d++)
-                        out[at + d] += w * (double)h->v[s][t * width + head / group * hd + d];
-                }
-                for (uint32_t d = 0; d < hd; d++)
-                    out[at + d] /= sum;
-                free(p);
+                size_t at = (size_t)(h->seqs[s].row0 + r) * n_head + head;
+                attend_one_f64(h, s, head / group, lo, pos, q + at * h->kv.head_dim, scale,
+                               out + at * h->kv.v_head_dim);
             }
 }
 
 static void attention_over_a_paged_cache_matches_f64(void **state)
 {
     static const struct {
-        uint32_t n_head, n_kv_head, head_dim, block_len, window;
+        uint32_t n_head, n_kv_head, head_dim, v_head_dim, block_len, window;
         struct {
             uint32_t pos0, n_row;
         } seqs[4];
     } cases[] = {
-        {1, 1, 8, 16, 0, {{0, 1}}},
-        {4, 4, 64, 16, 0, {{0, 5}, {70, 1}}},
-        {8, 2, 64, 16, 0, {{130, 1}, {3, 1}, {64, 1}, {0, 1}}},
-        {7, 1, 128, 32, 0, {{0, 130}}},
-        {6, 2, 40, 7, 0, {{20, 33}, {63, 2}}},
-        {2, 1, 256, 64, 0, {{1000, 1}}},          /* few items: cut into parts */
-        {4, 2, 48, 16, 0, {{600, 3}, {1100, 2}}}, /* the same with several rows */
-        {4, 2, 64, 16, 50, {{0, 150}, {200, 1}}}, /* sliding window */
-        {1, 1, 32, 16, 600, {{1500, 1}}},         /* window and parts */
-        {2, 2, 16, 16, 1, {{0, 20}}},             /* sees only itself */
-        {64, 1, 16, 16, 0, {{90, 3}}},            /* the largest group */
+        {1, 1, 8, 8, 16, 0, {{0, 1}}},
+        {4, 4, 64, 64, 16, 0, {{0, 5}, {70, 1}}},
+        {8, 2, 64, 64, 16, 0, {{130, 1}, {3, 1}, {64, 1}, {0, 1}}},
+        {7, 1, 128, 128, 32, 0, {{0, 130}}},
+        {6, 2, 40, 40, 7, 0, {{20, 33}, {63, 2}}},
+        {2, 1, 256, 256, 64, 0, {{1000, 1}}},         /* few items: cut into parts */
+        {4, 2, 48, 48, 16, 0, {{600, 3}, {1100, 2}}}, /* the same with several rows */
+        {4, 2, 64, 64, 16, 50, {{0, 150}, {200, 1}}}, /* sliding window */
+        {1, 1, 32, 32, 16, 600, {{1500, 1}}},         /* window and parts */
+        {2, 2, 16, 16, 16, 1, {{0, 20}}},             /* sees only itself */
+        {64, 1, 16, 16, 16, 0, {{90, 3}}},            /* the largest group */
+        {4, 4, 192, 128, 32, 0, {{0, 40}, {65, 1}}},  /* values smaller than keys */
+        {3, 3, 24, 72, 16, 0, {{70, 5}, {0, 1}}},     /* larger */
+        {2, 1, 19, 9, 16, 0, {{900, 2}}},             /* odd sizes, in parts */
+        {4, 2, 40, 8, 16, 30, {{0, 99}}},             /* with a window */
     };
     (void)state;
     for (int i = 0; i < N_ISA; i++)
@@ -507,13 +574,14 @@ static void attention_over_a_paged_cache_matches_f64(void **state)
                 struct cache h = {.kv = {.block_len = cases[s].block_len,
                                          .n_kv_head = cases[s].n_kv_head,
                                          .head_dim = cases[s].head_dim,
+                                         .v_head_dim = cases[s].v_head_dim,
                                          .dtype = mode & 2 ? ST_DTYPE_F32 : ST_DTYPE_BF16}};
                 for (; h.n_seq < 4 && cases[s].seqs[h.n_seq].n_row; h.n_seq++)
                     h.seqs[h.n_seq] = (struct st_attn_seq){.pos0 = cases[s].seqs[h.n_seq].pos0,
                                                            .n_row = cases[s].seqs[h.n_seq].n_row};
                 fill_cache(&h, c);
-                size_t n = (size_t)h.n_row * cases[s].n_head * cases[s].head_dim;
-                float *q = random_floats(n), *out = alloc(n, sizeof *out), scale = 0.37f;
+                size_t heads = (size_t)h.n_row * cases[s].n_head, n = heads * cases[s].v_head_dim;
+                float *q = random_floats(heads * cases[s].head_dim), *out = alloc(n, sizeof *out), scale = 0.37f;
                 double *want = alloc(n, sizeof *want);
                 char what[64];
                 snprintf(what, sizeof what, "%s attention, case %zu, mode %d", isas[i], s, mode);
@@ -716,7 +784,8 @@ int main(void)
         cmocka_unit_test(an_unknown_instruction_set_is_refused_with_the_known_ones),
         cmocka_unit_test(embeddings_are_the_rows_of_the_table),
         cmocka_unit_test(norms_match_f64),
-        cmocka_unit_test(rotary_positions_match_f64_in_both_pairings),
+        cmocka_unit_test(rotary_positions_match_f64_in_both_pairings_and_any_part_of_a_head),
+        cmocka_unit_test(pieces_of_rows_are_copied_head_by_head_and_the_rest_stays),
         cmocka_unit_test(silu_and_add_match_f64),
         cmocka_unit_test(linear_layers_of_every_shape_match_f64_sums),
         cmocka_unit_test(linear_layers_with_many_rows_match_f64_sums),

@@ -191,7 +191,7 @@ out:
 static double kv_read(const struct st_open *m, enum st_dtype kv, const struct bench_opts *o)
 {
     const struct st_config *c = &m->model->config;
-    double per_token = 2.0 * c->n_layer * c->n_kv_head * c->head_dim * (double)st_dtype_size(kv);
+    double per_token = (double)c->n_layer * c->n_kv_head * (c->head_dim + c->v_head_dim) * (double)st_dtype_size(kv);
     double seen = o->prompt + o->gen / 2.0;
     if (c->sliding_window && seen > c->sliding_window)
         seen = c->sliding_window;

@@ -17,6 +17,7 @@ struct st_exec {
     struct st_area *tail; /* [n_slot], rows of the tail ops */
     bool *gathered;       /* [n_slot] slots that the tail reads from the body */
     float *inv_freq;
+    float rope_gain;
     float scale; /* of attention scores */
     struct st_route route;
     uint32_t *chosen; /* [max_row] rows that take the expert whose section runs; NULL without experts */
@@ -73,18 +74,20 @@ static int check_op(const struct st_model *m, int i, struct st_err *e)
     const struct st_plan *p = &m->plan;
     const struct st_plan_op *op = &p->ops[i];
     const uint32_t *width = p->slot_width;
-    uint32_t n_q = c->n_head * c->head_dim, n_kv = c->n_kv_head * c->head_dim;
+    uint32_t n_q = c->n_head * c->head_dim, n_k = c->n_kv_head * c->head_dim;
+    uint32_t n_v = c->n_kv_head * c->v_head_dim, n_out = c->n_head * c->v_head_dim;
     switch (op->op) {
     case ST_OP_ROPE:
-        if (op->head != c->head_dim)
-            return st_fail(e, ST_INTERNAL, "plan: op %d rotates heads of %u values, want %u", i, op->head, c->head_dim);
+        if (op->rotated != c->rope_dim)
+            return st_fail(e, ST_INTERNAL, "plan: op %d rotates %u values per head, want %u", i, op->rotated,
+                           c->rope_dim);
         return 0;
     case ST_OP_ATTEND:
         if (op->layer < 0 || (uint32_t)op->layer >= c->n_layer)
             return st_fail(e, ST_INTERNAL, "plan: op %d attends in layer %d of %u", i, op->layer, c->n_layer);
-        if (width[op->in] != n_q || width[op->in2] != n_kv || width[op->in3] != n_kv || width[op->out] != n_q)
+        if (width[op->in] != n_q || width[op->in2] != n_k || width[op->in3] != n_v || width[op->out] != n_out)
             return st_fail(e, ST_INTERNAL, "plan: op %d attends with widths %u, %u, %u, %u, want %u, %u, %u, %u", i,
-                           width[op->in], width[op->in2], width[op->in3], width[op->out], n_q, n_kv, n_kv, n_q);
+                           width[op->in], width[op->in2], width[op->in3], width[op->out], n_q, n_k, n_v, n_out);
         return 0;
     case ST_OP_ROUTE:
         if (width[op->out] != c->n_expert)
@@ -170,7 +173,8 @@ int st_exec_new(const struct st_model *m, const struct st_kv *kv, struct st_boun
     if (st_alloc(&x, 1, sizeof *x, "executor", e))
         return e->code;
     *x = (struct st_exec){.m = m, .kv = kv, .boundary = b, .n_body = body_len(&m->plan)};
-    x->scale = 1.0f / sqrtf((float)c->head_dim);
+    x->scale = st_config_attn_scale(c);
+    x->rope_gain = st_config_rope_gain(c);
     x->route = (struct st_route){.n_expert = c->n_expert,
                                  .n_used = c->n_expert_used,
                                  .score = c->score,
@@ -184,7 +188,7 @@ int st_exec_new(const struct st_model *m, const struct st_kv *kv, struct st_boun
     for (int s = 0; s < m->plan.n_slot; s++)
         if (m->plan.slot_width[s] > co.max_width)
             co.max_width = m->plan.slot_width[s];
-    if (st_alloc(&x->inv_freq, c->head_dim / 2 + 1, sizeof *x->inv_freq, "rotary frequencies", e) ||
+    if (st_alloc(&x->inv_freq, c->rope_dim / 2, sizeof *x->inv_freq, "rotary frequencies", e) ||
         (c->n_expert && st_alloc(&x->chosen, o->max_row, sizeof *x->chosen, "rows of an expert", e)) ||
         alloc_slots(x, o->max_row, e) || st_compute_new(&co, &x->compute, e)) {
         st_exec_free(x);
@@ -240,6 +244,25 @@ static int run_linear(struct st_exec *x, const struct st_area *slot, int i, int 
     return st_boundary_linear(x->boundary, x->compute, p, ops, n_op, x->m->mats, &in, outs, e);
 }
 
+static void run_norm(struct st_exec *x, const struct st_area *slot, const struct st_plan_op *op, uint32_t n_row)
+{
+    uint32_t width = x->m->plan.slot_width[op->out], head = op->head ? op->head : width;
+    float eps = op->eps > 0 ? op->eps : x->m->config.norm_eps;
+    st_rmsnorm(x->compute, slot[op->in].p, x->m->mats[op->weight].data, eps, n_row * (width / head), head,
+               slot[op->out].p);
+}
+
+static void run_rope(struct st_exec *x, const struct st_area *slot, const struct st_plan_op *op, uint32_t n_row,
+                     const uint32_t *pos)
+{
+    struct st_rotary r = {.inv_freq = x->inv_freq,
+                          .n_pair = op->rotated / 2,
+                          .first = op->rotate_at,
+                          .gain = x->rope_gain,
+                          .interleaved = x->m->config.rope_interleaved};
+    st_rope(x->compute, slot[op->in].p, n_row, x->m->plan.slot_width[op->in] / op->head, op->head, pos, &r);
+}
+
 static void run_attend(struct st_exec *x, const struct st_plan_op *op, const struct st_exec_step *step)
 {
     const struct st_config *c = &x->m->config;
@@ -269,7 +292,6 @@ static int run_ops(struct st_exec *x, const struct st_area *slot, int from, int 
                    const struct st_exec_step *step, struct st_err *e)
 {
     uint32_t n_row = n_all; /* fewer inside the section of an expert */
-    const struct st_config *c = &x->m->config;
     const struct st_plan *p = &x->m->plan;
     const struct st_mat *mats = x->m->mats;
     struct st_compute *k = x->compute;
@@ -282,11 +304,7 @@ static int run_ops(struct st_exec *x, const struct st_area *slot, int from, int 
             st_embed(k, &mats[op->weight], step->ids, n_row, slot[op->out].p);
             break;
         case ST_OP_NORM:
-            if (op->head)
-                st_rmsnorm(k, slot[op->in].p, mats[op->weight].data, c->norm_eps, n_row * (width / op->head), op->head,
-                           slot[op->out].p);
-            else
-                st_rmsnorm(k, slot[op->in].p, mats[op->weight].data, c->norm_eps, n_row, width, slot[op->out].p);
+            run_norm(x, slot, op, n_row);
             break;
         case ST_OP_LINEAR:
             n_op = group_len(p, i, to);
@@ -295,8 +313,10 @@ static int run_ops(struct st_exec *x, const struct st_area *slot, int from, int 
             i += n_op - 1;
             break;
         case ST_OP_ROPE:
-            st_rope(k, slot[op->in].p, n_row, width / op->head, op->head, step->pos, x->inv_freq, op->head / 2,
-                    c->rope_interleaved);
+            run_rope(x, slot, op, n_row, step->pos);
+            break;
+        case ST_OP_COPY:
+            st_copy(k, &op->pieces, slot[op->in].p, p->slot_width[op->in], slot[op->out].p, width, n_row);
             break;
         case ST_OP_ATTEND:
             run_attend(x, op, step);

@@ -4,15 +4,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Values of K (or V) of one layer in one block. */
-static size_t part_values(const struct st_config *c)
+/* Values of K of one layer in one block, and of K and V. */
+static size_t key_values(const struct st_config *c)
 {
     return (size_t)c->n_kv_head * ST_KV_BLOCK * c->head_dim;
 }
 
+static size_t layer_values(const struct st_config *c)
+{
+    return key_values(c) + (size_t)c->n_kv_head * ST_KV_BLOCK * c->v_head_dim;
+}
+
 size_t st_kv_block_bytes(const struct st_config *c, enum st_dtype dtype)
 {
-    return 2 * (size_t)c->n_layer * part_values(c) * st_dtype_size(dtype);
+    return c->n_layer * layer_values(c) * st_dtype_size(dtype);
 }
 
 int st_kv_init(struct st_kv *kv, const struct st_config *c, enum st_dtype dtype, uint32_t n_block, struct st_err *e)
@@ -27,15 +32,15 @@ int st_kv_init(struct st_kv *kv, const struct st_config *c, enum st_dtype dtype,
         st_kv_wipe(kv);
         return e->code;
     }
-    size_t part = part_values(c) * st_dtype_size(dtype);
     for (uint32_t l = 0; l < c->n_layer; l++) {
-        char *k = (char *)kv->area.p + 2 * (size_t)l * part;
+        char *k = (char *)kv->area.p + l * layer_values(c) * st_dtype_size(dtype);
         kv->layers[l] = (struct st_kv_layer){.k = k,
-                                             .v = k + part,
-                                             .block_stride = 2 * (size_t)c->n_layer * part_values(c),
+                                             .v = k + key_values(c) * st_dtype_size(dtype),
+                                             .block_stride = c->n_layer * layer_values(c),
                                              .block_len = ST_KV_BLOCK,
                                              .n_kv_head = c->n_kv_head,
                                              .head_dim = c->head_dim,
+                                             .v_head_dim = c->v_head_dim,
                                              .dtype = dtype};
     }
     for (uint32_t i = 0; i < n_block; i++)

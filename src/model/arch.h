@@ -26,4 +26,15 @@ int st_arch_qwen_window(const json_t *json, const char *where, struct st_config 
 int st_arch_experts(const json_t *json, const char *where, const char *key, const char *key2, struct st_config *c,
                     struct st_err *e) ST_MUST_CHECK;
 
+/* For the DeepSeek family. Sizes and biases of latent attention; UNSUPPORTED when key/value heads are fewer than heads.
+ */
+int st_arch_latent(const json_t *json, const char *where, struct st_config *c, struct st_err *e) ST_MUST_CHECK;
+/* Experts in the layers behind the first first_k_dense_replace (n_dense when absent): their number (key2 as in
+ * st_arch_experts()), sizes and scale; none of it is read when all layers are dense. UNSUPPORTED when scores are not
+ * made by `score`. */
+int st_arch_deepseek_experts(const json_t *json, const char *where, const char *key2, uint32_t n_dense,
+                             const char *score, struct st_config *c, struct st_err *e) ST_MUST_CHECK;
+/* n_group and topk_group. */
+int st_arch_deepseek_groups(const json_t *json, const char *where, struct st_config *c, struct st_err *e) ST_MUST_CHECK;
+
 #endif

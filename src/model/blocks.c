@@ -1,12 +1,14 @@
 #include "model/blocks.h"
 
-static void norm(struct st_blocks *b, enum st_role role, int layer, int in, int out, uint32_t head, int weight)
+static struct st_plan_op *norm(struct st_blocks *b, enum st_role role, int layer, int in, int out, uint32_t head,
+                               int weight)
 {
     struct st_plan_op *op = st_plan_add(b->p, ST_OP_NORM, role, layer);
     op->in = in;
     op->out = out;
     op->weight = weight;
     op->head = head;
+    return op;
 }
 
 static struct st_plan_op *linear(struct st_blocks *b, enum st_role role, int layer, int in, int out, uint32_t group,
@@ -48,8 +50,15 @@ void st_blocks_begin(struct st_blocks *b, const struct st_config *c, struct st_p
     b->h = st_plan_slot(p, c->d_model);
     b->q = st_plan_slot(p, c->n_head * c->head_dim);
     b->k = st_plan_slot(p, c->n_kv_head * c->head_dim);
-    b->v = st_plan_slot(p, c->n_kv_head * c->head_dim);
-    b->a = st_plan_slot(p, c->n_head * c->head_dim);
+    b->v = st_plan_slot(p, c->n_kv_head * c->v_head_dim);
+    b->a = st_plan_slot(p, c->n_head * c->v_head_dim);
+    if (c->q_lora_rank)
+        b->q_a = st_plan_slot(p, c->q_lora_rank);
+    if (c->kv_lora_rank) {
+        b->kv_a = st_plan_slot(p, c->kv_lora_rank + c->rope_dim);
+        b->kv = st_plan_slot(p, c->kv_lora_rank);
+        b->kv_b = st_plan_slot(p, c->n_head * (c->head_dim - c->rope_dim + c->v_head_dim));
+    }
     b->gate = st_plan_slot(p, c->d_ff);
     b->up = st_plan_slot(p, c->d_ff);
     if (c->n_expert) {
@@ -68,12 +77,27 @@ void st_blocks_begin(struct st_blocks *b, const struct st_config *c, struct st_p
     op->weight = b->w_embed;
 }
 
-static void rope(struct st_blocks *b, enum st_role role, int layer, int slot)
+/* The last rope_dim values of heads of `head` values. */
+static void rope(struct st_blocks *b, enum st_role role, int layer, int slot, uint32_t head)
 {
     struct st_plan_op *op = st_plan_add(b->p, ST_OP_ROPE, role, layer);
     op->in = slot;
     op->out = slot;
+    op->head = head;
+    op->rotated = b->c->rope_dim;
+    op->rotate_at = head - op->rotated;
+}
+
+static void attend_and_project(struct st_blocks *b, int layer)
+{
+    struct st_plan_op *op = st_plan_add(b->p, ST_OP_ATTEND, ST_ROLE_NONE, layer);
+    op->in = b->q;
+    op->in2 = b->k;
+    op->in3 = b->v;
+    op->out = b->a;
     op->head = b->c->head_dim;
+    project(b, ST_ROLE_O, ST_ROLE_O_BIAS, layer, "self_attn.o_proj", b->a, b->h, 0, b->c->o_bias);
+    add(b, ST_ROLE_O, layer);
 }
 
 void st_blocks_attention(struct st_blocks *b, int layer)
@@ -94,18 +118,63 @@ void st_blocks_attention(struct st_blocks *b, int layer)
         w = st_plan_weight(p, ST_ROLE_K_NORM, layer, c->head_dim, 1, "model.layers.%d.self_attn.k_norm.weight", layer);
         norm(b, ST_ROLE_K_NORM, layer, b->k, b->k, c->head_dim, w);
     }
-    rope(b, ST_ROLE_Q, layer, b->q);
-    rope(b, ST_ROLE_K, layer, b->k);
+    rope(b, ST_ROLE_Q, layer, b->q, c->head_dim);
+    rope(b, ST_ROLE_K, layer, b->k, c->head_dim);
+    attend_and_project(b, layer);
+}
 
-    struct st_plan_op *op = st_plan_add(p, ST_OP_ATTEND, ST_ROLE_NONE, layer);
-    op->in = b->q;
-    op->in2 = b->k;
-    op->in3 = b->v;
-    op->out = b->a;
-    op->head = c->head_dim;
+/* The reference gives the norms of compressed rows this epsilon, whatever rms_norm_eps says. */
+#define LATENT_NORM_EPS 1e-6f
 
-    project(b, ST_ROLE_O, ST_ROLE_O_BIAS, layer, "self_attn.o_proj", b->a, b->h, 0, c->o_bias);
-    add(b, ST_ROLE_O, layer);
+static void latent_norm(struct st_blocks *b, enum st_role role, int layer, const char *part, int slot, uint32_t n)
+{
+    int w = st_plan_weight(b->p, role, layer, n, 1, "model.layers.%d.self_attn.%s.weight", layer, part);
+    norm(b, role, layer, slot, slot, 0, w)->eps = LATENT_NORM_EPS;
+}
+
+static void copy(struct st_blocks *b, enum st_role role, int layer, int from, int to, struct st_pieces pieces)
+{
+    struct st_plan_op *op = st_plan_add(b->p, ST_OP_COPY, role, layer);
+    op->in = from;
+    op->out = to;
+    op->pieces = pieces;
+}
+
+void st_blocks_latent_attention(struct st_blocks *b, int layer)
+{
+    const struct st_config *c = b->c;
+    struct st_plan *p = b->p;
+    uint32_t rank = c->kv_lora_rank, rotated = c->rope_dim, plain = c->head_dim - rotated, value = c->v_head_dim;
+    int w = st_plan_weight(p, ST_ROLE_ATTN_NORM, layer, c->d_model, 1, "model.layers.%d.input_layernorm.weight", layer);
+    norm(b, ST_ROLE_ATTN_NORM, layer, b->x, b->h, 0, w);
+
+    uint32_t group = ++b->group;
+    if (c->q_lora_rank)
+        project(b, ST_ROLE_Q_A, ST_ROLE_Q_A_BIAS, layer, "self_attn.q_a_proj", b->h, b->q_a, group, c->qkv_bias);
+    else
+        project(b, ST_ROLE_Q, ST_ROLE_NONE, layer, "self_attn.q_proj", b->h, b->q, group, false);
+    project(b, ST_ROLE_KV_A, ST_ROLE_KV_A_BIAS, layer, "self_attn.kv_a_proj_with_mqa", b->h, b->kv_a, group,
+            c->qkv_bias);
+    if (c->q_lora_rank) {
+        latent_norm(b, ST_ROLE_Q_A_NORM, layer, "q_a_layernorm", b->q_a, c->q_lora_rank);
+        project(b, ST_ROLE_Q_B, ST_ROLE_NONE, layer, "self_attn.q_b_proj", b->q_a, b->q, 0, false);
+    }
+    copy(b, ST_ROLE_KV_A, layer, b->kv_a, b->kv, (struct st_pieces){.n_head = 1, .len = rank});
+    latent_norm(b, ST_ROLE_KV_A_NORM, layer, "kv_a_layernorm", b->kv, rank);
+    project(b, ST_ROLE_KV_B, ST_ROLE_NONE, layer, "self_attn.kv_b_proj", b->kv, b->kv_b, 0, false);
+
+    rope(b, ST_ROLE_Q, layer, b->q, c->head_dim);
+    rope(b, ST_ROLE_K, layer, b->kv_a, rank + rotated);
+    /* A head's key is its own part, then the shared one. */
+    struct st_pieces own = {.n_head = c->n_head, .len = plain, .from_step = plain + value, .to_step = c->head_dim};
+    struct st_pieces shared = {
+        .n_head = c->n_head, .len = rotated, .from_at = rank, .to_at = plain, .to_step = c->head_dim};
+    struct st_pieces values = {
+        .n_head = c->n_head, .len = value, .from_at = plain, .from_step = plain + value, .to_step = value};
+    copy(b, ST_ROLE_K, layer, b->kv_b, b->k, own);
+    copy(b, ST_ROLE_K, layer, b->kv_a, b->k, shared);
+    copy(b, ST_ROLE_V, layer, b->kv_b, b->v, values);
+    attend_and_project(b, layer);
 }
 
 static void ffn_norm(struct st_blocks *b, int layer)

@@ -62,7 +62,7 @@ static int read_header(const uint8_t *p, const char *where, struct st_config *c,
                      c->n_head);
     if (rc)
         return rc;
-    c->head_dim = c->d_model / c->n_head;
+    c->head_dim = c->v_head_dim = c->rope_dim = c->d_model / c->n_head;
     return st_config_check(c, where, e);
 }
 

@@ -107,36 +107,68 @@ static int read_sizes(const json_t *o, const char *where, struct st_config *c, s
     return rc;
 }
 
+static int read_llama3(const json_t *r, const char *where, struct st_config *c, struct st_err *e)
+{
+    c->rope_scaling = ST_ROPE_LLAMA3;
+    int rc = need_float(r, where, "low_freq_factor", 1e-3, 1e6, &c->rope_low_freq_factor, e);
+    if (!rc)
+        rc = need_float(r, where, "high_freq_factor", 1e-3, 1e6, &c->rope_high_freq_factor, e);
+    if (!rc && c->rope_high_freq_factor <= c->rope_low_freq_factor)
+        rc = st_fail(e, ST_INPUT, "%s: high_freq_factor: want more than low_freq_factor", where);
+    return rc;
+}
+
+static int read_yarn(const json_t *r, const char *where, struct st_config *c, struct st_err *e)
+{
+    struct st_yarn *y = &c->yarn;
+    const json_t *truncate = json_object_get(r, "truncate");
+    c->rope_scaling = ST_ROPE_YARN;
+    /* The reference takes null for false here, and 0 for absent in the other fields. */
+    y->truncate = !(truncate && json_is_null(truncate));
+    int rc = st_json_bool(r, where, "truncate", &y->truncate, e);
+    if (!rc)
+        rc = st_json_real(r, where, "beta_fast", 0, 1e6, &y->beta_fast, e);
+    if (!rc)
+        rc = st_json_real(r, where, "beta_slow", 0, 1e6, &y->beta_slow, e);
+    if (!rc)
+        rc = st_json_real(r, where, "mscale", 0, 1e3, &y->mscale, e);
+    if (!rc)
+        rc = st_json_real(r, where, "attention_factor", 1e-3, 1e3, &y->attention_factor, e);
+    if (y->beta_fast == 0)
+        y->beta_fast = 32;
+    if (y->beta_slow == 0)
+        y->beta_slow = 1;
+    if (!rc && c->rope_theta <= 1)
+        rc = st_fail(e, ST_INPUT, "%s: rope_theta: want more than 1 for yarn", where);
+    return rc;
+}
+
 static int read_rope_kind(const json_t *r, const char *where, struct st_config *c, struct st_err *e)
 {
     const char *type = "default";
     int rc = st_json_str(r, where, "type", &type, e); /* the name until transformers 4.43 */
     if (!rc)
         rc = st_json_str(r, where, "rope_type", &type, e);
-    if (rc)
+    if (rc || strcmp(type, "default") == 0)
         return rc;
-    if (strcmp(type, "default") == 0)
-        return 0;
-    if (strcmp(type, "linear") != 0 && strcmp(type, "llama3") != 0)
-        return st_fail(e, ST_UNSUPPORTED, "%s: rope_type '%.32s' is not supported; supported: default, linear, llama3",
-                       where, type);
+    bool linear = strcmp(type, "linear") == 0, yarn = strcmp(type, "yarn") == 0;
+    if (!linear && !yarn && strcmp(type, "llama3") != 0)
+        return st_fail(e, ST_UNSUPPORTED,
+                       "%s: rope_type '%.32s' is not supported; supported: default, linear, llama3, yarn", where, type);
     rc = need_float(r, where, "factor", 1e-3, 1e6, &c->rope_factor, e);
+    if (!rc)
+        rc = st_json_real(r, where, "mscale_all_dim", 0, 1e3, &c->yarn.mscale_all_dim, e);
     if (rc)
         return rc;
-    if (strcmp(type, "linear") == 0) {
+    if (linear) {
         c->rope_scaling = ST_ROPE_LINEAR;
         return 0;
     }
-    c->rope_scaling = ST_ROPE_LLAMA3;
     c->rope_original_ctx = c->n_ctx;
-    rc = need_float(r, where, "low_freq_factor", 1e-3, 1e6, &c->rope_low_freq_factor, e);
-    if (!rc)
-        rc = need_float(r, where, "high_freq_factor", 1e-3, 1e6, &c->rope_high_freq_factor, e);
-    if (!rc)
-        rc = maybe_u32(r, where, "original_max_position_embeddings", ST_MAX_CTX, &c->rope_original_ctx, e);
-    if (!rc && c->rope_high_freq_factor <= c->rope_low_freq_factor)
-        rc = st_fail(e, ST_INPUT, "%s: high_freq_factor: want more than low_freq_factor", where);
-    return rc;
+    rc = maybe_u32(r, where, "original_max_position_embeddings", ST_MAX_CTX, &c->rope_original_ctx, e);
+    if (rc)
+        return rc;
+    return yarn ? read_yarn(r, where, c, e) : read_llama3(r, where, c, e);
 }
 
 /* rope_theta stands beside rope_scaling, or, since transformers 5, inside rope_parameters (either name holds either).
@@ -172,6 +204,9 @@ static int read_rope(const json_t *o, const char *where, struct st_config *c, st
             rc = maybe_float(r, inside, "partial_rotary_factor", 0, 1, &rotated, e);
         if (!rc)
             rc = read_rope_kind(r, inside, c, e);
+        /* Beside the other fields it outweighs the one among them. */
+        if (!rc && c->rope_original_ctx)
+            rc = maybe_u32(o, where, "original_max_position_embeddings", ST_MAX_CTX, &c->rope_original_ctx, e);
     }
     if (!rc && rotated != 1)
         rc = st_fail(e, ST_UNSUPPORTED, "%s: partial_rotary_factor %g is not supported; supported: 1", where,
@@ -239,6 +274,26 @@ static int refuse_unsupported(const json_t *o, const char *where, struct st_err 
     return 0;
 }
 
+static int check_heads(const struct st_config *c, const char *where, struct st_err *e)
+{
+    const char *rotated = c->kv_lora_rank ? "qk_rope_head_dim" : "head_dim";
+    if (c->rope_dim % 2 || c->rope_dim < 2 || c->rope_dim > ST_MAX_HEAD_DIM)
+        return st_fail(e, ST_INPUT, "%s: %s: want an even number in 2..%u, got %u", where, rotated, ST_MAX_HEAD_DIM,
+                       c->rope_dim);
+    if (c->head_dim < c->rope_dim || c->head_dim > ST_MAX_HEAD_DIM)
+        return st_fail(e, ST_INPUT, "%s: qk_nope_head_dim + qk_rope_head_dim: want at most %u, got %u", where,
+                       ST_MAX_HEAD_DIM, c->head_dim);
+    if (c->v_head_dim < 2 || c->v_head_dim > ST_MAX_HEAD_DIM)
+        return st_fail(e, ST_INPUT, "%s: v_head_dim: want 2..%u, got %u", where, ST_MAX_HEAD_DIM, c->v_head_dim);
+    /* kv_b puts out the unrotated part of a key and a value, per head. */
+    uint32_t widest = c->head_dim - c->rope_dim + c->v_head_dim;
+    widest = widest > c->head_dim ? widest : c->head_dim;
+    if (c->n_head * widest > ST_MAX_WIDTH)
+        return st_fail(e, ST_INPUT, "%s: num_attention_heads x head_dim: want at most %u, got %u", where, ST_MAX_WIDTH,
+                       c->n_head * widest);
+    return 0;
+}
+
 int st_config_check(const struct st_config *c, const char *where, struct st_err *e)
 {
     /* A matrix of one column could not be told from a vector. */
@@ -251,13 +306,8 @@ int st_config_check(const struct st_config *c, const char *where, struct st_err 
     if (c->n_head / c->n_kv_head > ST_ATTN_MAX_GROUP)
         return st_fail(e, ST_UNSUPPORTED, "%s: %u query heads per key/value head; supported: at most %d", where,
                        c->n_head / c->n_kv_head, ST_ATTN_MAX_GROUP);
-    if (c->head_dim % 2 || c->head_dim < 2 || c->head_dim > ST_MAX_HEAD_DIM)
-        return st_fail(e, ST_INPUT, "%s: head_dim: want an even number in 2..%u, got %u", where, ST_MAX_HEAD_DIM,
-                       c->head_dim);
-    if (c->n_head * c->head_dim > ST_MAX_WIDTH)
-        return st_fail(e, ST_INPUT, "%s: num_attention_heads x head_dim: want at most %u, got %u", where, ST_MAX_WIDTH,
-                       c->n_head * c->head_dim);
-    return st_config_check_moe(c, where, e);
+    int rc = check_heads(c, where, e);
+    return rc ? rc : st_config_check_moe(c, where, e);
 }
 
 static int parse(const json_t *o, const char *where, struct st_config *c, struct st_err *e)
@@ -284,6 +334,8 @@ static int parse(const json_t *o, const char *where, struct st_config *c, struct
         return rc;
     if (c->head_dim == 0)
         c->head_dim = c->d_model / c->n_head;
+    if (c->kv_lora_rank == 0)
+        c->v_head_dim = c->rope_dim = c->head_dim;
     return st_config_check(c, where, e);
 }
 
@@ -345,13 +397,77 @@ static float scale_llama3(const struct st_config *c, float inv_freq)
     return (1 - smooth) * inv_freq / c->rope_factor + smooth * inv_freq;
 }
 
+/* Number of the pair that turns `rotations` times over the original context. */
+static double yarn_pair(const struct st_config *c, double rotations)
+{
+    return c->rope_dim * log(c->rope_original_ctx / (rotations * 2 * M_PI)) / (2 * log((double)c->rope_theta));
+}
+
+/* Pairs below `low` keep their frequency, those above `high` are slowed by the factor, those between are mixed. */
+static void yarn_borders(const struct st_config *c, double *low, double *high)
+{
+    *low = yarn_pair(c, c->yarn.beta_fast);
+    *high = yarn_pair(c, c->yarn.beta_slow);
+    if (c->yarn.truncate) {
+        *low = floor(*low);
+        *high = ceil(*high);
+    }
+    *low = fmax(*low, 0);
+    *high = fmin(*high, c->rope_dim - 1);
+    if (*low == *high)
+        *high += 0.001;
+}
+
+static float scale_yarn(const struct st_config *c, uint32_t pair, float wave, double low, double high)
+{
+    float slowed = ((float)pair - (float)low) / (float)(high - low);
+    slowed = slowed < 0 ? 0 : slowed > 1 ? 1 : slowed;
+    float kept = 1 - slowed;
+    return 1 / (c->rope_factor * wave) * (1 - kept) + 1 / wave * kept;
+}
+
 void st_config_inv_freq(const struct st_config *c, float *out)
 {
-    for (uint32_t i = 0; i < c->head_dim / 2; i++) {
-        out[i] = 1.0f / powf(c->rope_theta, (float)(2 * i) / (float)c->head_dim);
+    double low = 0, high = 0;
+    if (c->rope_scaling == ST_ROPE_YARN)
+        yarn_borders(c, &low, &high);
+    for (uint32_t i = 0; i < c->rope_dim / 2; i++) {
+        float wave = powf(c->rope_theta, (float)(2 * i) / (float)c->rope_dim);
+        out[i] = 1.0f / wave;
         if (c->rope_scaling == ST_ROPE_LINEAR)
             out[i] /= c->rope_factor;
         else if (c->rope_scaling == ST_ROPE_LLAMA3)
             out[i] = scale_llama3(c, out[i]);
+        else if (c->rope_scaling == ST_ROPE_YARN)
+            out[i] = scale_yarn(c, i, wave, low, high);
     }
+}
+
+static double mscale(double factor, double m)
+{
+    return factor <= 1 ? 1 : 0.1 * m * log(factor) + 1;
+}
+
+float st_config_rope_gain(const struct st_config *c)
+{
+    double factor = (double)c->rope_factor;
+    const struct st_yarn *y = &c->yarn;
+    if (c->rope_scaling != ST_ROPE_YARN)
+        return 1;
+    if (y->attention_factor > 0)
+        return (float)y->attention_factor;
+    if (y->mscale > 0 && y->mscale_all_dim > 0)
+        return (float)(mscale(factor, y->mscale) / mscale(factor, y->mscale_all_dim));
+    return (float)mscale(factor, 1);
+}
+
+float st_config_attn_scale(const struct st_config *c)
+{
+    double scale = 1 / sqrt(c->head_dim);
+    /* Only DeepSeek's models read mscale_all_dim here; under any scaling of the positions. */
+    if (c->kv_lora_rank && c->rope_scaling != ST_ROPE_NONE && c->yarn.mscale_all_dim > 0) {
+        double m = mscale((double)c->rope_factor, c->yarn.mscale_all_dim);
+        scale *= m * m;
+    }
+    return (float)scale;
 }

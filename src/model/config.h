@@ -19,22 +19,40 @@
 #define ST_MAX_VOCAB (1u << 22)
 #define ST_MAX_LAYERS 1024u
 #define ST_MAX_HEADS 1024u
-#define ST_MAX_HEAD_DIM 256u
+#define ST_MAX_HEAD_DIM 256u /* of queries and keys, and of values */
 #define ST_MAX_CTX (1u << 24)
 #define ST_MAX_LAYER_EXPERTS (1u << 16) /* n_layer * n_expert: each has its records in the plan */
 
-enum st_rope_scaling { ST_ROPE_NONE, ST_ROPE_LINEAR, ST_ROPE_LLAMA3 };
+enum st_rope_scaling { ST_ROPE_NONE, ST_ROPE_LINEAR, ST_ROPE_LLAMA3, ST_ROPE_YARN };
+
+/* What yarn (arXiv 2309.00071) has beside rope_factor and rope_original_ctx. As in transformers, with its defaults in
+ * place of absent values. */
+struct st_yarn {
+    double beta_fast, beta_slow;   /* rotations between which frequencies are mixed */
+    double mscale, mscale_all_dim; /* 0 = not given */
+    double attention_factor;       /* of sines and cosines; 0 = follows from the others */
+    bool truncate;                 /* the borders of the mixed part are whole numbers */
+};
 
 struct st_config {
     char arch[64];       /* "LlamaForCausalLM", ... */
     char model_type[32]; /* "llama", ...; may be empty */
-    uint32_t d_model, n_layer, n_head, n_kv_head, head_dim, d_ff, n_vocab, n_ctx;
+    uint32_t d_model, n_layer, n_head, n_kv_head, d_ff, n_vocab, n_ctx;
+    uint32_t head_dim;   /* of queries and keys */
+    uint32_t v_head_dim; /* of values; head_dim but for latent attention */
+    uint32_t rope_dim;   /* the last rope_dim values of a query or key head are rotated; head_dim but for latent
+                            attention, where config.json calls it qk_rope_head_dim */
+    /* Latent attention (DeepSeek): ranks of the compressed queries (0 = not compressed) and of the keys and values;
+     * kv_lora_rank 0 = another kind of attention. */
+    uint32_t q_lora_rank, kv_lora_rank;
+    uint32_t n_mtp_layer; /* layers behind the last one that only guess further tokens: their tensors are not used */
     float norm_eps;
     float rope_theta;
     enum st_rope_scaling rope_scaling;
     float rope_factor, rope_low_freq_factor, rope_high_freq_factor;
     uint32_t rope_original_ctx;
-    bool rope_interleaved;   /* pairs (2i, 2i+1): llama2.c files */
+    struct st_yarn yarn;
+    bool rope_interleaved;   /* pairs (2i, 2i+1): llama2.c files, DeepSeek */
     uint32_t sliding_window; /* of every layer; 0 = none */
     bool tied_head, qkv_bias, o_bias, mlp_bias, qk_norm;
 
@@ -73,8 +91,12 @@ int st_config_check_moe(const struct st_config *c, const char *where, struct st_
 bool st_config_is_moe(const struct st_config *c, uint32_t layer);
 void st_config_set_dense(struct st_config *c, uint32_t layer); /* layer < ST_MAX_LAYERS */
 
-/* Inverse rotary frequencies after scaling, [head_dim / 2]. In float32 step by step, as the reference computes them:
+/* Inverse rotary frequencies after scaling, [rope_dim / 2]. In float32 step by step, as the reference computes them:
  * at position p an error of one ulp in a frequency becomes p ulps in the angle. */
 void st_config_inv_freq(const struct st_config *c, float *out);
+/* Factor of all sines and cosines. */
+float st_config_rope_gain(const struct st_config *c);
+/* Factor of the attention scores before the softmax. */
+float st_config_attn_scale(const struct st_config *c);
 
 #endif

@@ -138,6 +138,15 @@ static bool is_derived(const char *name)
     return len >= sizeof tail && strcmp(name + len - (sizeof tail - 1), tail) == 0;
 }
 
+/* Layers behind the last one guess further tokens (DeepSeek-V3) and take no part in the next one. */
+static bool is_mtp(const struct st_config *c, const char *name)
+{
+    unsigned layer;
+    int end = 0;
+    return sscanf(name, "model.layers.%4u.%n", &layer, &end) == 1 && end && layer >= c->n_layer &&
+           layer - c->n_layer < c->n_mtp_layer;
+}
+
 static int refuse_strays(const struct st_model *m, struct st_err *e)
 {
     size_t n = (size_t)m->plan.n_weight;
@@ -150,7 +159,7 @@ static int refuse_strays(const struct st_model *m, struct st_err *e)
     qsort(known, n, sizeof *known, by_text);
     for (size_t i = 0; !rc && i < st_ckpt_count(m->priv->ckpt); i++) {
         const char *name = st_ckpt_at(m->priv->ckpt, i)->name;
-        if (!is_derived(name) && !bsearch(&name, known, n, sizeof *known, by_text))
+        if (!is_derived(name) && !is_mtp(&m->config, name) && !bsearch(&name, known, n, sizeof *known, by_text))
             rc = st_fail(e, ST_INPUT, "%s: %.200s: this tensor has no place in %s with this config", m->path, name,
                          m->config.arch);
     }

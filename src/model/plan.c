@@ -18,7 +18,7 @@ const char *st_role_name(enum st_role r)
 
 static const char *op_name(enum st_op op)
 {
-    static const char *const names[] = {"embed",    "norm", "linear", "rope",   "attend",
+    static const char *const names[] = {"embed",    "norm", "linear", "rope",   "copy",   "attend",
                                         "silu_mul", "add",  "route",  "gather", "scatter"};
     return (unsigned)op < sizeof names / sizeof names[0] ? names[op] : "unknown";
 }
@@ -117,6 +117,7 @@ static struct use op_use(enum st_op op)
     case ST_OP_ROUTE:
         return (struct use){.in = true, .bias_ok = true};
     case ST_OP_ROPE:
+    case ST_OP_COPY:
     case ST_OP_ADD:
         return (struct use){.in = true};
     }
@@ -142,6 +143,42 @@ static uint32_t width(const struct st_plan *p, int slot)
     return p->slot_width[slot];
 }
 
+static const char *rope_shapes(const struct st_plan_op *op, uint32_t out)
+{
+    if (op->in != op->out || !op->head || out % op->head)
+        return "head size";
+    bool inside = op->rotate_at <= op->head && op->rotated <= op->head - op->rotate_at;
+    return inside && op->rotated && op->rotated % 2 == 0 ? NULL : "rotated part";
+}
+
+/* Keys and queries have heads of one size, values and the output of another, which follows from the widths. */
+static const char *attend_shapes(const struct st_plan *p, const struct st_plan_op *op)
+{
+    uint32_t q = width(p, op->in), k = width(p, op->in2), v = width(p, op->in3);
+    if (op->layer < 0 || !op->head || q % op->head || k % op->head)
+        return "head size";
+    uint32_t n_head = q / op->head, n_kv = k / op->head;
+    if (n_head % n_kv || v % n_kv)
+        return "key and value heads";
+    return (uint64_t)n_head * (v / n_kv) == width(p, op->out) ? NULL : "width of the values";
+}
+
+static bool piece_fits(const struct st_pieces *c, uint32_t at, uint32_t step, uint32_t row)
+{
+    return (uint64_t)at + (uint64_t)(c->n_head - 1) * step + c->len <= row;
+}
+
+static const char *copy_shapes(const struct st_plan *p, const struct st_plan_op *op)
+{
+    const struct st_pieces *c = &op->pieces;
+    if (op->in == op->out || !c->n_head || !c->len || (c->n_head > 1 && c->to_step < c->len))
+        return "copy";
+    return piece_fits(c, c->from_at, c->from_step, width(p, op->in)) &&
+                   piece_fits(c, c->to_at, c->to_step, width(p, op->out))
+               ? NULL
+               : "piece";
+}
+
 /* Whether slot widths and weight shapes of one op fit together; NULL, or what does not. Indices are already checked. */
 static const char *shapes(const struct st_plan *p, const struct st_plan_op *op)
 {
@@ -160,11 +197,11 @@ static const char *shapes(const struct st_plan *p, const struct st_plan_op *op)
             return "shape of the matrix";
         return b && (b->n_in != 1 || b->n_out != out) ? "length of the bias" : NULL;
     case ST_OP_ROPE:
-        return op->in == op->out && op->head && op->head % 2 == 0 && out % op->head == 0 ? NULL : "head size";
+        return rope_shapes(op, out);
+    case ST_OP_COPY:
+        return copy_shapes(p, op);
     case ST_OP_ATTEND:
-        if (op->layer < 0 || !op->head || width(p, op->in) != out || out % op->head || width(p, op->in2) % op->head)
-            return "head size";
-        return width(p, op->in2) == width(p, op->in3) && out % width(p, op->in2) == 0 ? NULL : "key and value heads";
+        return attend_shapes(p, op);
     case ST_OP_SILU_MUL:
         return op->in == op->out && op->in2 != op->in && width(p, op->in2) == out ? NULL : "width of gate and up";
     case ST_OP_ADD:
@@ -228,7 +265,8 @@ static bool rows_ok(const struct sections *s, const struct st_plan_op *op)
     for (size_t i = 0; i < sizeof in / sizeof *in; i++)
         if (in[i] >= 0 && s->made_in[in[i]] != all)
             return false;
-    return (op->op != ST_OP_ADD && op->op != ST_OP_SCATTER) || s->made_in[op->out] == -1;
+    bool keeps = op->op == ST_OP_ADD || op->op == ST_OP_COPY || op->op == ST_OP_SCATTER; /* what is in out */
+    return !keeps || s->made_in[op->out] == -1;
 }
 
 /* NULL, or what is wrong with op i among the sections; then takes it into account. */

@@ -13,13 +13,16 @@
 #define ST_MODEL_PLAN_H
 
 #include "model/config.h"
+#include "tensor/compute.h"
 
 enum st_op {
     ST_OP_EMBED,  /* out = rows of weight by token id */
     ST_OP_NORM,   /* out = rmsnorm(in) * weight over the slot's width, or over heads of `head` values when head != 0 */
     ST_OP_LINEAR, /* out = in W^T + bias */
-    ST_OP_ROPE,   /* in place on `in`, heads of `head` values */
-    ST_OP_ATTEND, /* out = attention(q = in, k = in2, v = in3); stores k and v in the cache of `layer` */
+    ST_OP_ROPE,   /* in place on `in`: `rotated` values from `rotate_at` of each head of `head` values */
+    ST_OP_COPY,   /* pieces of in to out; the rest of out stays */
+    ST_OP_ATTEND, /* out = attention(q = in, k = in2, v = in3); stores k and v in the cache of `layer`. Heads of q and k
+                     have `head` values, those of v and out what the widths say */
     ST_OP_SILU_MUL, /* out = silu(in) * in2, out == in */
     ST_OP_ADD,      /* out += in */
     ST_OP_ROUTE,   /* in place on the router's logits [n_row, n_expert]: the weight of each expert, 0 for those that the
@@ -43,6 +46,14 @@ enum st_op {
     X(O_BIAS, "o_bias")                                                                                                \
     X(Q_NORM, "q_norm")                                                                                                \
     X(K_NORM, "k_norm")                                                                                                \
+    X(Q_A, "q_a")                                                                                                      \
+    X(Q_A_BIAS, "q_a_bias")                                                                                            \
+    X(Q_A_NORM, "q_a_norm")                                                                                            \
+    X(Q_B, "q_b")                                                                                                      \
+    X(KV_A, "kv_a")                                                                                                    \
+    X(KV_A_BIAS, "kv_a_bias")                                                                                          \
+    X(KV_A_NORM, "kv_a_norm")                                                                                          \
+    X(KV_B, "kv_b")                                                                                                    \
     X(GATE, "gate")                                                                                                    \
     X(UP, "up")                                                                                                        \
     X(DOWN, "down")                                                                                                    \
@@ -86,10 +97,13 @@ struct st_plan_op {
     int expert;       /* -1 outside the sections of experts */
     int in, in2, in3; /* slots, -1 = unused */
     int out;
-    int weight, bias;   /* indices into weights, -1 = none */
-    uint32_t head;      /* head_dim for per-head ops, else 0 */
-    uint32_t group;     /* exchange group, 0 = on its own */
-    bool last_row_only; /* final norm and head: only rows whose logits are wanted */
+    int weight, bias;            /* indices into weights, -1 = none */
+    uint32_t head;               /* head_dim for per-head ops, else 0 */
+    uint32_t rotate_at, rotated; /* ROPE */
+    struct st_pieces pieces;     /* COPY */
+    float eps;                   /* NORM: 0 = norm_eps of the config */
+    uint32_t group;              /* exchange group, 0 = on its own */
+    bool last_row_only;          /* final norm and head: only rows whose logits are wanted */
 };
 
 struct st_plan {

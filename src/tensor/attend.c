@@ -24,7 +24,9 @@ struct step {
     float *out;
     size_t n_item;
     uint32_t n_part; /* parts of the keys of each item */
-    uint32_t width;  /* head_dim rounded up to 16: rows of q, k, v and o in the workspace are padded with zeros */
+    /* head_dim and v_head_dim rounded up to 16: rows of q and k, and of v and o, in the workspace are padded with
+     * zeros. */
+    uint32_t width, v_width;
 };
 
 /* One item, found by its number. */
@@ -53,25 +55,25 @@ static struct item find_item(const struct step *s, size_t i, uint32_t *seq, size
     }
 }
 
-/* Keys [t0, t0 + n) of one kv head in f32, rows of s->width. */
-static void load_keys(const struct step *s, const void *base, const struct item *it, uint32_t t0, uint32_t n, float *to)
+/* Keys (or values) [t0, t0 + n) of one kv head, hd values each, in f32, in rows of `width`. */
+static void load_rows(const struct st_kv_layer *kv, const void *base, const struct item *it, size_t hd, uint32_t width,
+                      uint32_t t0, uint32_t n, float *to)
 {
-    const struct st_kv_layer *kv = s->kv;
-    size_t size = st_dtype_size(kv->dtype), hd = kv->head_dim;
+    size_t size = st_dtype_size(kv->dtype);
     for (uint32_t t = t0; t < t0 + n;) {
         uint32_t at = t % kv->block_len, run = kv->block_len - at < t0 + n - t ? kv->block_len - at : t0 + n - t;
         size_t from =
             it->seq->blocks[t / kv->block_len] * kv->block_stride + ((size_t)it->head * kv->block_len + at) * hd;
         const uint8_t *p = (const uint8_t *)base + from * size;
         t += run;
-        if (s->width == hd) {
+        if (width == hd) {
             st_convert(kv->dtype, p, ST_DTYPE_F32, to, run * hd);
             to += run * hd;
             continue;
         }
-        for (; run; run--, p += hd * size, to += s->width) {
+        for (; run; run--, p += hd * size, to += width) {
             st_convert(kv->dtype, p, ST_DTYPE_F32, to, hd);
-            memset(to + hd, 0, (s->width - hd) * sizeof *to);
+            memset(to + hd, 0, (width - hd) * sizeof *to);
         }
     }
 }
@@ -80,7 +82,7 @@ static void load_keys(const struct step *s, const void *base, const struct item 
  * new maximum. The vector at position pos sees (pos - window, pos]. */
 static void soften(const struct step *st, struct st_attn_scratch *a, uint32_t i, uint32_t pos, uint32_t t0, uint32_t n)
 {
-    float *s = a->s + (size_t)i * ST_ATTN_TILE, *o = a->o + (size_t)i * st->width;
+    float *s = a->s + (size_t)i * ST_ATTN_TILE, *o = a->o + (size_t)i * st->v_width;
     uint32_t lo = 0, hi = pos < t0 ? 0 : pos - t0 + 1 < n ? pos - t0 + 1 : n;
     if (st->window && pos >= st->window && pos - st->window + 1 > t0)
         lo = pos - st->window + 1 - t0 < hi ? pos - st->window + 1 - t0 : hi;
@@ -95,7 +97,7 @@ static void soften(const struct step *st, struct st_attn_scratch *a, uint32_t i,
         float shrink = expf(a->max[i] - max);
         a->max[i] = max;
         a->sum[i] *= shrink;
-        for (uint32_t d = 0; d < st->width; d++)
+        for (uint32_t d = 0; d < st->v_width; d++)
             o[d] *= shrink;
     }
     a->sum[i] += st->c->k.exp_sum(s + lo, hi - lo, max);
@@ -104,7 +106,8 @@ static void soften(const struct step *st, struct st_attn_scratch *a, uint32_t i,
 /* Part `part` of an item: a->o, a->max, a->sum over its keys. */
 static void run_item(const struct step *s, const struct item *it, uint32_t part, struct st_attn_scratch *a)
 {
-    uint32_t hd = s->kv->head_dim, width = s->width, pos = it->seq->pos0 + it->row, end = pos + it->n_row;
+    const struct st_kv_layer *kv = s->kv;
+    uint32_t hd = kv->head_dim, width = s->width, pos = it->seq->pos0 + it->row, end = pos + it->n_row;
     uint32_t begin = s->window && pos >= s->window ? pos - s->window + 1 : 0;
     begin = begin / ST_ATTN_TILE * ST_ATTN_TILE;
     size_t lo, hi;
@@ -117,32 +120,32 @@ static void run_item(const struct step *s, const struct item *it, uint32_t part,
                 to[d] = d < hd ? q[d] * s->scale : 0;
         }
     }
-    memset(a->o, 0, (size_t)it->n_q * width * sizeof *a->o);
+    memset(a->o, 0, (size_t)it->n_q * s->v_width * sizeof *a->o);
     for (uint32_t i = 0; i < it->n_q; i++) {
         a->max[i] = -INFINITY;
         a->sum[i] = 0;
     }
     for (uint32_t t = begin + (uint32_t)lo; t < begin + (uint32_t)hi; t += ST_ATTN_TILE) {
         uint32_t n = begin + (uint32_t)hi - t < ST_ATTN_TILE ? begin + (uint32_t)hi - t : ST_ATTN_TILE;
-        load_keys(s, s->kv->k, it, t, n, a->kv);
+        load_rows(kv, kv->k, it, hd, width, t, n, a->kv);
         s->c->k.scores(a->q, it->n_q, a->kv, n, width, a->s, ST_ATTN_TILE);
         for (uint32_t i = 0; i < it->n_q; i++)
             soften(s, a, i, pos + i / s->group, t, n);
-        load_keys(s, s->kv->v, it, t, n, a->kv);
-        s->c->k.weigh(a->s, ST_ATTN_TILE, it->n_q, a->kv, n, width, a->o);
+        load_rows(kv, kv->v, it, kv->v_head_dim, s->v_width, t, n, a->kv);
+        s->c->k.weigh(a->s, ST_ATTN_TILE, it->n_q, a->kv, n, s->v_width, a->o);
     }
 }
 
 static void write_out(const struct step *s, const struct item *it, const float *o, const float *sum)
 {
-    uint32_t hd = s->kv->head_dim;
+    uint32_t hd = s->kv->v_head_dim;
     for (uint32_t i = 0; i < it->n_q; i++) {
         float *out =
             s->out +
             ((size_t)(it->seq->row0 + it->row + i / s->group) * s->n_head + it->head * s->group + i % s->group) * hd;
         float inv = 1 / sum[i];
         for (uint32_t d = 0; d < hd; d++)
-            out[d] = o[(size_t)i * s->width + d] * inv;
+            out[d] = o[(size_t)i * s->v_width + d] * inv;
     }
 }
 
@@ -161,7 +164,7 @@ static void attend_part(void *arg, int thread, int n_threads)
             continue;
         }
         struct st_attn_part *p = &s->c->part[i];
-        memcpy(p->o, a->o, (size_t)it.n_q * s->width * sizeof *p->o);
+        memcpy(p->o, a->o, (size_t)it.n_q * s->v_width * sizeof *p->o);
         memcpy(p->max, a->max, sizeof p->max);
         memcpy(p->sum, a->sum, sizeof p->sum);
     }
@@ -170,7 +173,7 @@ static void attend_part(void *arg, int thread, int n_threads)
 /* Brings the parts of each item to a common maximum and adds them into the first. */
 static void merge(const struct step *s)
 {
-    uint32_t seq = 0, width = s->width;
+    uint32_t seq = 0, width = s->v_width;
     size_t first = 0;
     for (size_t i = 0; i < s->n_item; i++) {
         struct item it = find_item(s, i, &seq, &first);
@@ -207,6 +210,7 @@ void st_attend(struct st_compute *c, const struct st_kv_layer *kv, const struct 
                      .window = window,
                      .out = out,
                      .width = (kv->head_dim + 15) & ~15u,
+                     .v_width = (kv->v_head_dim + 15) & ~15u,
                      .n_part = 1};
     s.tile_rows = ST_ATTN_TILE / s.group;
     size_t products = 0;
@@ -243,7 +247,7 @@ static void store_part(void *arg, int thread, int n_threads)
 {
     const struct store_step *s = arg;
     const struct st_kv_layer *kv = s->kv;
-    size_t size = st_dtype_size(kv->dtype), hd = kv->head_dim;
+    size_t size = st_dtype_size(kv->dtype), hd = kv->head_dim, hv = kv->v_head_dim;
     for (uint32_t i = 0; i < s->n_seq; i++) {
         const struct st_attn_seq *q = &s->seqs[i];
         size_t lo, hi;
@@ -251,10 +255,11 @@ static void store_part(void *arg, int thread, int n_threads)
         for (size_t r = lo; r < hi; r++) {
             size_t pos = q->pos0 + r, block = q->blocks[pos / kv->block_len] * kv->block_stride;
             for (uint32_t h = 0; h < kv->n_kv_head; h++) {
-                size_t from = ((q->row0 + r) * kv->n_kv_head + h) * hd;
-                size_t to = (block + ((size_t)h * kv->block_len + pos % kv->block_len) * hd) * size;
-                st_convert(ST_DTYPE_F32, s->k + from, kv->dtype, (uint8_t *)kv->k + to, hd);
-                st_convert(ST_DTYPE_F32, s->v + from, kv->dtype, (uint8_t *)kv->v + to, hd);
+                size_t from = (q->row0 + r) * kv->n_kv_head + h, to = (size_t)h * kv->block_len + pos % kv->block_len;
+                uint8_t *k = (uint8_t *)kv->k + (block + to * hd) * size;
+                uint8_t *v = (uint8_t *)kv->v + (block + to * hv) * size;
+                st_convert(ST_DTYPE_F32, s->k + from * hd, kv->dtype, k, hd);
+                st_convert(ST_DTYPE_F32, s->v + from * hv, kv->dtype, v, hv);
             }
         }
     }

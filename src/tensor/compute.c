@@ -254,43 +254,76 @@ struct rope_step {
     float *x;
     uint32_t n_row, n_head, head_dim;
     const uint32_t *pos;
-    const float *inv_freq;
-    uint32_t n_pair;
-    bool interleaved;
+    const struct st_rotary *rotary;
     bool make; /* fill the tables for these rows first */
 };
 
 static void rope_part(void *arg, int t, int n_threads)
 {
     const struct rope_step *s = arg;
+    const struct st_rotary *rot = s->rotary;
     struct st_compute *c = s->c;
     size_t lo, hi;
     st_pool_part(s->n_row, 1, t, n_threads, &lo, &hi);
     for (size_t r = lo; r < hi; r++) {
         float *cosine = c->rope_cos + r * ROPE_PAIRS, *sine = c->rope_sin + r * ROPE_PAIRS;
-        for (uint32_t i = 0; s->make && i < s->n_pair; i++)
-            sincosf((float)s->pos[r] * s->inv_freq[i], &sine[i], &cosine[i]);
+        for (uint32_t i = 0; s->make && i < rot->n_pair; i++) {
+            sincosf((float)s->pos[r] * rot->inv_freq[i], &sine[i], &cosine[i]);
+            sine[i] *= rot->gain;
+            cosine[i] *= rot->gain;
+        }
         for (uint32_t h = 0; h < s->n_head; h++)
-            c->k.rope(s->x + (r * s->n_head + h) * s->head_dim, cosine, sine, s->n_pair, s->interleaved);
+            c->k.rope(s->x + (r * s->n_head + h) * s->head_dim + rot->first, cosine, sine, rot->n_pair,
+                      rot->interleaved);
     }
 }
 
 void st_rope(struct st_compute *c, float *x, uint32_t n_row, uint32_t n_head, uint32_t head_dim, const uint32_t *pos,
-             const float *inv_freq, uint32_t n_pair, bool interleaved)
+             const struct st_rotary *rotary)
 {
-    bool same = n_row <= c->rope_rows && n_pair == c->rope_pairs &&
+    uint32_t n_pair = rotary->n_pair;
+    bool same = n_row <= c->rope_rows && n_pair == c->rope_pairs && rotary->gain == c->rope_gain &&
                 memcmp(pos, c->rope_pos, n_row * sizeof *pos) == 0 &&
-                memcmp(inv_freq, c->rope_freq, n_pair * sizeof *inv_freq) == 0;
-    struct rope_step s = {c, x, n_row, n_head, head_dim, pos, inv_freq, n_pair, interleaved, !same};
+                memcmp(rotary->inv_freq, c->rope_freq, n_pair * sizeof *rotary->inv_freq) == 0;
+    struct rope_step s = {c, x, n_row, n_head, head_dim, pos, rotary, !same};
     /* A sine costs as much as twenty values. */
-    size_t cost = (size_t)n_row * n_head * head_dim + (same ? 0 : (size_t)n_row * n_pair * 20);
+    size_t cost = 2 * (size_t)n_row * n_head * n_pair + (same ? 0 : (size_t)n_row * n_pair * 20);
     st_spread(c, cost, rope_part, &s);
     if (!same) {
         c->rope_rows = n_row;
         c->rope_pairs = n_pair;
+        c->rope_gain = rotary->gain;
         memcpy(c->rope_pos, pos, n_row * sizeof *pos);
-        memcpy(c->rope_freq, inv_freq, n_pair * sizeof *inv_freq);
+        memcpy(c->rope_freq, rotary->inv_freq, n_pair * sizeof *rotary->inv_freq);
     }
+}
+
+struct copy_step {
+    const struct st_pieces *p;
+    const float *from;
+    float *to;
+    uint32_t from_width, to_width, n_row;
+};
+
+static void copy_part(void *arg, int t, int n_threads)
+{
+    const struct copy_step *s = arg;
+    const struct st_pieces *p = s->p;
+    size_t lo, hi;
+    st_pool_part(s->n_row, 1, t, n_threads, &lo, &hi);
+    for (size_t r = lo; r < hi; r++) {
+        const float *from = s->from + r * s->from_width + p->from_at;
+        float *to = s->to + r * s->to_width + p->to_at;
+        for (size_t h = 0; h < p->n_head; h++)
+            memcpy(to + h * p->to_step, from + h * p->from_step, p->len * sizeof *to);
+    }
+}
+
+void st_copy(struct st_compute *c, const struct st_pieces *p, const float *from, uint32_t from_width, float *to,
+             uint32_t to_width, uint32_t n_row)
+{
+    struct copy_step s = {p, from, to, from_width, to_width, n_row};
+    st_spread(c, (size_t)n_row * p->n_head * p->len, copy_part, &s);
 }
 
 struct pair_step {

@@ -52,24 +52,43 @@ void st_embed(struct st_compute *c, const struct st_mat *table, const uint32_t *
  * heads. */
 void st_rmsnorm(struct st_compute *c, const float *x, const float *w, float eps, uint32_t n_row, uint32_t d, float *y);
 
-/* Rotates the first 2*n_pair values of each head in place. x [n_row, n_head, head_dim]; pos [n_row];
- * inv_freq [n_pair] (after any scaling). Pairs are (i, i + n_pair), or (2i, 2i+1) when `interleaved`. */
+/* Which values of a head are rotated, and how: the 2 * n_pair values from `first` on. Pairs are (i, i + n_pair), or
+ * (2i, 2i+1) when `interleaved`, counted from `first`. */
+struct st_rotary {
+    const float *inv_freq; /* [n_pair], after any scaling */
+    uint32_t n_pair;       /* at most ST_ATTN_MAX_HEAD_DIM / 2 */
+    uint32_t first;
+    float gain; /* factor of all sines and cosines; 1 but for yarn */
+    bool interleaved;
+};
+/* Rotates x [n_row, n_head, head_dim] in place; pos [n_row]. */
 void st_rope(struct st_compute *c, float *x, uint32_t n_row, uint32_t n_head, uint32_t head_dim, const uint32_t *pos,
-             const float *inv_freq, uint32_t n_pair, bool interleaved);
+             const struct st_rotary *rotary);
+
+/* Pieces of `len` values, one per head, that are copied inside each row: head h from from_at + h * from_step to
+ * to_at + h * to_step. from_step 0 gives every head the same piece. Destinations do not overlap. */
+struct st_pieces {
+    uint32_t n_head, len;
+    uint32_t from_at, from_step;
+    uint32_t to_at, to_step;
+};
+/* from [n_row, from_width], to [n_row, to_width], different memory. */
+void st_copy(struct st_compute *c, const struct st_pieces *p, const float *from, uint32_t from_width, float *to,
+             uint32_t to_width, uint32_t n_row);
 
 /* gate = silu(gate) * up;  x += y. n values. */
 void st_silu_mul(struct st_compute *c, float *gate, const float *up, size_t n);
 void st_add(struct st_compute *c, float *x, const float *y, size_t n);
 
 /* The paged key/value cache of one layer. A block holds `block_len` tokens; inside a block K is
- * [n_kv_head][block_len][head_dim] and V the same, of dtype F32 or BF16. Block b of K starts at k + b * block_stride
- * values. */
+ * [n_kv_head][block_len][head_dim] and V [n_kv_head][block_len][v_head_dim], of dtype F32 or BF16. Block b of K starts
+ * at k + b * block_stride values, of V at v + b * block_stride. */
 struct st_kv_layer {
     void *k, *v;
-    size_t
-        block_stride; /* values, at least n_kv_head * block_len * head_dim (more: a block of all layers is one piece) */
+    size_t block_stride; /* values, at least n_kv_head * block_len * the larger head size (more: a block of all layers
+                            is one piece) */
     uint32_t block_len;
-    uint32_t n_kv_head, head_dim;
+    uint32_t n_kv_head, head_dim, v_head_dim;
     enum st_dtype dtype;
 };
 /* Consecutive rows of one sequence: rows [row0, row0 + n_row) stand at positions [pos0, pos0 + n_row).
@@ -78,11 +97,12 @@ struct st_attn_seq {
     const uint32_t *blocks;
     uint32_t row0, n_row, pos0;
 };
-/* Writes k, v [n_row_total, n_kv_head, head_dim] of all sequences into the cache. */
+/* Writes k [n_row_total, n_kv_head, head_dim] and v [.., v_head_dim] of all sequences into the cache. */
 void st_kv_store(struct st_compute *c, const struct st_kv_layer *kv, const struct st_attn_seq *seqs, uint32_t n_seq,
                  const float *k, const float *v);
-/* out [.., n_head, head_dim] = softmax(scale q k^T) v, causal: position p sees (p - window, p], window 0 = all.
- * Query head h reads kv head h / (n_head / n_kv_head). The cache already holds the rows' own keys. */
+/* q [.., n_head, head_dim] -> out [.., n_head, v_head_dim] = softmax(scale q k^T) v, causal: position p sees (p -
+ * window, p], window 0 = all. Query head h reads kv head h / (n_head / n_kv_head). The cache already holds the rows'
+ * own keys. */
 void st_attend(struct st_compute *c, const struct st_kv_layer *kv, const struct st_attn_seq *seqs, uint32_t n_seq,
                const float *q, uint32_t n_head, float scale, uint32_t window, float *out);
 

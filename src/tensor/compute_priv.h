@@ -56,6 +56,7 @@ struct st_compute {
     /* Rotary angles of the rows of this step: the same for every layer, so that they are made once. */
     uint32_t max_row;
     uint32_t rope_rows, rope_pairs; /* valid part of the tables; 0 = none */
+    float rope_gain;
     uint32_t *rope_pos;             /* [max_row] */
     float *rope_freq;               /* [ST_ATTN_MAX_HEAD_DIM / 2] */
     float *rope_cos, *rope_sin;     /* [max_row, ST_ATTN_MAX_HEAD_DIM / 2] */

@@ -18,10 +18,11 @@ import os
 import zlib
 
 import torch
-from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM,
-                          MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM,
-                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
-                          Qwen3MoeConfig, Qwen3MoeForCausalLM)
+from transformers import (DeepseekV2Config, DeepseekV2ForCausalLM, DeepseekV3Config,
+                          DeepseekV3ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig,
+                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, MixtralConfig,
+                          MixtralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 CLASSES = {
     "llama": (LlamaConfig, LlamaForCausalLM),
@@ -30,6 +31,8 @@ CLASSES = {
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "mixtral": (MixtralConfig, MixtralForCausalLM),
     "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM),
+    "deepseek-v2": (DeepseekV2Config, DeepseekV2ForCausalLM),
+    "deepseek-v3": (DeepseekV3Config, DeepseekV3ForCausalLM),
 }
 
 DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
@@ -48,6 +51,17 @@ def case(family, hidden, ffn, layers, heads, kv, vocab, tied=False, rope=None, c
                   rope_parameters=dict(rope or DEFAULT_ROPE), **extra)
     return dict(family=family, config=config, n_tok=n_tok, legacy=legacy, patch=patch or {})
 
+
+def latent(family, hidden, ffn, layers, heads, vocab, q_rank, kv_rank, nope, rope_dim, value, **extra):
+    """One row with latent attention; layers without experts unless first_k_dense_replace says so."""
+    extra.setdefault("first_k_dense_replace", layers)
+    return case(family, hidden, ffn, layers, heads, heads, vocab, q_lora_rank=q_rank,
+                kv_lora_rank=kv_rank, qk_nope_head_dim=nope, qk_rope_head_dim=rope_dim,
+                v_head_dim=value, **extra)
+
+
+YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
+             "original_max_position_embeddings": 32}
 
 CASES = {
     # Llama: one key/value head per head, four heads per key/value head, one for all.
@@ -103,13 +117,31 @@ CASES = {
                                  sliding_window=11),
     "qwen3moe-one": case("qwen3_moe", 64, 96, 2, 4, 4, 190, num_experts=4, num_experts_per_tok=1,
                          moe_intermediate_size=64, attention_bias=True),
+    # DeepSeek: latent attention. Queries plain or compressed; value heads smaller, equal, larger.
+    "deepseek-v2-plain-q": latent("deepseek-v2", 64, 160, 3, 4, 231, None, 24, 16, 8, 16,
+                                  rms_norm_eps=1e-3),
+    "deepseek-v2-yarn": latent("deepseek-v2", 96, 128, 2, 6, 300, 40, 32, 24, 16, 24, legacy=True,
+                               n_tok=96, attention_bias=True, mlp_bias=True,
+                               rope=dict(YARN_ROPE, mscale=0.707, mscale_all_dim=0.5)),
+    "deepseek-v2-wide-value": latent("deepseek-v2", 128, 192, 2, 8, 260, 48, 36, 12, 4, 40,
+                                     tied=True, legacy=True,
+                                     rope={"rope_type": "linear", "rope_theta": 10000.0,
+                                           "factor": 2.0, "mscale_all_dim": 1.0}),
+    "deepseek-v3-yarn": latent("deepseek-v3", 128, 256, 2, 8, 310, 48, 32, 16, 16, 24, legacy=True,
+                               n_tok=96, rope=dict(YARN_ROPE, mscale=1.0, mscale_all_dim=1.0)),
+    "deepseek-v3-halves": latent("deepseek-v3", 64, 144, 3, 4, 244, None, 28, 24, 8, 16,
+                                 rope_interleave=False, attention_bias=True),
+    "deepseek-v3-odd": latent("deepseek-v3", 96, 160, 2, 6, 277, 33, 27, 13, 6, 9,
+                              rope={"rope_type": "default", "rope_theta": 1e6}),
+    # yarn elsewhere.
+    "llama-rope-yarn": case("llama", 64, 128, 2, 4, 2, 230, n_tok=96, rope=YARN_ROPE),
+    "qwen2-rope-yarn": case("qwen2", 64, 128, 2, 4, 2, 230, n_tok=96, legacy=True,
+                            rope=dict(YARN_ROPE, attention_factor=1.25, beta_fast=16, beta_slow=2,
+                                      truncate=False, rope_theta=1e6)),
 }
 
 # Fields an engine may refuse (exit code 7) but must not ignore.
 OPTIONAL = {
-    "llama-rope-yarn": case("llama", 64, 128, 2, 4, 2, 230, n_tok=96,
-                            rope={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
-                                  "original_max_position_embeddings": 32}),
     "llama-attention-bias": case("llama", 64, 128, 2, 4, 2, 230, attention_bias=True, legacy=True),
     "llama-mlp-bias": case("llama", 64, 128, 2, 4, 2, 230, mlp_bias=True, legacy=True),
     "llama-gelu": case("llama", 64, 128, 2, 4, 2, 230, hidden_act="gelu", legacy=True),
