@@ -133,6 +133,35 @@ CASES = {
                                  rope_interleave=False, attention_bias=True),
     "deepseek-v3-odd": latent("deepseek-v3", 96, 160, 2, 6, 277, 33, 27, 13, 6, 9,
                               rope={"rope_type": "default", "rope_theta": 1e6}),
+    # Experts behind dense layers: softmax scores, of all and in groups; sigmoid scores with a bias.
+    "deepseek-v2-greedy": latent("deepseek-v2", 64, 128, 3, 4, 235, None, 24, 16, 8, 16,
+                                 first_k_dense_replace=1, n_routed_experts=8, n_shared_experts=2,
+                                 num_experts_per_tok=3, moe_intermediate_size=48),
+    "deepseek-v2-groups": latent("deepseek-v2", 96, 128, 3, 4, 240, 32, 24, 16, 8, 16, legacy=True,
+                                 first_k_dense_replace=1, n_routed_experts=12, n_shared_experts=1,
+                                 num_experts_per_tok=4, moe_intermediate_size=40, n_group=4,
+                                 topk_group=2, topk_method="group_limited_greedy",
+                                 routed_scaling_factor=16.0, n_tok=96,
+                                 rope=dict(YARN_ROPE, mscale=0.707, mscale_all_dim=0.707)),
+    "deepseek-v2-all-experts": latent("deepseek-v2", 64, 128, 2, 4, 235, 24, 20, 8, 8, 16,
+                                      first_k_dense_replace=0, n_routed_experts=6,
+                                      n_shared_experts=1, num_experts_per_tok=2,
+                                      moe_intermediate_size=56, attention_bias=True),
+    "deepseek-v3-noaux": latent("deepseek-v3", 64, 128, 3, 4, 239, 32, 24, 16, 8, 16,
+                                first_k_dense_replace=1, n_routed_experts=8, n_shared_experts=1,
+                                num_experts_per_tok=3, moe_intermediate_size=48, n_group=4,
+                                topk_group=2),
+    "deepseek-v3-noaux-yarn": latent("deepseek-v3", 96, 128, 2, 6, 250, 40, 32, 16, 8, 16,
+                                     legacy=True, n_tok=96, first_k_dense_replace=0,
+                                     n_routed_experts=16, n_shared_experts=2,
+                                     num_experts_per_tok=4, moe_intermediate_size=32, n_group=2,
+                                     topk_group=1, norm_topk_prob=False, routed_scaling_factor=1.5,
+                                     rope=dict(YARN_ROPE, mscale=1.0, mscale_all_dim=1.0)),
+    "deepseek-v3-one-group": latent("deepseek-v3", 64, 96, 3, 4, 233, None, 24, 8, 8, 8,
+                                    first_k_dense_replace=2, n_routed_experts=4,
+                                    n_shared_experts=1, num_experts_per_tok=4,
+                                    moe_intermediate_size=32, n_group=1, topk_group=1,
+                                    rope_interleave=False),
     # yarn elsewhere.
     "llama-rope-yarn": case("llama", 64, 128, 2, 4, 2, 230, n_tok=96, rope=YARN_ROPE),
     "qwen2-rope-yarn": case("qwen2", 64, 128, 2, 4, 2, 230, n_tok=96, legacy=True,
@@ -179,6 +208,9 @@ def randomize(model, seed, hidden):
                 p.copy_(0.4 * noise)  # so that the token itself outweighs the biases
             else:
                 p.copy_(std * noise)
+        for name, p in sorted(model.named_buffers()):
+            if name.endswith("e_score_correction_bias"):
+                p.copy_(0.3 * torch.randn(p.shape, generator=gen))
 
 
 def build(name, **overrides):

@@ -29,12 +29,31 @@ void st_cov_config(const struct st_config *plain, uint32_t h, const struct st_co
         out->eos[i] = encipher(cipher, plain->eos[i]);
 }
 
+static json_t *yarn(const struct st_config *c)
+{
+    const struct st_yarn *y = &c->yarn;
+    json_t *v = json_pack("{s:s, s:f, s:I, s:f, s:f, s:b}", "rope_type", "yarn", "factor", (double)c->rope_factor,
+                          "original_max_position_embeddings", (json_int_t)c->rope_original_ctx, "beta_fast",
+                          y->beta_fast, "beta_slow", y->beta_slow, "truncate", (int)y->truncate);
+    const struct {
+        const char *name;
+        double value;
+    } given[] = {
+        {"mscale", y->mscale}, {"mscale_all_dim", y->mscale_all_dim}, {"attention_factor", y->attention_factor}};
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++)
+        if (given[i].value > 0)
+            json_object_set_new(v, given[i].name, json_real(given[i].value));
+    return v;
+}
+
 static json_t *rope_scaling(const struct st_config *c)
 {
     if (c->rope_scaling == ST_ROPE_NONE)
         return json_null();
     if (c->rope_scaling == ST_ROPE_LINEAR)
         return json_pack("{s:s, s:f}", "rope_type", "linear", "factor", (double)c->rope_factor);
+    if (c->rope_scaling == ST_ROPE_YARN)
+        return yarn(c);
     return json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "llama3", "factor", (double)c->rope_factor,
                      "low_freq_factor", (double)c->rope_low_freq_factor, "high_freq_factor",
                      (double)c->rope_high_freq_factor, "original_max_position_embeddings",
