@@ -214,6 +214,24 @@ static void a_reply_does_not_depend_on_the_batch_or_the_chunks(void **state)
           .n_ctx = 256,
           .seed = 7},
          ST_DTYPE_F32},
+        {{.arch = "DeepseekV2ForCausalLM",
+          .extra = "\"q_lora_rank\": null, \"kv_lora_rank\": 24, \"qk_nope_head_dim\": 12, \"qk_rope_head_dim\": 8, "
+                   "\"v_head_dim\": 16, \"first_k_dense_replace\": 2",
+          .n_ctx = 256,
+          .n_kv_head = 4,
+          .dtype = ST_DTYPE_BF16,
+          .seed = 8},
+         ST_DTYPE_BF16},
+        {{.arch = "DeepseekV3ForCausalLM",
+          .extra = "\"q_lora_rank\": 40, \"kv_lora_rank\": 24, \"qk_nope_head_dim\": 16, \"qk_rope_head_dim\": 8, "
+                   "\"v_head_dim\": 20, \"first_k_dense_replace\": 1, \"n_routed_experts\": 8, "
+                   "\"num_experts_per_tok\": 3, \"n_shared_experts\": 1, \"moe_intermediate_size\": 32, "
+                   "\"n_group\": 4, \"topk_group\": 2, \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4, "
+                   "\"original_max_position_embeddings\": 64}",
+          .n_ctx = 256,
+          .n_kv_head = 4,
+          .seed = 9},
+         ST_DTYPE_F32},
     };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
         struct st_model *m = tiny_model(&row[i].t);

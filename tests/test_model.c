@@ -213,8 +213,8 @@ static void refuses_what_it_does_not_implement_by_name(void **state)
     } bad[] = {
         {"GPT2LMHeadModel", NULL, ST_UNSUPPORTED,
          "architecture 'GPT2LMHeadModel' is not supported; supported: LlamaForCausalLM, MistralForCausalLM, "
-         "MixtralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM"},
-        {NULL, "\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}", ST_UNSUPPORTED, "rope_type 'yarn'"},
+         "MixtralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, DeepseekV2ForCausalLM, "
+         "DeepseekV3ForCausalLM"},
         {NULL, "\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 4}", ST_UNSUPPORTED, "rope_type 'dynamic'"},
         {NULL, "\"rope_parameters\": {\"rope_type\": \"longrope\"}", ST_UNSUPPORTED, "rope_type 'longrope'"},
         {NULL, "\"rope_parameters\": {\"full_attention\": {\"rope_type\": \"default\"}}", ST_UNSUPPORTED,
@@ -342,7 +342,7 @@ static void spell(const struct st_plan *p, char *out)
     for (int i = 0; i < p->n_op; i++) {
         if (p->ops[i].group)
             *out++ = (char)('0' + p->ops[i].group);
-        *out++ = "EnLraS+RGC"[p->ops[i].op];
+        *out++ = "EnLrcaS+RGC"[p->ops[i].op];
     }
     *out = 0;
 }

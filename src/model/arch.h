@@ -34,6 +34,8 @@ int st_arch_latent(const json_t *json, const char *where, struct st_config *c, s
  * made by `score`. */
 int st_arch_deepseek_experts(const json_t *json, const char *where, const char *key2, uint32_t n_dense,
                              const char *score, struct st_config *c, struct st_err *e) ST_MUST_CHECK;
+/* A switch that the reference takes for off when it is null. */
+int st_arch_switch(const json_t *json, const char *where, const char *key, bool *out, struct st_err *e) ST_MUST_CHECK;
 /* n_group and topk_group. */
 int st_arch_deepseek_groups(const json_t *json, const char *where, struct st_config *c, struct st_err *e) ST_MUST_CHECK;
 

@@ -16,7 +16,7 @@ static int read_choice(const json_t *json, const char *where, struct st_config *
     if (!rc && strcmp(method, "noaux_tc") != 0)
         rc = st_fail(e, ST_UNSUPPORTED, "%s: topk_method '%.40s' is not supported; supported: noaux_tc", where, method);
     if (!rc)
-        rc = st_json_bool(json, where, "norm_topk_prob", &c->norm_topk, e);
+        rc = st_arch_switch(json, where, "norm_topk_prob", &c->norm_topk, e);
     return rc ? rc : st_arch_deepseek_groups(json, where, c, e);
 }
 
@@ -24,7 +24,7 @@ static int config(const json_t *json, const char *where, struct st_config *c, st
 {
     int64_t n_mtp = 0;
     c->rope_interleaved = true;
-    int rc = st_json_bool(json, where, "rope_interleave", &c->rope_interleaved, e);
+    int rc = st_arch_switch(json, where, "rope_interleave", &c->rope_interleaved, e);
     if (!rc)
         rc = st_json_int(json, where, "num_nextn_predict_layers", 0, ST_MAX_LAYERS, &n_mtp, e);
     c->n_mtp_layer = (uint32_t)n_mtp;

@@ -92,3 +92,11 @@ int st_arch_deepseek_groups(const json_t *json, const char *where, struct st_con
     int rc = need_size(json, where, "n_group", 1, ST_ROUTE_MAX_EXPERTS, &c->n_group, e);
     return rc ? rc : need_size(json, where, "topk_group", 1, ST_ROUTE_MAX_EXPERTS, &c->n_group_used, e);
 }
+
+int st_arch_switch(const json_t *json, const char *where, const char *key, bool *out, struct st_err *e)
+{
+    const json_t *v = json_object_get(json, key);
+    if (v && json_is_null(v))
+        *out = false;
+    return st_json_bool(json, where, key, out, e);
+}
