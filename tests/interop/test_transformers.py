@@ -169,7 +169,7 @@ def with_parameters(name, part, value):
     """The model of a case with every parameter whose name holds `part` set to value."""
     model = mk.build(name)
     with torch.no_grad():
-        for key, p in model.named_parameters():
+        for key, p in [*model.named_parameters(), *model.named_buffers()]:
             if part in key:
                 p.fill_(value)
     return model
@@ -190,6 +190,14 @@ FEATURES = {
     "number of experts used": ("mixtral-gqa", {"num_experts_per_tok": 3}),
     "mixtral window": ("mixtral-window", {"sliding_window": None}),
     "weights that sum to one": ("qwen3moe-gqa", {"norm_topk_prob": False}),
+    "interleaved pairs": ("deepseek-v3-odd", {"rope_interleave": False}),
+    "yarn": ("llama-rope-yarn", {"rope_parameters": mk.DEFAULT_ROPE}),
+    "mscale of all dimensions": ("deepseek-v2-yarn",
+                                 {"rope_parameters": dict(mk.YARN_ROPE, mscale=0.707)}),
+    "norms of the latents": ("deepseek-v3-yarn", "kv_a_layernorm"),
+    "groups of experts": ("deepseek-v2-groups", {"topk_method": "greedy"}),
+    "bias of the router": ("deepseek-v3-noaux", "e_score_correction_bias"),
+    "scale of the experts": ("deepseek-v3-noaux", {"routed_scaling_factor": 1.0}),
 }
 
 
@@ -198,7 +206,7 @@ def test_feature_moves_the_logits(checkpoint, feature):
     """Leaving the feature out breaks the bound a hundred times over, so the engine cannot skip it."""
     name, change = FEATURES[feature]
     if isinstance(change, str):
-        other = with_parameters(name, change, 0.0 if change == "bias" else 1.0)
+        other = with_parameters(name, change, 0.0 if change == "bias" or "correction_bias" in change else 1.0)
     else:
         other = mk.build(name, **change)
     c = checkpoint(name)
