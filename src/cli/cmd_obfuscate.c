@@ -59,7 +59,8 @@ static const struct argp_option options[] = {
     {"calibrate", OPT_CALIBRATE, "FILE", 0, "paper: text on which the norms are measured; default: a small one of ours",
      0},
     {"restart", OPT_RESTART, NULL, 0, "Throw away what an unfinished run with other options left in DST.partial", 0},
-    {"verify", OPT_VERIFY, NULL, 0, "Read the result back and compare its logits with the source's", 0},
+    {"verify", OPT_VERIFY, NULL, 0,
+     "Read the result back: check every tensor against the source, then compare the logits of both", 0},
     {0},
 };
 
@@ -153,7 +154,8 @@ static void report(const struct st_cli *cli, enum st_cov_preset preset, bool ver
     const char *src = cli->args[0], *dst = cli->args[1];
     if (!cli->json) {
         if (verified)
-            printf("%s: verified; its logits differ from the source's by at most %.2g of the largest\n", dst, err);
+            printf("%s: verified, every tensor; its logits differ from the source's by at most %.2g of the largest\n",
+                   dst, err);
         else
             printf("%s: written\n", dst);
         return;
@@ -181,6 +183,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     double err = 0;
     if (!o->key)
         return st_fail(e, ST_USAGE, "obfuscate: --key FILE is needed (make one with `sotto key new FILE`)");
+    if (o->verify && cov.format == ST_COV_FORMAT_GGUF)
+        return st_fail(e, ST_UNSUPPORTED, "--verify: checks Hugging Face directories only, not GGUF files");
     int rc = st_cov_opts_check(&cov, e);
     if (!rc)
         rc = st_key_open(cli, o->key, &key, e);

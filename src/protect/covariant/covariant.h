@@ -62,10 +62,13 @@ uint32_t st_cov_expand(uint32_t d_model, uint32_t n_head);
 int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *key, const struct st_cov_opts *o,
                      struct st_err *e) ST_MUST_CHECK;
 
-/* Re-reads DST and checks it against SRC: the manifest's commitment, then the logits of both models (f32 cache) on
- * probe batches of seeded random ids, after deciphering. The error is the largest |difference| of a position over its
- * largest |logit|. VERIFY above ST_COV_BOUND_*: a right f32 checkpoint stays under 1e-5; for f16 and bf16 rounding
- * dominates and the bounds leave room above what we measured (docs/covariant.md). */
+/* Re-reads DST and checks it against SRC: the manifest's commitment; the fields of the config that depend on the key;
+ * every tensor by random probes (probe.h: P Q = I, keys, noise; norms constant); then the logits of both models (f32
+ * cache) on probe batches of seeded random ids, after deciphering. max_rel_err is the largest |difference| of a
+ * position over its largest |logit|. VERIFY names the field or tensor; for logits above ST_COV_BOUND_*: a right f32
+ * checkpoint stays under 1e-5; for f16 and bf16 rounding dominates and the bounds leave room above what we measured
+ * (docs/covariant.md). Under noise or the preset `paper` logits differ by design: they are measured, not judged.
+ * o as for st_cov_obfuscate(), but h and dtype are read from DST. UNSUPPORTED: GGUF. Other errors as there. */
 #define ST_COV_BOUND_F32 1e-4
 #define ST_COV_BOUND_F16 2e-2
 #define ST_COV_BOUND_BF16 1e-1

@@ -257,6 +257,8 @@ int st_cov_verify(const char *src, const char *dst, const struct st_cov_key *key
     struct st_cov_manifest manifest;
     struct st_cov_opts made = *o;
     *max_rel_err = INFINITY;
+    if (o->format == ST_COV_FORMAT_GGUF)
+        return st_fail(e, ST_UNSUPPORTED, "%s: only Hugging Face directories can be verified, not GGUF files", dst);
     int rc = st_cov_read_manifest(dst, &manifest, e);
     if (!rc && check_commitment(&manifest, src, key, e))
         rc = e->code == ST_VERIFY ? st_err_prefix(e, "%s", dst) : e->code;
