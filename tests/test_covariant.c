@@ -248,7 +248,7 @@ static void special_ids_are_enciphered_and_the_manifest_holds_only_a_commitment(
     json_t *v;
     read_all(dst, "sotto.json", &b);
     assert_ok(st_json_parse(b.p, b.len, "sotto.json", &v, &e), &e);
-    assert_int_equal(json_object_size(v), 6);
+    assert_int_equal(json_object_size(v), 8);
     assert_string_equal(json_string_value(json_object_get(v, "preset")), "tight");
     assert_int_equal(strlen(json_string_value(json_object_get(v, "commitment"))), 64);
     json_decref(v);

@@ -43,6 +43,8 @@ void st_cov_opts_init(struct st_cov_opts *o, enum st_cov_preset preset);
 /* USAGE, naming the field: out of range, or without effect under the preset; UNSUPPORTED: not available. */
 int st_cov_opts_check(const struct st_cov_opts *o, struct st_err *e) ST_MUST_CHECK;
 const char *st_cov_preset_name(enum st_cov_preset p); /* "tight", "paper" */
+const char *st_cov_format_name(enum st_cov_format f); /* "hf", "gguf" */
+const char *st_cov_store_name(enum st_cov_store s);   /* "keep", "f32", "f16", "bf16", "q8_0" */
 /* Everything that the result depends on as one line, "name=value name=value"; h as chosen. IO: o->calibrate. */
 int st_cov_opts_line(const struct st_cov_opts *o, uint32_t h, char *out, size_t cap, struct st_err *e) ST_MUST_CHECK;
 

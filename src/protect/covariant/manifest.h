@@ -1,27 +1,30 @@
-/* The small files of an obfuscated checkpoint: config.json and generation_config.json, written anew from what the
- * engine needs (nothing of the source's files is copied: they name paths and authors), and the manifest sotto.json. */
+/* The manifest of an obfuscated checkpoint: what was done to it, for whoever has the key, and nothing that helps to
+ * undo it. JSON: the file sotto.json of a Hugging Face directory, or the string `sotto.manifest` in the metadata of a
+ * GGUF file.
+ *     {"version": 2, "protection": "covariant", "preset": "tight", "h": 32,
+ *      "parameters": {"lambda": 0, "alpha_e": 0, "alpha_h": 0, "noise_all": 0, "beta": 0, "gamma": 1000,
+ *      "homophones": 0}, "format": "hf", "dtype": "f32", "commitment": "64 hex digits"}
+ * dtype is the option as given (keep: each tensor as in the source). */
 #ifndef ST_PROTECT_COVARIANT_MANIFEST_H
 #define ST_PROTECT_COVARIANT_MANIFEST_H
 
-#include "model/config.h"
 #include "protect/covariant/covariant.h"
 #include "protect/covariant/out.h"
 
-#define ST_COV_MANIFEST "sotto.json"
+#include <jansson.h>
 
-/* What the new checkpoint is: `plain` widened by 2h, untied, its special ids enciphered, norm_eps times kappa^2. */
-void st_cov_config(const struct st_config *plain, uint32_t h, const struct st_cov_cipher *cipher,
-                   struct st_config *out);
-/* config.json, generation_config.json. norm_eps in double, because kappa^2 eps is not a round number. */
-int st_cov_write_config(const struct st_cov_out *o, const struct st_config *c, double norm_eps,
-                        struct st_err *e) ST_MUST_CHECK;
+#define ST_COV_MANIFEST "sotto.json"
+#define ST_COV_MANIFEST_GGUF "sotto.manifest"
 
 struct st_cov_manifest {
-    uint32_t expand;
+    /* How it was made: preset, expand (as chosen), noise, pairs, homophones, format and dtype; the rest is zero. */
+    struct st_cov_opts made;
     char commitment[65]; /* st_cov_key_commit(), hex */
 };
-int st_cov_write_manifest(const struct st_cov_out *o, const struct st_cov_manifest *m, struct st_err *e) ST_MUST_CHECK;
-/* IO, INPUT, UNSUPPORTED (version, preset). */
-int st_cov_read_manifest(const char *dir, struct st_cov_manifest *m, struct st_err *e) ST_MUST_CHECK;
+/* NULL when out of memory. */
+json_t *st_cov_manifest_json(const struct st_cov_manifest *m);
+/* Of a checkpoint in either form. Its options pass st_cov_opts_check(). IO, INPUT, UNSUPPORTED (version, protection).
+ */
+int st_cov_read_manifest(const char *path, struct st_cov_manifest *m, struct st_err *e) ST_MUST_CHECK;
 
 #endif

@@ -1,6 +1,8 @@
 #include "crypto/digest.h"
 #include "protect/covariant/covariant.h"
 #include "protect/covariant/manifest.h"
+#include "protect/covariant/out_config.h"
+#include "protect/covariant/out_gguf.h"
 #include "protect/covariant/out_tokenizer.h"
 #include "protect/covariant/setup.h"
 
@@ -41,20 +43,6 @@ static int transform(struct build *b, struct st_err *e)
     return rc ? rc : st_cov_run_flush(b->run, e);
 }
 
-static int write_small_files(struct build *b, struct st_err *e)
-{
-    struct st_cov_manifest manifest = {.expand = b->s.expand};
-    int rc = st_cov_key_commit(b->s.key, b->s.digest, manifest.commitment, e);
-    if (!rc)
-        rc = st_cov_write_manifest(&b->out, &manifest, e);
-    if (!rc)
-        rc = st_cov_write_config(&b->out, &b->s.config, b->s.kappa * b->s.kappa * (double)b->s.model->config.norm_eps,
-                                 e);
-    if (!rc)
-        rc = st_cov_write_tokenizer(&b->out, &b->s.config, e);
-    return rc;
-}
-
 /* Begins the journal, or takes up that of a run that did not end. */
 static int bind(struct build *b, struct st_cov_out_tensor **list, const struct st_cov_opts *o, struct st_err *e)
 {
@@ -66,7 +54,52 @@ static int bind(struct build *b, struct st_cov_out_tensor **list, const struct s
     return rc ? rc : st_cov_out_bind(&b->out, &binding, list, b->s.model->plan.n_weight, o->restart, e);
 }
 
-static int lay_out(struct build *b, const struct st_cov_opts *o, struct st_err *e)
+/* The directory: weight files and the small ones. */
+static int write_hf(struct build *b, struct st_cov_out_tensor **list, json_t *manifest, const char *src,
+                    double norm_eps, struct st_err *e)
+{
+    uint64_t shard = b->s.rules.opts->shard_bytes;
+    int rc = st_cov_out_plan(&b->out, list, b->s.model->plan.n_weight, shard ? shard : SHARD_BYTES, e);
+    if (!rc)
+        rc = st_cov_write_json(&b->out, ST_COV_MANIFEST, json_incref(manifest), e);
+    if (!rc)
+        rc = st_cov_write_config(&b->out, &b->s.config, norm_eps, src, e);
+    if (!rc)
+        rc = st_cov_write_tokenizer(&b->out, &b->s.config, e);
+    return rc;
+}
+
+static int write_gguf(struct build *b, struct st_cov_out_tensor **list, json_t *manifest, double norm_eps,
+                      struct st_err *e)
+{
+    char *text = json_dumps(manifest, JSON_PRESERVE_ORDER);
+    int rc = text ? st_cov_out_plan_gguf(&b->out, list, b->s.model->plan.n_weight, &b->s.config, norm_eps, text, e)
+                  : st_fail(e, ST_MEMORY, "manifest: out of memory");
+    free(text);
+    return rc;
+}
+
+/* Everything but the weights. */
+static int write_head(struct build *b, struct st_cov_out_tensor **list, const char *src, struct st_err *e)
+{
+    struct st_cov_manifest m = {.made = *b->s.rules.opts};
+    double norm_eps = b->s.kappa * b->s.kappa * (double)b->s.model->config.norm_eps;
+    m.made.expand = b->s.expand;
+    int rc = st_cov_key_commit(b->s.key, b->s.digest, m.commitment, e);
+    if (rc)
+        return rc;
+    json_t *manifest = st_cov_manifest_json(&m);
+    if (!manifest)
+        rc = st_fail(e, ST_MEMORY, "manifest: out of memory");
+    else if (m.made.format == ST_COV_FORMAT_GGUF)
+        rc = write_gguf(b, list, manifest, norm_eps, e);
+    else
+        rc = write_hf(b, list, manifest, src, norm_eps, e);
+    json_decref(manifest);
+    return rc;
+}
+
+static int lay_out(struct build *b, const struct st_cov_opts *o, const char *src, struct st_err *e)
 {
     int n = b->s.model->plan.n_weight;
     struct st_cov_out_tensor **list = NULL;
@@ -78,10 +111,12 @@ static int lay_out(struct build *b, const struct st_cov_opts *o, struct st_err *
         b->tensors[i].weight = &b->s.model->plan.weights[i];
         list[i] = &b->tensors[i];
     }
+    if (!rc && o->format == ST_COV_FORMAT_GGUF)
+        rc = st_cov_gguf_types(b->tensors, n, &b->s.config, o->dtype, e);
     if (!rc)
         rc = bind(b, list, o, e);
     if (!rc)
-        rc = st_cov_out_plan(&b->out, list, n, o->shard_bytes ? o->shard_bytes : SHARD_BYTES, e);
+        rc = write_head(b, list, src, e);
     free(list);
     return rc;
 }
@@ -124,6 +159,8 @@ static void wipe(struct build *b)
 {
     st_cov_run_free(b->run);
     st_cov_out_close(&b->out);
+    if (b->tensors)
+        st_cov_gguf_free(b->tensors, b->s.model->plan.n_weight);
     free(b->tensors);
     st_cov_setup_close(&b->s);
 }
@@ -138,9 +175,7 @@ int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *
     if (!rc)
         rc = st_cov_setup_open(&b.s, src, key, o, e);
     if (!rc)
-        rc = lay_out(&b, o, e);
-    if (!rc)
-        rc = write_small_files(&b, e);
+        rc = lay_out(&b, o, src, e);
     if (!rc)
         rc = compile(&b, o, e);
     if (!rc)

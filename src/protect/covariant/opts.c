@@ -29,6 +29,17 @@ const char *st_cov_preset_name(enum st_cov_preset p)
     return p == ST_COV_PRESET_PAPER ? "paper" : "tight";
 }
 
+const char *st_cov_format_name(enum st_cov_format f)
+{
+    return f == ST_COV_FORMAT_GGUF ? "gguf" : "hf";
+}
+
+const char *st_cov_store_name(enum st_cov_store s)
+{
+    static const char *const names[] = {"keep", "f32", "f16", "bf16", "q8_0"};
+    return names[s];
+}
+
 static int check_real(const char *name, double v, double max, struct st_err *e)
 {
     if (v >= 0 && v <= max)
@@ -79,8 +90,6 @@ int st_cov_opts_check(const struct st_cov_opts *o, struct st_err *e)
         return st_fail(e, ST_UNSUPPORTED, "alpha-e, alpha-h, noise-all: noise is not available yet");
     if (o->homophones)
         return st_fail(e, ST_UNSUPPORTED, "homophones are not available yet");
-    if (o->format == ST_COV_FORMAT_GGUF)
-        return st_fail(e, ST_UNSUPPORTED, "format gguf is not available yet; available: hf");
     return 0;
 }
 
@@ -104,15 +113,15 @@ static int calibration(const char *path, char hex[65], struct st_err *e)
 
 int st_cov_opts_line(const struct st_cov_opts *o, uint32_t h, char *out, size_t cap, struct st_err *e)
 {
-    static const char *const formats[] = {"hf", "gguf"}, *const dtypes[] = {"keep", "f32", "f16", "bf16", "q8_0"};
     char text[65];
     int rc = calibration(o->calibrate, text, e);
     if (rc)
         return rc;
-    int n = snprintf(out, cap,
-                     "preset=%s h=%u lambda=%.17g alpha-e=%.17g alpha-h=%.17g noise-all=%.17g beta=%u gamma=%.17g "
-                     "homophones=%u format=%s dtype=%s shard=%" PRIu64 " calibrate=%s",
-                     st_cov_preset_name(o->preset), h, o->lambda, o->alpha_e, o->alpha_h, o->noise_all, o->beta,
-                     o->gamma, o->homophones, formats[o->format], dtypes[o->dtype], o->shard_bytes, text);
+    int n =
+        snprintf(out, cap,
+                 "preset=%s h=%u lambda=%.17g alpha-e=%.17g alpha-h=%.17g noise-all=%.17g beta=%u gamma=%.17g "
+                 "homophones=%u format=%s dtype=%s shard=%" PRIu64 " calibrate=%s",
+                 st_cov_preset_name(o->preset), h, o->lambda, o->alpha_e, o->alpha_h, o->noise_all, o->beta, o->gamma,
+                 o->homophones, st_cov_format_name(o->format), st_cov_store_name(o->dtype), o->shard_bytes, text);
     return n > 0 && (size_t)n < cap ? 0 : st_fail(e, ST_INTERNAL, "options: line too long");
 }

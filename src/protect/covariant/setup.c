@@ -1,7 +1,8 @@
 #include "protect/covariant/setup.h"
 #include "base/mem.h"
 #include "crypto/digest.h"
-#include "protect/covariant/manifest.h"
+#include "protect/covariant/gguf_arch.h"
+#include "protect/covariant/out_config.h"
 
 #include <cblas.h>
 #include <math.h>
@@ -121,6 +122,7 @@ static int prepare_frame(struct st_cov_setup *s, struct st_err *e)
 int st_cov_setup_open(struct st_cov_setup *s, const char *src, const struct st_cov_key *key,
                       const struct st_cov_opts *o, struct st_err *e)
 {
+    bool interleaved = false; /* rotary pairs of a GGUF file */
     *s = (struct st_cov_setup){.key = key, .rules = {.opts = o}};
     /* Tiles are the unit of parallel work, and their number of threads must not show in the result. */
     openblas_set_num_threads(1);
@@ -133,6 +135,8 @@ int st_cov_setup_open(struct st_cov_setup *s, const char *src, const struct st_c
         rc = st_model_digest(src, s->digest, e);
     if (!rc)
         rc = st_cov_cipher_init(s->model->config.n_vocab, s->digest, key, &s->cipher, e);
+    if (!rc && o->format == ST_COV_FORMAT_GGUF)
+        rc = st_cov_gguf_check(&s->model->config, &interleaved, e);
     if (!rc)
         rc = prepare_frame(s, e);
     if (rc) {
@@ -140,6 +144,8 @@ int st_cov_setup_open(struct st_cov_setup *s, const char *src, const struct st_c
         return rc;
     }
     st_cov_config(&s->model->config, s->expand, &s->cipher, &s->config);
+    if (o->format == ST_COV_FORMAT_GGUF)
+        s->config.rope_interleaved = interleaved;
     s->config.dtype = stored_dtype(o->dtype, s->config.dtype);
     s->rules.model = s->model;
     s->rules.config = &s->config;

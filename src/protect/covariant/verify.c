@@ -255,18 +255,26 @@ int st_cov_verify(const char *src, const char *dst, const struct st_cov_key *key
     struct st_model *wide = NULL;
     struct st_cov_setup s = {0};
     struct st_cov_manifest manifest;
-    struct st_cov_opts made = *o;
+    struct st_cov_opts made;
     *max_rel_err = INFINITY;
     if (o->format == ST_COV_FORMAT_GGUF)
         return st_fail(e, ST_UNSUPPORTED, "%s: only Hugging Face directories can be verified, not GGUF files", dst);
     int rc = st_cov_read_manifest(dst, &manifest, e);
     if (!rc && check_commitment(&manifest, src, key, e))
         rc = e->code == ST_VERIFY ? st_err_prefix(e, "%s", dst) : e->code;
+    if (!rc && manifest.made.format == ST_COV_FORMAT_GGUF)
+        rc = st_fail(e, ST_UNSUPPORTED, "%s: only Hugging Face directories can be verified", dst);
     if (!rc)
         rc = st_model_open(dst, &(struct st_model_opts){.n_threads = o->n_threads}, &wide, e);
     if (rc)
         goto out;
-    made.expand = manifest.expand;
+    made = manifest.made;
+    made.n_threads = o->n_threads;
+    made.isa = o->isa;
+    made.progress = o->progress;
+    made.memory_bytes = o->memory_bytes;
+    made.calibrate = o->calibrate;
+    made.cancel = o->cancel;
     made.dtype = store_of(wide->config.dtype);
     rc = st_cov_setup_open(&s, src, key, &made, e);
     if (rc)
