@@ -227,6 +227,48 @@ static void write_plain(const struct st_chat_template *t, struct draft *d, const
     }
 }
 
+/* With a full-width bar, and the sign that SentencePiece writes for a space. */
+#define DEEPSEEK_BOS "<｜begin▁of▁sentence｜>"
+#define DEEPSEEK_EOS "<｜end▁of▁sentence｜>"
+#define DEEPSEEK_USER "<｜User｜>"
+#define DEEPSEEK_ASSISTANT "<｜Assistant｜>"
+
+static void write_deepseek2(const struct st_chat_template *t, struct draft *d, const struct st_chat_msg *m, size_t n)
+{
+    static const char *const before[] = {"", "User: ", "Assistant: "}, *const after[] = {"\n\n", "\n\n", DEEPSEEK_EOS};
+    (void)t;
+    put(d, DEEPSEEK_BOS);
+    for (size_t i = 0; i < n; i++) {
+        put(d, before[m[i].role]);
+        put_plain(d, m[i].text, m[i].len);
+        put(d, after[m[i].role]);
+    }
+    put(d, "Assistant:");
+}
+
+/* All system messages stand before the conversation. */
+static void write_deepseek3(const struct st_chat_template *t, struct draft *d, const struct st_chat_msg *m, size_t n)
+{
+    bool first = true;
+    (void)t;
+    put(d, DEEPSEEK_BOS);
+    for (size_t i = 0; i < n; i++)
+        if (m[i].role == ST_CHAT_SYSTEM) {
+            put(d, first ? "" : "\n\n");
+            put_plain(d, m[i].text, m[i].len);
+            first = false;
+        }
+    for (size_t i = 0; i < n; i++) {
+        if (m[i].role == ST_CHAT_SYSTEM)
+            continue;
+        bool user = m[i].role == ST_CHAT_USER;
+        put(d, user ? DEEPSEEK_USER : DEEPSEEK_ASSISTANT);
+        put_plain(d, m[i].text, m[i].len);
+        put(d, user ? "" : DEEPSEEK_EOS);
+    }
+    put(d, DEEPSEEK_ASSISTANT);
+}
+
 /* The templates.
  * --------------------------------------------------------------------------------------------------------- */
 
@@ -257,6 +299,11 @@ static const struct st_chat_template templates[] = {
     {.name = "mistral", .write = write_mistral, .space_back = true, INST},
     {.name = "mistral-v0.2", .write = write_mistral, .space_front = true, .space_back = true, INST},
     {.name = "mistral-v0.3", .write = write_mistral, .system_last = true, .trim = true, INST},
+    {.name = "deepseek-v2", .write = write_deepseek2, .needs = {DEEPSEEK_BOS, DEEPSEEK_EOS}, .stops = {DEEPSEEK_EOS}},
+    {.name = "deepseek-v3",
+     .write = write_deepseek3,
+     .needs = {DEEPSEEK_BOS, DEEPSEEK_EOS, DEEPSEEK_USER},
+     .stops = {DEEPSEEK_EOS}},
     {.name = "plain", .write = write_plain, .stops = {"<|endoftext|>", "</s>", "<s>"}},
 };
 #define N_TEMPLATE (sizeof templates / sizeof *templates)
@@ -335,6 +382,14 @@ static bool is_plain(const char *text)
            !has(text, "INST") && !has(text, "#");
 }
 
+/* R1 and V3.1 write and cut thoughts in ways of their own. */
+static const char *deepseek_variant(const char *text)
+{
+    if (has(text, DEEPSEEK_USER))
+        return has(text, DEEPSEEK_ASSISTANT) && !has(text, "think") ? "deepseek-v3" : NULL;
+    return has(text, "'Assistant: ' + ") && has(text, "eos_token") && !has(text, "think") ? "deepseek-v2" : NULL;
+}
+
 /* The name of the template with these marks, or NULL. */
 static const char *recognise(const char *text)
 {
@@ -346,6 +401,8 @@ static const char *recognise(const char *text)
         return "llama-2";
     if (has(text, "[INST]"))
         return mistral_variant(text);
+    if (has(text, DEEPSEEK_USER) || has(text, "'User: ' + "))
+        return deepseek_variant(text);
     return is_plain(text) ? "plain" : NULL;
 }
 

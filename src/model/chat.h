@@ -17,6 +17,7 @@ struct st_chat_msg {
  *   llama-2; llama-3, llama-3.1 (its system block with dates)
  *   chatml, and those of its kind with a default system message or reasoning: qwen2, qwen2.5, qwen3, qwen3-thinking,
  * smollm2 mistral (v0.1), mistral-v0.2 (spaces around [INST]), mistral-v0.3 (system text before the last user message)
+ *   deepseek-v2, deepseek-v3 (not R1 and V3.1, which treat thoughts in ways of their own)
  *   plain (story models: BOS, then the texts one under the other)
  * Jinja is not run: a template that differs from these in other ways than its marks is taken for the one it resembles.
  */

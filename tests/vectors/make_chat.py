@@ -4,7 +4,7 @@
     tests/vectors/make_chat.py > tests/vectors/chat.json      (needs jinja2 3.1)
 
 The templates are those of Llama-2-chat, Llama-3-Instruct, Llama-3.1-Instruct, Qwen2, Qwen2.5, Qwen3, SmolLM2, Mistral v0.1,
-v0.2 and v0.3 and of the demo model, with the parts for tools left out where they are long (they render nothing here).
+v0.2 and v0.3, DeepSeek-V2 and -V3 and of the demo model, with the parts for tools left out where they are long (they render nothing here).
 """
 import json
 import sys
@@ -186,6 +186,38 @@ MISTRAL03 = (
 """
 )
 
+DEEPSEEK2 = r"""{{- bos_token }}
+{%- for message in messages %}
+    {%- if message['role'] == 'system' %}
+        {{- message['content'] + '\n\n' }}
+    {%- elif message['role'] == 'user' %}
+        {{- 'User: ' + message['content'] + '\n\n' }}
+    {%- elif message['role'] == 'assistant' %}
+        {{- 'Assistant: ' + message['content'] + eos_token }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- 'Assistant:' }}
+{%- endif %}
+"""
+
+DEEPSEEK3 = r"""{{- bos_token }}
+{%- for message in messages | selectattr('role', 'equalto', 'system') %}
+    {{- '' if loop.first else '\n\n' }}
+    {{- message['content'] }}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if message['role'] == 'user' %}
+        {{- '<｜User｜>' + message['content'] }}
+    {%- elif message['role'] == 'assistant' %}
+        {{- '<｜Assistant｜>' + message['content'] + '<｜end▁of▁sentence｜>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<｜Assistant｜>' }}
+{%- endif %}
+"""
+
 PLAIN = (
     "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% if not loop.last %}{{ '\\n' }}{% endif %}"
     "{% endfor %}"
@@ -203,6 +235,8 @@ TEMPLATES = {
     "mistral": (MISTRAL, "<s>"),
     "mistral-v0.2": (MISTRAL02, "<s>"),
     "mistral-v0.3": (MISTRAL03, "<s>"),
+    "deepseek-v2": (DEEPSEEK2, "<｜begin▁of▁sentence｜>"),
+    "deepseek-v3": (DEEPSEEK3, "<｜begin▁of▁sentence｜>"),
     "plain": (PLAIN, "<s>"),
 }
 
@@ -225,6 +259,7 @@ CONVERSATIONS = [
         message("user", "e \u00e9\u4e2d\U0001f600"),
     ],
     [message("system", "S"), message("user", "  ")],
+    [message("system", "S"), message("user", "a"), message("system", "T"), message("user", "b")],
 ]
 
 
@@ -236,7 +271,10 @@ def main():
         for m in CONVERSATIONS:
             if name == "mistral" and m[0]["role"] == "system":
                 continue  # that template knows no system message
-            want = t.render(messages=m, bos_token=bos, eos_token="</s>", add_generation_prompt=True)
+            if m[2:] and m[2]["role"] == "system" and not name.startswith("deepseek"):
+                continue  # those that allow it are all alike
+            eos = "<｜end▁of▁sentence｜>" if name.startswith("deepseek") else "</s>"
+            want = t.render(messages=m, bos_token=bos, eos_token=eos, add_generation_prompt=True)
             out.append({"name": name, "template": text, "messages": m, "text": want})
     json.dump({"made_by": "tests/vectors/make_chat.py", "cases": out}, sys.stdout, indent=1, ensure_ascii=True)
     print()
