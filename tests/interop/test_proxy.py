@@ -482,8 +482,8 @@ def test_nothing_of_a_request_is_logged(made, upstream):
 
 @pytest.mark.skipif(not LLAMA_SERVER, reason="SOTTO_LLAMA_SERVER is not set")
 def test_chats_through_the_real_llama_server_equal_the_plain_model(made, plain, tmp_path):
-    run("obfuscate", DEMO, tmp_path / "gguf", "--key", made / "key", "--dtype", "f32", "--format", "gguf", "-q")
-    file = next((tmp_path / "gguf").glob("*.gguf"))
+    file = tmp_path / "obfuscated.gguf"
+    run("obfuscate", DEMO, file, "--key", made / "key", "--dtype", "f32", "--format", "gguf", "-q")
     port = free_port()
     lib = pathlib.Path(LLAMA_SERVER).parent
     far = subprocess.Popen([LLAMA_SERVER, "-m", file, "--port", str(port), "-c", "1024", "-np", "2", "-t", "1", "-ctk", "f32",
