@@ -406,11 +406,11 @@ static int run_all(struct demo *d, struct st_err *e)
         (rc = make_checkpoint(d, e)) != 0 ||
         (rc = next(d, "starting an untrusted server, which has only that copy", e)) != 0 ||
         (rc = start_server(d, url, sizeof url, e)) != 0 ||
-        (rc = st_source_open(d->cli, d->model, d->key, &d->source, e)) != 0)
+        (rc = st_source_open(d->cli, d->model, d->key, d->dst, &d->source, e)) != 0)
         return rc;
     const struct st_gen_upstream_opts uo = {.url = url,
                                             .cipher = &d->source.cipher,
-                                            .scheme = "tight",
+                                            .scheme = d->source.scheme,
                                             .n_ctx = d->source.config.n_ctx,
                                             .eos = d->source.eos,
                                             .n_eos = d->source.n_eos,

@@ -7,7 +7,7 @@
 #include <string.h>
 
 struct proxy_opts {
-    const char *protect, *key, *source, *upstream, *upstream_model, *dialect, *upstream_key_file, *ca_bundle;
+    const char *protect, *key, *source, *manifest, *upstream, *upstream_model, *dialect, *upstream_key_file, *ca_bundle;
     double stall_s;
     uint32_t max_queue, n_retry;
     bool show_egress;
@@ -26,6 +26,7 @@ enum {
     KEY_MAX_QUEUE,
     KEY_SHOW_EGRESS,
     KEY_TOKENIZER,
+    KEY_MANIFEST,
 };
 
 static const struct proxy_opts defaults = {.protect = "covariant", .n_retry = 2};
@@ -34,6 +35,9 @@ static const struct argp_option options[] = {
     {"protect", KEY_PROTECT, "NAME", 0, "The protection; default and only one so far: covariant", 0},
     {"key", KEY_KEY, "FILE", 0, "Key file of the obfuscated checkpoint (sotto key new)", 0},
     {"tokenizer", KEY_TOKENIZER, "SRC", 0, "The model that was obfuscated: its directory, here for its tokenizer", 0},
+    {"manifest", KEY_MANIFEST, "PATH", 0,
+     "The obfuscated checkpoint, or a copy of its sotto.json: says how it was made, and a wrong key is told at once",
+     0},
     {"upstream", KEY_UPSTREAM, "URL", 0, "Server that runs the obfuscated checkpoint", 0},
     {"upstream-model", KEY_UPSTREAM_MODEL, "NAME", 0, "Its name there; default: the first of its /v1/models", 0},
     {"upstream-dialect", KEY_UPSTREAM_DIALECT, "NAME", 0,
@@ -61,6 +65,9 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
         return 0;
     case KEY_TOKENIZER:
         o->source = arg;
+        return 0;
+    case KEY_MANIFEST:
+        o->manifest = arg;
         return 0;
     case KEY_UPSTREAM:
         o->upstream = arg;
@@ -105,7 +112,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 {
     const struct proxy_opts *o = opts;
     struct st_source src;
-    if (check(o, e) || st_source_open(cli, o->source, o->key, &src, e))
+    if (check(o, e) || st_source_open(cli, o->source, o->key, o->manifest, &src, e))
         return e->code;
     const struct st_gen_upstream_opts uo = {.url = o->upstream,
                                             .api_key_file = o->upstream_key_file,
@@ -113,7 +120,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
                                             .model = o->upstream_model,
                                             .dialect = o->dialect,
                                             .cipher = &src.cipher,
-                                            .scheme = "tight",
+                                            .scheme = src.scheme,
                                             .n_ctx = src.config.n_ctx,
                                             .eos = src.eos,
                                             .n_eos = src.n_eos,
@@ -125,7 +132,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
                                .command = "proxy",
                                .model = o->upstream,
                                .protection = "covariant",
-                               .scheme = "tight",
+                               .scheme = src.scheme,
                                .note = "hides nothing from a server that has the base weights (docs/covariant.md)"};
     struct st_server_opts so;
     st_listen_opts(cli, 7788, &banner, &so);

@@ -1,29 +1,54 @@
 #include "cli/source.h"
 #include "cli/key_open.h"
 #include "cli/open.h"
+#include "crypto/digest.h"
+#include "protect/covariant/manifest.h"
 
-static int open_cipher(const struct st_cli *cli, const char *path, const char *key_file, struct st_cov_cipher *out,
-                       struct st_err *e)
+#include <openssl/crypto.h>
+
+/* What was made with this key from this source, and how. */
+static int read_manifest(const char *path, const struct st_cov_key *key, const uint8_t digest[32], const char **scheme,
+                         struct st_err *e)
+{
+    struct st_cov_manifest m;
+    char want[65];
+    int rc = st_cov_read_manifest(path, &m, e);
+    if (!rc)
+        rc = st_cov_key_commit(key, digest, want, e);
+    if (!rc && CRYPTO_memcmp(want, m.commitment, 64) != 0)
+        rc = st_fail(e, ST_VERIFY, "%s: was not made from this source with this key", path);
+    if (!rc)
+        *scheme = st_cov_preset_name(m.made.preset);
+    return rc;
+}
+
+static int open_cipher(const struct st_cli *cli, const char *path, const char *key_file, const char *manifest,
+                       struct st_source *out, struct st_err *e)
 {
     struct st_cov_key key;
+    uint8_t digest[32];
     int rc = st_key_open(cli, key_file, &key, e);
     if (!rc)
-        rc = st_cov_cipher_open(path, &key, out, e);
+        rc = st_model_digest(path, digest, e);
+    if (!rc && manifest)
+        rc = read_manifest(manifest, &key, digest, &out->scheme, e);
+    if (!rc)
+        rc = st_cov_cipher_init(out->config.n_vocab, digest, &key, &out->cipher, e);
     st_cov_key_wipe(&key);
     return rc;
 }
 
-int st_source_open(const struct st_cli *cli, const char *src, const char *key_file, struct st_source *out,
-                   struct st_err *e)
+int st_source_open(const struct st_cli *cli, const char *src, const char *key_file, const char *manifest,
+                   struct st_source *out, struct st_err *e)
 {
     char path[ST_PATH_MAX], tok[ST_PATH_MAX];
     int rc;
-    *out = (struct st_source){0};
+    *out = (struct st_source){.scheme = "unknown"};
     if ((rc = st_open_model_path(src, path, e)) != 0 || (rc = st_open_config(path, &out->config, e)) != 0 ||
         (rc = st_open_tokenizer_path(path, NULL, tok, e)) != 0 ||
         (rc = st_tokenizer_open(tok, &out->tokenizer, e)) != 0 ||
         (rc = st_open_chat(cli, path, out->tokenizer, &out->chat, e)) != 0 ||
-        (rc = open_cipher(cli, path, key_file, &out->cipher, e)) != 0) {
+        (rc = open_cipher(cli, path, key_file, manifest, out, e)) != 0) {
         st_source_close(out);
         return rc;
     }

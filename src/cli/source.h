@@ -15,11 +15,13 @@ struct st_source {
     struct st_cov_cipher cipher;
     uint32_t eos[ST_MAX_EOS];
     size_t n_eos;
+    const char *scheme; /* the preset, or "unknown" without a manifest */
 };
 
-/* src: MODEL path of the model that was obfuscated. On failure *out is empty. */
-int st_source_open(const struct st_cli *cli, const char *src, const char *key_file, struct st_source *out,
-                   struct st_err *e) ST_MUST_CHECK;
+/* src: MODEL path of the model that was obfuscated. manifest: of the result (a checkpoint or its sotto.json), or NULL;
+ * VERIFY when it was made from another source or with another key. On failure *out is empty. */
+int st_source_open(const struct st_cli *cli, const char *src, const char *key_file, const char *manifest,
+                   struct st_source *out, struct st_err *e) ST_MUST_CHECK;
 void st_source_close(struct st_source *s);
 
 #endif

@@ -469,6 +469,23 @@ def test_https_upstreams_are_checked_and_reached_through_a_proxy(made, certifica
         server.server_close()
 
 
+def scheme(p):
+    return urllib.request.urlopen(p.base + "/health").headers["Sotto-Scheme"]
+
+
+def test_the_manifest_says_the_scheme_and_tells_a_wrong_key(made, upstream, tmp_path):
+    with proxy(made, upstream.base) as p:
+        assert scheme(p) == "unknown"
+    (tmp_path / "copy.json").write_bytes((made / "obfuscated/sotto.json").read_bytes())
+    for path in (made / "obfuscated", tmp_path / "copy.json"):
+        with proxy(made, upstream.base, "--manifest", path) as p:
+            assert scheme(p) == "tight"
+    run("key", "new", tmp_path / "other", "-q")
+    r = subprocess.run([BIN, "proxy", "--config=", "--key", tmp_path / "other", "--tokenizer", DEMO, "--upstream", upstream.base,
+                        "--manifest", made / "obfuscated"], cwd=ROOT, capture_output=True, text=True)
+    assert r.returncode == 5 and "was not made from this source with this key" in r.stderr
+
+
 def test_nothing_of_a_request_is_logged(made, upstream):
     with proxy(made, upstream.base, "-v") as p:
         chat(p.client, "The secret word was umbrella")

@@ -105,6 +105,9 @@ static int read_text(const char *path, char where[ST_PATH_MAX], json_t **v, stru
         return rc ? rc : st_json_read_file(where, MANIFEST_BYTES_MAX, v, e);
     }
     snprintf(where, ST_PATH_MAX, "%s", path);
+    size_t n = strlen(path);
+    if (n > 5 && strcmp(path + n - 5, ".json") == 0)
+        return st_json_read_file(path, MANIFEST_BYTES_MAX, v, e);
     rc = st_gguf_read_str(path, ST_COV_MANIFEST_GGUF, MANIFEST_BYTES_MAX, &b, e);
     if (!rc)
         rc = st_json_parse(b.p, b.len, where, v, e);
