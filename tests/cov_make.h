@@ -79,8 +79,8 @@ static inline struct st_cov_key key_of(uint8_t fill)
 struct tiny {
     const char *label;
     uint32_t d, layers, heads, kv, dh, ff, vocab;
-    bool tied, bias;
-    double eps; /* 0 = 0.01 */
+    bool tied, bias, attn_bias; /* bias: attention and MLP */
+    double eps;                 /* 0 = 0.01 */
     enum st_dtype dtype;
     const char *arch, *type, *extra; /* extra: more fields of config.json */
     const char *drop;                /* a tensor that is left out */
@@ -161,8 +161,8 @@ static inline const char *write_tiny(const struct tiny *m)
              "\"tie_word_embeddings\": %s, \"attention_bias\": %s, \"mlp_bias\": %s, \"bos_token_id\": 1, "
              "\"eos_token_id\": [2, 5], \"pad_token_id\": 0%s, \"hidden_act\": \"silu\"}",
              m->arch ? m->arch : "LlamaForCausalLM", m->type ? m->type : "llama", m->d, m->ff, m->layers, m->heads,
-             m->kv, m->dh, m->vocab, m->eps > 0 ? m->eps : 0.01, m->tied ? "true" : "false", m->bias ? "true" : "false",
-             m->bias ? "true" : "false", m->extra ? m->extra : "");
+             m->kv, m->dh, m->vocab, m->eps > 0 ? m->eps : 0.01, m->tied ? "true" : "false",
+             m->bias || m->attn_bias ? "true" : "false", m->bias ? "true" : "false", m->extra ? m->extra : "");
     list_tensors(&w, m, config);
     assert_ok(st_cov_out_open(&o, path, &e), &e);
     assert_ok(st_cov_out_plan(&o, w.list, w.n, UINT64_MAX, &e), &e);

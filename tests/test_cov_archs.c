@@ -5,6 +5,10 @@
 #define N_GREEDY 64
 
 #define SHAPE .d = 48, .layers = 2, .heads = 4, .kv = 2, .dh = 16, .ff = 72, .vocab = 131
+#define LATENT .d = 48, .layers = 2, .heads = 4, .kv = 4, .dh = 8, .ff = 72, .vocab = 131
+#define LATENT_FIELDS(q_rank)                                                                                          \
+    ", \"q_lora_rank\": " q_rank ", \"kv_lora_rank\": 20, \"qk_nope_head_dim\": 12, \"qk_rope_head_dim\": 8, "         \
+    "\"v_head_dim\": 10"
 static const struct tiny models[] = {
     {.label = "qwen2", SHAPE, .tied = true, .arch = "Qwen2ForCausalLM", .type = "qwen2"},
     {.label = "qwen2 window",
@@ -15,6 +19,49 @@ static const struct tiny models[] = {
     {.label = "qwen3", SHAPE, .tied = true, .eps = 1e-6, .arch = "Qwen3ForCausalLM", .type = "qwen3"},
     {.label = "qwen3 large eps", SHAPE, .arch = "Qwen3ForCausalLM", .type = "qwen3"},
     {.label = "qwen3 biases", SHAPE, .bias = true, .eps = 1e-6, .arch = "Qwen3ForCausalLM", .type = "qwen3"},
+    {.label = "mixtral",
+     SHAPE,
+     .arch = "MixtralForCausalLM",
+     .type = "mixtral",
+     .extra = ", \"num_local_experts\": 6, \"num_experts_per_tok\": 2"},
+    {.label = "qwen3 moe",
+     SHAPE,
+     .eps = 1e-6,
+     .arch = "Qwen3MoeForCausalLM",
+     .type = "qwen3_moe",
+     .extra = ", \"num_experts\": 5, \"num_experts_per_tok\": 2, \"moe_intermediate_size\": 40, "
+              "\"norm_topk_prob\": true, \"mlp_only_layers\": [0]"},
+    {.label = "deepseek v2",
+     LATENT,
+     .arch = "DeepseekV2ForCausalLM",
+     .type = "deepseek_v2",
+     .extra = LATENT_FIELDS("null") ", \"first_k_dense_replace\": 1, \"n_routed_experts\": 6, "
+                                    "\"n_shared_experts\": 2, \"num_experts_per_tok\": 3, "
+                                    "\"moe_intermediate_size\": 24, \"routed_scaling_factor\": 2.0"},
+    {.label = "deepseek v2 groups, yarn",
+     LATENT,
+     .attn_bias = true,
+     .arch = "DeepseekV2ForCausalLM",
+     .type = "deepseek_v2",
+     .extra = LATENT_FIELDS("28") ", \"first_k_dense_replace\": 0, \"n_routed_experts\": 8, "
+                                  "\"n_shared_experts\": 1, \"num_experts_per_tok\": 3, "
+                                  "\"moe_intermediate_size\": 24, \"n_group\": 4, \"topk_group\": 2, "
+                                  "\"topk_method\": \"group_limited_greedy\", \"rope_scaling\": {\"type\": "
+                                  "\"yarn\", \"factor\": 4.0, \"original_max_position_embeddings\": 64, "
+                                  "\"mscale\": 0.7, \"mscale_all_dim\": 0.7}"},
+    {.label = "deepseek v3",
+     LATENT,
+     .arch = "DeepseekV3ForCausalLM",
+     .type = "deepseek_v3",
+     .extra = LATENT_FIELDS("30") ", \"first_k_dense_replace\": 1, \"n_routed_experts\": 8, "
+                                  "\"n_shared_experts\": 1, \"num_experts_per_tok\": 3, "
+                                  "\"moe_intermediate_size\": 24, \"n_group\": 2, \"topk_group\": 1, "
+                                  "\"routed_scaling_factor\": 2.5"},
+    {.label = "deepseek v3, halves",
+     LATENT,
+     .arch = "DeepseekV3ForCausalLM",
+     .type = "deepseek_v3",
+     .extra = LATENT_FIELDS("null") ", \"first_k_dense_replace\": 2, \"rope_interleave\": false"},
 };
 
 static void every_architecture_says_the_same_in_f32(void **state)

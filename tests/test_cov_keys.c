@@ -10,7 +10,8 @@ static void value_keys_are_inverse_and_well_conditioned(void **state)
     enum { DH = 32, KV = 3, N_FF = 50 };
     struct st_err e;
     struct st_cov_layer_keys k;
-    struct st_model model = {.config = {.n_head = 6, .n_kv_head = KV, .head_dim = DH}};
+    struct st_model model = {
+        .config = {.n_head = 6, .n_kv_head = KV, .head_dim = DH, .v_head_dim = DH, .rope_dim = DH}};
     struct st_cov_key key = key_of(3);
     const uint8_t digest[32] = {0};
     const struct st_cov_opts opts = {0};
@@ -92,7 +93,13 @@ static void no_pair_moves_without_a_window_and_the_rule_is_watched(void **state)
     (void)state;
     struct st_err e;
     struct st_cov_key key = key_of(3);
-    struct st_model m = {.config = {.n_head = 2, .n_kv_head = 2, .head_dim = 64, .rope_theta = 1e4f, .n_ctx = 2048}};
+    struct st_model m = {.config = {.n_head = 2,
+                                    .n_kv_head = 2,
+                                    .head_dim = 64,
+                                    .v_head_dim = 64,
+                                    .rope_dim = 64,
+                                    .rope_theta = 1e4f,
+                                    .n_ctx = 2048}};
     static const struct {
         uint32_t beta;
         double gamma;
@@ -128,8 +135,14 @@ static void experts_move_with_their_group(void **state)
     const uint8_t digest[32] = {0};
     const struct st_cov_opts opts = {0};
     for (uint32_t n_group = 0; n_group <= N / GROUP; n_group += N / GROUP) {
-        struct st_model m = {
-            .config = {.n_head = 1, .n_kv_head = 1, .head_dim = 8, .n_expert = N, .moe_d_ff = FF, .n_group = n_group}};
+        struct st_model m = {.config = {.n_head = 1,
+                                        .n_kv_head = 1,
+                                        .head_dim = 8,
+                                        .v_head_dim = 8,
+                                        .rope_dim = 8,
+                                        .n_expert = N,
+                                        .moe_d_ff = FF,
+                                        .n_group = n_group}};
         const struct st_cov_draw draw = {.model = &m, .key = &key, .digest = digest, .opts = &opts, .eps_ratio = 1};
         int together = 0;
         bool seen[N] = {0};

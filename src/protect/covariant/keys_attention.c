@@ -13,9 +13,7 @@
 
 #include <math.h>
 
-/* Rotation and scale of each pair; `old` [m] says which one stands in a place. Rows are in the layout of the result,
- * columns in that of the source. */
-static void draw_pairs(struct st_stream *s, const struct st_cov_draw *d, uint32_t head_dim, const uint32_t *old,
+void st_cov_draw_pairs(struct st_stream *s, const struct st_cov_draw *d, uint32_t head_dim, const uint32_t *old,
                        double *q, double *k)
 {
     uint32_t m = head_dim / 2, to[2], from[2];
@@ -101,7 +99,7 @@ int st_cov_keys_attention(struct st_cov_layer_keys *k, const struct st_cov_draw 
     if (rc)
         return rc;
     for (uint32_t i = 0; i < c->n_kv_head; i++)
-        draw_pairs(s, d, c->head_dim, pairs + i * m, q + i * size, key + i * size);
+        st_cov_draw_pairs(s, d, c->head_dim, pairs + i * m, q + i * size, key + i * size);
     st_stream_free(s);
     k->units[ST_ROLE_Q] =
         (struct st_cov_units){.size = c->head_dim, .order = q_order, .mix = q, .share = c->n_head / c->n_kv_head};

@@ -73,7 +73,13 @@ int st_cov_draw_invertible(struct st_stream *s, uint32_t n, double *a, double *b
 int st_cov_layer_keys_init(struct st_cov_layer_keys *k, const struct st_cov_draw *d, int layer, struct st_err *e)
 {
     *k = (struct st_cov_layer_keys){0};
-    int rc = d->model->config.qk_norm ? st_cov_keys_qk_norm(k, d, layer, e) : st_cov_keys_attention(k, d, layer, e);
+    int rc = 0;
+    if (d->model->config.kv_lora_rank)
+        rc = st_cov_keys_mla(k, d, layer, e);
+    else if (d->model->config.qk_norm)
+        rc = st_cov_keys_qk_norm(k, d, layer, e);
+    else
+        rc = st_cov_keys_attention(k, d, layer, e);
     if (!rc)
         rc = st_cov_keys_ffn(k, d, layer, e);
     if (!rc)
@@ -100,5 +106,7 @@ void st_cov_layer_keys_wipe(struct st_cov_layer_keys *k)
         OPENSSL_cleanse(k->owned[i].p, k->owned[i].len);
         free(k->owned[i].p);
     }
+    st_cov_frame_wipe(&k->q_latent);
+    st_cov_frame_wipe(&k->kv_latent);
     *k = (struct st_cov_layer_keys){0};
 }

@@ -4,6 +4,7 @@
  *     keys_attention.c  heads, rotary pairs, values
  *     keys_pairs.c      which pairs change places (preset paper)
  *     keys_qk_norm.c    the same where heads of q and k have a norm of their own (Qwen3)
+ *     keys_mla.c        latent attention (DeepSeek)
  *     keys_ffn.c        neurons
  *     keys_experts.c    router and experts
  * Source: AloePri, arXiv 2603.01499, Algorithm 2, and what we add where it is silent. */
@@ -38,6 +39,7 @@ struct st_cov_layer_keys {
     struct st_cov_units units[ST_ROLE_COUNT]; /* by role; biases follow the role of their matrix; of old expert 0 */
     const uint32_t *expert_order;             /* [n_expert] new slot -> old expert, or NULL */
     uint32_t expert_width;                    /* neurons of each expert */
+    struct st_cov_frame q_latent, kv_latent;  /* of latent attention: orthogonal, d = wide */
     uint32_t n_far; /* rotary pairs that were moved further than the rule of keys_pairs.c allows */
     struct {
         void *p;

@@ -9,6 +9,8 @@ int st_cov_keys_attention(struct st_cov_layer_keys *k, const struct st_cov_draw 
                           struct st_err *e) ST_MUST_CHECK;
 int st_cov_keys_qk_norm(struct st_cov_layer_keys *k, const struct st_cov_draw *d, int layer,
                         struct st_err *e) ST_MUST_CHECK;
+int st_cov_keys_mla(struct st_cov_layer_keys *k, const struct st_cov_draw *d, int layer,
+                    struct st_err *e) ST_MUST_CHECK;
 int st_cov_keys_ffn(struct st_cov_layer_keys *k, const struct st_cov_draw *d, int layer,
                     struct st_err *e) ST_MUST_CHECK;
 int st_cov_keys_experts(struct st_cov_layer_keys *k, const struct st_cov_draw *d, int layer,
@@ -42,6 +44,10 @@ void st_cov_draw_blocks(struct st_stream *s, const float *freq, uint32_t m, uint
 /* n such orders of the m pairs, [n][m], with the options' beta and gamma and the model's frequencies. */
 int st_cov_draw_pair_orders(struct st_cov_layer_keys *k, const struct st_cov_draw *d, int layer, uint32_t n, uint32_t m,
                             uint32_t **from, struct st_err *e) ST_MUST_CHECK;
+/* Rotation and scale of each pair of a head, as mixes q and k [head_dim, head_dim]; `old` [m] says which pair stands in
+ * a place. Rows are in the layout of the result, columns in that of the source. */
+void st_cov_draw_pairs(struct st_stream *s, const struct st_cov_draw *d, uint32_t head_dim, const uint32_t *old,
+                       double *q, double *k);
 /* The order of heads: kv [n_kv_head] new -> old, and q [n_head] likewise. New query slot j * g + r takes head kv[j] * g
  * + (a permutation of the group)[r]: one list for the rows of q and for the column blocks of o. */
 int st_cov_draw_heads(struct st_cov_layer_keys *k, const struct st_cov_draw *d, int layer, uint32_t **q, uint32_t **kv,

@@ -4,12 +4,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* What the side along the state is measured in. */
+enum basis { HIDDEN, Q_LATENT, KV_LATENT };
+
 static const struct rule {
     bool known, vector;
     bool constant; /* a norm: its weight goes into its readers, a constant takes its place */
     bool f32;      /* stored so whatever the checkpoint's dtype: rounding would change the choice of experts */
     bool cipher;   /* along the vocabulary: the units are tokens */
     enum st_cov_side side;
+    enum basis basis;
     enum st_role keys; /* whose units it takes; NONE = its own */
     enum st_role norm; /* folded in */
 } rules[ST_ROLE_COUNT] = {
@@ -19,7 +23,7 @@ static const struct rule {
 #define WRITES(role) MATRIX(role, .side = ST_COV_WRITES_COLUMNS)
 #define BIAS_OF(role) VECTOR(role##_BIAS, .side = ST_COV_NO_FRAME, .keys = ST_ROLE_##role)
 #define BIAS_OF_WRITER(role) VECTOR(role##_BIAS, .side = ST_COV_WRITES_ROWS)
-#define NORM(role) VECTOR(role, .side = ST_COV_WRITES_ROWS, .constant = true)
+#define NORM(role, of) VECTOR(role, .side = ST_COV_WRITES_ROWS, .constant = true, .basis = of)
     MATRIX(EMBED, .side = ST_COV_WRITES_ROWS, .cipher = true),
     MATRIX(HEAD, .side = ST_COV_READS, .cipher = true, .norm = ST_ROLE_FINAL_NORM),
     READS(Q, ATTN_NORM),
@@ -32,6 +36,14 @@ static const struct rule {
     BIAS_OF_WRITER(O),
     VECTOR(Q_NORM, .side = ST_COV_NO_FRAME),
     VECTOR(K_NORM, .side = ST_COV_NO_FRAME),
+    READS(Q_A, ATTN_NORM),
+    BIAS_OF(Q_A),
+    NORM(Q_A_NORM, Q_LATENT),
+    MATRIX(Q_B, .side = ST_COV_READS, .basis = Q_LATENT, .norm = ST_ROLE_Q_A_NORM),
+    READS(KV_A, ATTN_NORM),
+    BIAS_OF(KV_A),
+    NORM(KV_A_NORM, KV_LATENT),
+    MATRIX(KV_B, .side = ST_COV_READS, .basis = KV_LATENT, .norm = ST_ROLE_KV_A_NORM),
     READS(GATE, FFN_NORM),
     READS(UP, FFN_NORM),
     WRITES(DOWN),
@@ -46,9 +58,9 @@ static const struct rule {
     READS(SHARED_GATE, FFN_NORM),
     READS(SHARED_UP, FFN_NORM),
     WRITES(SHARED_DOWN),
-    NORM(ATTN_NORM),
-    NORM(FFN_NORM),
-    NORM(FINAL_NORM),
+    NORM(ATTN_NORM, HIDDEN),
+    NORM(FFN_NORM, HIDDEN),
+    NORM(FINAL_NORM, HIDDEN),
 #undef MATRIX
 #undef VECTOR
 #undef READS
@@ -72,6 +84,8 @@ int st_cov_rules_describe(const struct st_cov_rules *b, int i, struct st_cov_out
                                     .n_dim = r->vector ? 1 : 2,
                                     .dim = {w->n_out, w->n_in}};
     snprintf(t->name, sizeof t->name, "%s", w->name);
+    if (r->basis != HIDDEN) /* a latent keeps its size */
+        return 0;
     if (r->side == ST_COV_WRITES_COLUMNS || (r->vector && r->side != ST_COV_NO_FRAME))
         t->dim[0] = b->frame->wide;
     else if (!r->vector)
@@ -147,24 +161,38 @@ static int source_of(const struct st_cov_rules *b, int i)
     return at;
 }
 
+static const struct st_cov_frame *frame_of(const struct st_cov_rules *b, enum basis basis)
+{
+    switch (basis) {
+    case HIDDEN:
+        break;
+    case Q_LATENT:
+        return &b->keys.q_latent;
+    case KV_LATENT:
+        return &b->keys.kv_latent;
+    }
+    return b->frame;
+}
+
 static void set_sides(const struct st_cov_rules *b, int source, struct st_cov_job *j)
 {
     const struct st_plan_weight *w = &b->model->plan.weights[source];
     const struct st_mat *m = &b->model->mats[source];
     const struct rule *r = &rules[w->role];
+    const struct st_cov_frame *frame = frame_of(b, r->basis);
     *j = (struct st_cov_job){.side = r->constant ? ST_COV_NO_FRAME : r->side,
                              .name = w->name,
                              .src = r->constant ? NULL : m->data,
                              .src_dtype = r->vector ? ST_DTYPE_F32 : m->dtype,
-                             .fill = b->norm,
+                             .fill = r->basis == HIDDEN ? b->norm : 1,
                              .weight = r->vector ? -1 : source,
-                             .n = r->constant ? b->frame->wide : w->n_out,
+                             .n = r->constant ? frame->wide : w->n_out,
                              .len = w->n_in,
                              .unit = 1,
                              .mix_share = 1,
                              .gain = 1};
     if (j->side != ST_COV_NO_FRAME)
-        j->frame = b->frame;
+        j->frame = frame;
     if (j->side == ST_COV_WRITES_COLUMNS || (r->vector && j->frame)) {
         /* vectors along the other dimension: the columns of o and down; a bias of theirs is one column */
         j->n = w->n_in;
@@ -184,7 +212,7 @@ int st_cov_rules_job(struct st_cov_rules *b, int i, struct st_cov_job *j, struct
     set_sides(b, source, j);
     if (r->side == ST_COV_READS) {
         j->norm = b->model->mats[b->first[r->norm]].data;
-        j->gain = b->gain;
+        j->gain = r->basis == HIDDEN ? b->gain : 1;
     }
     if (r->cipher)
         j->order = b->cipher->from;

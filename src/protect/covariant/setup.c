@@ -63,9 +63,14 @@ static int choose_expand(const struct st_config *c, uint32_t wanted, uint32_t *h
 /* model_type is named here because a source need not name it and transformers wants it. */
 static int check_arch(struct st_config *c, struct st_err *e)
 {
-    static const char *const known[][2] = {{"LlamaForCausalLM", "llama"},     {"MistralForCausalLM", "mistral"},
-                                           {"Qwen2ForCausalLM", "qwen2"},     {"Qwen3ForCausalLM", "qwen3"},
-                                           {"MixtralForCausalLM", "mixtral"}, {"Qwen3MoeForCausalLM", "qwen3_moe"}};
+    static const char *const known[][2] = {{"LlamaForCausalLM", "llama"},
+                                           {"MistralForCausalLM", "mistral"},
+                                           {"MixtralForCausalLM", "mixtral"},
+                                           {"Qwen2ForCausalLM", "qwen2"},
+                                           {"Qwen3ForCausalLM", "qwen3"},
+                                           {"Qwen3MoeForCausalLM", "qwen3_moe"},
+                                           {"DeepseekV2ForCausalLM", "deepseek_v2"},
+                                           {"DeepseekV3ForCausalLM", "deepseek_v3"}};
     char names[256] = "";
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (strcmp(c->arch, known[i][0]) == 0) {
