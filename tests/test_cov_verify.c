@@ -1,6 +1,7 @@
 /* `obfuscate --verify`: what a result must pass, and the damage that it must find and name. */
 #include "base/hooks.h"
 #include "cov_make.h"
+#include "protect/covariant/gguf_read.h"
 #include "text/json.h"
 
 #include <fcntl.h>
@@ -232,6 +233,71 @@ static void a_config_that_does_not_fit_is_found(void **state)
     st_cov_key_wipe(&other);
 }
 
+static void a_gguf_file_is_read_back_and_its_damage_named(void **state)
+{
+    (void)state;
+    static const char *const tensors[][2] = {
+        {"token_embd.weight", "model.embed_tokens.weight"},
+        {"blk.0.attn_q.weight", "model.layers.0.self_attn.q_proj.weight"},
+        {"blk.1.attn_output.weight", "model.layers.1.self_attn.o_proj.weight"},
+        {"blk.1.ffn_down.weight", "model.layers.1.mlp.down_proj.weight"},
+        {"blk.0.ffn_gate.weight", "model.layers.0.mlp.gate_proj.weight"},
+        {"blk.0.ffn_norm.weight", "model.layers.0.post_attention_layernorm.weight"},
+        {"output.weight", "lm_head.weight"},
+    };
+    static const enum st_cov_store stores[] = {ST_COV_STORE_F32, ST_COV_STORE_F16, ST_COV_STORE_BF16,
+                                               ST_COV_STORE_Q8_0};
+    const struct tiny m = {.label = "gguf", .d = 64, .layers = 2, .heads = 4, .kv = 2, .dh = 16, .ff = 96, .vocab = 97};
+    struct st_cov_key key = key_of(9);
+    struct st_rng rng;
+    struct st_err e;
+    st_rng_seed(&rng, 2);
+    for (size_t k = 0; k < sizeof stores / sizeof *stores; k++) {
+        const struct st_cov_opts o = {.n_threads = 2, .format = ST_COV_FORMAT_GGUF, .dtype = stores[k]};
+        const char *src = write_tiny(&m), *dst = in_work("out.gguf");
+        struct weights w = {0};
+        struct st_gguf_file f;
+        assert_ok(st_cov_obfuscate(src, dst, &key, &o, &e), &e);
+        assert_verified(src, dst, &key);
+        snprintf(w.path, sizeof w.path, "%s", dst);
+        assert_ok(st_file_read(dst, 64u << 20, &w.file, &e), &e);
+        assert_ok(st_gguf_open(dst, &f, &e), &e);
+        for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
+            struct st_gguf_view v;
+            assert_true(st_gguf_find(&f, tensors[i][0], &v));
+            size_t at = (size_t)(v.data - f.bytes.p), width = v.type == ST_GGUF_F32 ? 4 : 2;
+            /* The highest bit of an exponent: of a value, or of a block's scale. */
+            if (v.type == ST_GGUF_Q8_0)
+                at += st_rng_next(&rng) % (v.bytes / 34) * 34 + 1;
+            else
+                at += st_rng_next(&rng) % (v.bytes / width) * width + width - 1;
+            uint8_t flipped = (uint8_t)w.file.p[at] ^ 0x40;
+            write_at(&w, at, &flipped, 1);
+            assert_refused(src, dst, &key, tensors[i][1]);
+            put_back(&w, at, 1);
+        }
+        const char *eps = memmem(w.file.p, w.file.len, "layer_norm_rms_epsilon", 22);
+        assert_non_null(eps);
+        write_at(&w, (size_t)(eps - w.file.p) + 26, "x", 1);
+        assert_refused(src, dst, &key, "layer_norm_rms_epsilon");
+        put_back(&w, (size_t)(eps - w.file.p) + 26, 1);
+        assert_verified(src, dst, &key);
+        /* Cut off anywhere in the head or the data: never read past its end. */
+        for (size_t len = 0; len < w.file.len; len += len < f.data ? 1 : w.file.len / 97) {
+            struct st_gguf_file cut;
+            uint8_t *copy = malloc(len + 1);
+            memcpy(copy, w.file.p, len);
+            assert_int_equal(st_gguf_parse((struct st_span){copy, len}, "cut", &cut, &e), ST_INPUT);
+            free(copy);
+        }
+        st_gguf_close(&f);
+        close_weights(&w);
+        drop_work(NULL);
+        make_work(NULL);
+    }
+    st_cov_key_wipe(&key);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, make_work, drop_work)
@@ -240,6 +306,7 @@ int main(void)
         TEST(tensors_and_rows_that_changed_places_are_found),
         TEST(tensors_made_under_another_key_are_found),
         TEST(a_config_that_does_not_fit_is_found),
+        TEST(a_gguf_file_is_read_back_and_its_damage_named),
     };
 #undef TEST
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -60,7 +60,7 @@ static const struct argp_option options[] = {
      0},
     {"restart", OPT_RESTART, NULL, 0, "Throw away what an unfinished run with other options left in DST.partial", 0},
     {"verify", OPT_VERIFY, NULL, 0,
-     "Read the result back: check every tensor against the source, then compare the logits of both", 0},
+     "Read the result back: check every tensor against the source, then (format hf) compare the logits of both", 0},
     {0},
 };
 
@@ -153,7 +153,9 @@ static void report(const struct st_cli *cli, enum st_cov_preset preset, bool ver
 {
     const char *src = cli->args[0], *dst = cli->args[1];
     if (!cli->json) {
-        if (verified)
+        if (verified && isnan(err))
+            printf("%s: verified: metadata and every tensor (logits are compared in format hf only)\n", dst);
+        else if (verified)
             printf("%s: verified, every tensor; its logits differ from the source's by at most %.2g of the largest\n",
                    dst, err);
         else
@@ -166,7 +168,7 @@ static void report(const struct st_cli *cli, enum st_cov_preset preset, bool ver
     st_buf_add_str(&b, ", \"result\": ");
     st_json_quote(&b, dst, strlen(dst));
     st_buf_addf(&b, ", \"preset\": \"%s\", \"verified\": %s", st_cov_preset_name(preset), verified ? "true" : "false");
-    if (verified)
+    if (verified && !isnan(err))
         st_buf_addf(&b, ", \"max_rel_err\": %.6g", err);
     st_buf_add_str(&b, "}\n");
     if (b.p)
@@ -183,8 +185,6 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     double err = 0;
     if (!o->key)
         return st_fail(e, ST_USAGE, "obfuscate: --key FILE is needed (make one with `sotto key new FILE`)");
-    if (o->verify && cov.format == ST_COV_FORMAT_GGUF)
-        return st_fail(e, ST_UNSUPPORTED, "--verify: checks Hugging Face directories only, not GGUF files");
     int rc = st_cov_opts_check(&cov, e);
     if (!rc)
         rc = st_key_open(cli, o->key, &key, e);

@@ -69,8 +69,10 @@ int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *
  * cache) on probe batches of seeded random ids, after deciphering. max_rel_err is the largest |difference| of a
  * position over its largest |logit|. VERIFY names the field or tensor; for logits above ST_COV_BOUND_*: a right f32
  * checkpoint stays under 1e-5; for f16 and bf16 rounding dominates and the bounds leave room above what we measured
- * (docs/covariant.md). Under noise or the preset `paper` logits differ by design: they are measured, not judged.
- * o as for st_cov_obfuscate(), but h and dtype are read from DST. UNSUPPORTED: GGUF. Other errors as there. */
+ * (docs/covariant.md). Under noise or the preset `paper` logits differ by design: they are measured, not judged. Of a
+ * GGUF file metadata and tensors are checked; our engine does not run it, so max_rel_err is NAN. How DST was made is
+ * read from its manifest; o->calibrate must be as it was, o gives threads, cancel and progress. Other errors as there.
+ */
 #define ST_COV_BOUND_F32 1e-4
 #define ST_COV_BOUND_F16 2e-2
 #define ST_COV_BOUND_BF16 1e-1

@@ -36,8 +36,4 @@ uint64_t st_gguf_tensor(struct st_gguf *g, const char *name, enum st_gguf_type t
 int st_gguf_head(const struct st_gguf *g, struct st_buf *out, struct st_err *e) ST_MUST_CHECK;
 void st_gguf_wipe(struct st_gguf *g);
 
-/* The string `key` of a file's metadata, at most `max` bytes. IO; INPUT: no GGUF file of version 3, damaged, or without
- * the key. Hostile input. */
-int st_gguf_read_str(const char *path, const char *key, size_t max, struct st_buf *out, struct st_err *e) ST_MUST_CHECK;
-
 #endif

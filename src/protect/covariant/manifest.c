@@ -1,5 +1,5 @@
 #include "protect/covariant/manifest.h"
-#include "protect/covariant/gguf.h"
+#include "protect/covariant/gguf_read.h"
 #include "text/json.h"
 
 #include <stdio.h>
@@ -98,7 +98,8 @@ static int want_protection(const json_t *v, const char *path, struct st_err *e)
 /* The text, wherever it stands. */
 static int read_text(const char *path, char where[ST_PATH_MAX], json_t **v, struct st_err *e)
 {
-    struct st_buf b = {0};
+    struct st_gguf_file f;
+    struct st_span text;
     int rc;
     if (st_path_is_dir(path)) {
         rc = st_path_join(where, ST_PATH_MAX, path, ST_COV_MANIFEST, e);
@@ -108,10 +109,14 @@ static int read_text(const char *path, char where[ST_PATH_MAX], json_t **v, stru
     size_t n = strlen(path);
     if (n > 5 && strcmp(path + n - 5, ".json") == 0)
         return st_json_read_file(path, MANIFEST_BYTES_MAX, v, e);
-    rc = st_gguf_read_str(path, ST_COV_MANIFEST_GGUF, MANIFEST_BYTES_MAX, &b, e);
+    rc = st_gguf_open(path, &f, e);
+    if (rc)
+        return rc;
+    if (!st_gguf_find_str(&f, ST_COV_MANIFEST_GGUF, &text) || text.len > MANIFEST_BYTES_MAX)
+        rc = st_fail(e, ST_INPUT, "%s: its metadata has no string " ST_COV_MANIFEST_GGUF, path);
     if (!rc)
-        rc = st_json_parse(b.p, b.len, where, v, e);
-    st_buf_free(&b);
+        rc = st_json_parse((const char *)text.p, text.len, where, v, e);
+    st_gguf_close(&f);
     return rc;
 }
 

@@ -36,3 +36,26 @@ void st_cov_out_cast(const struct st_cov_out_tensor *t, const float *v, size_t n
     for (size_t i = 0; i < n; i += BLOCK, to += 2 + BLOCK)
         quantise_block(v + i, to);
 }
+
+void st_cov_out_uncast(enum st_dtype dtype, bool q8_0, const void *stored, uint64_t at, size_t n, float *v)
+{
+    const uint8_t *from = stored;
+    if (!q8_0) {
+        st_convert(dtype, from + at * st_dtype_size(dtype), ST_DTYPE_F32, v, n);
+        return;
+    }
+    from += at / BLOCK * (2 + BLOCK);
+    for (size_t i = 0; i < n; i += BLOCK, from += 2 + BLOCK) {
+        float scale;
+        st_convert(ST_DTYPE_F16, from, ST_DTYPE_F32, &scale, 1);
+        for (int k = 0; k < BLOCK; k++)
+            v[i + (size_t)k] = scale * (float)(int8_t)from[2 + k];
+    }
+}
+
+double st_cov_out_step(const void *stored, uint64_t at)
+{
+    float scale;
+    st_convert(ST_DTYPE_F16, (const uint8_t *)stored + at / BLOCK * (2 + BLOCK), ST_DTYPE_F32, &scale, 1);
+    return (double)scale;
+}

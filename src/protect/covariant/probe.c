@@ -3,15 +3,17 @@
 #include "base/hooks.h"
 #include "base/pool.h"
 #include "protect/covariant/noise.h"
+#include "protect/covariant/out_cast.h"
 
 #include <cblas.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define K 4 /* probes; a matrix of probes is [width, K] */
-#define TILE 128
-#define CHUNK 1024
+#define K 4        /* probes; a matrix of probes is [width, K] */
+#define BLOCK 32   /* values of a q8_0 block */
+#define TILE 128   /* a multiple of it */
+#define CHUNK 1024 /* too */
 #define SEED 0x50726f6265ull
 
 /* Working memory of one thread. */
@@ -35,6 +37,7 @@ struct st_cov_probe {
 struct vectors {
     const void *data;
     enum st_dtype dtype;
+    bool q8_0;
     uint32_t n, len;
     bool columns;
 };
@@ -45,7 +48,7 @@ struct product {
     struct vectors v;
     const double *x; /* [len, K] */
     double *y;       /* [n, K] */
-    double *square;  /* [n], of the vectors' norms; or NULL */
+    double *square;  /* [n], see add_squares(); or NULL */
     const struct st_cov_job *noise;
     double std;          /* of the noise */
     const uint64_t *row; /* [n] of the noise, by vector */
@@ -56,13 +59,32 @@ struct product {
 /* Values c..c+w of vectors v..v+n as doubles: [n, w], or [w, n] of columns. */
 static void load(const struct vectors *s, uint32_t v, uint32_t n, uint32_t c, uint32_t w, struct scratch *t)
 {
-    size_t size = st_dtype_size(s->dtype), rows = s->columns ? w : n, width = s->columns ? n : w;
+    size_t rows = s->columns ? w : n, width = s->columns ? n : w;
     for (size_t i = 0; i < rows; i++) {
         size_t at = s->columns ? (c + i) * s->n + v : (v + i) * s->len + c;
-        st_convert(s->dtype, (const uint8_t *)s->data + at * size, ST_DTYPE_F32, t->f + i * width, width);
+        st_cov_out_uncast(s->dtype, s->q8_0, s->data, at, width, t->f + i * width);
     }
     for (size_t i = 0; i < rows * width; i++)
         t->a[i] = (double)t->f[i];
+}
+
+/* Adds up what rounding goes by, for values c..c+w of vectors lo..lo+n: the values (floating point), or the steps of
+ * their blocks, which small values share with large ones (q8_0). */
+static void add_squares(const struct product *m, uint32_t lo, uint32_t n, uint32_t c, uint32_t w,
+                        const struct scratch *t)
+{
+    const struct vectors *s = &m->v;
+    size_t rows = s->columns ? w : n, width = s->columns ? n : w;
+    for (size_t i = 0; i < rows; i++) {
+        size_t at = s->columns ? (c + i) * s->n + lo : (lo + i) * s->len + c;
+        double step = 0;
+        for (size_t k = 0; k < width; k++) {
+            if (s->q8_0 && k % BLOCK == 0)
+                step = st_cov_out_step(s->data, at + k);
+            double a = s->q8_0 ? step : t->a[i * width + k];
+            m->square[lo + (s->columns ? k : i)] += a * a;
+        }
+    }
 }
 
 static void multiply(const struct product *m, uint32_t lo, uint32_t n, struct scratch *t)
@@ -73,11 +95,8 @@ static void multiply(const struct product *m, uint32_t lo, uint32_t n, struct sc
         load(s, lo, n, c, (uint32_t)w, t);
         cblas_dgemm(CblasRowMajor, s->columns ? CblasTrans : CblasNoTrans, CblasNoTrans, rows, K, w, 1, t->a,
                     s->columns ? rows : w, m->x + (size_t)c * K, K, 1, m->y + (size_t)lo * K, K);
-        for (int i = 0; m->square && i < rows; i++)
-            for (int k = 0; k < w; k++) {
-                double a = s->columns ? t->a[(size_t)k * n + (size_t)i] : t->a[(size_t)i * (size_t)w + (size_t)k];
-                m->square[lo + (uint32_t)i] += a * a;
-            }
+        if (m->square)
+            add_squares(m, lo, n, c, (uint32_t)w, t);
     }
 }
 
@@ -276,7 +295,8 @@ static int expect(struct st_cov_probe *p, struct check *c, struct st_err *e)
 {
     const struct st_cov_job *j = c->j;
     double *tmp;
-    struct product d = {.p = p, .v = {j->src, j->src_dtype, j->n_src, j->len, c->columns}, .x = c->plain, .y = c->old};
+    struct product d = {
+        .p = p, .v = {j->src, j->src_dtype, false, j->n_src, j->len, c->columns}, .x = c->plain, .y = c->old};
     int rc = run(&d, e);
     if (!rc && j->noise > 0)
         rc = noise(p, c, e);
@@ -291,15 +311,18 @@ static int expect(struct st_cov_probe *p, struct check *c, struct st_err *e)
 
 /* ---- the verdict ---- */
 
-static double bound_of(enum st_dtype t)
+static double bound_of(const struct st_cov_out_tensor *out)
 {
+    enum st_dtype t = out->dtype;
+    if (out->q8_0)
+        return ST_COV_PROBE_Q8_0;
     return t == ST_DTYPE_F32 ? ST_COV_PROBE_F32 : t == ST_DTYPE_F16 ? ST_COV_PROBE_F16 : ST_COV_PROBE_BF16;
 }
 
 static int judge(const struct check *c, double *error, struct st_err *e)
 {
     const struct st_cov_job *j = c->j;
-    double bound = bound_of(j->out->dtype), probe[K] = {0};
+    double bound = bound_of(j->out), probe[K] = {0};
     /* f16 loses relative precision below 2^-14. */
     double least = j->out->dtype == ST_DTYPE_F16 ? 0x1p-25 : 0;
     for (size_t i = 0; i < (size_t)c->width * K; i++)
@@ -311,13 +334,13 @@ static int judge(const struct check *c, double *error, struct st_err *e)
             return st_fail(
                 e, ST_VERIFY,
                 "%s: vector %zu is not the source's under this key: off by %.3g, at most %.3g is accepted for %s",
-                j->out->name, i / K, ratio * bound, bound, st_dtype_name(j->out->dtype));
+                j->out->name, i / K, ratio * bound, bound, j->out->q8_0 ? "q8_0" : st_dtype_name(j->out->dtype));
         *error = fmax(*error, ratio);
     }
     return 0;
 }
 
-static int check_constant(const struct st_cov_job *j, const struct st_mat *stored, struct st_err *e)
+static int check_constant(const struct st_cov_job *j, const struct st_cov_stored *stored, struct st_err *e)
 {
     const float *x = stored->data;
     for (uint32_t i = 0; i < j->n; i++)
@@ -327,8 +350,8 @@ static int check_constant(const struct st_cov_job *j, const struct st_mat *store
     return 0;
 }
 
-int st_cov_probe_tensor(struct st_cov_probe *p, const struct st_cov_job *j, const struct st_mat *stored, double *error,
-                        struct st_err *e)
+int st_cov_probe_tensor(struct st_cov_probe *p, const struct st_cov_job *j, const struct st_cov_stored *stored,
+                        double *error, struct st_err *e)
 {
     struct check c = {.j = j, .columns = j->side == ST_COV_WRITES_COLUMNS, .width = j->frame ? j->frame->wide : j->len};
     if (!j->src)
@@ -337,7 +360,7 @@ int st_cov_probe_tensor(struct st_cov_probe *p, const struct st_cov_job *j, cons
     if (!rc)
         rc = draw(p, &c, e);
     struct product d = {.p = p,
-                        .v = {stored->data, stored->dtype, j->n, c.width, c.columns},
+                        .v = {stored->data, stored->dtype, stored->q8_0, j->n, c.width, c.columns},
                         .x = c.wide,
                         .y = c.got,
                         .square = c.square};
