@@ -147,7 +147,7 @@ static int join(struct st_cov_readback *b, struct st_cov_out_tensor *t, const ch
 {
     const struct st_cov_split *s = t->split;
     const uint64_t key_dim[3] = {s->n_head, s->rank, s->nope}, value_dim[3] = {s->n_head, s->v, s->rank};
-    struct st_gguf_view key, value;
+    struct st_gguf_view key = {0}, value = {0};
     char second[80];
     float *turned = NULL;
     size_t part = (size_t)s->nope * s->rank, rest = (size_t)s->v * s->rank;
