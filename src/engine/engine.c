@@ -127,8 +127,11 @@ int st_engine_new(const struct st_model *m, const struct st_engine_opts *o, stru
     struct st_boundary *b = o->boundary ? o->boundary : &en->local;
     if (size_ctx(en, o, e) || size_kv(en, o, &n_block, e) || st_kv_init(&en->kv, &m->config, o->kv_dtype, n_block, e))
         goto fail;
-    struct st_exec_opts xo = {
-        .n_threads = o->n_threads, .isa = o->isa, .max_row = en->max_row, .deterministic = o->deterministic};
+    struct st_exec_opts xo = {.n_threads = o->n_threads,
+                              .isa = o->isa,
+                              .max_row = en->max_row,
+                              .deterministic = o->deterministic,
+                              .tap = o->tap};
     if (st_exec_new(m, &en->kv, b, &xo, &en->exec, e) || st_sampler_new(m->config.n_vocab, &en->sampler, e) ||
         st_alloc(&en->run, en->max_batch, sizeof *en->run, "batch", e) ||
         st_alloc(&en->seqs, en->max_batch, sizeof *en->seqs, "batch", e) ||

@@ -12,6 +12,7 @@
 #define ST_ENGINE_ENGINE_H
 
 #include "engine/sampler.h"
+#include "engine/tap.h"
 #include "model/model.h"
 
 struct st_engine;
@@ -30,6 +31,7 @@ struct st_engine_opts {
     uint32_t max_queue; /* requests that wait; 0 = 1024 */
     bool deterministic;
     struct st_boundary *boundary; /* NULL = everything runs here; kept until st_engine_free, not owned */
+    const struct st_tap *tap;     /* NULL = none; kept until st_engine_free */
 };
 
 /* MEMORY says how much is needed and how much there is. USAGE: a context longer than the model's, n_kv below n_ctx.

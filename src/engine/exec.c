@@ -22,6 +22,7 @@ struct st_exec {
     struct st_route route;
     uint32_t *chosen; /* [max_row] rows that take the expert whose section runs; NULL without experts */
     int n_body;       /* ops before the tail */
+    const struct st_tap *tap;
 };
 
 uint32_t st_exec_tail_rows(const struct st_config *c, uint32_t max_row)
@@ -172,7 +173,7 @@ int st_exec_new(const struct st_model *m, const struct st_kv *kv, struct st_boun
         return e->code;
     if (st_alloc(&x, 1, sizeof *x, "executor", e))
         return e->code;
-    *x = (struct st_exec){.m = m, .kv = kv, .boundary = b, .n_body = body_len(&m->plan)};
+    *x = (struct st_exec){.m = m, .kv = kv, .boundary = b, .n_body = body_len(&m->plan), .tap = o->tap};
     x->scale = st_config_attn_scale(c);
     x->rope_gain = st_config_rope_gain(c);
     x->route = (struct st_route){.n_expert = c->n_expert,
@@ -287,6 +288,15 @@ static void run_scatter(struct st_exec *x, const struct st_plan_op *op, uint32_t
                x->route.n_expert, (uint32_t)op->expert, slot[op->out].p);
 }
 
+static void tell_tap(const struct st_exec *x, const struct st_area *slot, const struct st_plan_op *op, int n_op,
+                     uint32_t n_row)
+{
+    for (int i = 0; x->tap && i < n_op; i++) {
+        bool same_rows = op[i].op != ST_OP_EMBED && op[i].op != ST_OP_GATHER && op[i].op != ST_OP_SCATTER;
+        x->tap->fn(x->tap->ctx, &op[i], same_rows ? slot[op[i].in].p : NULL, slot[op[i].out].p, n_row);
+    }
+}
+
 /* Runs ops [from, to) on n_all rows of `slot`. step is NULL in the tail, which has no op that needs it. */
 static int run_ops(struct st_exec *x, const struct st_area *slot, int from, int to, uint32_t n_all,
                    const struct st_exec_step *step, struct st_err *e)
@@ -298,7 +308,7 @@ static int run_ops(struct st_exec *x, const struct st_area *slot, int from, int 
     for (int i = from; i < to; i++) {
         const struct st_plan_op *op = &p->ops[i];
         uint32_t width = p->slot_width[op->out];
-        int n_op;
+        int n_op = 1;
         switch (op->op) {
         case ST_OP_EMBED:
             st_embed(k, &mats[op->weight], step->ids, n_row, slot[op->out].p);
@@ -334,14 +344,17 @@ static int run_ops(struct st_exec *x, const struct st_area *slot, int from, int 
             n_row = run_gather(x, op, n_all);
             while (n_row == 0 && p->ops[i].op != ST_OP_SCATTER)
                 i++;
-            if (n_row == 0)
+            if (n_row == 0) { /* nobody wanted this expert */
                 n_row = n_all;
+                n_op = 0;
+            }
             break;
         case ST_OP_SCATTER:
             run_scatter(x, op, n_row);
             n_row = n_all;
             break;
         }
+        tell_tap(x, slot, op, n_op, n_row);
     }
     return 0;
 }

@@ -9,6 +9,7 @@
 
 #include "engine/boundary.h"
 #include "engine/kv.h"
+#include "engine/tap.h"
 #include "model/model.h"
 
 struct st_exec;
@@ -18,6 +19,7 @@ struct st_exec_opts {
     const char *isa;
     uint32_t max_row;
     bool deterministic;
+    const struct st_tap *tap; /* NULL = none; kept */
 };
 
 /* Rows of one tail call: as many as keep the logits near 16 MiB, at least 8, at most max_row. */

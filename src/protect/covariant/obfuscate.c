@@ -83,7 +83,6 @@ static int write_gguf(struct build *b, struct st_cov_out_tensor **list, json_t *
 static int write_head(struct build *b, struct st_cov_out_tensor **list, const char *src, struct st_err *e)
 {
     struct st_cov_manifest m = {.made = *b->s.rules.opts};
-    double norm_eps = b->s.kappa * b->s.kappa * (double)b->s.model->config.norm_eps;
     m.made.expand = b->s.expand;
     int rc = st_cov_key_commit(b->s.key, b->s.digest, m.commitment, e);
     if (rc)
@@ -92,9 +91,9 @@ static int write_head(struct build *b, struct st_cov_out_tensor **list, const ch
     if (!manifest)
         rc = st_fail(e, ST_MEMORY, "manifest: out of memory");
     else if (m.made.format == ST_COV_FORMAT_GGUF)
-        rc = write_gguf(b, list, manifest, norm_eps, e);
+        rc = write_gguf(b, list, manifest, b->s.norm_eps, e);
     else
-        rc = write_hf(b, list, manifest, src, norm_eps, e);
+        rc = write_hf(b, list, manifest, src, b->s.norm_eps, e);
     json_decref(manifest);
     return rc;
 }

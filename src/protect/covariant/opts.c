@@ -84,10 +84,6 @@ int st_cov_opts_check(const struct st_cov_opts *o, struct st_err *e)
         return st_fail(e, ST_USAGE, "calibrate: preset tight knows its norms exactly; it belongs to preset paper");
     if (o->dtype == ST_COV_STORE_Q8_0 && o->format != ST_COV_FORMAT_GGUF)
         return st_fail(e, ST_USAGE, "dtype q8_0: only format gguf has it");
-    if (o->preset == ST_COV_PRESET_PAPER)
-        return st_fail(e, ST_UNSUPPORTED, "preset paper is not available yet; available: tight");
-    if (o->alpha_e > 0 || o->alpha_h > 0 || o->noise_all > 0)
-        return st_fail(e, ST_UNSUPPORTED, "alpha-e, alpha-h, noise-all: noise is not available yet");
     if (o->homophones)
         return st_fail(e, ST_UNSUPPORTED, "homophones are not available yet");
     return 0;

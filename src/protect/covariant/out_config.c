@@ -17,7 +17,6 @@ void st_cov_config(const struct st_config *plain, uint32_t h, const struct st_co
 {
     *out = *plain;
     out->d_model = plain->d_model + 2 * h;
-    out->norm_eps *= (float)plain->d_model / (float)out->d_model;
     out->tied_head = false;
     /* Hugging Face's layout: pairs (i, i + m), except where config.json says otherwise. */
     out->rope_interleaved = plain->kv_lora_rank && plain->rope_interleaved;

@@ -10,7 +10,8 @@
 
 #include <jansson.h>
 
-/* What the new checkpoint is: `plain` widened by 2h, untied, its special ids enciphered, norm_eps times kappa^2. */
+/* What the new checkpoint is: `plain` widened by 2h, untied, its special ids enciphered. norm_eps stays:
+ * the caller knows kappa. */
 void st_cov_config(const struct st_config *plain, uint32_t h, const struct st_cov_cipher *cipher,
                    struct st_config *out);
 /* Into a Hugging Face directory. norm_eps in double, because kappa^2 eps is not a round number. src: the source. */

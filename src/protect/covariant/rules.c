@@ -70,6 +70,11 @@ static const struct rule {
 #undef NORM
 };
 
+bool st_cov_rules_is_norm(enum st_role role)
+{
+    return rules[role].constant && rules[role].basis == HIDDEN;
+}
+
 int st_cov_rules_describe(const struct st_cov_rules *b, int i, struct st_cov_out_tensor *t, struct st_err *e)
 {
     const struct st_plan_weight *w = &b->model->plan.weights[i];
@@ -184,7 +189,7 @@ static void set_sides(const struct st_cov_rules *b, int source, struct st_cov_jo
                              .name = w->name,
                              .src = r->constant ? NULL : m->data,
                              .src_dtype = r->vector ? ST_DTYPE_F32 : m->dtype,
-                             .fill = r->basis == HIDDEN ? b->norm : 1,
+                             .fill = r->basis == HIDDEN ? b->sites[source].norm : 1,
                              .weight = r->vector ? -1 : source,
                              .n = r->constant ? frame->wide : w->n_out,
                              .len = w->n_in,
@@ -201,6 +206,15 @@ static void set_sides(const struct st_cov_rules *b, int source, struct st_cov_jo
     j->n_src = j->n;
 }
 
+static void set_noise(const struct st_cov_rules *b, const struct rule *r, enum st_role role, struct st_cov_job *j)
+{
+    const struct st_cov_opts *o = b->opts;
+    if (r->vector)
+        return;
+    j->noise = role == ST_ROLE_EMBED ? o->alpha_e : role == ST_ROLE_HEAD ? o->alpha_h : o->noise_all;
+    j->noise_trained = role == ST_ROLE_EMBED;
+}
+
 int st_cov_rules_job(struct st_cov_rules *b, int i, struct st_cov_job *j, struct st_err *e)
 {
     const struct st_plan_weight *w = &b->model->plan.weights[i];
@@ -212,8 +226,9 @@ int st_cov_rules_job(struct st_cov_rules *b, int i, struct st_cov_job *j, struct
     set_sides(b, source, j);
     if (r->side == ST_COV_READS) {
         j->norm = b->model->mats[b->first[r->norm]].data;
-        j->gain = r->basis == HIDDEN ? b->gain : 1;
+        j->gain = r->basis == HIDDEN ? b->sites[b->first[r->norm]].gain : 1;
     }
+    set_noise(b, r, w->role, j);
     if (r->cipher)
         j->order = b->cipher->from;
     else

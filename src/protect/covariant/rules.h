@@ -14,6 +14,12 @@
 #include "protect/covariant/layer_keys.h"
 #include "protect/covariant/transform.h"
 
+/* What becomes of a norm on the residual stream. */
+struct st_cov_site {
+    float norm;  /* every value of its new weight: kappa as the checkpoint's dtype holds it */
+    double gain; /* of what reads it: kappa over that */
+};
+
 struct st_cov_rules {
     /* The caller's; kept until wipe. */
     const struct st_model *model;
@@ -22,9 +28,8 @@ struct st_cov_rules {
     const uint8_t *digest; /* [32] of the source */
     const struct st_cov_cipher *cipher;
     const struct st_cov_frame *frame;
-    float norm;       /* every value of the new norm weights */
-    double eps_ratio; /* norm_eps of the result over that of the source */
-    double gain;      /* of what reads a norm: kappa over what the checkpoint's dtype made of it */
+    const struct st_cov_site *sites; /* [plan.n_weight], filled for norms on the residual stream */
+    double eps_ratio;                /* norm_eps of the result over that of the source */
     const struct st_cov_opts *opts;
     /* The rules' own. */
     struct st_cov_layer_keys keys; /* of layer `layer`, once `entered` */
@@ -34,6 +39,8 @@ struct st_cov_rules {
 };
 
 void st_cov_rules_wipe(struct st_cov_rules *r);
+/* Whether a role is a norm on the residual stream, whose weight becomes a constant. */
+bool st_cov_rules_is_norm(enum st_role role);
 
 /* Name, dtype and shape of weight `i` of the plan in the result. UNSUPPORTED: its role has no rule. */
 int st_cov_rules_describe(const struct st_cov_rules *r, int i, struct st_cov_out_tensor *t,

@@ -1,11 +1,11 @@
 #include "protect/covariant/setup.h"
 #include "base/mem.h"
 #include "crypto/digest.h"
+#include "protect/covariant/calibrate.h"
 #include "protect/covariant/gguf_arch.h"
 #include "protect/covariant/out_config.h"
 
 #include <cblas.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,12 +28,12 @@ static enum st_dtype stored_dtype(enum st_cov_store store, enum st_dtype source)
     return source;
 }
 
-/* Larger is better: divides by the heads, by 64, by 32, near the start. */
+/* Larger is better: divides by the heads, by 64, by 32, is even (preset paper wants that), near the start. */
 static int score(uint32_t h, uint32_t start, uint32_t d, uint32_t n_head)
 {
     uint32_t wide = d + 2 * h;
     int far = abs((int)h - (int)start);
-    return (wide % n_head == 0) * 4000 + (wide % 64 == 0) * 2000 + (wide % 32 == 0) * 1000 - far;
+    return (wide % n_head == 0) * 4000 + (wide % 64 == 0) * 2000 + (wide % 32 == 0) * 1000 + (h % 2 == 0) * 500 - far;
 }
 
 uint32_t st_cov_expand(uint32_t d_model, uint32_t n_head)
@@ -83,11 +83,12 @@ static int check_arch(struct st_config *c, struct st_err *e)
     return st_fail(e, ST_UNSUPPORTED, "architecture '%s': covariant obfuscation supports %s", c->arch, names);
 }
 
-static int check_memory(const struct st_config *c, uint32_t wide, struct st_err *e)
+/* The frame in f64 and f32, and what drawing that of `paper` needs besides. */
+static int check_memory(const struct st_cov_opts *o, size_t d, uint32_t wide, struct st_err *e)
 {
-    /* The frame and one R; tiles are small beside them. */
-    size_t need = ((size_t)wide * wide + (size_t)(wide - c->d_model) * c->d_model) * sizeof(double),
-           have = st_mem_available();
+    size_t need = (size_t)wide * wide * (sizeof(double) + sizeof(float)), have = st_mem_available();
+    if (o->preset == ST_COV_PRESET_PAPER)
+        need = ((size_t)wide * wide + 3 * d * wide + 2 * d * d + 4 * d * (wide - d)) * sizeof(double);
     char a[ST_MEM_TEXT], b[ST_MEM_TEXT];
     if (need > have)
         return st_fail(e, ST_MEMORY, "hidden size %u: the key matrices need %s of memory, there are %s", wide,
@@ -95,25 +96,41 @@ static int check_memory(const struct st_config *c, uint32_t wide, struct st_err 
     return 0;
 }
 
-/* Norm weights of kappa make RMSNorm of the wide state equal P times that of the plain one. A 16-bit dtype cannot hold
- * kappa exactly; what it holds is written, and the rest multiplied into the readers. */
-static void prepare_norm(struct st_cov_setup *s)
+/* Norm weights of kappa make RMSNorm of the wide state P times that of the plain one. A 16-bit dtype cannot hold kappa
+ * exactly; what it holds is written, and the rest multiplied into the readers. A model has one eps for all norms. */
+static int prepare_norms(struct st_cov_setup *s, const char *src, struct st_err *e)
 {
-    uint32_t raw = 0; /* room for one value of any dtype */
-    float stored;
-    s->kappa = sqrt((double)s->frame.d / s->frame.wide);
-    stored = (float)s->kappa;
-    st_convert(ST_DTYPE_F32, &stored, s->config.dtype, &raw, 1);
-    st_convert(s->config.dtype, &raw, ST_DTYPE_F32, &stored, 1);
-    s->rules.norm = stored;
-    s->rules.eps_ratio = s->kappa * s->kappa;
-    s->rules.gain = s->kappa / (double)stored;
+    const struct st_plan *p = &s->model->plan;
+    double *kappa, sum = 0;
+    int n = 0;
+    int rc = st_alloc(&kappa, (size_t)p->n_weight, sizeof *kappa, "norms", e);
+    if (!rc)
+        rc = st_alloc(&s->sites, (size_t)p->n_weight, sizeof *s->sites, "norms", e);
+    if (!rc)
+        rc = st_cov_calibrate(s->model, src, &s->frame, s->rules.opts, kappa, e);
+    for (int i = 0; !rc && i < p->n_weight; i++) {
+        if (!st_cov_rules_is_norm(p->weights[i].role))
+            continue;
+        float stored = (float)kappa[i];
+        uint32_t raw = 0; /* room for one value of any dtype */
+        st_convert(ST_DTYPE_F32, &stored, s->config.dtype, &raw, 1);
+        st_convert(s->config.dtype, &raw, ST_DTYPE_F32, &stored, 1);
+        s->sites[i] = (struct st_cov_site){.norm = stored, .gain = kappa[i] / (double)stored};
+        sum += kappa[i];
+        n++;
+    }
+    s->rules.sites = s->sites;
+    s->rules.eps_ratio = n ? sum / n * (sum / n) : 1;
+    s->norm_eps = s->rules.eps_ratio * (double)s->model->config.norm_eps;
+    s->config.norm_eps = (float)s->norm_eps;
+    free(kappa);
+    return rc;
 }
 
 static int prepare_frame(struct st_cov_setup *s, struct st_err *e)
 {
     struct st_stream *stream;
-    int rc = check_memory(&s->model->config, s->model->config.d_model + 2 * s->expand, e);
+    int rc = check_memory(s->rules.opts, s->model->config.d_model, s->model->config.d_model + 2 * s->expand, e);
     if (!rc)
         rc = st_cov_key_stream(s->key, s->digest, "frame", &stream, e);
     if (rc)
@@ -158,8 +175,10 @@ int st_cov_setup_open(struct st_cov_setup *s, const char *src, const struct st_c
     s->rules.digest = s->digest;
     s->rules.cipher = &s->cipher;
     s->rules.frame = &s->frame;
-    prepare_norm(s);
-    return 0;
+    rc = prepare_norms(s, src, e);
+    if (rc)
+        st_cov_setup_close(s);
+    return rc;
 }
 
 void st_cov_setup_close(struct st_cov_setup *s)
@@ -167,6 +186,7 @@ void st_cov_setup_close(struct st_cov_setup *s)
     st_cov_rules_wipe(&s->rules);
     st_cov_frame_wipe(&s->frame);
     st_cov_cipher_wipe(&s->cipher);
+    free(s->sites);
     st_model_close(s->model);
     *s = (struct st_cov_setup){0};
 }

@@ -13,7 +13,8 @@ struct st_cov_setup {
     struct st_cov_cipher cipher;
     struct st_cov_frame frame;
     struct st_config config;   /* of the result */
-    double kappa;              /* rms(x P) = kappa rms(x); tight: sqrt(d / wide) */
+    struct st_cov_site *sites; /* [plan.n_weight], for the rules */
+    double norm_eps;           /* of the result: the mean kappa^2 times the source's, not rounded to f32 */
     struct st_cov_rules rules; /* points into this struct: it stays where it was opened */
 };
 

@@ -11,7 +11,7 @@
 
 static double norm_eps(const struct st_cov_setup *s)
 {
-    return s->kappa * s->kappa * (double)s->model->config.norm_eps;
+    return s->norm_eps;
 }
 
 /* ---- a Hugging Face directory ---- */
