@@ -9,11 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static double norm_eps(const struct st_cov_setup *s)
-{
-    return s->norm_eps;
-}
-
 /* ---- a Hugging Face directory ---- */
 
 static int check_config(const struct st_cov_setup *s, const struct st_config *got, struct st_err *e)
@@ -36,8 +31,8 @@ static int check_config(const struct st_cov_setup *s, const struct st_config *go
     for (int i = 0; i < want->n_eos; i++)
         if (want->eos[i] != got->eos[i])
             return st_fail(e, ST_VERIFY, "eos_token_id: is not the source's, enciphered");
-    if (!(fabs((double)got->norm_eps - norm_eps(s)) <= 1e-6 * norm_eps(s)))
-        return st_fail(e, ST_VERIFY, "rms_norm_eps: want %.9g, got %.9g", norm_eps(s), (double)got->norm_eps);
+    if (!(fabs((double)got->norm_eps - s->norm_eps) <= 1e-6 * s->norm_eps))
+        return st_fail(e, ST_VERIFY, "rms_norm_eps: want %.9g, got %.9g", s->norm_eps, (double)got->norm_eps);
     return 0;
 }
 
@@ -74,7 +69,7 @@ static int check_metadata(const struct st_cov_readback *b, struct st_err *e)
     const struct st_span *got = &b->gguf.pairs;
     size_t at = 0;
     int rc = 0;
-    st_cov_gguf_metadata(&want, &b->setup->config, norm_eps(b->setup));
+    st_cov_gguf_metadata(&want, &b->setup->config, b->setup->norm_eps);
     if (want.pairs.failed)
         rc = st_fail(e, ST_MEMORY, "metadata: out of memory");
     while (!rc && at < want.pairs.len && at < got->len && (uint8_t)want.pairs.p[at] == got->p[at])
