@@ -265,10 +265,11 @@ def half(request, tmp_path_factory):
 
 HALF_CASES = ["llama-gqa-tied", "mistral-window", "qwen2-mha", "qwen3-mqa"]
 MIXTURES = ["mixtral-gqa", "qwen3moe-gqa"]
+LATENT = ["deepseek-v2-yarn", "deepseek-v3-noaux"]
 
 
 @needs_engine
-@pytest.mark.parametrize("name", HALF_CASES + MIXTURES)
+@pytest.mark.parametrize("name", HALF_CASES + MIXTURES + LATENT)
 def test_half_weights(half, name):
     """f16 and bf16 weights with f32 activations (--deterministic) and an f32 cache give the logits of the
     same weights widened to f32, within 1e-4."""
@@ -283,6 +284,23 @@ def test_half_weights_and_cache(half, name):
     from f32: the logits are those of the reference with such a cache, within 2e-3."""
     c = half(name)
     want = logits_of(c.model, c.ids, RoundedCache(config=c.model.config))
+    assert relative(engine_logits(c.path, c.ids, "--deterministic"), want) <= HALF_BOUND
+
+
+@needs_engine
+@pytest.mark.parametrize("name", LATENT)
+def test_half_weights_and_cache_of_latent_attention(half, name, monkeypatch):
+    """The same for latent attention, where the reference caches what keys and values are made from and the engine
+    the keys and values themselves."""
+    c = half(name)
+
+    def rounded(expand):
+        return lambda *latent: tuple(t.bfloat16().float() for t in expand(*latent))
+
+    for layer in c.model.model.layers:
+        monkeypatch.setattr(layer.self_attn, "expand_kv", rounded(layer.self_attn.expand_kv))
+    want = logits_of(c.model, c.ids)
+    assert relative(want, c.logits) > F32_BOUND
     assert relative(engine_logits(c.path, c.ids, "--deterministic"), want) <= HALF_BOUND
 
 
