@@ -92,11 +92,36 @@ static void every_architecture_says_the_same_in_f32(void **state)
     st_cov_key_wipe(&key);
 }
 
+static void the_gguf_of_every_architecture_passes_verification(void **state)
+{
+    (void)state;
+    static const enum st_cov_store stores[] = {ST_COV_STORE_F32, ST_COV_STORE_Q8_0};
+    struct st_err e;
+    struct st_cov_key key = key_of(9);
+    int n_done = 0;
+    for (size_t i = 0; i < 2 * sizeof models / sizeof *models; i++) {
+        const struct st_cov_opts o = {.n_threads = 2, .format = ST_COV_FORMAT_GGUF, .dtype = stores[i % 2]};
+        const char *src = write_tiny(&models[i / 2]), *dst = in_work("out.gguf");
+        double err;
+        int rc = st_cov_obfuscate(src, dst, &key, &o, &e);
+        if (rc != ST_UNSUPPORTED) { /* what llama.cpp cannot run is refused */
+            assert_ok(rc, &e);
+            assert_ok(st_cov_verify(src, dst, &key, &o, &err, &e), &e);
+            n_done++;
+        }
+        drop_work(NULL);
+        make_work(NULL);
+    }
+    assert_true(n_done >= 12);
+    st_cov_key_wipe(&key);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, make_work, drop_work)
     const struct CMUnitTest tests[] = {
         TEST(every_architecture_says_the_same_in_f32),
+        TEST(the_gguf_of_every_architecture_passes_verification),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -233,6 +233,48 @@ static void a_config_that_does_not_fit_is_found(void **state)
     st_cov_key_wipe(&other);
 }
 
+static void noise_and_the_papers_keys_are_made_again_and_checked(void **state)
+{
+    (void)state;
+    static const struct st_cov_opts rows[] = {
+        {.n_threads = 2, .gamma = 1000, .alpha_e = 0.3, .alpha_h = 0.1, .noise_all = 0.05},
+        {.n_threads = 2, .gamma = 1000, .noise_all = 0.05, .dtype = ST_COV_STORE_BF16},
+        {.n_threads = 2, .preset = ST_COV_PRESET_PAPER, .lambda = 0.3, .beta = 8, .gamma = 1000},
+        {.n_threads = 2,
+         .preset = ST_COV_PRESET_PAPER,
+         .lambda = 0.3,
+         .beta = 8,
+         .gamma = 1000,
+         .alpha_e = 1,
+         .alpha_h = 0.2,
+         .noise_all = 0.02},
+    };
+    struct st_cov_key key = key_of(9);
+    struct st_err e;
+    char manifest[256];
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const char *src = write_tiny(&plain_tiny), *dst = in_work("out");
+        assert_ok(st_cov_obfuscate(src, dst, &key, &rows[i], &e), &e);
+        assert_verified(src, dst, &key);
+        struct weights w = open_weights(dst);
+        const json_t *down = json_object_get(w.header, "model.layers.1.mlp.down_proj.weight");
+        size_t len, width, at = place(&w, down, &len, &width) + len / 2 / width * width + width - 1;
+        uint8_t flipped = (uint8_t)w.file.p[at] ^ 0x40;
+        write_at(&w, at, &flipped, 1);
+        assert_refused(src, dst, &key, "model.layers.1.mlp.down_proj.weight");
+        put_back(&w, at, 1);
+        close_weights(&w);
+        snprintf(manifest, sizeof manifest, "%s/sotto.json", dst);
+        if (rows[i].alpha_e > 0) { /* other noise than it says */
+            edit(manifest, "\"alpha_e\": ", "\"alpha_e\": 0.1, \"was\": ");
+            assert_refused(src, dst, &key, "model.embed_tokens.weight");
+        }
+        drop_work(NULL);
+        make_work(NULL);
+    }
+    st_cov_key_wipe(&key);
+}
+
 static void a_gguf_file_is_read_back_and_its_damage_named(void **state)
 {
     (void)state;
@@ -306,6 +348,7 @@ int main(void)
         TEST(tensors_and_rows_that_changed_places_are_found),
         TEST(tensors_made_under_another_key_are_found),
         TEST(a_config_that_does_not_fit_is_found),
+        TEST(noise_and_the_papers_keys_are_made_again_and_checked),
         TEST(a_gguf_file_is_read_back_and_its_damage_named),
     };
 #undef TEST

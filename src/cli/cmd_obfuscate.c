@@ -149,15 +149,15 @@ static void catch_signals(void)
     sigaction(SIGTERM, &sa, NULL);
 }
 
-static void report(const struct st_cli *cli, enum st_cov_preset preset, bool verified, double err)
+static void report(const struct st_cli *cli, const struct st_cov_opts *cov, bool verified, double err)
 {
     const char *src = cli->args[0], *dst = cli->args[1];
     if (!cli->json) {
         if (verified && isnan(err))
             printf("%s: verified: metadata and every tensor (logits are compared in format hf only)\n", dst);
         else if (verified)
-            printf("%s: verified, every tensor; its logits differ from the source's by at most %.2g of the largest\n",
-                   dst, err);
+            printf("%s: verified, every tensor; its logits differ from the source's by at most %.2g of the largest%s\n",
+                   dst, err, st_cov_opts_exact(cov) ? "" : " (the keys and noise asked for do that)");
         else
             printf("%s: written\n", dst);
         return;
@@ -167,7 +167,8 @@ static void report(const struct st_cli *cli, enum st_cov_preset preset, bool ver
     st_json_quote(&b, src, strlen(src));
     st_buf_add_str(&b, ", \"result\": ");
     st_json_quote(&b, dst, strlen(dst));
-    st_buf_addf(&b, ", \"preset\": \"%s\", \"verified\": %s", st_cov_preset_name(preset), verified ? "true" : "false");
+    st_buf_addf(&b, ", \"preset\": \"%s\", \"verified\": %s", st_cov_preset_name(cov->preset),
+                verified ? "true" : "false");
     if (verified && !isnan(err))
         st_buf_addf(&b, ", \"max_rel_err\": %.6g", err);
     st_buf_add_str(&b, "}\n");
@@ -197,7 +198,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
         rc = st_cov_verify(src, dst, &key, &cov, &err, e);
     st_cov_key_wipe(&key);
     if (!rc)
-        report(cli, cov.preset, o->verify, err);
+        report(cli, &cov, o->verify, err);
     return rc;
 }
 

@@ -42,6 +42,8 @@ struct st_cov_opts {
 void st_cov_opts_init(struct st_cov_opts *o, enum st_cov_preset preset);
 /* USAGE, naming the field: out of range, or without effect under the preset; UNSUPPORTED: not available. */
 int st_cov_opts_check(const struct st_cov_opts *o, struct st_err *e) ST_MUST_CHECK;
+/* Whether logits stay those of the source but for rounding: not under the paper's keys, nor with noise. */
+bool st_cov_opts_exact(const struct st_cov_opts *o);
 const char *st_cov_preset_name(enum st_cov_preset p); /* "tight", "paper" */
 const char *st_cov_format_name(enum st_cov_format f); /* "hf", "gguf" */
 const char *st_cov_store_name(enum st_cov_store s);   /* "keep", "f32", "f16", "bf16", "q8_0" */

@@ -121,3 +121,8 @@ int st_cov_opts_line(const struct st_cov_opts *o, uint32_t h, char *out, size_t 
                  o->homophones, st_cov_format_name(o->format), st_cov_store_name(o->dtype), o->shard_bytes, text);
     return n > 0 && (size_t)n < cap ? 0 : st_fail(e, ST_INTERNAL, "options: line too long");
 }
+
+bool st_cov_opts_exact(const struct st_cov_opts *o)
+{
+    return o->preset == ST_COV_PRESET_TIGHT && o->alpha_e <= 0 && o->alpha_h <= 0 && o->noise_all <= 0 && o->beta < 2;
+}

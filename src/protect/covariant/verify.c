@@ -67,12 +67,6 @@ static int check_tensors(struct st_cov_setup *s, struct st_cov_readback *b, cons
 
 /* ---- the verdict ---- */
 
-/* Logits change by design where the paper's keys or noise are: then they are measured, and the tensors judged. */
-static bool exact(const struct st_cov_opts *o)
-{
-    return o->preset == ST_COV_PRESET_TIGHT && o->alpha_e <= 0 && o->alpha_h <= 0 && o->noise_all <= 0 && o->beta < 2;
-}
-
 static double bound_of(enum st_dtype t)
 {
     return t == ST_DTYPE_F32 ? ST_COV_BOUND_F32 : t == ST_DTYPE_F16 ? ST_COV_BOUND_F16 : ST_COV_BOUND_BF16;
@@ -83,7 +77,7 @@ static int check_logits(const struct st_cov_setup *s, const struct st_model *wid
 {
     int rc = st_cov_compare_logits(s->model, wide, &s->cipher, o, max_rel_err, e);
     double bound = bound_of(wide->config.dtype);
-    if (rc || !exact(o) || *max_rel_err <= bound)
+    if (rc || !st_cov_opts_exact(o) || *max_rel_err <= bound)
         return rc;
     return st_fail(e, ST_VERIFY,
                    "logits differ from the source's by %.3g of the largest; at most %.3g is accepted for %s",
