@@ -6,6 +6,7 @@
 #include "protect/covariant/out_config.h"
 
 #include <cblas.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -141,8 +142,17 @@ static int prepare_frame(struct st_cov_setup *s, struct st_err *e)
     return rc;
 }
 
+static int check_commitment(const struct st_cov_setup *s, const char *commitment, struct st_err *e)
+{
+    char got[65];
+    int rc = st_cov_key_commit(s->key, s->digest, got, e);
+    if (!rc && CRYPTO_memcmp(got, commitment, 64) != 0)
+        rc = st_fail(e, ST_VERIFY, "was not made from this source with this key");
+    return rc;
+}
+
 int st_cov_setup_open(struct st_cov_setup *s, const char *src, const struct st_cov_key *key,
-                      const struct st_cov_opts *o, struct st_err *e)
+                      const struct st_cov_opts *o, const char *commitment, struct st_err *e)
 {
     bool interleaved = false; /* rotary pairs of a GGUF file */
     *s = (struct st_cov_setup){.key = key, .rules = {.opts = o}};
@@ -151,10 +161,15 @@ int st_cov_setup_open(struct st_cov_setup *s, const char *src, const struct st_c
     int rc = st_model_open(src, &(struct st_model_opts){.n_threads = o->n_threads}, &s->model, e);
     if (!rc)
         rc = check_arch(&s->model->config, e);
-    if (!rc)
+    /* Before the source is hashed, or, when h is that of a result, after it is known to be this source's. */
+    if (!rc && !commitment)
         rc = choose_expand(&s->model->config, o->expand, &s->expand, e);
     if (!rc)
         rc = st_model_digest(src, s->digest, e);
+    if (!rc && commitment)
+        rc = check_commitment(s, commitment, e);
+    if (!rc && commitment)
+        rc = choose_expand(&s->model->config, o->expand, &s->expand, e);
     if (!rc)
         rc = st_cov_cipher_init(s->model->config.n_vocab, s->digest, key, &s->cipher, e);
     if (!rc && o->format == ST_COV_FORMAT_GGUF)

@@ -18,10 +18,11 @@ struct st_cov_setup {
     struct st_cov_rules rules; /* points into this struct: it stays where it was opened */
 };
 
-/* key and o are kept until close. Errors of st_cov_obfuscate() that concern the source and the options; then it is
+/* commitment: that of a result which must come from this source and key (VERIFY), or NULL. key and o are kept until
+ * close. Errors of st_cov_obfuscate() that concern the source and the options; then it is
  * closed already. */
 int st_cov_setup_open(struct st_cov_setup *s, const char *src, const struct st_cov_key *key,
-                      const struct st_cov_opts *o, struct st_err *e) ST_MUST_CHECK;
+                      const struct st_cov_opts *o, const char *commitment, struct st_err *e) ST_MUST_CHECK;
 void st_cov_setup_close(struct st_cov_setup *s);
 
 #endif
