@@ -1,9 +1,9 @@
 /* The key/value cache in pages, and the token sequences that own them.
  *
  * A block holds ST_KV_BLOCK tokens of all layers, K and V, in one piece:
- * [layer][K,V][n_kv_head][ST_KV_BLOCK][head_dim or v_head_dim]. Free blocks stand on a stack, last returned first taken, and memory
- * comes into being when a block is first written: the process grows with the tokens that are really held, not with the
- * capacity. A sequence is what a request fills and a session keeps between requests. */
+ * [layer][K,V][n_kv_head][ST_KV_BLOCK][head_dim or v_head_dim]. Free blocks stand on a stack, last returned first
+ * taken, and memory comes into being when a block is first written: the process grows with the tokens that are really
+ * held, not with the capacity. A sequence is what a request fills and a session keeps between requests. */
 #ifndef ST_ENGINE_KV_H
 #define ST_ENGINE_KV_H
 

@@ -23,7 +23,8 @@ struct st_cov_manifest {
 };
 /* NULL when out of memory. */
 json_t *st_cov_manifest_json(const struct st_cov_manifest *m);
-/* Of a checkpoint in either form, or the file itself (a name that ends in .json). Its options pass st_cov_opts_check(). IO, INPUT, UNSUPPORTED (version, protection).
+/* Of a checkpoint in either form, or the file itself (a name that ends in .json). Its options pass st_cov_opts_check().
+ * IO, INPUT, UNSUPPORTED (version, protection).
  */
 int st_cov_read_manifest(const char *path, struct st_cov_manifest *m, struct st_err *e) ST_MUST_CHECK;
 
