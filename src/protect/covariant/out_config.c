@@ -102,8 +102,7 @@ static void put_yarn(struct object *o, const struct st_yarn *y)
     const struct {
         const char *name;
         double value;
-    } given[] = {
-        {"mscale", y->mscale}, {"mscale_all_dim", y->mscale_all_dim}, {"attention_factor", y->attention_factor}};
+    } given[] = {{"mscale", y->mscale}, {"attention_factor", y->attention_factor}};
     for (size_t i = 0; i < sizeof given / sizeof *given; i++)
         if (given[i].value > 0)
             set_real(o, given[i].name, given[i].value);
@@ -131,6 +130,8 @@ static void put_rope(struct object *o, const struct st_config *c)
     }
     if (c->rope_scaling == ST_ROPE_YARN)
         put_yarn(&s, &c->yarn);
+    if (c->yarn.mscale_all_dim > 0) /* latent attention reads it under any scaling */
+        set_real(&s, "mscale_all_dim", c->yarn.mscale_all_dim);
     o->failed = o->failed || s.failed;
     set(o, "rope_scaling", s.v);
 }
