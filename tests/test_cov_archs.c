@@ -92,6 +92,99 @@ static void every_architecture_says_the_same_in_f32(void **state)
     st_cov_key_wipe(&key);
 }
 
+static int by_value(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* A vector's values, or its values in order; its hash stands for it. */
+static uint64_t hash_of(const float *x, size_t n, size_t step, bool sorted)
+{
+    static float copy[4096];
+    uint64_t h = 0xcbf29ce484222325u;
+    assert_true(n <= 4096);
+    for (size_t i = 0; i < n; i++)
+        copy[i] = x[i * step];
+    if (sorted)
+        qsort(copy, n, sizeof *copy, by_value);
+    for (size_t i = 0; i < n * sizeof *copy; i++)
+        h = (h ^ ((const uint8_t *)copy)[i]) * 0x100000001b3u;
+    return h;
+}
+
+static int by_hash(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+struct hashes {
+    uint64_t *h;
+    size_t n;
+};
+
+/* Rows, columns and sorted rows of every matrix, and every other vector, of a checkpoint; but not norms whose weights
+ * are one public constant, and the router's correction bias, which has an order of its own and keeps its values. */
+static struct hashes hash_vectors(const char *dir)
+{
+    struct st_err e;
+    struct st_ckpt *c;
+    struct hashes all = {malloc(sizeof *all.h << 17), 0};
+    assert_non_null(all.h);
+    assert_ok(st_ckpt_open(dir, &c, &e), &e);
+    for (size_t i = 0; i < st_ckpt_count(c); i++) {
+        const struct st_tensor *t = st_ckpt_at(c, i);
+        const float *x = t->data;
+        size_t n = t->n_dim == 2 ? t->dim[0] : 1, len = t->n_dim == 2 ? t->dim[1] : t->dim[0];
+        assert_int_equal(t->dtype, ST_DTYPE_F32);
+        bool norm = strstr(t->name, "norm") && !strstr(t->name, "q_norm") && !strstr(t->name, "k_norm");
+        if (norm || strstr(t->name, "correction_bias"))
+            continue;
+        assert_true(all.n + 2 * n + len < (size_t)1 << 17);
+        for (size_t r = 0; r < n; r++) {
+            all.h[all.n++] = hash_of(x + r * len, len, 1, false);
+            all.h[all.n++] = hash_of(x + r * len, len, 1, true);
+        }
+        for (size_t j = 0; n > 1 && j < len; j++)
+            all.h[all.n++] = hash_of(x + j, n, len, false);
+    }
+    st_ckpt_close(c);
+    qsort(all.h, all.n, sizeof *all.h, by_hash);
+    return all;
+}
+
+static size_t in_both(const struct hashes *a, const struct hashes *b)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < a->n; i++)
+        n += bsearch(&a->h[i], b->h, b->n, sizeof *b->h, by_hash) != NULL;
+    return n;
+}
+
+static void two_keys_and_the_source_share_no_row_column_or_sorted_row(void **state)
+{
+    (void)state;
+    struct st_cov_key one = key_of(9), two = key_of(10);
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        const char *src = write_tiny(&models[i]);
+        obfuscate(src, in_work("a"), &one, 2);
+        obfuscate(src, in_work("b"), &two, 2);
+        struct hashes plain = hash_vectors(src), a = hash_vectors(in_work("a")), b = hash_vectors(in_work("b"));
+        assert_true(a.n > 1000 && a.n == b.n);
+        assert_int_equal(in_both(&a, &b), 0);
+        assert_int_equal(in_both(&a, &plain), 0);
+        assert_int_equal(in_both(&b, &plain), 0);
+        free(plain.h);
+        free(a.h);
+        free(b.h);
+        drop_work(NULL);
+        make_work(NULL);
+    }
+    st_cov_key_wipe(&one);
+    st_cov_key_wipe(&two);
+}
+
 static void the_gguf_of_every_architecture_passes_verification(void **state)
 {
     (void)state;
@@ -121,6 +214,7 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, make_work, drop_work)
     const struct CMUnitTest tests[] = {
         TEST(every_architecture_says_the_same_in_f32),
+        TEST(two_keys_and_the_source_share_no_row_column_or_sorted_row),
         TEST(the_gguf_of_every_architecture_passes_verification),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

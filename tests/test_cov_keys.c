@@ -125,6 +125,187 @@ static void no_pair_moves_without_a_window_and_the_rule_is_watched(void **state)
     st_cov_key_wipe(&key);
 }
 
+/* ---- scores: what attention computes from one query and one key ---- */
+
+enum { SCORE_DH = 16, SCORE_M = SCORE_DH / 2 };
+
+static void rotate(const float *freq, bool interleaved, int pos, double *x)
+{
+    uint32_t at[2];
+    for (uint32_t i = 0; i < SCORE_M; i++) {
+        double angle = pos * (double)freq[i], a, b;
+        st_cov_pair(interleaved, SCORE_M, i, at);
+        a = x[at[0]];
+        b = x[at[1]];
+        x[at[0]] = a * cos(angle) - b * sin(angle);
+        x[at[1]] = b * cos(angle) + a * sin(angle);
+    }
+}
+
+/* x normed with weights w when there are any; eps is that of the checkpoint. */
+static void norm_head(const double *w, double eps, double *x)
+{
+    double sum = 0;
+    for (int i = 0; i < SCORE_DH; i++)
+        sum += x[i] * x[i] / SCORE_DH;
+    for (int i = 0; w && i < SCORE_DH; i++)
+        x[i] *= w[i] / sqrt(sum + eps);
+}
+
+static double score(const double *q, const double *k, const double *wq, const double *wk, double eps, const float *freq,
+                    bool interleaved, int pos)
+{
+    double a[SCORE_DH], b[SCORE_DH], sum = 0;
+    memcpy(a, q, sizeof a);
+    memcpy(b, k, sizeof b);
+    norm_head(wq, eps, a);
+    norm_head(wk, eps, b);
+    rotate(freq, interleaved, pos, a);
+    rotate(freq, interleaved, 5, b);
+    for (int i = 0; i < SCORE_DH; i++)
+        sum += a[i] * b[i];
+    return sum;
+}
+
+static void mixed(const struct st_cov_units *u, uint32_t head, const double *x, double *y)
+{
+    const double *m = u->mix + (size_t)(head / u->share) * SCORE_DH * SCORE_DH;
+    for (int i = 0; i < SCORE_DH; i++) {
+        y[i] = 0;
+        for (int j = 0; j < SCORE_DH; j++)
+            y[i] += m[i * SCORE_DH + j] * x[j];
+    }
+}
+
+/* The largest change of a score at a position, over heads, relative to |q| |k|. */
+static double score_change(const struct st_model *m, const struct st_cov_draw *d, int pos)
+{
+    struct st_err e;
+    struct st_cov_layer_keys k;
+    struct st_stream *s = stream("scores");
+    bool norms = m->config.qk_norm, from = m->config.rope_interleaved;
+    double eps = (double)m->config.norm_eps, worst = 0;
+    float freq[SCORE_M];
+    st_config_inv_freq(&m->config, freq);
+    assert_ok(st_cov_layer_keys_init(&k, d, 1, &e), &e);
+    for (uint32_t head = 0; head < m->config.n_head; head++) {
+        double q[SCORE_DH], key[SCORE_DH], wq[SCORE_DH], wk[SCORE_DH];
+        double q2[SCORE_DH], key2[SCORE_DH], wq2[SCORE_DH], wk2[SCORE_DH], qq = 0, kk = 0;
+        for (int i = 0; i < SCORE_DH; i++) {
+            q[i] = st_stream_normal(s);
+            key[i] = st_stream_normal(s);
+            wq[i] = 0.5 + st_stream_unit(s);
+            wk[i] = 0.5 + st_stream_unit(s);
+            qq += q[i] * q[i];
+            kk += key[i] * key[i];
+        }
+        mixed(&k.units[ST_ROLE_Q], head, q, q2);
+        mixed(&k.units[ST_ROLE_K], head / (m->config.n_head / m->config.n_kv_head), key, key2);
+        if (norms) {
+            mixed(&k.units[ST_ROLE_Q_NORM], 0, wq, wq2);
+            mixed(&k.units[ST_ROLE_K_NORM], 0, wk, wk2);
+        }
+        double want = score(q, key, norms ? wq : NULL, norms ? wk : NULL, eps, freq, from, pos);
+        double got =
+            score(q2, key2, norms ? wq2 : NULL, norms ? wk2 : NULL, eps * d->eps_ratio, freq, d->interleaved, pos);
+        worst = fmax(worst, fabs(got - want) / (norms ? SCORE_DH : sqrt(qq * kk)));
+    }
+    st_cov_layer_keys_wipe(&k);
+    st_stream_free(s);
+    return worst;
+}
+
+static void scores_stay_in_every_layout_with_and_without_norms(void **state)
+{
+    (void)state;
+    struct st_cov_key key = key_of(3);
+    const uint8_t digest[32] = {0};
+    for (int i = 0; i < 16; i++) {
+        bool norms = i & 1, moved = i & 8;
+        const struct st_cov_opts opts = {
+            .preset = moved ? ST_COV_PRESET_PAPER : ST_COV_PRESET_TIGHT, .beta = moved ? 4 : 0, .gamma = 20};
+        struct st_model m = {.config = {.n_head = 12,
+                                        .n_kv_head = 4,
+                                        .head_dim = SCORE_DH,
+                                        .v_head_dim = SCORE_DH,
+                                        .rope_dim = SCORE_DH,
+                                        .rope_theta = 1e4f,
+                                        .n_ctx = 64,
+                                        .norm_eps = 0.01f,
+                                        .qk_norm = norms,
+                                        .rope_interleaved = i & 2}};
+        const struct st_cov_draw draw = {
+            .model = &m, .key = &key, .digest = digest, .opts = &opts, .interleaved = i & 4, .eps_ratio = 0.7};
+        assert_true(score_change(&m, &draw, 5) < 1e-12); /* at no distance moved pairs cost nothing */
+        double far = score_change(&m, &draw, 60);
+        assert_true(moved ? far > 1e-3 : far < 1e-12);
+    }
+    st_cov_key_wipe(&key);
+}
+
+static void a_small_eps_leaves_room_for_scales_of_heads(void **state)
+{
+    (void)state;
+    struct st_cov_key key = key_of(3);
+    const uint8_t digest[32] = {0};
+    const struct st_cov_opts opts = {0};
+    struct st_model m = {.config = {.n_head = 12,
+                                    .n_kv_head = 4,
+                                    .head_dim = SCORE_DH,
+                                    .v_head_dim = SCORE_DH,
+                                    .rope_dim = SCORE_DH,
+                                    .rope_theta = 1e4f,
+                                    .n_ctx = 64,
+                                    .norm_eps = 1e-6f,
+                                    .qk_norm = true}};
+    const struct st_cov_draw draw = {.model = &m, .key = &key, .digest = digest, .opts = &opts, .eps_ratio = 0.7};
+    double change = score_change(&m, &draw, 60);
+    assert_true(change > 1e-12 && change < 2e-6);
+    st_cov_key_wipe(&key);
+}
+
+static void the_paper_levels_the_router_and_tight_does_not(void **state)
+{
+    (void)state;
+    enum { N = 6, D = 8 };
+    struct st_err e;
+    struct st_cov_layer_keys k;
+    struct st_cov_key key = key_of(3);
+    const uint8_t digest[32] = {0};
+    const struct st_cov_opts opts = {.preset = ST_COV_PRESET_PAPER};
+    struct st_stream *s = stream("router");
+    float rows[N][D], norm[D];
+    struct st_mat mats[2] = {{.data = rows, .dtype = ST_DTYPE_F32, .n_out = N, .n_in = D}, {.data = norm}};
+    struct st_model m = {
+        .mats = mats,
+        .config = {
+            .n_head = 1, .n_kv_head = 1, .head_dim = 8, .v_head_dim = 8, .rope_dim = 8, .n_expert = N, .moe_d_ff = 4}};
+    const struct st_cov_draw draw = {.model = &m, .key = &key, .digest = digest, .opts = &opts, .eps_ratio = 1};
+    for (int j = 0; j < D; j++) {
+        norm[j] = 1 + (float)j;
+        for (int i = 0; i < N; i++)
+            rows[i][j] = (float)((i + 1) * st_stream_normal(s));
+    }
+    assert_int_equal(st_plan_weight(&m.plan, ST_ROLE_ROUTER, 1, N, D, "router"), 0);
+    assert_int_equal(st_plan_weight(&m.plan, ST_ROLE_FFN_NORM, 1, D, 1, "norm"), 1);
+    assert_ok(st_cov_layer_keys_init(&k, &draw, 1, &e), &e);
+    double size[N], mean = 0;
+    for (int i = 0; i < N; i++) {
+        double sum = 0;
+        for (int j = 0; j < D; j++)
+            sum += pow((double)rows[i][j] * (double)norm[j], 2);
+        size[i] = sqrt(sum);
+        mean += size[i] / N;
+    }
+    for (int i = 0; i < N; i++)
+        assert_true(fabs(size[i] * k.units[ST_ROLE_ROUTER].scale[i] / mean - 1) < 1e-12);
+    assert_null(k.units[ST_ROLE_ROUTER_BIAS].scale);
+    st_cov_layer_keys_wipe(&k);
+    st_plan_free(&m.plan);
+    st_stream_free(s);
+    st_cov_key_wipe(&key);
+}
+
 static void experts_move_with_their_group(void **state)
 {
     (void)state;
@@ -178,6 +359,9 @@ int main(void)
         cmocka_unit_test(value_keys_are_inverse_and_well_conditioned),
         cmocka_unit_test(pairs_change_places_as_often_and_as_far_as_calculated),
         cmocka_unit_test(no_pair_moves_without_a_window_and_the_rule_is_watched),
+        cmocka_unit_test(scores_stay_in_every_layout_with_and_without_norms),
+        cmocka_unit_test(a_small_eps_leaves_room_for_scales_of_heads),
+        cmocka_unit_test(the_paper_levels_the_router_and_tight_does_not),
         cmocka_unit_test(experts_move_with_their_group),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -173,6 +173,7 @@ int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *
         rc = st_cov_out_open(&b.out, dst, e);
     if (!rc)
         rc = st_cov_setup_open(&b.s, src, key, o, NULL, e);
+    b.s.rules.warns = true;
     if (!rc)
         rc = lay_out(&b, o, src, e);
     if (!rc)

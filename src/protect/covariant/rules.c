@@ -102,14 +102,14 @@ int st_cov_rules_describe(const struct st_cov_rules *b, int i, struct st_cov_out
 static void warn(struct st_cov_rules *b)
 {
     const struct st_cov_opts *o = b->opts;
-    if (b->keys.n_far && !b->warned_pairs) {
+    if (b->keys.n_far && b->warns && !b->warned_pairs) {
         b->warned_pairs = true;
         st_log(ST_LOG_WARN,
                "beta %u, gamma %g: rotary pairs change places whose angles differ by more than 0.3 over the context of "
                "%u tokens, so long prompts lose accuracy; a gamma of several times the context keeps it",
                o->beta, o->gamma, b->model->config.n_ctx);
     }
-    if (b->keys.units[ST_ROLE_ROUTER].scale && !b->warned_router) {
+    if (b->keys.units[ST_ROLE_ROUTER].scale && b->warns && !b->warned_router) {
         b->warned_router = true;
         st_log(ST_LOG_WARN,
                "preset paper brings the router's vectors to one norm, which changes the choice of experts; "

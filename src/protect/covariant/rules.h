@@ -31,6 +31,7 @@ struct st_cov_rules {
     const struct st_cov_site *sites; /* [plan.n_weight], filled for norms on the residual stream */
     double eps_ratio;                /* norm_eps of the result over that of the source */
     const struct st_cov_opts *opts;
+    bool warns; /* logs what the paper's keys cost */
     /* The rules' own. */
     struct st_cov_layer_keys keys; /* of layer `layer`, once `entered` */
     bool entered, warned_pairs, warned_router;
