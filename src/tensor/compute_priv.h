@@ -57,9 +57,9 @@ struct st_compute {
     uint32_t max_row;
     uint32_t rope_rows, rope_pairs; /* valid part of the tables; 0 = none */
     float rope_gain;
-    uint32_t *rope_pos;             /* [max_row] */
-    float *rope_freq;               /* [ST_ATTN_MAX_HEAD_DIM / 2] */
-    float *rope_cos, *rope_sin;     /* [max_row, ST_ATTN_MAX_HEAD_DIM / 2] */
+    uint32_t *rope_pos;         /* [max_row] */
+    float *rope_freq;           /* [ST_ATTN_MAX_HEAD_DIM / 2] */
+    float *rope_cos, *rope_sin; /* [max_row, ST_ATTN_MAX_HEAD_DIM / 2] */
 };
 
 /* Runs fn on all threads, or on this one alone when waking the others would take longer than n_values values. */
