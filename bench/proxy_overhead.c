@@ -4,7 +4,7 @@
  *     cmake --build build --target proxy_overhead && build/bin/proxy_overhead [SOTTO [FILE.csv]]
  *
  * ttft      from a chat request's body sent to the first token received; long: a prompt of 400 tokens
- * burst     480 tokens as fast as they go, time per token (the proxy's throughput of one stream)
+ * burst     480 tokens as fast as they go: the whole time over their number
  * paced     a token every millisecond: how much later each one arrives
  * cpu       the proxy's processor time per token of a burst
  * Added: proxied minus direct, medians. */
@@ -146,7 +146,7 @@ static void *accept_all(void *arg)
 /* ---- the client ---- */
 
 struct timing {
-    double ttft, rest;   /* seconds; rest: first token to the last */
+    double ttft, whole;  /* seconds; whole: to the last token */
     double late[TOKENS]; /* arrival minus sending */
 };
 
@@ -182,7 +182,7 @@ static void ask(int fd, const char *body, const char *token, size_t n_tok, struc
         exit(1);
     }
     t->ttft = first - start;
-    t->rest = last - first;
+    t->whole = last - start;
 }
 
 static int by_value(const void *a, const void *b)
@@ -263,8 +263,8 @@ static void measure_burst(struct pair *p, pid_t pid, FILE *csv)
     set_prompt(p, 8, TOKENS);
     for (int i = 0; i < ROUNDS; i++) {
         round_trip(p, TOKENS, &a, &b);
-        d[i] = a.rest / (TOKENS - 1);
-        x[i] = b.rest / (TOKENS - 1);
+        d[i] = a.whole / TOKENS;
+        x[i] = b.whole / TOKENS;
     }
     cpu = (cpu_of(pid) - cpu) / (ROUNDS * TOKENS);
     report(csv, "burst", median(d, ROUNDS), median(x, ROUNDS), 20e-6);
