@@ -1,11 +1,14 @@
 /* sotto obfuscate SRC DST --key KEY: compiles a checkpoint for an untrusted server. */
+#include "base/hooks.h"
 #include "cli/key_open.h"
 #include "protect/covariant/covariant.h"
 #include "text/json.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 
 struct obfuscate_opts {
     const char *key;
@@ -149,7 +152,24 @@ static void catch_signals(void)
     sigaction(SIGTERM, &sa, NULL);
 }
 
-static void report(const struct st_cli *cli, const struct st_cov_opts *cov, bool verified, double err)
+/* What the compilation took; verifying is not in it. */
+struct cost {
+    struct st_cov_report report;
+    double seconds;
+    uint64_t peak_rss;
+};
+
+static void put_cost(struct st_buf *b, const struct cost *c)
+{
+    st_buf_addf(b,
+                ", \"seconds\": %.3f, \"tensor_seconds\": %.3f, \"tensor_cpu_seconds\": %.3f, \"gflop\": %.3f, "
+                "\"key_bytes\": %" PRIu64 ", \"peak_rss_bytes\": %" PRIu64,
+                c->seconds, c->report.seconds, c->report.cpu_seconds, 1e-9 * c->report.flop, c->report.key_bytes,
+                c->peak_rss);
+}
+
+static void report(const struct st_cli *cli, const struct st_cov_opts *cov, const struct cost *c, bool verified,
+                   double err)
 {
     const char *src = cli->args[0], *dst = cli->args[1];
     if (!cli->json) {
@@ -171,6 +191,7 @@ static void report(const struct st_cli *cli, const struct st_cov_opts *cov, bool
                 verified ? "true" : "false");
     if (verified && !isnan(err))
         st_buf_addf(&b, ", \"max_rel_err\": %.6g", err);
+    put_cost(&b, c);
     st_buf_add_str(&b, "}\n");
     if (b.p)
         fputs(b.p, stdout);
@@ -184,6 +205,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     struct st_cov_opts cov = compile_opts(cli, o);
     struct st_cov_key key;
     double err = 0;
+    struct cost cost = {0};
+    struct rusage used;
     if (!o->key)
         return st_fail(e, ST_USAGE, "obfuscate: --key FILE is needed (make one with `sotto key new FILE`)");
     int rc = st_cov_opts_check(&cov, e);
@@ -193,12 +216,17 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
         return rc;
     cov.cancel = &cancelled;
     catch_signals();
+    cov.report = &cost.report;
+    cost.seconds = st_now();
     rc = st_cov_obfuscate(src, dst, &key, &cov, e);
+    cost.seconds = st_now() - cost.seconds;
+    getrusage(RUSAGE_SELF, &used);
+    cost.peak_rss = (uint64_t)used.ru_maxrss * 1024;
     if (!rc && o->verify)
         rc = st_cov_verify(src, dst, &key, &cov, &err, e);
     st_cov_key_wipe(&key);
     if (!rc)
-        report(cli, &cov, o->verify, err);
+        report(cli, &cov, &cost, o->verify, err);
     return rc;
 }
 

@@ -14,6 +14,13 @@ enum st_cov_preset { ST_COV_PRESET_TIGHT, ST_COV_PRESET_PAPER };
 enum st_cov_format { ST_COV_FORMAT_HF, ST_COV_FORMAT_GGUF };
 enum st_cov_store { ST_COV_STORE_KEEP, ST_COV_STORE_F32, ST_COV_STORE_F16, ST_COV_STORE_BF16, ST_COV_STORE_Q8_0 };
 
+/* What a compilation took. */
+struct st_cov_report {
+    double flop;                 /* of the key products that the algebra asks for, without drawing keys */
+    double seconds, cpu_seconds; /* from the first tensor to the last, keys drawn before it; over all threads */
+    uint64_t key_bytes;          /* of the key matrices that stay in memory all the time */
+};
+
 /* All zeros is the preset `tight` without noise. st_cov_opts_init() fills the figures of a preset; every field can be
  * changed after it. */
 struct st_cov_opts {
@@ -35,6 +42,7 @@ struct st_cov_opts {
     const char *isa;         /* kernels of the engine that calibrates and verifies; NULL = best */
     bool progress;
     bool restart;                        /* throw away what an unfinished run with other inputs left */
+    struct st_cov_report *report;        /* NULL, or filled by st_cov_obfuscate() */
     const volatile sig_atomic_t *cancel; /* NULL, or: stops soon after *cancel becomes nonzero (IO) */
 };
 

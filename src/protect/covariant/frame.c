@@ -91,6 +91,12 @@ void st_cov_frame_wipe(struct st_cov_frame *f)
     *f = (struct st_cov_frame){0};
 }
 
+uint64_t st_cov_frame_bytes(const struct st_cov_frame *f)
+{
+    uint64_t rows = (uint64_t)f->d + f->spare + (f->writer == f->reader ? 0 : f->d);
+    return rows * f->wide * (sizeof(double) + sizeof(float));
+}
+
 void st_cov_frame_expand(const struct st_cov_frame *f, struct st_stream *s, uint32_t lo, uint32_t n, float *rt)
 {
     float scale = 1 / sqrtf((float)f->d);

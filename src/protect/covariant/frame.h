@@ -33,6 +33,8 @@ struct st_cov_frame {
 int st_cov_frame_init(struct st_cov_frame *f, enum st_cov_preset preset, uint32_t d, uint32_t h, double lambda,
                       struct st_stream *s, struct st_err *e) ST_MUST_CHECK;
 void st_cov_frame_wipe(struct st_cov_frame *f);
+/* What it holds. */
+uint64_t st_cov_frame_bytes(const struct st_cov_frame *f);
 
 /* Rows lo..lo+n of R^T [d, spare] in f32; s is the stream "expand.<tensor>" of the key. Any rows, in any order. */
 void st_cov_frame_expand(const struct st_cov_frame *f, struct st_stream *s, uint32_t lo, uint32_t n, float *rt);

@@ -178,7 +178,7 @@ int st_cov_journal_add(struct st_cov_journal *j, const char *name, const uint8_t
     /* One write: the line is there whole, or torn and dropped. */
     if (n <= 0 || (size_t)n >= sizeof line || write(j->fd, line, (size_t)n) != n)
         return st_fail(e, ST_IO, "journal: cannot write: %s", strerror(errno));
-    j->n_noted++;
+    atomic_fetch_add(&j->n_noted, 1);
     return 0;
 }
 

@@ -14,6 +14,7 @@
 
 #include "base/err.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -26,8 +27,8 @@ struct st_cov_binding {
 struct st_cov_journal {
     bool open;
     int fd;
-    size_t n_noted; /* tensors that this run finished */
-    size_t n_found; /* that earlier runs finished */
+    atomic_size_t n_noted; /* tensors that this run finished */
+    size_t n_found;        /* that earlier runs finished */
     struct st_cov_journal_entry {
         char name[120];
         uint8_t sum[32];
@@ -39,7 +40,7 @@ struct st_cov_journal {
  * what differs; INPUT: damaged. On error nothing is open. */
 int st_cov_journal_open(struct st_cov_journal *j, const char *path, const struct st_cov_binding *b,
                         struct st_err *e) ST_MUST_CHECK;
-/* In the file when it returns (not necessarily on disk: a tensor is hashed again before it counts). */
+/* From any thread. In the file when it returns (not necessarily on disk: a tensor is hashed again before it counts). */
 int st_cov_journal_add(struct st_cov_journal *j, const char *name, const uint8_t sum[32],
                        struct st_err *e) ST_MUST_CHECK;
 /* The digest that an earlier run noted, or NULL. */

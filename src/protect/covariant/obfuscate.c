@@ -1,3 +1,4 @@
+#include "base/hooks.h"
 #include "crypto/digest.h"
 #include "protect/covariant/covariant.h"
 #include "protect/covariant/manifest.h"
@@ -8,6 +9,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #define SHARD_BYTES ((uint64_t)4 << 30)
 #define MEMORY_BYTES ((uint64_t)2 << 30)
@@ -120,6 +122,13 @@ static int lay_out(struct build *b, const struct st_cov_opts *o, const char *src
     return rc;
 }
 
+static double cpu_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 static int compile(struct build *b, const struct st_cov_opts *o, struct st_err *e)
 {
     uint64_t total = 0;
@@ -135,10 +144,16 @@ static int compile(struct build *b, const struct st_cov_opts *o, struct st_err *
         total += b->tensors[i].bytes;
     st_progress_start(&b->progress, "obfuscate", "B", total);
     b->progress.on = b->progress.on && o->progress;
+    double start = st_now(), cpu = cpu_seconds();
     int rc = st_cov_run_new(&run, &b->run, e);
     if (!rc)
         rc = transform(b, e);
     st_progress_end(&b->progress);
+    if (!rc && o->report)
+        *o->report = (struct st_cov_report){.flop = st_cov_run_flop(b->run),
+                                            .seconds = st_now() - start,
+                                            .cpu_seconds = cpu_seconds() - cpu,
+                                            .key_bytes = st_cov_frame_bytes(&b->s.frame)};
     return rc;
 }
 

@@ -56,7 +56,7 @@ int st_cov_out_plan(struct st_cov_out *o, struct st_cov_out_tensor **t, int n, u
 /* Bytes of one tensor at an offset in it; from any thread. */
 int st_cov_out_write(const struct st_cov_out *o, const struct st_cov_out_tensor *t, uint64_t at, const void *p,
                      size_t len, struct st_err *e) ST_MUST_CHECK;
-/* All bytes are written: hashes them and notes it in the journal. */
+/* All bytes are written: hashes them and notes it in the journal. From any thread. */
 int st_cov_out_finish(struct st_cov_out *o, const struct st_cov_out_tensor *t, struct st_err *e) ST_MUST_CHECK;
 /* Whether an earlier run finished the tensor and its bytes are still those (they are hashed). */
 bool st_cov_out_done(const struct st_cov_out *o, const struct st_cov_out_tensor *t);

@@ -10,6 +10,8 @@
 #include <string.h>
 
 #define TILE 256u
+#define TILE_LARGE 512u /* of tensors with at least LARGE vectors of at most LARGE values: less copying in sgemm */
+#define LARGE 4096u
 #define BLOCK 32u              /* of quantised formats */
 #define WRITE_BYTES (8u << 20) /* of one call */
 
@@ -25,10 +27,11 @@ static uint32_t gcd(uint32_t a, uint32_t b)
 
 uint32_t st_cov_tile_vectors(const struct st_cov_job *j)
 {
+    uint32_t tile = j->n >= LARGE && width_of(j) <= LARGE && j->len <= LARGE ? TILE_LARGE : TILE;
     uint32_t step = j->unit / gcd(j->unit, BLOCK) * BLOCK;
     if (step > 4 * TILE)
         step = j->unit;
-    return step < TILE ? TILE / step * step : step;
+    return step < tile ? tile / step * step : step;
 }
 
 size_t st_cov_tile_scratch(const struct st_cov_job *j)

@@ -34,7 +34,8 @@ struct st_cov_scratch {
     struct st_err err;
 };
 
-/* Vectors per tile: about 256, whole units, and where possible a multiple of 32 (blocks of quantised formats). */
+/* Vectors per tile: about 256 or 512, whole units, and where possible a multiple of 32 (blocks of quantised formats).
+ */
 uint32_t st_cov_tile_vectors(const struct st_cov_job *j);
 /* Values of working memory that a thread needs for the job. */
 size_t st_cov_tile_scratch(const struct st_cov_job *j);

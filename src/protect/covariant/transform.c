@@ -28,8 +28,7 @@ struct st_cov_run {
     uint64_t parts_bytes;
     uint64_t done; /* bytes of finished tensors */
     double flop;
-    /* The step under way. */
-    bool folding;
+    enum step { STEP_FOLD, STEP_PRODUCT, STEP_FINISH } step; /* under way */
     atomic_uint next;
     atomic_bool failed;
 };
@@ -99,7 +98,8 @@ double st_cov_run_flop(const struct st_cov_run *r)
 static struct st_cov_part *find_piece(const struct st_cov_run *r, uint32_t i, uint32_t *piece)
 {
     for (int p = 0; p < r->n_part; p++) {
-        uint32_t n = r->folding ? r->parts[p].n_fold : r->parts[p].n_tile;
+        const struct st_cov_part *part = &r->parts[p];
+        uint32_t n = r->step == STEP_FOLD ? part->n_fold : r->step == STEP_PRODUCT ? part->n_tile : part->last;
         if (i < n) {
             *piece = i;
             return &r->parts[p];
@@ -121,18 +121,20 @@ static void work(void *arg, int thread, int n_threads)
     while (!atomic_load(&r->failed) && (p = find_piece(r, atomic_fetch_add(&r->next, 1), &piece))) {
         if (r->o.cancel && *r->o.cancel)
             (void)!st_fail(&s->err, ST_IO, "cancelled");
-        else if (r->folding)
+        else if (r->step == STEP_FOLD)
             st_cov_part_fold(&r->o, p, piece, s);
-        else
+        else if (r->step == STEP_PRODUCT)
             st_cov_part_tile(&r->o, p, piece, s);
+        else
+            (void)!st_cov_out_finish(r->o.out, p->job.out, &s->err);
         if (s->err.code)
             atomic_store(&r->failed, true);
     }
 }
 
-static int run_step(struct st_cov_run *r, bool folding, struct st_err *e)
+static int run_step(struct st_cov_run *r, enum step step, struct st_err *e)
 {
-    r->folding = folding;
+    r->step = step;
     atomic_store(&r->next, 0);
     atomic_store(&r->failed, false);
     for (int i = 0; i < r->n_thread; i++)
@@ -148,16 +150,15 @@ static int run_step(struct st_cov_run *r, bool folding, struct st_err *e)
 
 int st_cov_run_flush(struct st_cov_run *r, struct st_err *e)
 {
-    int rc = run_step(r, true, e);
+    int rc = run_step(r, STEP_FOLD, e);
     if (!rc)
-        rc = run_step(r, false, e);
+        rc = run_step(r, STEP_PRODUCT, e);
+    if (!rc)
+        rc = run_step(r, STEP_FINISH, e);
     for (int i = 0; !rc && i < r->n_part; i++) {
-        const struct st_cov_out_tensor *t = r->parts[i].job.out;
         r->flop += st_cov_part_flop(&r->parts[i]);
-        if (r->parts[i].last) {
-            rc = st_cov_out_finish(r->o.out, t, e);
-            r->done += t->bytes;
-        }
+        if (r->parts[i].last)
+            r->done += r->parts[i].job.out->bytes;
     }
     st_progress_update(r->o.progress, r->done);
     drop_parts(r);
