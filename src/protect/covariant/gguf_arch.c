@@ -13,7 +13,8 @@ static const struct arch {
     {"LlamaForCausalLM", "llama", true, true, true, true},
     {"MistralForCausalLM", "llama", true, true, true, true},
     {"MixtralForCausalLM", "llama", true, true, false, true},
-    {"Qwen2ForCausalLM", "qwen2", false, false, false, false},
+    /* Its own qwen2 wants heads x head_dim = hidden size, which no wider model has; llama has the same biases. */
+    {"Qwen2ForCausalLM", "llama", true, true, true, true},
     {"Qwen3ForCausalLM", "qwen3", false, false, false, false},
     {"Qwen3MoeForCausalLM", "qwen3moe", false, false, false, false},
     {"DeepseekV2ForCausalLM", "deepseek2", true, false, false, false},
@@ -42,6 +43,8 @@ static const char *unlike_rope(const struct st_config *c, const struct arch *a)
     const struct st_yarn *y = &c->yarn;
     if (c->rope_scaling == ST_ROPE_LLAMA3 && !a->rope_factors)
         return "rope_type llama3";
+    if (c->rope_scaling == ST_ROPE_LINEAR && c->kv_lora_rank)
+        return "linear scaling";
     if (c->rope_scaling != ST_ROPE_YARN)
         return NULL;
     if (y->beta_fast != 32 || y->beta_slow != 1)
@@ -54,7 +57,7 @@ static const char *unlike_rope(const struct st_config *c, const struct arch *a)
     return NULL;
 }
 
-static const char *unlike_experts(const struct st_config *c, const struct arch *a)
+static const char *unlike_experts(const struct st_config *c)
 {
     if (!c->n_expert)
         return NULL;
@@ -69,7 +72,6 @@ static const char *unlike_experts(const struct st_config *c, const struct arch *
         return "a routed_scaling_factor";
     if (c->n_group > 1 && c->group_score != ST_GROUP_TOP2)
         return "groups of experts chosen by their best one";
-    (void)a;
     return NULL;
 }
 
@@ -80,7 +82,7 @@ int st_cov_gguf_check(const struct st_config *c, bool *interleaved, struct st_er
         return st_fail(e, ST_UNSUPPORTED, "format gguf: architecture '%s' has no writer", c->arch);
     const char *unlike = unlike_rope(c, a);
     if (!unlike)
-        unlike = unlike_experts(c, a);
+        unlike = unlike_experts(c);
     if (!unlike && c->o_bias && !a->o_bias)
         unlike = "a bias of o_proj";
     if (!unlike && c->mlp_bias && !a->mlp_bias)

@@ -1,8 +1,8 @@
 /* How llama.cpp names architectures, fields and tensors, and what it cannot run: facts of its loaders (src/models/,
  * llama-arch.cpp; gguf-py). What it would run differently from the source is refused by name, never written.
  *
- *     LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM -> llama, pairs (2i, 2i+1)
- *     Qwen2ForCausalLM -> qwen2, Qwen3ForCausalLM -> qwen3, Qwen3MoeForCausalLM -> qwen3moe, pairs (i, i + m)
+ *     LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM, Qwen2ForCausalLM -> llama, pairs (2i, 2i+1)
+ *     Qwen3ForCausalLM -> qwen3, Qwen3MoeForCausalLM -> qwen3moe, pairs (i, i + m)
  *     DeepseekV2ForCausalLM, DeepseekV3ForCausalLM -> deepseek2, pairs (2i, 2i+1), kv_b in two parts (out_split.h)
  * A sliding window becomes the context length: the llama loader knows none. */
 #ifndef ST_PROTECT_COVARIANT_GGUF_ARCH_H
