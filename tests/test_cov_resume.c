@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -29,15 +30,16 @@ static struct st_cov_opts opts(void)
 }
 
 /* The run in a process of its own, which may be killed. */
-static pid_t start(const char *src, const char *dst, const struct st_cov_key *key)
+static pid_t start(const char *src, const char *dst)
 {
     struct st_cov_opts o = opts();
     struct st_err e;
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
+        struct st_cov_key key = key_of(3); /* made here: secrets do not pass a fork */
         st_log_set_level(ST_LOG_ERROR);
-        _exit(st_cov_obfuscate(src, dst, key, &o, &e));
+        _exit(st_cov_obfuscate(src, dst, &key, &o, &e));
     }
     return pid;
 }
@@ -97,18 +99,17 @@ static size_t journal_lines(const char *dst)
 static void after_kill_9_at_random_moments_the_bytes_are_those_of_one_run(void **state)
 {
     (void)state;
-    struct st_cov_key key = key_of(3);
     char src[256], whole[256], dst[256];
     snprintf(src, sizeof src, "%s", write_tiny(&slow));
     snprintf(whole, sizeof whole, "%s", in_work("whole"));
     snprintf(dst, sizeof dst, "%s", in_work("resumed"));
     double begin = now();
-    assert_int_equal(wait_for(start(src, whole, &key)), 0);
+    assert_int_equal(wait_for(start(src, whole)), 0);
     double took = now() - begin;
     int killed = 0, midway = 0;
     srandom(11);
     for (int i = 0; i < 20; i++) {
-        pid_t pid = start(src, dst, &key);
+        pid_t pid = start(src, dst);
         usleep((useconds_t)(1e6 * took * 0.35 * (double)random() / RAND_MAX));
         kill(pid, SIGKILL);
         killed += WIFSIGNALED(wait_for(pid));
@@ -122,10 +123,9 @@ static void after_kill_9_at_random_moments_the_bytes_are_those_of_one_run(void *
     }
     print_message("%d of 20 runs were killed, %d times a journal was left\n", killed, midway);
     assert_true(killed > 5);
-    assert_int_equal(wait_for(start(src, dst, &key)), 0);
+    assert_int_equal(wait_for(start(src, dst)), 0);
     assert_same_dirs(whole, dst);
     assert_int_equal(count_entries(work), 3); /* no staging directory is left */
-    st_cov_key_wipe(&key);
 }
 
 /* ---- a run that stops itself after some tensors ---- */
@@ -287,6 +287,45 @@ static void a_damaged_journal_is_refused_and_a_torn_last_line_is_not(void **stat
     st_cov_key_wipe(&key);
 }
 
+/* In a process of its own whose files may not grow beyond `bytes`. */
+static int run_with_little_room(const char *src, const char *dst, rlim_t bytes)
+{
+    struct st_cov_opts o = opts();
+    struct st_err e;
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct st_cov_key key = key_of(3);
+        st_log_set_level(ST_LOG_ERROR);
+        signal(SIGXFSZ, SIG_IGN);
+        setrlimit(RLIMIT_FSIZE, &(struct rlimit){bytes, bytes});
+        int rc = st_cov_obfuscate(src, dst, &key, &o, &e);
+        _exit(rc == ST_IO && !strstr(e.msg, "reserve") ? 99 : rc);
+    }
+    int status = wait_for(pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void a_full_disk_shows_before_the_first_tensor_and_loses_nothing(void **state)
+{
+    (void)state;
+    struct st_cov_key key = key_of(3);
+    struct st_cov_opts o = opts();
+    struct st_err e;
+    char src[256], dst[256];
+    snprintf(src, sizeof src, "%s", write_tiny(&slow));
+    snprintf(dst, sizeof dst, "%s", in_work("dst"));
+    assert_int_equal(run_with_little_room(src, dst, 1 << 20), ST_IO);
+    assert_int_equal(count_entries(work), 1);
+    stop_midway(src, dst, &key, &e);
+    size_t lines = journal_lines(dst);
+    assert_int_equal(run_with_little_room(src, dst, 1 << 20), ST_IO);
+    assert_false(st_path_exists(dst));
+    assert_int_equal(journal_lines(dst), lines);
+    assert_ok(st_cov_obfuscate(src, dst, &key, &o, &e), &e);
+    st_cov_key_wipe(&key);
+}
+
 static void two_runs_do_not_share_a_staging_directory(void **state)
 {
     (void)state;
@@ -337,6 +376,7 @@ int main(void)
         ROW(a_tensor_damaged_in_between_is_made_again),
         ROW(other_inputs_are_named_and_refused_until_restart),
         ROW(a_damaged_journal_is_refused_and_a_torn_last_line_is_not),
+        ROW(a_full_disk_shows_before_the_first_tensor_and_loses_nothing),
         ROW(two_runs_do_not_share_a_staging_directory),
         ROW(what_is_not_ours_stays_as_it_is),
     };

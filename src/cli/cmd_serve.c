@@ -42,7 +42,7 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
     }
 }
 
-/* An obfuscated checkpoint has no tokenizer, and must not get one: say what to do before the model is loaded. */
+/* Without a tokenizer: say what to do before the model is loaded. */
 static int check_tokenizer(const struct st_cli *cli, struct st_err *e)
 {
     char path[ST_PATH_MAX], file[ST_PATH_MAX + 32];
