@@ -13,6 +13,7 @@
 #define TILE_LARGE 512u /* of tensors with at least LARGE vectors of at most LARGE values: less copying in sgemm */
 #define LARGE 4096u
 #define BLOCK 32u              /* of quantised formats */
+#define CACHE_LINE 64
 #define WRITE_BYTES (8u << 20) /* of one call */
 
 static uint32_t width_of(const struct st_cov_job *j)
@@ -289,8 +290,13 @@ static void load_columns(const struct st_cov_part *p, const struct tile *t, stru
 {
     const struct st_cov_job *j = &p->job;
     size_t width = st_dtype_size(j->src_dtype), row = (size_t)j->n_src * width;
-    for (uint32_t i = 0; i < j->len; i++)
-        gather(j, t, (const uint8_t *)j->src + i * row, width, s->raw + (size_t)i * t->n * width);
+    for (uint32_t i = 0; i < j->len; i++) {
+        const uint8_t *from = (const uint8_t *)j->src + i * row;
+        /* Single values from all over a row: no hardware guesses that order, so the next row is fetched meanwhile. */
+        for (size_t at = 0; j->order && j->unit == 1 && i + 1 < j->len && at < row; at += CACHE_LINE)
+            __builtin_prefetch(from + row + at);
+        gather(j, t, from, width, s->raw + (size_t)i * t->n * width);
+    }
     st_convert(j->src_dtype, s->raw, ST_DTYPE_F32, t->v, (size_t)j->len * t->n);
 }
 
