@@ -24,6 +24,8 @@ bench: deps-bench build
 	@scripts/venv.sh && .venv/bin/pip install -q gguf==0.19.0
 	@.venv/bin/python bench/engine_vs_llamacpp.py
 	@.venv/bin/python bench/obfuscated_vs_plain.py
+	@cmake --build --preset release --target bench_gemm
+	@.venv/bin/python bench/obfuscate_rate.py
 	@cmake --build --preset release --target proxy_overhead
 	@build/bin/proxy_overhead build/bin/sotto bench/results/proxy.csv
 

@@ -12,7 +12,7 @@
 #define TILE 256u
 #define TILE_LARGE 512u /* of tensors with at least LARGE vectors of at most LARGE values: less copying in sgemm */
 #define LARGE 4096u
-#define BLOCK 32u              /* of quantised formats */
+#define BLOCK 32u /* of quantised formats */
 #define CACHE_LINE 64
 #define WRITE_BYTES (8u << 20) /* of one call */
 
