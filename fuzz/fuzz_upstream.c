@@ -28,7 +28,7 @@ static int run(const struct st_upstream_dialect *dialect, const uint8_t *p, size
                struct heard *h, bool *finished)
 {
     static uint32_t ids[N_VOCAB] = {15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0};
-    static const struct st_cov_cipher cipher = {N_VOCAB, ids, ids};
+    static const struct st_cov_cipher cipher = {.n_vocab = N_VOCAB, .to = ids, .from = ids};
     static const uint32_t ends[] = {3};
     struct st_err e;
     struct st_upstream_reply r = {.dialect = dialect,

@@ -19,7 +19,7 @@ struct heard {
 };
 
 static uint32_t to[8] = {3, 2, 1, 0, 7, 6, 5, 4}; /* its own inverse */
-static const struct st_cov_cipher cipher = {8, to, to};
+static const struct st_cov_cipher cipher = {.n_vocab = 8, .to = to, .from = to};
 static const uint32_t eos[] = {2};   /* 1 enciphered */
 static const uint32_t stops[] = {6}; /* 5 enciphered */
 
@@ -379,7 +379,7 @@ static void requests_hold_cipher_ids_and_numbers_only(void **state)
         struct st_buf b = {0};
         struct st_err e;
         json_t *v;
-        st_upstream_named(rows[i].dialect)->put(&(struct st_upstream_ask){&r, &cipher, "m"}, &b);
+        st_upstream_named(rows[i].dialect)->put(&(struct st_upstream_ask){&r, &cipher, "m", NULL}, &b);
         assert_string_equal(b.p, rows[i].body);
         assert_int_equal(st_json_parse(b.p, b.len, "body", &v, &e), 0);
         json_decref(v);

@@ -170,7 +170,7 @@ static void a_password_in_the_upstream_address_is_refused_unseen(void **state)
     (void)state;
     static const char *const urls[] = {"http://me:hunter2@gpu.example:8000", "https://hunter2@gpu.example/v1"};
     uint32_t map[2] = {1, 0};
-    struct st_cov_cipher cipher = {2, map, map};
+    struct st_cov_cipher cipher = {.n_vocab = 2, .to = map, .from = map};
     struct event_base *base = event_base_new();
     for (int i = 0; i < 2; i++) {
         struct st_gen_ref g;

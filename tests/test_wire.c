@@ -46,7 +46,7 @@ static struct {
 } far;
 
 static uint32_t ids[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-static const struct st_cov_cipher cipher = {16, ids, ids};
+static const struct st_cov_cipher cipher = {.n_vocab = 16, .to = ids, .from = ids};
 static struct st_server *proxy;
 static int port;
 

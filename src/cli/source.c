@@ -7,18 +7,15 @@
 #include <openssl/crypto.h>
 
 /* What was made with this key from this source, and how. */
-static int read_manifest(const char *path, const struct st_cov_key *key, const uint8_t digest[32], const char **scheme,
-                         struct st_err *e)
+static int read_manifest(const char *path, const struct st_cov_key *key, const uint8_t digest[32],
+                         struct st_cov_manifest *m, struct st_err *e)
 {
-    struct st_cov_manifest m;
     char want[65];
-    int rc = st_cov_read_manifest(path, &m, e);
+    int rc = st_cov_read_manifest(path, m, e);
     if (!rc)
         rc = st_cov_key_commit(key, digest, want, e);
-    if (!rc && CRYPTO_memcmp(want, m.commitment, 64) != 0)
+    if (!rc && CRYPTO_memcmp(want, m->commitment, 64) != 0)
         rc = st_fail(e, ST_VERIFY, "%s: was not made from this source with this key", path);
-    if (!rc)
-        *scheme = st_cov_preset_name(m.made.preset);
     return rc;
 }
 
@@ -26,14 +23,21 @@ static int open_cipher(const struct st_cli *cli, const char *path, const char *k
                        struct st_source *out, struct st_err *e)
 {
     struct st_cov_key key;
+    struct st_cov_manifest m = {0};
+    struct st_cov_frequent frequent = {0};
     uint8_t digest[32];
     int rc = st_key_open(cli, key_file, &key, e);
     if (!rc)
         rc = st_model_digest(path, digest, e);
-    if (!rc && manifest)
-        rc = read_manifest(manifest, &key, digest, &out->scheme, e);
+    if (!rc && manifest) {
+        rc = read_manifest(manifest, &key, digest, &m, e);
+        out->scheme = st_cov_preset_name(m.made.preset);
+    }
+    if (!rc && m.made.homophones)
+        rc = st_cov_frequent_open(m.frequent, out->config.n_vocab, digest, &key, &frequent, e);
     if (!rc)
-        rc = st_cov_cipher_init(out->config.n_vocab, digest, &key, &out->cipher, e);
+        rc = st_cov_cipher_init(out->config.n_vocab, &frequent, m.made.homophones, digest, &key, &out->cipher, e);
+    st_cov_frequent_wipe(&frequent);
     st_cov_key_wipe(&key);
     return rc;
 }

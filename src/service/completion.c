@@ -607,7 +607,10 @@ static int prepare(struct st_completion *c, const char *client, struct st_oai_er
     snprintf(c->model, sizeof c->model, "%s", info.model);
     if (!info.ready)
         return st_oai_fail(err, 503, "server_error", "not_ready", NULL, "the model is not reachable yet; try again");
-    if (st_oai_check_refused(&c->req, info.refused, err) || make_prompt(c, err) || check_model(c, &info, err))
+    for (int i = 0; i < 2; i++)
+        if (st_oai_check_refused(&c->req, info.refused[i], err))
+            return -1;
+    if (make_prompt(c, err) || check_model(c, &info, err))
         return -1;
     s->metrics.prompt_tokens += c->prompt.len;
     c->client = st_client_take(s, client, (uint32_t)c->req.n);

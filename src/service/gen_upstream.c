@@ -11,6 +11,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include <openssl/crypto.h>
+
 enum {
     ERROR_BODY_MAX = 16 << 10,
     LINGER_S = 2, /* a reply is complete, and the upstream still has the connection open */
@@ -39,6 +41,7 @@ struct st_gen {
     struct st_http_client *client;
     struct st_upstream_probe *probe;
     const struct st_cov_cipher *cipher;
+    struct st_stream *choice;      /* of homophones, from fresh entropy; NULL without */
     struct st_gen_upstream_opts o; /* strings in it are not kept, but for scheme */
     char *url, *wanted_model;      /* url: without /v1 and slashes */
     struct st_buf key;
@@ -256,7 +259,7 @@ static int fill(struct live *l, const struct st_gen_request *r, struct st_err *e
                                           .token = on_token,
                                           .arg = l};
     st_upstream_reply_init(&l->reply, st_upstream_max_event(up->dialect, r));
-    up->dialect->put(&(struct st_upstream_ask){r, g->cipher, up->model}, &l->body);
+    up->dialect->put(&(struct st_upstream_ask){r, g->cipher, up->model, g->choice}, &l->body);
     return l->wait && !l->body.failed ? 0 : st_fail(e, ST_MEMORY, "no memory for the request");
 }
 
@@ -327,6 +330,12 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     }
 }
 
+/* With homophones the server takes one token's ids for different tokens. */
+static const struct st_gen_refusal refused_with_homophones[] = {
+    {"repetition_penalty", "the server cannot tell that homophones of the prompt are one token"},
+    {0},
+};
+
 static void gen_info(struct st_gen *g, struct st_gen_info *out)
 {
     const struct st_upstream_state *up = st_upstream_probe_state(g->probe);
@@ -337,7 +346,7 @@ static void gen_info(struct st_gen *g, struct st_gen_info *out)
                                 .scheme = g->o.scheme,
                                 .verified = "no",
                                 .n_running = g->n_live,
-                                .refused = up->dialect->refused};
+                                .refused = {up->dialect->refused, g->choice ? refused_with_homophones : NULL}};
     snprintf(out->model, sizeof out->model, "%s", up->model);
 }
 
@@ -351,6 +360,7 @@ static void gen_free(struct st_gen *g)
         event_free(g->sweep);
     if (g->tick)
         event_free(g->tick);
+    st_stream_free(g->choice);
     st_buf_wipe(&g->key);
     free(g->url);
     free(g->wanted_model);
@@ -389,6 +399,18 @@ static int find_dialect(const char *name, const struct st_upstream_dialect **out
     return st_fail(e, ST_USAGE, "upstream dialect: want auto, %s, got '%s'", names, name);
 }
 
+static int open_choice(struct st_gen *g, struct st_err *e)
+{
+    uint8_t seed[32];
+    if (!g->cipher->n_frequent)
+        return 0;
+    int rc = st_random(seed, sizeof seed, e);
+    if (!rc)
+        rc = st_stream_new(seed, sizeof seed, NULL, 0, "homophones", &g->choice, e);
+    OPENSSL_cleanse(seed, sizeof seed);
+    return rc;
+}
+
 static int set_up(struct st_gen *g, const struct st_gen_upstream_opts *o, struct st_err *e)
 {
     const struct st_upstream_dialect *dialect;
@@ -411,6 +433,8 @@ static int set_up(struct st_gen *g, const struct st_gen_upstream_opts *o, struct
     }
     if (!rc && o->model && !(g->wanted_model = strdup(o->model)))
         rc = st_fail(e, ST_MEMORY, "upstream: no memory");
+    if (!rc)
+        rc = open_choice(g, e);
     if (!rc)
         rc = st_http_client_new(g->base, &h, &g->client, e);
     if (rc)

@@ -45,7 +45,7 @@ struct st_gen_info {
     const char *scheme;     /* "none", "tight" */
     const char *verified;   /* "no", ... */
     uint32_t n_running, n_waiting;
-    const struct st_gen_refusal *refused; /* static, ended by a NULL field; NULL = nothing is */
+    const struct st_gen_refusal *refused[2]; /* static lists, each ended by a NULL field; NULL = nothing is */
 };
 
 struct st_gen; /* the generator's own object */

@@ -140,11 +140,16 @@ int st_upstream_reply_feed(struct st_upstream_reply *r, const void *p, size_t le
 
 /* ---- for the dialects ---- */
 
+uint32_t st_upstream_encipher(const struct st_upstream_ask *a, uint32_t plain)
+{
+    return st_cov_cipher_any(a->cipher, plain, a->choice);
+}
+
 void st_upstream_put_prompt(const struct st_upstream_ask *a, struct st_buf *b)
 {
     for (size_t i = 0; i < a->r->n_ids; i++) {
         st_buf_add(b, ",", i > 0);
-        st_buf_add_u32(b, a->cipher->to[a->r->ids[i]]);
+        st_buf_add_u32(b, st_upstream_encipher(a, a->r->ids[i]));
     }
 }
 
@@ -172,7 +177,8 @@ void st_upstream_put_stop_ids(const struct st_upstream_ask *a, struct st_buf *b)
 
 int st_upstream_id(const struct st_upstream_reply *r, const json_t *v, uint32_t *plain, struct st_err *e)
 {
-    if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) >= (json_int_t)r->cipher->n_vocab)
+    if (!json_is_integer(v) || json_integer_value(v) < 0 ||
+        json_integer_value(v) >= (json_int_t)st_cov_cipher_size(r->cipher))
         return st_fail(e, ST_VERIFY, "upstream: a token id outside the vocabulary");
     *plain = r->cipher->from[json_integer_value(v)];
     return 0;

@@ -20,6 +20,7 @@ struct st_upstream_ask {
     const struct st_gen_request *r; /* plain ids; n_predict is not 0 */
     const struct st_cov_cipher *cipher;
     const char *model;
+    struct st_stream *choice; /* of homophones; NULL when the cipher has none */
 };
 
 /* One reply. The fields above sse are the caller's. */
@@ -83,6 +84,8 @@ void st_upstream_error_code(const void *body, size_t len, char out[48]);
 
 /* ---- for the dialects ---- */
 
+/* A token of the prompt under the cipher: one of its ids, by chance. */
+uint32_t st_upstream_encipher(const struct st_upstream_ask *a, uint32_t plain);
 /* The ids of the prompt under the cipher, comma between them. */
 void st_upstream_put_prompt(const struct st_upstream_ask *a, struct st_buf *b);
 /* ,"KEY":V unless it is neutral. */

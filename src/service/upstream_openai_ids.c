@@ -37,7 +37,7 @@ static int named_id(const struct st_upstream_reply *r, const char *name, uint32_
     unsigned long long id = digits && digits <= 10 && !name[9 + digits] ? strtoull(name + 9, NULL, 10) : UINT64_MAX;
     if (!digits)
         return st_fail(e, ST_UNSUPPORTED, "upstream: logprobs without token ids (return_tokens_as_token_ids)");
-    if (id >= r->cipher->n_vocab)
+    if (id >= st_cov_cipher_size(r->cipher))
         return st_fail(e, ST_VERIFY, "upstream: logprobs of a token id outside the vocabulary");
     *plain = r->cipher->from[id];
     return 0;

@@ -13,7 +13,7 @@ static void put(const struct st_upstream_ask *a, struct st_buf *b)
     st_openai_put_head(a, b);
     st_buf_add_str(b, "\"");
     for (size_t i = 0; i < a->r->n_ids; i++) {
-        st_passthrough_word(a->cipher->to[a->r->ids[i]], word);
+        st_passthrough_word(st_upstream_encipher(a, a->r->ids[i]), word);
         st_buf_add(b, word, sizeof word);
     }
     st_buf_add_str(b, "\"");
@@ -32,7 +32,7 @@ static int next_word(const struct st_upstream_reply *r, const char *p, size_t le
 {
     uint32_t id;
     int n = st_passthrough_next(p, len, &id);
-    if (n < 0 || (n > 0 && id >= r->cipher->n_vocab))
+    if (n < 0 || (n > 0 && id >= st_cov_cipher_size(r->cipher)))
         return no_word(e);
     if (n > 0)
         *plain = r->cipher->from[id];

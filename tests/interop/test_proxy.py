@@ -24,6 +24,8 @@ import urllib.request
 
 import openai
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = os.environ.get("SOTTO_BIN", str(ROOT / "build/bin/sotto"))
@@ -493,6 +495,42 @@ def test_nothing_of_a_request_is_logged(made, upstream):
             p.client.completions.create(model=model(p.client), prompt="umbrella", suffix="umbrella")
         log = p.stop()
     assert "upstream reached" in log and "umbrella" not in log
+
+
+# ---- homophones ---------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def leaning(made, tmp_path_factory):
+    """The demo model with a constant vector in every row of its embedding, and that obfuscated with homophones: they need
+    final states with a direction in common, which the demo model's have not. With hardly any noise, for equality."""
+    d = tmp_path_factory.mktemp("leaning")
+    (d / "plain").mkdir()
+    for f in DEMO.iterdir():
+        if f.suffix == ".json":
+            (d / "plain" / f.name).write_bytes(f.read_bytes())
+    tensors = load_file(str(DEMO / "model.safetensors"))
+    e = tensors["model.embed_tokens.weight"].float()
+    sign = torch.where(torch.arange(e.shape[1]) % 3 == 0, -1.0, 1.0)
+    tensors["model.embed_tokens.weight"] = (e + 12 * e.std() * sign).to(torch.bfloat16)
+    save_file(tensors, str(d / "plain/model.safetensors"), metadata={"format": "pt"})
+    run("obfuscate", d / "plain", d / "obfuscated", "--key", made / "key", "--dtype", "f32", "--alpha-e", "1e-6", "--homophones",
+        "5", "--verify", "-q")
+    return d
+
+
+def test_homophones_change_what_is_sent_and_not_what_is_said(made, leaning):
+    with (Program("serve", leaning / "plain", "--deterministic") as plain,
+          Program("serve", leaning / "obfuscated", "--deterministic", "--ids-only") as far, speaking("sglang", far) as (url, seen),
+          Program("proxy", "--key", made / "key", "--tokenizer", leaning / "plain", "--manifest", leaning / "obfuscated",
+                  "--upstream", url) as p):
+        for text in PROMPTS[:2] + ["the cat and the dog and the bird and the cat " * 3]:
+            assert chat(p.client, text) == chat(plain.client, text)
+            assert streamed(p.client, text) == streamed(plain.client, text)
+        # 30 and some tokens of five words, each with five homophones.
+        assert len(set(seen[-1]["input_ids"])) > 15 and seen[-1]["input_ids"] != seen[-2]["input_ids"]
+        with pytest.raises(openai.BadRequestError) as e:
+            complete(p.client, max_tokens=4, extra_body={"repetition_penalty": 1.2})
+        assert e.value.code == "unsupported" and e.value.param == "repetition_penalty"
 
 
 # ---- the real llama.cpp -----------------------------------------------------------------------------

@@ -10,13 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TOKENS_MAX 512
 #define TOKENS_MIN 16
-#define OWN_TOKENS TOKENS_MAX /* without a tokenizer */
+#define OWN_TOKENS ST_COV_CALIBRATE_TOKENS /* without a tokenizer */
 #define OWN_SEED 0x43616c6962ull
-#define SPEAK_BYTES ((uint64_t)1 << 30) /* a larger source is not asked to speak */
-#define ROWS 256                        /* of a site that are measured; they differ by one or two per cent */
-#define GRID 4096                       /* kappa is rounded: the last bits of another CPU's engine do not show */
+#define ROWS 256  /* of a site that are measured; they differ by one or two per cent */
+#define GRID 4096 /* kappa is rounded: the last bits of another CPU's engine do not show */
 #define TEXT_MAX ((size_t)16 << 20)
 
 /* Prose, a dialogue, numbers, code and other scripts, so that the directions a model uses in each are met. */
@@ -102,6 +100,8 @@ static void on_op(void *ctx, const struct st_plan_op *op, const float *in, const
 
 struct reply {
     struct st_ids *ids;
+    void (*on_logits)(void *arg, size_t pos, const float *row);
+    void *arg;
     struct st_err err;
 };
 
@@ -120,14 +120,21 @@ static void on_end(void *ctx, enum st_finish finish, int64_t stop_id, const stru
         r->err = *e;
 }
 
-/* Runs over ids and samples until there are n_ctx. A prompt that fills the context gets no reply: then the head, the
- * largest weight, never runs. */
-static int run(const struct st_model *m, const struct st_cov_opts *o, struct st_ids *ids, uint32_t n_ctx,
-               const struct st_tap *tap, struct st_err *e)
+static void on_prompt_logits(void *ctx, size_t pos, const float *row)
+{
+    struct reply *r = ctx;
+    r->on_logits(r->arg, pos, row);
+}
+
+/* A prompt that fills the context gets no reply: then the head, the largest weight, runs only when its logits are
+ * asked for. */
+int st_cov_calibrate_run(const struct st_model *m, const struct st_cov_opts *o, struct st_ids *ids, uint32_t n_ctx,
+                         const struct st_tap *tap, void (*on_logits)(void *arg, size_t pos, const float *row),
+                         void *arg, struct st_err *e)
 {
     struct st_engine *en;
     struct st_request *request;
-    struct reply reply = {.ids = ids};
+    struct reply reply = {.ids = ids, .on_logits = on_logits, .arg = arg};
     struct st_engine_opts eo = {.n_threads = o->n_threads,
                                 .isa = o->isa,
                                 .kv_dtype = ST_DTYPE_F32,
@@ -144,6 +151,7 @@ static int run(const struct st_model *m, const struct st_cov_opts *o, struct st_
         .ignore_eos = true,
         .on_token = on_token,
         .on_end = on_end,
+        .on_prompt_logits = on_logits ? on_prompt_logits : NULL,
         .arg = &reply};
     int rc = st_engine_new(m, &eo, &en, e);
     if (rc)
@@ -189,7 +197,7 @@ static int encode(const struct st_model *m, const struct st_tokenizer *t, const 
 
 /* Without a tokenizer: what the source says by itself after its BOS, which is nearer to real text than random ids (on
  * stories260K 2.6 % of perplexity against 3.4 %); random ids when it is too large to be asked. */
-static int own_ids(const struct st_model *m, const struct st_cov_opts *o, struct st_ids *ids, struct st_err *e)
+int st_cov_calibrate_own(const struct st_model *m, const struct st_cov_opts *o, struct st_ids *ids, struct st_err *e)
 {
     const struct st_config *c = &m->config;
     uint32_t n = c->n_ctx < OWN_TOKENS ? c->n_ctx : OWN_TOKENS;
@@ -197,34 +205,35 @@ static int own_ids(const struct st_model *m, const struct st_cov_opts *o, struct
     int rc = 0;
     ids->len = 0;
     st_rng_seed(&rng, OWN_SEED);
-    if (m->weight_bytes > SPEAK_BYTES) {
+    if (m->weight_bytes > ST_COV_SPEAK_BYTES) {
         while (ids->len < n && !ids->failed)
             st_ids_add(ids, (uint32_t)(st_rng_next(&rng) % c->n_vocab));
     } else {
         st_ids_add(ids, c->bos >= 0 ? (uint32_t)c->bos : 0);
         if (!ids->failed)
-            rc = run(m, o, ids, n, NULL, e);
+            rc = st_cov_calibrate_run(m, o, ids, n, NULL, NULL, NULL, e);
     }
     return rc || !ids->failed ? rc : st_fail(e, ST_MEMORY, "calibrate: out of memory");
 }
 
-static int choose_ids(const struct st_model *m, const char *src, const struct st_cov_opts *o, struct st_ids *ids,
-                      struct st_err *e)
+int st_cov_calibrate_ids(const struct st_model *m, const char *src, const struct st_cov_opts *o, size_t most,
+                         struct st_ids *ids, struct st_err *e)
 {
     struct st_tokenizer *t = NULL;
     struct st_buf file = {0};
-    size_t most = m->config.n_ctx < TOKENS_MAX ? m->config.n_ctx : TOKENS_MAX;
+    if (most > m->config.n_ctx)
+        most = m->config.n_ctx;
     int rc = o->calibrate ? st_file_read(o->calibrate, TEXT_MAX, &file, e) : 0;
     if (rc)
         return rc;
     rc = st_tokenizer_open(src, &t, e);
     if (!rc)
         rc = encode(m, t, o->calibrate ? file.p : own_text, o->calibrate ? file.len : sizeof own_text - 1, ids, e);
-    if (!rc && o->calibrate && ids->len < TOKENS_MIN && ids->len < most)
+    if (!rc && o->calibrate && ids->len < TOKENS_MIN && (!most || ids->len < most))
         rc = st_fail(e, ST_INPUT, "%s: want a text of at least %d tokens, got %zu", o->calibrate, TOKENS_MIN, ids->len);
     if (rc && !o->calibrate)
-        rc = own_ids(m, o, ids, e);
-    if (ids->len > most)
+        rc = st_cov_calibrate_own(m, o, ids, e);
+    if (most && ids->len > most)
         ids->len = most;
     st_tokenizer_free(t);
     st_buf_free(&file);
@@ -243,11 +252,11 @@ int st_cov_calibrate(const struct st_model *m, const char *src, const struct st_
         return 0;
     int rc = find_last(&r, e);
     if (!rc)
-        rc = choose_ids(m, src, o, &ids, e);
+        rc = st_cov_calibrate_ids(m, src, o, ST_COV_CALIBRATE_TOKENS, &ids, e);
     if (!rc)
         rc = st_alloc(&r.wide, (size_t)ROWS * f->wide, sizeof *r.wide, "calibration", e);
     if (!rc)
-        rc = run(m, o, &ids, (uint32_t)ids.len, &tap, e);
+        rc = st_cov_calibrate_run(m, o, &ids, (uint32_t)ids.len, &tap, NULL, NULL, e);
     if (!rc && r.n_measured < 2)
         rc = st_fail(e, ST_INTERNAL, "calibrate: the run reached no norm");
     free(r.wide);

@@ -89,18 +89,39 @@ int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *
 int st_cov_verify(const char *src, const char *dst, const struct st_cov_key *key, const struct st_cov_opts *o,
                   double *max_rel_err, struct st_err *e) ST_MUST_CHECK;
 
-/* The secret permutation of the vocabulary, tau. */
+/* The secret permutation of the vocabulary, tau. With homophones the vocabulary has grown, and some plain ids have
+ * several cipher ids: any of them may be sent, and all are read back as the one token. */
 struct st_cov_cipher {
-    uint32_t n_vocab;
-    uint32_t *to;   /* [n_vocab] plain id -> cipher id */
-    uint32_t *from; /* [n_vocab] cipher id -> plain id */
+    uint32_t n_vocab; /* plain ids */
+    uint32_t *to;     /* [n_vocab] plain id -> cipher id, the one that the head produces */
+    uint32_t *from;   /* [st_cov_cipher_size()] cipher id -> plain id */
+    /* Homophones; all zero when there are none. */
+    uint32_t n_frequent, n_copy; /* tokens that have n_copy further cipher ids each */
+    uint32_t *copies;            /* [n_frequent][n_copy] cipher ids */
+    uint32_t *place;             /* [n_vocab] of a plain id in copies; n_frequent = it has none */
+    uint32_t *head;              /* [st_cov_cipher_size()] as from; n_vocab for a homophone */
 };
-/* From the key and SRC (its digest and vocabulary size are read from the model: every byte of it is hashed). */
+/* Ids below this are sent and received. */
+static inline uint32_t st_cov_cipher_size(const struct st_cov_cipher *c)
+{
+    return c->n_vocab + c->n_frequent * c->n_copy;
+}
+/* One of a token's cipher ids, each as likely; s gives the choice and is not asked where there is none. */
+uint32_t st_cov_cipher_any(const struct st_cov_cipher *c, uint32_t id, struct st_stream *s);
+/* From the key and SRC (its digest and vocabulary size are read from the model: every byte of it is hashed). No
+ * homophones. */
 int st_cov_cipher_open(const char *src, const struct st_cov_key *key, struct st_cov_cipher *out,
                        struct st_err *e) ST_MUST_CHECK;
-/* The same when both are known. */
-int st_cov_cipher_init(uint32_t n_vocab, const uint8_t model_digest[32], const struct st_cov_key *key,
-                       struct st_cov_cipher *out, struct st_err *e) ST_MUST_CHECK;
+
+/* Tokens that have homophones: see homophones.h for where they come from. */
+struct st_cov_frequent {
+    uint32_t *ids; /* [n], ascending, each once */
+    uint32_t n;
+};
+/* The same when all is known; frequent NULL or n_copy 0: no homophones. USAGE: the vocabulary would grow too large. */
+int st_cov_cipher_init(uint32_t n_vocab, const struct st_cov_frequent *frequent, uint32_t n_copy,
+                       const uint8_t model_digest[32], const struct st_cov_key *key, struct st_cov_cipher *out,
+                       struct st_err *e) ST_MUST_CHECK;
 void st_cov_cipher_wipe(struct st_cov_cipher *c);
 
 #endif

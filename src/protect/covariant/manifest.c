@@ -13,12 +13,17 @@
 json_t *st_cov_manifest_json(const struct st_cov_manifest *m)
 {
     const struct st_cov_opts *o = &m->made;
-    return json_pack("{s:i, s:s, s:s, s:I, s:{s:f, s:f, s:f, s:f, s:I, s:f, s:I}, s:s, s:s, s:s}", "version",
-                     MANIFEST_VERSION, "protection", PROTECTION, "preset", st_cov_preset_name(o->preset), "h",
-                     (json_int_t)o->expand, "parameters", "lambda", o->lambda, "alpha_e", o->alpha_e, "alpha_h",
-                     o->alpha_h, "noise_all", o->noise_all, "beta", (json_int_t)o->beta, "gamma", o->gamma,
-                     "homophones", (json_int_t)o->homophones, "format", st_cov_format_name(o->format), "dtype",
-                     st_cov_store_name(o->dtype), "commitment", m->commitment);
+    json_t *v = json_pack("{s:i, s:s, s:s, s:I, s:{s:f, s:f, s:f, s:f, s:I, s:f, s:I}, s:s, s:s, s:s}", "version",
+                          MANIFEST_VERSION, "protection", PROTECTION, "preset", st_cov_preset_name(o->preset), "h",
+                          (json_int_t)o->expand, "parameters", "lambda", o->lambda, "alpha_e", o->alpha_e, "alpha_h",
+                          o->alpha_h, "noise_all", o->noise_all, "beta", (json_int_t)o->beta, "gamma", o->gamma,
+                          "homophones", (json_int_t)o->homophones, "format", st_cov_format_name(o->format), "dtype",
+                          st_cov_store_name(o->dtype), "commitment", m->commitment);
+    if (v && m->frequent[0] && json_object_set_new(v, "frequent", json_string(m->frequent)) != 0) {
+        json_decref(v);
+        v = NULL;
+    }
+    return v;
 }
 
 /* A string that is one of n names; *out is its number. */
@@ -125,7 +130,7 @@ int st_cov_read_manifest(const char *path, struct st_cov_manifest *m, struct st_
     char where[ST_PATH_MAX];
     json_t *v = NULL;
     int64_t version = 0;
-    const char *commitment = "";
+    const char *commitment = "", *frequent = "";
     *m = (struct st_cov_manifest){0};
     int rc = read_text(path, where, &v, e);
     if (!rc)
@@ -149,7 +154,15 @@ int st_cov_read_manifest(const char *path, struct st_cov_manifest *m, struct st_
     if (!rc && strlen(commitment) != 64)
         rc = st_fail(e, ST_INPUT, "%s: commitment: want 64 hex digits", where);
     if (!rc)
+        rc = st_json_str(v, where, "frequent", &frequent, e);
+    if (!rc && (m->made.homophones > 0) != (*frequent != 0))
+        rc = st_fail(e, ST_INPUT, "%s: frequent: want it with homophones, and only then", where);
+    if (!rc && strlen(frequent) >= sizeof m->frequent)
+        rc = st_fail(e, ST_INPUT, "%s: frequent: want at most %d tokens", where, ST_COV_FREQUENT_MAX);
+    if (!rc) {
         memcpy(m->commitment, commitment, 65);
+        strcpy(m->frequent, frequent);
+    }
     json_decref(v);
     return rc;
 }

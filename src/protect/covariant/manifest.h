@@ -4,11 +4,12 @@
  *     {"version": 2, "protection": "covariant", "preset": "tight", "h": 32,
  *      "parameters": {"lambda": 0, "alpha_e": 0, "alpha_h": 0, "noise_all": 0, "beta": 0, "gamma": 1000,
  *      "homophones": 0}, "format": "hf", "dtype": "f32", "commitment": "64 hex digits"}
+ * and, with homophones, "frequent": which tokens have them, sealed.
  * dtype is the option as given (keep: each tensor as in the source). */
 #ifndef ST_PROTECT_COVARIANT_MANIFEST_H
 #define ST_PROTECT_COVARIANT_MANIFEST_H
 
-#include "protect/covariant/covariant.h"
+#include "protect/covariant/homophones.h"
 #include "protect/covariant/out.h"
 
 #include <jansson.h>
@@ -19,7 +20,8 @@
 struct st_cov_manifest {
     /* How it was made: preset, expand (as chosen), noise, pairs, homophones, format and dtype; the rest is zero. */
     struct st_cov_opts made;
-    char commitment[65]; /* st_cov_key_commit(), hex */
+    char commitment[65];                 /* st_cov_key_commit(), hex */
+    char frequent[ST_COV_FREQUENT_TEXT]; /* st_cov_frequent_seal(); "" without homophones */
 };
 /* NULL when out of memory. */
 json_t *st_cov_manifest_json(const struct st_cov_manifest *m);

@@ -87,6 +87,8 @@ static int write_head(struct build *b, struct st_cov_out_tensor **list, const ch
     struct st_cov_manifest m = {.made = *b->s.rules.opts};
     m.made.expand = b->s.expand;
     int rc = st_cov_key_commit(b->s.key, b->s.digest, m.commitment, e);
+    if (!rc && m.made.homophones)
+        rc = st_cov_frequent_seal(&b->s.frequent, b->s.digest, b->s.key, m.frequent, e);
     if (rc)
         return rc;
     json_t *manifest = st_cov_manifest_json(&m);

@@ -80,12 +80,15 @@ int st_cov_opts_check(const struct st_cov_opts *o, struct st_err *e)
         return st_fail(e, ST_USAGE,
                        "beta: preset tight moves no rotary pairs, which costs accuracy; it belongs to "
                        "preset paper");
-    if (o->preset == ST_COV_PRESET_TIGHT && o->calibrate)
-        return st_fail(e, ST_USAGE, "calibrate: preset tight knows its norms exactly; it belongs to preset paper");
+    if (o->preset == ST_COV_PRESET_TIGHT && o->calibrate && !o->homophones)
+        return st_fail(e, ST_USAGE,
+                       "calibrate: preset tight knows its norms exactly; it belongs to preset paper, or to homophones");
     if (o->dtype == ST_COV_STORE_Q8_0 && o->format != ST_COV_FORMAT_GGUF)
         return st_fail(e, ST_USAGE, "dtype q8_0: only format gguf has it");
-    if (o->homophones)
-        return st_fail(e, ST_UNSUPPORTED, "homophones are not available yet");
+    if (o->homophones && !(o->alpha_e > 0))
+        return st_fail(e, ST_USAGE,
+                       "homophones: without noise on the embedding (alpha-e) the rows of one token are equal and hide "
+                       "nothing");
     return 0;
 }
 

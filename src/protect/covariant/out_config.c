@@ -16,6 +16,7 @@ static int64_t encipher(const struct st_cov_cipher *c, int64_t id)
 void st_cov_config(const struct st_config *plain, uint32_t h, const struct st_cov_cipher *cipher, struct st_config *out)
 {
     *out = *plain;
+    out->n_vocab = st_cov_cipher_size(cipher);
     out->d_model = plain->d_model + 2 * h;
     out->tied_head = false;
     /* Hugging Face's layout: pairs (i, i + m), except where config.json says otherwise. */

@@ -15,6 +15,7 @@
 #define TILE 128   /* a multiple of it */
 #define CHUNK 1024 /* too */
 #define SEED 0x50726f6265ull
+#define NO_NOISE UINT64_MAX /* the row of j->extra */
 
 /* Working memory of one thread. */
 struct scratch {
@@ -111,6 +112,8 @@ static int add_noise(const struct product *m, uint32_t lo, uint32_t n, struct sc
         return rc;
     rc = st_alloc(&z, j->len, sizeof *z, "noise", &t->err);
     for (uint32_t v = lo; !rc && v < lo + n; v++) {
+        if (m->row[v] == NO_NOISE)
+            continue;
         st_cov_noise_row(s, m->row[v], z, j->len);
         for (uint32_t i = 0; i < j->len; i++)
             for (int k = 0; k < K; k++)
@@ -160,7 +163,7 @@ struct check {
     bool columns;
     uint32_t width;       /* of a stored vector */
     double *plain, *wide; /* the probes: [len, K] for the source, [width, K] for the result */
-    double *old;          /* [n_src, K] products of the source's vectors */
+    double *old;          /* [n_src + 1, K] products of the source's vectors, and of j->extra */
     double *want, *got;   /* [n, K] */
     double *square;       /* [n] */
     uint64_t *row;        /* [n] of the noise */
@@ -171,7 +174,7 @@ static void check_free(struct check *c)
     const struct st_cov_job *j = c->j;
     st_cov_doubles_free(c->plain, (size_t)j->len * K);
     st_cov_doubles_free(c->wide, (size_t)c->width * K);
-    st_cov_doubles_free(c->old, (size_t)j->n_src * K);
+    st_cov_doubles_free(c->old, ((size_t)j->n_src + 1) * K);
     st_cov_doubles_free(c->want, (size_t)j->n * K);
     st_cov_doubles_free(c->got, (size_t)j->n * K);
     st_cov_doubles_free(c->square, j->n);
@@ -185,7 +188,7 @@ static int check_init(struct check *c, struct st_err *e)
     if (!rc)
         rc = st_cov_doubles(&c->wide, (size_t)c->width * K, "probe", e);
     if (!rc)
-        rc = st_cov_doubles(&c->old, (size_t)j->n_src * K, "probe", e);
+        rc = st_cov_doubles(&c->old, ((size_t)j->n_src + 1) * K, "probe", e);
     if (!rc)
         rc = st_cov_doubles(&c->want, (size_t)j->n * K, "probe", e);
     if (!rc)
@@ -239,10 +242,10 @@ static int noise_rows(struct check *c, struct st_err *e)
 {
     const struct st_cov_job *j = c->j;
     uint32_t *seen;
-    int rc = st_alloc(&seen, j->n_src, sizeof *seen, "probe", e);
+    int rc = st_alloc(&seen, (size_t)j->n_src + 1, sizeof *seen, "probe", e);
     for (uint32_t v = 0; !rc && v < j->n; v++) {
         uint32_t old = old_vector(j, v);
-        c->row[v] = old + (uint64_t)seen[old] * j->n_src;
+        c->row[v] = old == j->n_src ? NO_NOISE : old + (uint64_t)seen[old] * j->n_src;
         seen[old]++;
     }
     free(seen);
@@ -298,6 +301,8 @@ static int expect(struct st_cov_probe *p, struct check *c, struct st_err *e)
     struct product d = {
         .p = p, .v = {j->src, j->src_dtype, false, j->n_src, j->len, c->columns}, .x = c->plain, .y = c->old};
     int rc = run(&d, e);
+    for (size_t i = 0; j->extra && i < (size_t)j->len * K; i++)
+        c->old[(size_t)j->n_src * K + i % K] += (double)j->extra[i / K] * c->plain[i];
     if (!rc && j->noise > 0)
         rc = noise(p, c, e);
     if (rc)

@@ -95,6 +95,8 @@ int st_cov_rules_describe(const struct st_cov_rules *b, int i, struct st_cov_out
         t->dim[0] = b->frame->wide;
     else if (!r->vector)
         t->dim[1] = b->frame->wide;
+    if (r->cipher)
+        t->dim[0] = st_cov_cipher_size(b->cipher);
     return 0;
 }
 
@@ -152,6 +154,14 @@ static void set_units(struct st_cov_job *j, struct st_cov_units u)
     j->mix = u.mix;
     j->mix_share = u.mix ? u.share : 1;
     j->scale = u.scale;
+}
+
+static void set_tokens(const struct st_cov_rules *b, enum st_role role, struct st_cov_job *j)
+{
+    bool never = role == ST_ROLE_HEAD && b->never;
+    j->n = st_cov_cipher_size(b->cipher);
+    j->order = never ? b->cipher->head : b->cipher->from;
+    j->extra = never ? b->never : NULL;
 }
 
 /* The source's weight that the result has under the name of weight i: another expert's, or its own. */
@@ -230,7 +240,7 @@ int st_cov_rules_job(struct st_cov_rules *b, int i, struct st_cov_job *j, struct
     }
     set_noise(b, r, w->role, j);
     if (r->cipher)
-        j->order = b->cipher->from;
+        set_tokens(b, w->role, j);
     else
         set_units(j, st_cov_layer_units(&b->keys, r->keys ? r->keys : w->role, b->model->plan.weights[source].expert));
     return rc;

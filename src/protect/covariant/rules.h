@@ -27,6 +27,7 @@ struct st_cov_rules {
     const struct st_cov_key *key;
     const uint8_t *digest; /* [32] of the source */
     const struct st_cov_cipher *cipher;
+    const float *never; /* [d], the head's row of homophones; NULL without */
     const struct st_cov_frame *frame;
     const struct st_cov_site *sites; /* [plan.n_weight], filled for norms on the residual stream */
     double eps_ratio;                /* norm_eps of the result over that of the source */

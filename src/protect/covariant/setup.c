@@ -3,6 +3,7 @@
 #include "crypto/digest.h"
 #include "protect/covariant/calibrate.h"
 #include "protect/covariant/gguf_arch.h"
+#include "protect/covariant/homophones.h"
 #include "protect/covariant/out_config.h"
 
 #include <cblas.h>
@@ -151,6 +152,22 @@ static int check_commitment(const struct st_cov_setup *s, const char *commitment
     return rc;
 }
 
+static int prepare_cipher(struct st_cov_setup *s, const char *src, struct st_err *e)
+{
+    const struct st_cov_opts *o = s->rules.opts;
+    int rc = 0;
+    if (o->homophones) {
+        rc = st_cov_frequent_choose(s->model, src, o, &s->frequent, e);
+        if (!rc)
+            rc = st_alloc(&s->never, s->model->config.d_model, sizeof *s->never, "head row of homophones", e);
+        if (!rc)
+            rc = st_cov_never_row(s->model, src, o, s->never, e);
+    }
+    return rc ? rc
+              : st_cov_cipher_init(s->model->config.n_vocab, &s->frequent, o->homophones, s->digest, s->key, &s->cipher,
+                                   e);
+}
+
 int st_cov_setup_open(struct st_cov_setup *s, const char *src, const struct st_cov_key *key,
                       const struct st_cov_opts *o, const char *commitment, struct st_err *e)
 {
@@ -171,7 +188,7 @@ int st_cov_setup_open(struct st_cov_setup *s, const char *src, const struct st_c
     if (!rc && commitment)
         rc = choose_expand(&s->model->config, o->expand, &s->expand, e);
     if (!rc)
-        rc = st_cov_cipher_init(s->model->config.n_vocab, s->digest, key, &s->cipher, e);
+        rc = prepare_cipher(s, src, e);
     if (!rc && o->format == ST_COV_FORMAT_GGUF)
         rc = st_cov_gguf_check(&s->model->config, &interleaved, e);
     if (!rc)
@@ -189,6 +206,7 @@ int st_cov_setup_open(struct st_cov_setup *s, const char *src, const struct st_c
     s->rules.key = key;
     s->rules.digest = s->digest;
     s->rules.cipher = &s->cipher;
+    s->rules.never = s->never;
     s->rules.frame = &s->frame;
     rc = prepare_norms(s, src, e);
     if (rc)
@@ -201,6 +219,8 @@ void st_cov_setup_close(struct st_cov_setup *s)
     st_cov_rules_wipe(&s->rules);
     st_cov_frame_wipe(&s->frame);
     st_cov_cipher_wipe(&s->cipher);
+    st_cov_frequent_wipe(&s->frequent);
+    free(s->never);
     free(s->sites);
     st_model_close(s->model);
     *s = (struct st_cov_setup){0};

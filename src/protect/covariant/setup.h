@@ -8,9 +8,11 @@
 struct st_cov_setup {
     struct st_model *model; /* the source */
     const struct st_cov_key *key;
-    uint8_t digest[32]; /* of the source */
-    uint32_t expand;    /* h as chosen */
+    uint8_t digest[32];              /* of the source */
+    uint32_t expand;                 /* h as chosen */
+    struct st_cov_frequent frequent; /* tokens that have homophones */
     struct st_cov_cipher cipher;
+    float *never; /* [d], see st_cov_never_row(); NULL without homophones */
     struct st_cov_frame frame;
     struct st_config config;   /* of the result */
     struct st_cov_site *sites; /* [plan.n_weight], for the rules */

@@ -80,7 +80,7 @@ double st_cov_part_flop(const struct st_cov_part *p)
 static int sort_units(struct st_cov_part *p, struct st_err *e)
 {
     const struct st_cov_job *j = &p->job;
-    uint32_t n = j->n / j->unit, n_old = j->n_src / j->unit;
+    uint32_t n = j->n / j->unit, n_old = j->n_src / j->unit + (j->extra != NULL);
     uint32_t *at = NULL;
     int rc = st_alloc(&p->visit, n, sizeof *p->visit, "order of rows", e);
     if (!rc)
@@ -243,6 +243,8 @@ static int add_noise(const struct st_cov_run_opts *o, const struct st_cov_part *
     int rc = st_cov_noise_open(o->key, o->digest, "noise", j->name, &s, e);
     for (uint32_t v = 0; !rc && v < t->n; v++) {
         uint32_t old = old_vector(p, t, v);
+        if (old == j->n_src) /* j->extra */
+            continue;
         st_cov_noise_row(s, old + copy_of(p, t, v, old) * j->n_src, z, j->len);
         float *to = t->v + (rows ? (size_t)v * j->len : v);
         size_t step = rows ? 1 : t->n;
@@ -261,7 +263,13 @@ static void load_rows(const struct st_cov_part *p, const struct tile *t)
     /* As many rows at once as follow one another in the source. */
     for (uint32_t v = 0, run; v < t->n; v += run) {
         uint32_t old = old_vector(p, t, v);
-        for (run = j->unit; v + run < t->n && old_vector(p, t, v + run) == old + run; run += j->unit)
+        if (old == j->n_src) {
+            memcpy(t->v + (size_t)v * j->len, j->extra, j->len * sizeof *t->v);
+            run = 1;
+            continue;
+        }
+        for (run = j->unit; v + run < t->n && old + run < j->n_src && old_vector(p, t, v + run) == old + run;
+             run += j->unit)
             ;
         st_convert(j->src_dtype, (const uint8_t *)j->src + old * row, ST_DTYPE_F32, t->v + (size_t)v * j->len,
                    (size_t)run * j->len);
@@ -407,8 +415,9 @@ static int tile_rows(const struct st_cov_run_opts *o, const struct st_cov_part *
                 wide);
     rc = emit_rows(o, p, t, s->c, s);
     if (!rc && j->weight >= 0) { /* a tile's rows stand together in the source */
-        uint32_t first = old_vector(p, t, 0);
-        st_model_release_rows(o->model, j->weight, first, old_vector(p, t, t->n - 1) + 1 - first);
+        uint32_t first = old_vector(p, t, 0), end = old_vector(p, t, t->n - 1) + 1;
+        if (first < j->n_src)
+            st_model_release_rows(o->model, j->weight, first, (end < j->n_src ? end : j->n_src) - first);
     }
     return rc;
 }

@@ -42,6 +42,7 @@ struct st_cov_job {
     uint32_t n_src;        /* vectors of the source */
     uint32_t unit;         /* vectors that stay together: head_dim, or 1 */
     const uint32_t *order; /* new unit -> old unit; NULL: as they are. An old unit may come more than once */
+    const float *extra;    /* [len], READS: old unit n_src (unit is 1), as given and without noise; or NULL */
     const double *mix;     /* [old unit / mix_share][unit, unit], applied to the vectors of a unit; or NULL */
     uint32_t mix_share;
     const double *scale; /* [n_src], by old vector, when mix is NULL; or NULL */
