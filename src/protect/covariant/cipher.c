@@ -73,13 +73,13 @@ int st_cov_cipher_init(uint32_t n_vocab, const struct st_cov_frequent *frequent,
 {
     struct st_stream *s = NULL;
     uint32_t *tau = NULL;
-    bool grows = frequent && frequent->n && n_copy;
+    uint32_t n_frequent = frequent && n_copy ? frequent->n : 0;
     *out = (struct st_cov_cipher){.n_vocab = n_vocab};
-    if (grows && (uint64_t)n_vocab + (uint64_t)frequent->n * n_copy > ST_MAX_VOCAB)
+    if ((uint64_t)n_vocab + (uint64_t)n_frequent * n_copy > ST_MAX_VOCAB)
         return st_fail(e, ST_USAGE, "homophones: %u for each of %u tokens make the vocabulary larger than %u", n_copy,
-                       frequent->n, ST_MAX_VOCAB);
-    if (grows) {
-        out->n_frequent = frequent->n;
+                       n_frequent, ST_MAX_VOCAB);
+    if (n_frequent) {
+        out->n_frequent = n_frequent;
         out->n_copy = n_copy;
     }
     uint32_t size = st_cov_cipher_size(out);

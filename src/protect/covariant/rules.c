@@ -243,7 +243,7 @@ int st_cov_rules_job(struct st_cov_rules *b, int i, struct st_cov_job *j, struct
         set_tokens(b, w->role, j);
     else
         set_units(j, st_cov_layer_units(&b->keys, r->keys ? r->keys : w->role, b->model->plan.weights[source].expert));
-    return rc;
+    return 0;
 }
 
 void st_cov_rules_wipe(struct st_cov_rules *b)
