@@ -125,20 +125,22 @@ static int drop_torn_line(int fd, const struct st_buf *b, const char *path, stru
     return st_fail(e, ST_IO, "%s: cannot write: %s", path, strerror(errno));
 }
 
+int st_cov_journal_parse(struct st_cov_journal *j, char *text, size_t len, const struct st_cov_binding *b,
+                         struct st_err *e)
+{
+    char *at = text, *end = text + len;
+    int rc = check_head(&at, end, b, e);
+    return rc ? rc : read_tensors(j, at, end, e);
+}
+
 static int read_journal(struct st_cov_journal *j, const char *path, const struct st_cov_binding *b, struct st_err *e)
 {
     struct st_buf text = {0};
     int rc = st_file_read(path, BYTES_MAX, &text, e);
     if (!rc)
         rc = drop_torn_line(j->fd, &text, path, e);
-    if (!rc) {
-        char *at = text.p, *end = text.p + text.len;
-        rc = check_head(&at, end, b, e);
-        if (!rc)
-            rc = read_tensors(j, at, end, e);
-        if (rc)
-            st_err_prefix(e, "%s", path);
-    }
+    if (!rc && st_cov_journal_parse(j, text.p, text.len, b, e))
+        rc = st_err_prefix(e, "%s", path);
     st_buf_free(&text);
     return rc;
 }

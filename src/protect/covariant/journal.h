@@ -40,6 +40,10 @@ struct st_cov_journal {
  * what differs; INPUT: damaged. On error nothing is open. */
 int st_cov_journal_open(struct st_cov_journal *j, const char *path, const struct st_cov_binding *b,
                         struct st_err *e) ST_MUST_CHECK;
+/* The text of a journal, into *j, zeroed: what open() reads. The text is changed; j is to be closed, also after an
+ * error. INPUT, USAGE as above. */
+int st_cov_journal_parse(struct st_cov_journal *j, char *text, size_t len, const struct st_cov_binding *b,
+                         struct st_err *e) ST_MUST_CHECK;
 /* From any thread. In the file when it returns (not necessarily on disk: a tensor is hashed again before it counts). */
 int st_cov_journal_add(struct st_cov_journal *j, const char *name, const uint8_t sum[32],
                        struct st_err *e) ST_MUST_CHECK;
