@@ -20,7 +20,6 @@ import json
 import os
 import pathlib
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
@@ -60,11 +59,9 @@ def sotto(*argv):
 
 
 def write_key(path, label):
-    """A key file (version 1, not wrapped) whose seed is a hash of the label."""
+    """A key file whose seed is a hash of the label."""
     seed, key_id = (hashlib.sha256(f"{label} {part}".encode()).digest() for part in ("seed", "id"))
-    body = struct.pack("<8sI16sI16sq32s", b"SOTTOKEY", 1, key_id[:16], 0, bytes(16), 1, seed)
-    path.write_bytes(body + hashlib.sha256(body).digest())
-    path.chmod(0o600)
+    cipher.write_key(path, key_id[:16], seed)
     return seed
 
 
@@ -126,7 +123,7 @@ class Bench:
         key, dst = self.tmp / "key", self.tmp / "dst"
         secret = write_key(key, f"noise sweep {self.name} {seed}")
         sotto("obfuscate", self.src, dst, "--key", key, "--preset", preset, "--alpha-e", e, "--alpha-h", h,
-              "--noise-all", every, "--dtype", "f32", "--quiet")
+              "--noise-all", every, "--dtype", "f32")
         victim = model.read(dst)
         shutil.rmtree(dst)
         tau = np.array(cipher.permutation(secret, self.digest, self.n))

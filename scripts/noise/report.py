@@ -25,7 +25,7 @@ def percent(v):
 def change(v):
     """The perplexity's change in per cent, signed."""
     p = 100 * v
-    return f"{p:+.0f} %" if abs(p) >= 10 else f"{p:+.1f} %"
+    return "0 %" if abs(p) < .05 else f"{p:+.0f} %" if abs(p) >= 10 else f"{p:+.1f} %"
 
 
 def write_csv(path, rows, command):
