@@ -178,7 +178,6 @@ def main():
     p.add_argument("--settings", help="preset:alpha_e:alpha_h:noise_all, apart by commas; default: all")
     p.add_argument("--out", type=pathlib.Path, default=ROOT / "docs" / "noise_sweep")
     a = p.parse_args()
-    torch.set_num_threads(2)
     settings = SETTINGS
     if a.settings:
         settings = [(s.split(":")[0], *map(float, s.split(":")[1:])) for s in a.settings.split(",")]
