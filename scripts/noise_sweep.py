@@ -32,11 +32,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "interop")]
 
 import cipher  # noqa: E402
-from noise import attacks, model, report  # noqa: E402
+from noise import attacks, model, report, tune  # noqa: E402
 
 SHARED = pathlib.Path(os.environ.get("SOTTO_SHARED", ROOT.parent / "shared")) / "data"
 SOTTO = os.environ.get("SOTTO_BIN", str(ROOT / "build" / "bin" / "sotto"))
 SEPARATOR = "<|endoftext|>"
+TUNE = "AdamW, rate 1e-3 falling to 0, batches of 16 x 128 tokens, all weights"
 # preset : alpha_e : alpha_h : noise on every matrix
 SETTINGS = [("tight", e, h, 0) for e, h in
             ((0, 0), (.05, .05), (.1, .05), (.2, .05), (.5, .05), (1, .05), (0, .2), (.2, .2), (.5, .2), (1, .2))]
@@ -94,16 +95,15 @@ class Bench:
 
     def __init__(self, name, a, tmp):
         self.name, self.tmp = name, tmp
-        self.src, tokenizer = source(name)
+        self.src, self.tokenizer = source(name)
         self.base = model.read(self.src)
-        self.docs = documents(tokenizer, a.text, a.docs, self.base.n_ctx, tmp)
+        self.docs = documents(self.tokenizer, a.text, a.docs, self.base.n_ctx, tmp)
         self.n = self.base.n_vocab
         self.count = np.bincount(np.concatenate([d[1:] for d in self.docs]), minlength=self.n)
         self.types = np.flatnonzero(self.count)
-        self.digest = cipher.model_digest(self.src)
         self.nats, self.top = evaluate(self.base, self.docs, np.arange(self.n))
         said = sotto("eval", self.src, "--text", a.text, "--separator", SEPARATOR, "--max-docs", a.docs, "--json",
-                     *([] if self.src.is_dir() else ["--tokenizer", tokenizer]))
+                     *([] if self.src.is_dir() else ["--tokenizer", self.tokenizer]))
         engine = json.loads(said)["nats_per_token"]
         if abs(engine - self.nats) > 2e-3:
             sys.exit(f"noise_sweep: {name}: {self.nats:.5f} nats per token here, {engine:.5f} by sotto eval")
@@ -118,20 +118,47 @@ class Bench:
         right = guess[tau] == np.arange(self.n)
         return float(right[self.types].mean()), float((right * self.count).sum() / self.count.sum())
 
-    def draw(self, setting, seed, base=None):
+    def compile(self, src, setting, seed):
+        """The obfuscated model and its token cipher (plain id -> cipher id)."""
         preset, e, h, every = setting
         key, dst = self.tmp / "key", self.tmp / "dst"
         secret = write_key(key, f"noise sweep {self.name} {seed}")
-        sotto("obfuscate", self.src, dst, "--key", key, "--preset", preset, "--alpha-e", e, "--alpha-h", h,
+        sotto("obfuscate", src, dst, "--key", key, "--preset", preset, "--alpha-e", e, "--alpha-h", h,
               "--noise-all", every, "--dtype", "f32")
         victim = model.read(dst)
         shutil.rmtree(dst)
-        tau = np.array(cipher.permutation(secret, self.digest, self.n))
-        nats, top = evaluate(victim, self.docs, tau)
-        out = {"perplexity": float(np.exp(nats)), "top1": float((top == self.top).mean()), "types": {}, "text": {}}
+        return victim, np.array(cipher.permutation(secret, cipher.model_digest(src), self.n))
+
+    def attack(self, base, victim, tau, noise, seed):
+        out = {"types": {}, "text": {}}
         for name, attack in attacks.ATTACKS.items():
-            guess = attack(base or self.base, victim, attacks.Noise(e, h, every), seed)
-            out["types"][name], out["text"][name] = self.score(guess, tau)
+            out["types"][name], out["text"][name] = self.score(attack(base, victim, noise, seed), tau)
+        return out
+
+    def draw(self, setting, seed, base=None):
+        victim, tau = self.compile(self.src, setting, seed)
+        nats, top = evaluate(victim, self.docs, tau)
+        return {"perplexity": float(np.exp(nats)), "top1": float((top == self.top).mean()),
+                **self.attack(base or self.base, victim, tau, attacks.Noise(*setting[1:]), seed)}
+
+    def tuned(self, text, steps):
+        """The victim is a fine-tune of the base on another text, obfuscated without noise."""
+        ids = json.loads(sotto("tokenize", self.tokenizer, "--file", text, "--json"))["ids"]
+        rows = torch.tensor(ids[:len(ids) // 128 * 128]).view(-1, 128)
+        rows[:, 0] = self.base.bos
+        held_out, rows = rows[:64], rows[64:]
+        m, src = tune.tune(self.base, rows, steps), self.tmp / "tuned"
+        model.write(m, src)
+        victim, tau = self.compile(src, ("tight", 0, 0, 0), 0)
+        shutil.rmtree(src)
+        # Scored on the text that the victim is for; noise of the size that such a step leaves, as a guess.
+        held = held_out[:, 1:].numpy().ravel()
+        self.count, old = np.bincount(held, minlength=self.n), self.count
+        self.types, old_types = np.flatnonzero(self.count), self.types
+        step = tune.moved(self.base, m)
+        out = {"steps": steps, "before": tune.mean_loss(self.base, held_out), "after": tune.mean_loss(m, held_out),
+               "moved": step, **self.attack(self.base, victim, tau, attacks.Noise(step, step, step), 0)}
+        self.count, self.types = old, old_types
         return out
 
     def row(self, setting, draws, base=None):
@@ -155,17 +182,21 @@ def check_controls(rows):
                          f"{'without noise' if clean else 'against an unrelated base'}")
 
 
-def page(benches, by_model, a, command):
+def page(benches, by_model, by_tuned, a, command):
     out = ["# Noise: what it costs, what it hides", "", f"Made by `{command}`; figures in [noise_sweep.csv]"
            f"({a.out.name}.csv). What the settings and attacks are: [covariant.md](covariant.md).", "",
            f"![Accuracy against recovery]({a.out.name}.svg)", ""]
-    for b, rows in zip(benches, by_model):
+    for b, rows, tuned in zip(benches, by_model, by_tuned):
         out += [f"## {b.name}",
                 f"Vocabulary {b.n}; scored on the {len(b.types)} tokens that occur in the text ({a.docs} stories, "
                 f"{sum(map(len, b.docs)) - len(b.docs)} predicted tokens; plain perplexity {np.exp(b.nats):.4f}). "
                 f"Mean of {a.draws} keys. Attacks: per cent of types / of the text recovered; chance "
                 f"{100 / b.n:.2f}. Unrelated base: the same attack by a server with random weights of this shape.", "",
                 report.table(rows)]
+        if tuned:
+            out += [f"The victim is a private fine-tune of the base on {a.tune_text.name} ({TUNE}), obfuscated without "
+                    "noise; the server has the base only. Scored on the tokens of held-out parts of that text.", "",
+                    report.tuned_table(tuned)]
     return "\n".join(out).rstrip() + "\n"
 
 
@@ -176,13 +207,15 @@ def main():
     p.add_argument("--docs", type=int, default=100)
     p.add_argument("--draws", type=int, default=2)
     p.add_argument("--settings", help="preset:alpha_e:alpha_h:noise_all, apart by commas; default: all")
+    p.add_argument("--tune", default="30,300", help="steps of fine-tuned victims; empty: none")
+    p.add_argument("--tune-text", type=pathlib.Path, default=SHARED / "eval" / "tinyshakespeare.txt")
     p.add_argument("--out", type=pathlib.Path, default=ROOT / "docs" / "noise_sweep")
     a = p.parse_args()
     settings = SETTINGS
     if a.settings:
         settings = [(s.split(":")[0], *map(float, s.split(":")[1:])) for s in a.settings.split(",")]
     command = "scripts/noise_sweep.py" + "".join(f" {x}" for x in sys.argv[1:])
-    benches, by_model = [], []
+    benches, by_model, by_tuned = [], [], []
     with tempfile.TemporaryDirectory() as tmp:
         for name in a.models.split(","):
             if not source(name)[0].exists():
@@ -195,12 +228,13 @@ def main():
                 print(f"{name} {report.setting(rows[-1])}: perplexity {report.change(rows[-1]['perplexity_change'])}, "
                       + ", ".join(f"{n} {100 * v:.1f} %" for n, v in rows[-1]["types"].items())
                       + f" ({time.monotonic() - start:.0f} s)", file=sys.stderr, flush=True)
+            by_tuned.append([b.tuned(a.tune_text, int(steps)) for steps in a.tune.split(",") if steps])
             benches.append(b)
             by_model.append(rows)
             check_controls(rows)
     report.write_csv(a.out.with_suffix(".csv"), [r for rows in by_model for r in rows], command)
     a.out.with_suffix(".svg").write_text(report.picture(by_model, command))
-    a.out.with_suffix(".md").write_text(page(benches, by_model, a, command))
+    a.out.with_suffix(".md").write_text(page(benches, by_model, by_tuned, a, command))
 
 
 if __name__ == "__main__":

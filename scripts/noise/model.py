@@ -131,7 +131,8 @@ def _read_llama2c(path):
 def write(m, path):
     """An HF directory in f32, without a tokenizer."""
     path.mkdir()
-    save_file({name: t.contiguous() for name, t in m.w.items()}, path / "model.safetensors")
+    save_file({name: t.clone(memory_format=torch.contiguous_format) for name, t in m.w.items()},
+              path / "model.safetensors")
     (path / "config.json").write_text(json.dumps({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": m.d,
         "intermediate_size": len(m.layer(0, "mlp.gate_proj")), "num_hidden_layers": m.n_layer,

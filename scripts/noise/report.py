@@ -60,6 +60,18 @@ def table(rows):
     return "\n".join(lines) + "\n"
 
 
+def tuned_table(rows):
+    attacks = list(rows[0]["types"])
+    lines = ["| steps | loss on that text | weights moved | " + " | ".join(attacks) + " | strongest |",
+             "|---|---|---|" + "---|" * (len(attacks) + 1)]
+    for r in rows:
+        cells = [f"{percent(r['types'][a])} / {percent(r['text'][a])}" for a in attacks]
+        best = f"{percent(max(r['types'].values()))} / {percent(max(r['text'].values()))}"
+        lines.append(f"| {r['steps']} | {r['before']:.2f} -> {r['after']:.2f} | {100 * r['moved']:.1f} % | "
+                     + " | ".join(cells) + f" | {best} |")
+    return "\n".join(lines) + "\n"
+
+
 # ---- the picture --------------------------------------------------------------------------------
 
 def _x(value):
