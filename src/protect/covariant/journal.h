@@ -1,5 +1,5 @@
-/* The journal of a staging directory: what the run that made it was asked for, and which tensors are finished. Public
- * facts only: digests of bytes that the server gets anyway, and a commitment to the key.
+/* The journal of a staging directory: what the run that made it was asked for, and which tensors are finished. No
+ * secret, but the source's digest tells which model it was: the staging directory is not for the server.
  *
  * Text, one fact a line; a line without its end (a killed run) does not count:
  *     sotto covariant journal 1

@@ -13,6 +13,12 @@ static int64_t encipher(const struct st_cov_cipher *c, int64_t id)
     return id < 0 ? -1 : (int64_t)c->to[id];
 }
 
+static int by_id(const void *a, const void *b)
+{
+    const int64_t *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
 void st_cov_config(const struct st_config *plain, uint32_t h, const struct st_cov_cipher *cipher, struct st_config *out)
 {
     *out = *plain;
@@ -26,6 +32,8 @@ void st_cov_config(const struct st_config *plain, uint32_t h, const struct st_co
     out->pad = encipher(cipher, plain->pad);
     for (int i = 0; i < plain->n_eos; i++)
         out->eos[i] = encipher(cipher, plain->eos[i]);
+    /* In an order that does not tell which is which. */
+    qsort(out->eos, (size_t)out->n_eos, sizeof *out->eos, by_id);
 }
 
 int st_cov_write_json(const struct st_cov_out *o, const char *name, json_t *v, struct st_err *e)
