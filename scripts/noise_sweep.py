@@ -37,10 +37,11 @@ from noise import attacks, model, report, tune  # noqa: E402
 SHARED = pathlib.Path(os.environ.get("SOTTO_SHARED", ROOT.parent / "shared")) / "data"
 SOTTO = os.environ.get("SOTTO_BIN", str(ROOT / "build" / "bin" / "sotto"))
 SEPARATOR = "<|endoftext|>"
+ROTATED = [("tight", 0, 0, 0), ("tight", .1, .05, 0)]
 TUNE = "AdamW, rate 1e-3 falling to 0, batches of 16 x 128 tokens, all weights"
 # preset : alpha_e : alpha_h : noise on every matrix
 SETTINGS = [("tight", e, h, 0) for e, h in
-            ((0, 0), (.05, .05), (.1, .05), (.2, .05), (.5, .05), (1, .05), (0, .2), (.2, .2), (.5, .2), (1, .2))]
+            ((0, 0), (.05, .05), (.1, .05), (.2, .05), (.5, .05), (1, .05), (0, .2), (.2, .2), (.5, .2), (1, .2), (2, 1))]
 SETTINGS += [("tight", 0, 0, s) for s in (.02, .05, .1)]
 SETTINGS += [("paper", e, h, 0) for e, h in ((0, 0), (.1, .05), (1, .2))]
 
@@ -141,6 +142,18 @@ class Bench:
         return {"perplexity": float(np.exp(nats)), "top1": float((top == self.top).mean()),
                 **self.attack(base or self.base, victim, tau, attacks.Noise(*setting[1:]), seed)}
 
+    def rotated(self, setting):
+        """The server has no base, but the checkpoint that an earlier key made with the same settings: does it learn
+        which new id is which old one?"""
+        old, tau_old = self.compile(self.src, setting, 100)
+        new, tau = self.compile(self.src, setting, 101)
+        noise = attacks.Noise(*(2 ** .5 * x for x in setting[1:]))  # of both
+        out = {"types": {}, "text": {}}
+        for name, attack in attacks.ATTACKS.items():
+            old_id = attack(old, new, noise, 0)
+            out["types"][name], out["text"][name] = self.score(np.argsort(tau_old)[old_id], tau)
+        return {"setting": setting, **out}
+
     def tuned(self, text, steps):
         """The victim is a fine-tune of the base on another text, obfuscated without noise."""
         ids = json.loads(sotto("tokenize", self.tokenizer, "--file", text, "--json"))["ids"]
@@ -182,22 +195,32 @@ def check_controls(rows):
                          f"{'without noise' if clean else 'against an unrelated base'}")
 
 
-def page(benches, by_model, by_tuned, a, command):
+def page(done, a, command):
     out = ["# Noise: what it costs, what it hides", "", f"Made by `{command}`; figures in [noise_sweep.csv]"
            f"({a.out.name}.csv). What the settings and attacks are: [covariant.md](covariant.md).", "",
            f"![Accuracy against recovery]({a.out.name}.svg)", ""]
-    for b, rows, tuned in zip(benches, by_model, by_tuned):
+    for b, rows, rotated, tuned in done:
         out += [f"## {b.name}",
                 f"Vocabulary {b.n}; scored on the {len(b.types)} tokens that occur in the text ({a.docs} stories, "
                 f"{sum(map(len, b.docs)) - len(b.docs)} predicted tokens; plain perplexity {np.exp(b.nats):.4f}). "
-                f"Mean of {a.draws} keys. Attacks: per cent of types / of the text recovered; chance "
+                f"Keys per setting: {a.draws}. Attacks: per cent of types / of the text recovered; chance "
                 f"{100 / b.n:.2f}. Unrelated base: the same attack by a server with random weights of this shape.", "",
-                report.table(rows)]
+                report.table(rows),
+                "Rotation: the server has no base, but kept the checkpoint of the last key. Share of the new ids that it "
+                "matches with their old ones, so that what it counted under the old key still counts:", "",
+                report.rotated_table(rotated)]
         if tuned:
             out += [f"The victim is a private fine-tune of the base on {a.tune_text.name} ({TUNE}), obfuscated without "
                     "noise; the server has the base only. Scored on the tokens of held-out parts of that text.", "",
                     report.tuned_table(tuned)]
     return "\n".join(out).rstrip() + "\n"
+
+
+def write(done, a, command):
+    by_model = [rows for _, rows, _, _ in done]
+    report.write_csv(a.out.with_suffix(".csv"), [r for rows in by_model for r in rows], command)
+    a.out.with_suffix(".svg").write_text(report.picture(by_model, command))
+    a.out.with_suffix(".md").write_text(page(done, a, command))
 
 
 def main():
@@ -215,7 +238,7 @@ def main():
     if a.settings:
         settings = [(s.split(":")[0], *map(float, s.split(":")[1:])) for s in a.settings.split(",")]
     command = "scripts/noise_sweep.py" + "".join(f" {x}" for x in sys.argv[1:])
-    benches, by_model, by_tuned = [], [], []
+    done = []
     with tempfile.TemporaryDirectory() as tmp:
         for name in a.models.split(","):
             if not source(name)[0].exists():
@@ -228,13 +251,11 @@ def main():
                 print(f"{name} {report.setting(rows[-1])}: perplexity {report.change(rows[-1]['perplexity_change'])}, "
                       + ", ".join(f"{n} {100 * v:.1f} %" for n, v in rows[-1]["types"].items())
                       + f" ({time.monotonic() - start:.0f} s)", file=sys.stderr, flush=True)
-            by_tuned.append([b.tuned(a.tune_text, int(steps)) for steps in a.tune.split(",") if steps])
-            benches.append(b)
-            by_model.append(rows)
             check_controls(rows)
-    report.write_csv(a.out.with_suffix(".csv"), [r for rows in by_model for r in rows], command)
-    a.out.with_suffix(".svg").write_text(report.picture(by_model, command))
-    a.out.with_suffix(".md").write_text(page(benches, by_model, by_tuned, a, command))
+            rotated = [b.rotated(s) for s in ROTATED]
+            tuned = [b.tuned(a.tune_text, int(steps)) for steps in a.tune.split(",") if steps]
+            done.append((b, rows, rotated, tuned))
+            write(done, a, command)  # after each model: the next one takes its time
 
 
 if __name__ == "__main__":

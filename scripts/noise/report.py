@@ -4,7 +4,7 @@ import math
 
 FIELDS = ["model", "preset", "alpha_e", "alpha_h", "noise_all", "draws", "perplexity",
           "perplexity_change", "top1"]
-TICKS = [0, 1, 3, 10, 30, 100, 300, 1000, 3000]
+TICKS = [0, 1, 3, 10, 30, 100, 300, 1000, 10000]
 COLOURS = {"A1": "a1", "A2": "a2", "A11": "a11"}
 STYLE = """
   svg{font-family:Helvetica,Arial,sans-serif;font-size:13px}
@@ -43,33 +43,41 @@ def write_csv(path, rows, command):
 
 def setting(r):
     if r["preset"] == "unrelated":
-        return "unrelated base | | "
+        return "unrelated base"
     return f"{r['preset']} | {r['alpha_e']:g} / {r['alpha_h']:g} | {r['noise_all']:g}"
 
 
+def recovered(r):
+    """One cell per attack, and the strongest."""
+    cells = [f"{percent(r['types'][a])} / {percent(r['text'][a])}" for a in r["types"]]
+    best = f"{percent(max(r['types'].values()))} / {percent(max(r['text'].values()))}"
+    return " | ".join([*cells, best])
+
+
+def lines(heads, rows, cells):
+    """heads: of the columns before the attacks; cells(row): their contents."""
+    out = ["| " + " | ".join([*heads, *rows[0]["types"], "strongest"]) + " |"]
+    out.append("|" + "---|" * (len(heads) + len(rows[0]["types"]) + 1))
+    out += [f"| {cells(r)} | {recovered(r)} |" for r in rows]
+    return "\n".join(out) + "\n"
+
+
 def table(rows):
-    attacks = list(rows[0]["types"])
-    lines = ["| preset | alpha_e / alpha_h | every matrix | perplexity | top-1 | "
-             + " | ".join(attacks) + " | strongest |",
-             "|---|---|---|---|---|" + "---|" * (len(attacks) + 1)]
-    for r in rows:
-        cells = [f"{percent(r['types'][a])} / {percent(r['text'][a])}" for a in attacks]
-        best = f"{percent(max(r['types'].values()))} / {percent(max(r['text'].values()))}"
-        told = "| | " if r["preset"] == "unrelated" else f"| {change(r['perplexity_change'])} | {r['top1']:.3f} "
-        lines.append(f"| {setting(r)} {told}| " + " | ".join(cells) + f" | {best} |")
-    return "\n".join(lines) + "\n"
+    def cells(r):
+        if r["preset"] == "unrelated":
+            return "unrelated base | | | |"
+        return f"{setting(r)} | {change(r['perplexity_change'])} | {r['top1']:.3f}"
+    return lines(["preset", "alpha_e / alpha_h", "every other matrix", "perplexity", "top-1"], rows, cells)
+
+
+def rotated_table(rows):
+    return lines(["preset", "alpha_e / alpha_h"], rows,
+                 lambda r: f"{r['setting'][0]} | {r['setting'][1]:g} / {r['setting'][2]:g}")
 
 
 def tuned_table(rows):
-    attacks = list(rows[0]["types"])
-    lines = ["| steps | loss on that text | weights moved | " + " | ".join(attacks) + " | strongest |",
-             "|---|---|---|" + "---|" * (len(attacks) + 1)]
-    for r in rows:
-        cells = [f"{percent(r['types'][a])} / {percent(r['text'][a])}" for a in attacks]
-        best = f"{percent(max(r['types'].values()))} / {percent(max(r['text'].values()))}"
-        lines.append(f"| {r['steps']} | {r['before']:.2f} -> {r['after']:.2f} | {100 * r['moved']:.1f} % | "
-                     + " | ".join(cells) + f" | {best} |")
-    return "\n".join(lines) + "\n"
+    return lines(["steps", "loss on that text", "weights moved"], rows,
+                 lambda r: f"{r['steps']} | {r['before']:.2f} -> {r['after']:.2f} | {100 * r['moved']:.1f} %")
 
 
 # ---- the picture --------------------------------------------------------------------------------
@@ -78,7 +86,7 @@ def _x(value):
     """Per cent of perplexity -> 0..1; linear below 1, logarithmic above."""
     def f(v):
         return v if v <= 1 else 1 + math.log10(v) * 1.5
-    return f(max(value, 0)) / f(TICKS[-1])
+    return f(min(max(value, 0), TICKS[-1])) / f(TICKS[-1])
 
 
 def _mark(kind, x, y, colour):

@@ -64,7 +64,8 @@ int st_cov_opts_line(const struct st_cov_opts *o, uint32_t h, char *out, size_t 
 uint32_t st_cov_expand(uint32_t d_model, uint32_t n_head);
 
 /* SRC (HF directory or llama2.c file) -> DST (HF directory, must not exist; appears atomically and holds config.json,
- * generation_config.json, model.safetensors (or shards and their index) and the manifest sotto.json; no tokenizer).
+ * generation_config.json, model.safetensors (or shards and their index), a tokenizer of passthrough words and the
+ * manifest sotto.json), or one GGUF file.
  * Matrices keep their dtype unless o->dtype says another. Memory: (d + 2h)^2 doubles and a few tiles per thread; SRC is
  * mapped, DST written as it comes. Same key, source, options and machine: the same bytes. (Other CPUs may round a last
  * bit differently.) UNSUPPORTED: architecture; INPUT: a checkpoint that does not fit its config, or values that the

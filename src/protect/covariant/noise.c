@@ -16,12 +16,20 @@
 int st_cov_noise_open(const struct st_cov_key *key, const uint8_t model_digest[32], const char *kind,
                       const char *tensor, struct st_stream **s, struct st_err *e)
 {
-    char label[160];
+    char label[200];
     int n = snprintf(label, sizeof label, "%s.%s", kind, tensor);
     *s = NULL;
     if (n < 0 || (size_t)n >= sizeof label)
         return st_fail(e, ST_INTERNAL, "%s: name too long for a random stream", tensor);
     return st_cov_key_stream(key, model_digest, label, s, e);
+}
+
+int st_cov_noise_added(const struct st_cov_key *key, const uint8_t model_digest[32], double share, const char *tensor,
+                       struct st_stream **s, struct st_err *e)
+{
+    char kind[40];
+    snprintf(kind, sizeof kind, "noise %.17g", share);
+    return st_cov_noise_open(key, model_digest, kind, tensor, s, e);
 }
 
 /* ln of a float in (0, 1]: u = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), then the polynomial of Cephes' logf

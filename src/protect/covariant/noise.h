@@ -9,7 +9,11 @@
 #include "protect/covariant/key.h"
 #include "tensor/tensor.h"
 
-/* The stream "KIND.TENSOR"; kinds: "noise" (added to plain weights), "expand" (R of a frame). */
+/* The stream of what is added to a tensor's plain weights at this share of their deviation ("noise SHARE.TENSOR"). The
+ * share is part of the label: whoever saw the same deviates at two shares could solve for them. */
+int st_cov_noise_added(const struct st_cov_key *key, const uint8_t model_digest[32], double share, const char *tensor,
+                       struct st_stream **s, struct st_err *e) ST_MUST_CHECK;
+/* The stream "KIND.TENSOR"; kinds: that of st_cov_noise_added(), "expand" (R of a frame). */
 int st_cov_noise_open(const struct st_cov_key *key, const uint8_t model_digest[32], const char *kind,
                       const char *tensor, struct st_stream **s, struct st_err *e) ST_MUST_CHECK;
 /* out [n] = the first n deviates of a row. */

@@ -107,7 +107,7 @@ static int add_noise(const struct product *m, uint32_t lo, uint32_t n, struct sc
     const struct st_cov_job *j = m->noise;
     struct st_stream *s;
     float *z;
-    int rc = st_cov_noise_open(m->p->key, m->p->digest, "noise", j->name, &s, &t->err);
+    int rc = st_cov_noise_added(m->p->key, m->p->digest, j->noise, j->name, &s, &t->err);
     if (rc)
         return rc;
     rc = st_alloc(&z, j->len, sizeof *z, "noise", &t->err);

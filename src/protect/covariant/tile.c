@@ -240,7 +240,7 @@ static int add_noise(const struct st_cov_run_opts *o, const struct st_cov_part *
     bool rows = j->side != ST_COV_WRITES_COLUMNS;
     float std = (float)p->noise;
     struct st_stream *s;
-    int rc = st_cov_noise_open(o->key, o->digest, "noise", j->name, &s, e);
+    int rc = st_cov_noise_added(o->key, o->digest, j->noise, j->name, &s, e);
     for (uint32_t v = 0; !rc && v < t->n; v++) {
         uint32_t old = old_vector(p, t, v);
         if (old == j->n_src) /* j->extra */
