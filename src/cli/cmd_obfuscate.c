@@ -238,14 +238,14 @@ const struct st_cmd st_cmd_obfuscate = {
     .min_args = 2,
     .max_args = 2,
     .doc =
-        "Writes DST, a Hugging Face directory that any stock engine serves, from SRC (a Hugging Face directory or a "
-        "llama2.c file) and a key. The server then sees permuted token ids and keyed weights; `sotto proxy --protect "
-        "covariant` translates for your applications. This hides nothing from a server that holds the weights of SRC "
-        "and "
-        "compares them. DST appears when it is complete; a run that was stopped goes on when the same command is "
-        "given. "
-        "The tokenizer in DST carries ids as opaque words; it must not get that of SRC.",
-    .examples = "  sotto key new my.key\n  sotto obfuscate my-model my-model.cov --key my.key --verify",
+        "Writes DST, a Hugging Face directory or a GGUF file that any stock engine serves, from SRC (a Hugging Face "
+        "directory or a llama2.c file) and a key. The server then sees permuted token ids and keyed weights; `sotto "
+        "proxy --protect covariant` translates for your applications. This hides nothing from a server that looks and "
+        "holds the weights of SRC, or of the base it was tuned from; no noise changes that (docs/covariant.md). DST "
+        "appears when it is complete; a run that was stopped goes on when the same command is given. The tokenizer in "
+        "DST carries ids as opaque words; the server must not get that of SRC.",
+    .examples = "  sotto key new my.key\n  sotto obfuscate my-model my-model.cov --key my.key --verify\n"
+                "  sotto obfuscate my-model my-model.gguf --key my.key --format gguf --dtype f16",
     .shared = ST_CLI_JSON | ST_CLI_THREADS | ST_CLI_UNLOCK,
     .options = options,
     .opts_size = sizeof(struct obfuscate_opts),
