@@ -147,3 +147,16 @@ def test_the_demo_model_says_the_same(tmp_path, key):
         want, gaps = greedy_of(plain, ids, N_GREEDY)
         said, _ = greedy_of(wide, o.to(ids), N_GREEDY)
         assert said == o.to(want) or min(gaps) < GAP
+
+
+def test_the_paper_says_what_its_keys_cost(tmp_path, key):
+    """A leveled router and rotary pairs that change places are warned of; the source's experts are not
+    touched under preset tight."""
+    src = mk.write("mixtral-gqa", tmp_path / "src")
+    tight = run_engine("obfuscate", src, tmp_path / "tight", "--key", key)
+    paper = run_engine("obfuscate", src, tmp_path / "paper", "--key", key, "--preset", "paper",
+                       "--beta", 8, "--gamma", 10, "--verify")
+    assert tight.returncode == 0 and "warn" not in tight.stderr
+    assert paper.returncode == 0, paper.stderr
+    assert paper.stderr.count("choice of experts") == 1
+    assert paper.stderr.count("rotary pairs change places") == 1
