@@ -94,6 +94,17 @@ double st_cov_run_flop(const struct st_cov_run *r)
 
 /* ---- running the window ---- */
 
+/* The window's products so far, as a share of its bytes. */
+static void show_progress(const struct st_cov_run *r)
+{
+    uint64_t bytes = 0, tiles = 0, next = atomic_load(&r->next);
+    for (int p = 0; p < r->n_part; p++) {
+        tiles += r->parts[p].n_tile;
+        bytes += r->parts[p].last ? r->parts[p].job.out->bytes : 0;
+    }
+    st_progress_update(r->o.progress, r->done + (next < tiles ? bytes * next / tiles : bytes));
+}
+
 /* The part that holds piece `i` of the step, and the piece's number in it; NULL after the last. */
 static struct st_cov_part *find_piece(const struct st_cov_run *r, uint32_t i, uint32_t *piece)
 {
@@ -129,6 +140,8 @@ static void work(void *arg, int thread, int n_threads)
             (void)!st_cov_out_finish(r->o.out, p->job.out, &s->err);
         if (s->err.code)
             atomic_store(&r->failed, true);
+        else if (thread == 0 && r->step == STEP_PRODUCT)
+            show_progress(r);
     }
 }
 
