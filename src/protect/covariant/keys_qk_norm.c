@@ -5,8 +5,7 @@
  *   per layer and pair   a rotation by 90 degrees or none, the same for all heads; the two entries of w_q and of w_k
  *                        change places with it. A scale s into the norm weights: w_q * s, w_k / s.
  *                        Under preset `paper` pairs change places (keys_pairs.c), in the norm weights as well.
- *   per key/value head and pair   a sign (180 degrees), the same for its query heads; an odd multiple of the weights'
- *                        sign commutes with any weight.
+ *   per key/value head and pair   a sign (180 degrees), the same for its query heads: it commutes with any weight.
  *   per head             a positive scale of all its rows: the norm divides it away, up to its eps.
  * eps: the result's norm_eps is eps_ratio times the source's, so every head is scaled by sqrt(eps_ratio), which makes
  * the norm exact. A random factor c in [1, 4] on top changes the norm's eps to eps / c^2, a relative change of q below
