@@ -5,17 +5,20 @@ import math
 FIELDS = ["model", "preset", "alpha_e", "alpha_h", "noise_all", "draws", "perplexity",
           "perplexity_change", "top1"]
 TICKS = [0, 1, 3, 10, 30, 100, 300, 1000, 10000]
-COLOURS = {"A1": "a1", "A2": "a2", "A11": "a11"}
-STYLE = """
+COLOURS = {"A1": ("#8a6d00", "#e3c04a"), "A2": ("#b3261e", "#ff8a80"), "A11": ("#1a5fb4", "#7ab7ff")}  # light, dark
+PLAIN = """
   svg{font-family:Helvetica,Arial,sans-serif;font-size:13px}
-  .bg{fill:#fff}.text{fill:#222}.faint{fill:#666}.grid{stroke:#ddd;fill:none}.axis{stroke:#666;fill:none}
-  .a1{--c:#8a6d00}.a2{--c:#b3261e}.a11{--c:#1a5fb4}
-  .line{stroke:var(--c);stroke-width:2;fill:none}.mark{fill:var(--c);stroke:none}
-  .hollow{fill:none;stroke:var(--c);stroke-width:1.8}.name{fill:var(--c);font-weight:bold}
-  @media (prefers-color-scheme:dark){
-    .bg{fill:#0d1117}.text{fill:#e6e6e6}.faint{fill:#9aa0a6}.grid{stroke:#2b3138}.axis{stroke:#9aa0a6}
-    .a1{--c:#e3c04a}.a2{--c:#ff8a80}.a11{--c:#7ab7ff}
-  }"""
+  .line{stroke-width:2;fill:none} .hollow{stroke-width:1.8;fill:none} .name{font-weight:bold}"""
+LIGHT = ".bg{fill:#fff} .text{fill:#222} .faint{fill:#666} .grid{stroke:#ddd} .axis{stroke:#666}"
+DARK = ".bg{fill:#0d1117} .text{fill:#e6e6e6} .faint{fill:#9aa0a6} .grid{stroke:#2b3138} .axis{stroke:#9aa0a6}"
+
+
+def style():
+    def of(side, base):
+        marks = " ".join(f".line.{k},.hollow.{k}{{stroke:{c[side]}}} .mark.{k},.name.{k}{{fill:{c[side]}}}"
+                         for k, c in COLOURS.items())
+        return f"{base} {marks}"
+    return f"{PLAIN}\n  {of(0, LIGHT)}\n  @media (prefers-color-scheme:dark){{{of(1, DARK)}}}\n"
 
 
 def percent(v):
@@ -115,7 +118,7 @@ def _panel(rows, left, top, width, height):
     out.append(f'<path class="axis" stroke-dasharray="5 4" d="M{left} {y:.1f}h{width}"/>'
                f'<text class="faint" x="{left + width}" y="{y - 6:.1f}" text-anchor="end">chance</text>')
     for attack in rows[0]["types"]:
-        colour = COLOURS[attack.split()[0]]
+        colour = attack.split()[0]
         line = sorted((r for r in rows if r["preset"] == "tight" and not r["noise_all"]
                        and r["alpha_h"] in (0, .05) and bool(r["alpha_e"]) == bool(r["alpha_h"])),
                       key=lambda r: r["alpha_e"])
@@ -123,29 +126,28 @@ def _panel(rows, left, top, width, height):
         out.append(f'<path class="line {colour}" d="M' + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + '"/>')
         for r in rows:
             kind = "all" if r["noise_all"] else r["preset"]
-            if kind != "tight" or r in line:
-                out.append(_mark(kind, *at(r, r["types"][attack]), colour))
+            out.append(_mark(kind, *at(r, r["types"][attack]), colour))
     out.append(f'<text class="text" x="{left + width / 2}" y="{top + height + 38}" text-anchor="middle">'
                "perplexity lost, per cent</text>")
     return out
 
 
 def picture(by_model, command):
-    width, panel = 80 + 460 * len(by_model), 380
+    width, panel = 80 + 460 * max(2, len(by_model)), 380 if len(by_model) > 1 else 840
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} 460">',
-           f"<!-- {command} -->", f"<style>{STYLE}\n</style>", f'<rect class="bg" width="{width}" height="460"/>',
+           f"<!-- {command} -->", f"<style>{style()}</style>", f'<rect class="bg" width="{width}" height="460"/>',
            '<text class="text" x="20" y="30" font-size="17" font-weight="bold">What noise costs, and what a server '
            "with the base weights still reads</text>"]
     x = 20
     for attack in by_model[0][0]["types"]:
-        colour = COLOURS[attack.split()[0]]
+        colour = attack.split()[0]
         out.append(f'<rect class="mark {colour}" x="{x}" y="44" width="12" height="12"/>'
                    f'<text class="name {colour}" x="{x + 18}" y="55">{attack}</text>')
-        x += 40 + 8 * len(attack)
-    for kind, label in (("tight", "noise on embedding (line: head .05)"), ("all", "on every matrix"), ("paper", "preset paper")):
-        out.append(_mark(kind, x + 6, 50, "a2"))
+        x += 30 + 8 * len(attack)
+    for kind, label in (("tight", "embedding, head (line: head .05)"), ("all", "on every matrix"), ("paper", "preset paper")):
+        out.append(_mark(kind, x + 6, 50, "A2"))
         out.append(f'<text class="faint" x="{x + 18}" y="55">{label}</text>')
-        x += 40 + 6.4 * len(label)
+        x += 34 + 6.2 * len(label)
     out.append('<text class="text" transform="translate(22 260) rotate(-90)" text-anchor="middle">'
                "tokens recovered, per cent of types</text>")
     for i, rows in enumerate(by_model):
