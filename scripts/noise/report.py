@@ -28,6 +28,8 @@ def percent(v):
 def change(v):
     """The perplexity's change in per cent, signed."""
     p = 100 * v
+    if p > 1e4:
+        return f"times {1 + v:.3g}"
     return "0 %" if abs(p) < .05 else f"{p:+.0f} %" if abs(p) >= 10 else f"{p:+.1f} %"
 
 
@@ -109,7 +111,7 @@ def _panel(rows, left, top, width, height):
     for t in TICKS:
         x = left + width * _x(t)
         out.append(f'<path class="grid" d="M{x:.1f} {top}v{height}"/>'
-                   f'<text class="faint" x="{x:.1f}" y="{top + height + 18}" text-anchor="middle">{t}</text>')
+                   f'<text class="faint" x="{x:.1f}" y="{top + height + 18}" text-anchor="middle">{t}{"+" * (t == TICKS[-1])}</text>')
     for p in (0, 25, 50, 75, 100):
         y = top + height * (1 - p / 100)
         out.append(f'<path class="grid" d="M{left} {y:.1f}h{width}"/>'
