@@ -1,5 +1,6 @@
 """The sweep's results as CSV, as a markdown table and as a picture (plain SVG, light and dark)."""
 import csv
+import html
 import math
 
 FIELDS = ["model", "preset", "alpha_e", "alpha_h", "noise_all", "draws", "perplexity",
@@ -137,7 +138,7 @@ def _panel(rows, left, top, width, height):
 def picture(by_model, command):
     width, panel = 80 + 460 * max(2, len(by_model)), 380 if len(by_model) > 1 else 840
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} 460">',
-           f"<!-- {command} -->", f"<style>{style()}</style>", f'<rect class="bg" width="{width}" height="460"/>',
+           f"<desc>Made by {html.escape(command)}</desc>", f"<style>{style()}</style>", f'<rect class="bg" width="{width}" height="460"/>',
            '<text class="text" x="20" y="30" font-size="17" font-weight="bold">What noise costs, and what a server '
            "with the base weights still reads</text>"]
     x = 20
