@@ -225,10 +225,9 @@ def exact(made, plain, peer, contexts):
     return distributions(peer, plain("stories", "f32"), contexts, np.arange(len(made("stories").tau)))
 
 
-# Each precision's KL to plain F32 over that of the plain model. Over four keys: f16 1.6 to 1.7, bf16 1.2 to 1.4, q8_0
-# 1.3 to 1.5 at hidden size 64 + 64; the values pass one more invertible matrix than in the source.
-@pytest.mark.parametrize("kind, bound", [("f16", 2.0), ("bf16", 1.5), ("q8_0", 1.5)])
-def test_precision_costs_about_what_it_costs_the_plain_model(made, plain, peer, request, kind, bound):
+# Each precision's KL to plain F32 over that of the plain model; four keys gave 0.6 to 1.2 at hidden size 64 + 64.
+@pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0"])
+def test_precision_costs_about_what_it_costs_the_plain_model(made, plain, peer, request, kind):
     need("stories")
     contexts, exact = request.getfixturevalue("contexts"), request.getfixturevalue("exact")
     o = made("stories", "--dtype", kind)
@@ -237,7 +236,7 @@ def test_precision_costs_about_what_it_costs_the_plain_model(made, plain, peer, 
     wide = distributions(peer, o.dst, contexts, o.tau)
     own, ours, between = kl(exact, rounded), kl(exact, wide), kl(rounded, wide)
     print(f"{kind}: KL to plain F32: plain {own:.2e}, obfuscated {ours:.2e}; between them {between:.2e}")
-    assert ours < bound * own
+    assert ours < 1.5 * own
 
 
 # ---- what engines stumble over ------------------------------------------------------------------

@@ -99,11 +99,10 @@ uint64_t st_cov_frame_bytes(const struct st_cov_frame *f)
 
 void st_cov_frame_expand(const struct st_cov_frame *f, struct st_stream *s, uint32_t lo, uint32_t n, float *rt)
 {
-    float scale = 1 / sqrtf((float)f->d);
     for (uint32_t i = 0; i < n; i++) {
         float *row = rt + (size_t)i * f->spare;
         st_cov_noise_row(s, lo + i, row, f->spare);
         for (uint32_t j = 0; j < f->spare; j++)
-            row[j] *= scale;
+            row[j] *= f->spread;
     }
 }

@@ -3,17 +3,19 @@
  * Row convention, y = x W. Both presets come down to two matrices, drawn in double:
  *     writer  P [d, wide]            rows w [d] of a weight that writes x (embedding, columns of o and down) -> w P
  *     reader  [d + spare, wide]      rows w of a weight that reads x (q, k, v, gate, up, head)  -> [w, w R^T] reader
- * with R [spare, d] normal of variance 1/d, fresh for each reading tensor. The upper d rows of `reader` are a right
- * inverse of P (writer upper^T = I) and the others lie in its null space, so x P meets [w, w R^T] reader as x met w.
+ * with R [spare, d] normal of deviation `spread`, fresh for each reading tensor. The upper d rows of `reader` are a
+ * right inverse of P (writer upper^T = I) and the others lie in its null space, so x P meets [w, w R^T] reader as x met
+ * w.
  *
  *   tight  W is Haar-distributed in O(wide). P is its first d rows, reader is W, spare = 2h. P P^T = I: norms, and with
- *          them RMSNorm, are exact. (Ours.)
+ *          them RMSNorm, are exact. spread = d^-1/2 / 2: R lengthens what a tensor stores, and its rounding with it, by
+ *          1 + 2h spread^2 (energy; a quarter of that of spread d^-1/2). (Ours.)
  *   paper  P = [B C E] Z and reader = [[B^-T F^T 0] Z ; [0 0 N^T] Z], Z Haar in O(wide), B = U + lambda V (U Haar, V
  *          normal of variance 1/d), E and F of rank h/2, C F = 0 and E N = 0; spare = h/2, which is all that D = s N G
- *          can hold. Norms are changed by a few per cent: kappa is measured (calibrate.h). AloePri, arXiv 2603.01499,
- *          Algorithm 1, with C and D in the null spaces that fit (its rows and columns are swapped in print), scale s =
- *          d^-1/2 (not given there) and one C for all writers.
- * The matrices are secret and are overwritten when freed. */
+ *          can hold, and spread = s. Norms are changed by a few per cent: kappa is measured (calibrate.h). AloePri,
+ * arXiv 2603.01499, Algorithm 1, with C and D in the null spaces that fit (its rows and columns are swapped in print),
+ * scale s = d^-1/2 (not given there) and one C for all writers. The matrices are secret and are overwritten when freed.
+ */
 #ifndef ST_PROTECT_COVARIANT_FRAME_H
 #define ST_PROTECT_COVARIANT_FRAME_H
 
@@ -22,6 +24,7 @@
 
 struct st_cov_frame {
     uint32_t d, wide, spare;
+    float spread;
     double *writer;             /* [d, wide] */
     double *reader;             /* [d + spare, wide]; tight: its first d rows are the writer, one allocation */
     float *writer32, *reader32; /* the same, cast once: what the large products run on */

@@ -201,6 +201,7 @@ int st_cov_frame_paper(struct st_cov_frame *f, uint32_t h, double lambda, struct
     if (h % 2)
         return st_fail(e, ST_USAGE, "h: preset paper wants an even one, got %u", h);
     f->spare = h / 2;
+    f->spread = 1 / sqrtf((float)f->d);
     int rc = st_cov_doubles(&f->writer, (size_t)f->d * f->wide, "frame matrix", e);
     if (!rc)
         rc = st_cov_doubles(&f->reader, (size_t)(f->d + f->spare) * f->wide, "frame matrix", e);

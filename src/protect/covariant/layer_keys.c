@@ -56,7 +56,7 @@ int st_cov_draw_invertible(struct st_stream *s, uint32_t n, double *a, double *b
     if (!rc)
         rc = st_cov_haar(s, n, right, e);
     for (uint32_t i = 0; !rc && i < n; i++) {
-        double scale = st_cov_draw_scale(s);
+        double scale = sqrt(st_cov_draw_scale(s));
         for (uint32_t j = 0; j < n; j++) {
             scaled[(size_t)i * n + j] = scale * right[(size_t)i * n + j];
             right[(size_t)i * n + j] /= scale;

@@ -27,7 +27,8 @@ int st_cov_keys_find(const struct st_cov_draw *d, int layer, enum st_role role);
 /* Log-uniform in [1/2, 2]. */
 double st_cov_draw_scale(struct st_stream *s);
 /* An invertible matrix M [n, n] and its inverse, both transposed: a = M^T, b = M^-1. M is orthogonal * diagonal *
- * orthogonal with a diagonal in [1/2, 2], so its condition is at most 4 (a Gaussian matrix has 203 at n 64). */
+ * orthogonal with a diagonal log-uniform in [2^-1/2, 2^1/2], so its condition is at most 2 (a Gaussian matrix has 203
+ * at n 64): what one side rounds, the other enlarges. */
 int st_cov_draw_invertible(struct st_stream *s, uint32_t n, double *a, double *b, struct st_err *e) ST_MUST_CHECK;
 
 /* Where the two values of rotary pair i of m stand in a head. */
