@@ -135,6 +135,23 @@ static void unknown_commands_and_options_are_named(void **state)
     assert_error(sotto("complete models/demo -p x --dtype fp4"), 2, "int8");
     assert_error(sotto("complete models/demo --ids 1,,2"), 2, "--ids");
     assert_error(sotto("bench disk models/demo"), 2, "'disk'");
+    assert_error(sotto("obfuscate models/demo %s/x.gguf --key x", tmp), 2, "--format gguf");
+    put_file("sotto.json", "{}");
+    assert_error(sotto("obfuscate %s %s/x.cov --key x", tmp, tmp), 3, "an obfuscated checkpoint");
+}
+
+/* argp wraps an example that is too long to be copied, and adds a line of blanks to a text that just fits. */
+static void help_has_no_broken_lines(const char *name)
+{
+    bool example = false;
+    for (const char *line = out.p; *line; line += strspn(line, "\n") ? 1 : strcspn(line, "\n")) {
+        size_t len = strcspn(line, "\n");
+        if (len && strspn(line, " ") >= len)
+            fail_msg("%s --help has a line of blanks", name);
+        if (example && len && strncmp(line, "  ", 2) != 0)
+            fail_msg("%s --help wraps an example: %.*s", name, (int)len, line);
+        example = len && (example || strncmp(line, "Examples:", 9) == 0);
+    }
 }
 
 static void every_command_explains_itself_with_an_example(void **state)
@@ -152,9 +169,12 @@ static void every_command_explains_itself_with_an_example(void **state)
         snprintf(want, sizeof want, "  sotto %s", name);
         if (!strstr(out.p, want) || !strstr(out.p, "Examples:"))
             fail_msg("%s --help has no example", name);
+        help_has_no_broken_lines(name);
         n++;
     }
     assert_true(n >= 9);
+    assert_int_equal(sotto("help key"), 0);
+    assert_non_null(strstr(out.p, "  sotto key rotate"));
     assert_int_equal(sotto("--version"), 0);
     assert_true(!strncmp(out.p, "sotto ", 6));
 }

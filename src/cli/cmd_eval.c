@@ -254,7 +254,7 @@ const struct st_cmd st_cmd_eval = {
            "tokens, cut "
            "to the context; without, the text is read in windows of the context length, BOS each.",
     .examples = "  sotto eval models/demo --text book.txt --json\n"
-                "  sotto eval stories260K.bin --text stories.txt --separator '<|endoftext|>' --max-docs 300 --json",
+                "  sotto eval stories260K.bin --text stories.txt --separator '<|endoftext|>'",
     .shared = ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON,
     .options = options,
     .opts_size = sizeof(struct eval_opts),

@@ -11,7 +11,7 @@ struct help_opts {
 enum { FORMAT_TEXT, FORMAT_MAN, FORMAT_BASH, FORMAT_MARKDOWN };
 
 static const struct argp_option options[] = {
-    {"format", 'f', "FORMAT", 0, "text (default), man, bash (completion) or markdown", 0},
+    {"format", 'f', "FORMAT", 0, "text (default), man, bash (completion), markdown", 0},
     {0},
 };
 
@@ -158,8 +158,9 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 const struct st_cmd st_cmd_help = {
     .name = "help",
     .summary = "List the commands; print the manual page or the bash completion",
-    .doc = "Lists the commands. The manual page, the bash completion and docs/commands.md are printed from the same "
-           "tables.",
+    .doc =
+        "Lists the commands; `sotto help COMMAND` is `sotto COMMAND --help`. The manual page, the bash completion and "
+        "docs/commands.md are printed from the same tables.",
     .examples = "  sotto help\n  sotto help --format man | man -l -",
     .options = options,
     .opts_size = sizeof(struct help_opts),

@@ -1,6 +1,7 @@
 /* sotto obfuscate SRC DST --key KEY: compiles a checkpoint for an untrusted server. */
 #include "base/hooks.h"
 #include "cli/key_open.h"
+#include "cli/source.h"
 #include "protect/covariant/covariant.h"
 #include "text/json.h"
 
@@ -42,7 +43,9 @@ enum {
 static const struct argp_option options[] = {
     {"key", OPT_KEY, "FILE", 0, "The key, made by `sotto key new`", 0},
     {"preset", OPT_PRESET, "NAME", 0,
-     "tight (default): same replies as the source; paper: AloePri as published, with noise and some loss", 0},
+     "tight (default): same replies as the source, but for rounding; paper: AloePri as published, with noise and some "
+     "loss",
+     0},
     {"h", OPT_H, "H", 0, "The hidden size grows by 2H; default: about 128", 0},
     {"lambda", OPT_LAMBDA, "L", 0, "paper: how far the key matrix is from orthogonal, 0 to 1; default 0.3", 0},
     {"alpha-e", OPT_ALPHA_E, "A", 0,
@@ -59,7 +62,7 @@ static const struct argp_option options[] = {
      "Of the stored matrices: keep (default), f32 (twice the size of bf16, and replies equal the source's), f16, bf16; "
      "q8_0 with --format gguf",
      0},
-    {"memory", OPT_MEMORY, "SIZE", 0, "Working memory beyond the key matrices; default 2G", 0},
+    {"memory", OPT_MEMORY, "SIZE", 0, "Working memory beyond the key matrices; 2G by default", 0},
     {"calibrate", OPT_CALIBRATE, "FILE", 0,
      "paper: text on which the norms are measured; homophones: whose frequent tokens; default: a small one of ours", 0},
     {"restart", OPT_RESTART, NULL, 0, "Throw away what an unfinished run with other options left in DST.partial", 0},
@@ -199,6 +202,15 @@ static void report(const struct st_cli *cli, const struct st_cov_opts *cov, cons
     st_buf_free(&b);
 }
 
+/* Mistakes that would take minutes to find out. */
+static int check_paths(const char *src, const char *dst, enum st_cov_format format, struct st_err *e)
+{
+    size_t n = strlen(dst);
+    if (format == ST_COV_FORMAT_HF && n > 5 && strcmp(dst + n - 5, ".gguf") == 0)
+        return st_fail(e, ST_USAGE, "%s: format hf writes a directory; want --format gguf, or another name", dst);
+    return st_source_plain(src, e);
+}
+
 static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 {
     const struct obfuscate_opts *o = opts;
@@ -211,6 +223,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     if (!o->key)
         return st_fail(e, ST_USAGE, "obfuscate: --key FILE is needed (make one with `sotto key new FILE`)");
     int rc = st_cov_opts_check(&cov, e);
+    if (!rc)
+        rc = check_paths(src, dst, cov.format, e);
     if (!rc)
         rc = st_key_open(cli, o->key, &key, e);
     if (rc)
@@ -245,7 +259,7 @@ const struct st_cmd st_cmd_obfuscate = {
         "appears when it is complete; a run that was stopped goes on when the same command is given. The tokenizer in "
         "DST carries ids as opaque words; the server must not get that of SRC.",
     .examples = "  sotto key new my.key\n  sotto obfuscate my-model my-model.cov --key my.key --verify\n"
-                "  sotto obfuscate my-model my-model.gguf --key my.key --format gguf --dtype f16",
+                "  sotto obfuscate my-model my.gguf --key my.key --format gguf --dtype f16",
     .shared = ST_CLI_JSON | ST_CLI_THREADS | ST_CLI_UNLOCK,
     .options = options,
     .opts_size = sizeof(struct obfuscate_opts),

@@ -1,5 +1,6 @@
 /* sotto proxy: the endpoint on the client's machine. It alone holds the key; the upstream sees what the protection lets
  * out. */
+#include "base/log.h"
 #include "cli/listen.h"
 #include "cli/source.h"
 #include "service/gen_upstream.h"
@@ -135,6 +136,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
                                .scheme = src.scheme,
                                .note = "hides nothing from a server that has the base weights (docs/covariant.md)"};
     struct st_server_opts so;
+    if (!o->manifest)
+        st_log(ST_LOG_WARN, "no --manifest: a wrong key, or a source that has changed, would show as nonsense only");
     st_listen_opts(cli, 7788, &banner, &so);
     so.tokenizer = src.tokenizer;
     so.chat = src.chat;
@@ -148,13 +151,12 @@ const struct st_cmd st_cmd_proxy = {
     .name = "proxy",
     .summary = "The private endpoint on your machine, in front of an untrusted server",
     .doc = "An OpenAI-compatible endpoint on http://127.0.0.1:7788/v1. Prompts are templated and tokenised here, token "
-           "ids are "
-           "enciphered with the key, and an untrusted server that runs the obfuscated checkpoint continues them. The "
-           "key and "
-           "the text never leave this machine.",
-    .examples =
-        "  sotto proxy --protect covariant --key my.key --tokenizer models/demo --upstream http://gpu.example:8000\n"
-        "  sotto proxy --key my.key --tokenizer models/demo --upstream http://127.0.0.1:7789 --show-egress",
+           "ids are enciphered with the key, and an untrusted server that runs the obfuscated checkpoint continues "
+           "them. The key and the text never leave this machine.",
+    .examples = "  sotto proxy --key my.key --tokenizer my-model --manifest my-model.cov \\\n"
+                "      --upstream http://127.0.0.1:7789 --show-egress\n"
+                "  sotto proxy --key my.key --tokenizer my-model --manifest my-model.cov \\\n"
+                "      --upstream https://gpu.example:8000 --upstream-key-file gpu.key",
     .shared = ST_CLI_LISTEN | ST_CLI_CHAT | ST_CLI_JSON | ST_CLI_UNLOCK,
     .options = options,
     .opts_size = sizeof(struct proxy_opts),

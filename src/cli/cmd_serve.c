@@ -97,9 +97,9 @@ const struct st_cmd st_cmd_serve = {
     .doc = "Serves a model on http://127.0.0.1:7789/v1. By itself this protects nothing: whoever runs it sees every "
            "prompt. An "
            "obfuscated checkpoint is served the same way; only the proxy with the key can read what passes.",
-    .examples =
-        "  sotto serve models/demo\n  sotto serve ~/models/llama-1b --dtype int8 --port 8000 --api-key-file keys.txt\n"
-        "  sotto serve obfuscated/ --ids-only",
+    .examples = "  sotto serve models/demo\n  sotto serve ~/models/llama-1b --dtype int8 --port 8000\n"
+                "  sotto serve my-model.cov --ids-only --host 0.0.0.0 \\\n"
+                "      --allow-host gpu.example --api-key-file keys.txt",
     .shared = ST_CLI_LISTEN | ST_CLI_MODEL | ST_CLI_CHAT | ST_CLI_THREADS | ST_CLI_JSON,
     .options = options,
     .opts_size = sizeof(struct serve_opts),

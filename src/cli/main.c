@@ -77,8 +77,11 @@ int main(int argc, char **argv)
         puts(argp_program_version);
         return 0;
     }
+    static char help[] = "--help";
+    char *explain[] = {argv[0], argc == 3 ? argv[2] : NULL, help, NULL};
+    bool asked = argc == 3 && strcmp(argv[1], "help") == 0 && find(argv[2]); /* `sotto help key`: `sotto key --help` */
     struct st_err e = {0};
-    int rc = run(argc, argv, &e);
+    int rc = run(argc, asked ? explain : argv, &e);
     if (rc)
         fprintf(stderr, "sotto: %s\n", e.msg);
     return rc;

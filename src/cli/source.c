@@ -42,14 +42,24 @@ static int open_cipher(const struct st_cli *cli, const char *path, const char *k
     return rc;
 }
 
+int st_source_plain(const char *path, struct st_err *e)
+{
+    char manifest[ST_PATH_MAX];
+    struct st_err ignored = {0};
+    if (st_path_join(manifest, sizeof manifest, path, ST_COV_MANIFEST, &ignored) || !st_path_exists(manifest))
+        return 0;
+    return st_fail(e, ST_INPUT, "%s: an obfuscated checkpoint (it has %s); want the model that it was made from", path,
+                   ST_COV_MANIFEST);
+}
+
 int st_source_open(const struct st_cli *cli, const char *src, const char *key_file, const char *manifest,
                    struct st_source *out, struct st_err *e)
 {
     char path[ST_PATH_MAX], tok[ST_PATH_MAX];
     int rc;
     *out = (struct st_source){.scheme = "unknown"};
-    if ((rc = st_open_model_path(src, path, e)) != 0 || (rc = st_open_config(path, &out->config, e)) != 0 ||
-        (rc = st_open_tokenizer_path(path, NULL, tok, e)) != 0 ||
+    if ((rc = st_open_model_path(src, path, e)) != 0 || (rc = st_source_plain(path, e)) != 0 ||
+        (rc = st_open_config(path, &out->config, e)) != 0 || (rc = st_open_tokenizer_path(path, NULL, tok, e)) != 0 ||
         (rc = st_tokenizer_open(tok, &out->tokenizer, e)) != 0 ||
         (rc = st_open_chat(cli, path, out->tokenizer, &out->chat, e)) != 0 ||
         (rc = open_cipher(cli, path, key_file, manifest, out, e)) != 0) {

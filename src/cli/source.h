@@ -22,6 +22,8 @@ struct st_source {
  * VERIFY when it was made from another source or with another key. On failure *out is empty. */
 int st_source_open(const struct st_cli *cli, const char *src, const char *key_file, const char *manifest,
                    struct st_source *out, struct st_err *e) ST_MUST_CHECK;
+/* INPUT when the directory is itself an obfuscated checkpoint. */
+int st_source_plain(const char *path, struct st_err *e) ST_MUST_CHECK;
 void st_source_close(struct st_source *s);
 
 #endif

@@ -257,7 +257,7 @@ static int check_head(const struct st_service *s, const struct st_http_conn *c, 
         return st_oai_fail(err, bad, type, bad == 413 ? "body_too_large" : "bad_request", NULL, "%s", why);
     if (!host_allowed(s, c))
         return st_oai_fail(err, 403, type, "host_not_allowed", NULL,
-                           "the Host header names a host that is not allowed here (--allowed-host adds one)");
+                           "the Host header names a host that is not allowed here (--allow-host adds one)");
     if ((!r || r->metric != ST_ROUTE_HEALTH) && !identify(s, c, client))
         return st_oai_fail(err, 401, "authentication_error", "invalid_api_key", NULL,
                            "want a valid API key in the Authorization header: Bearer KEY");

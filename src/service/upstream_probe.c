@@ -45,7 +45,8 @@ static int read_models(struct st_upstream_probe *p, const json_t *v, bool *told,
             found = json_array_get(list, i);
     }
     if (!found)
-        return st_fail(e, ST_IO, "/v1/models: %s", p->o.model ? "not the model asked for" : "no model");
+        return p->o.model ? st_fail(e, ST_IO, "/v1/models: no model named '%s'", p->o.model)
+                          : st_fail(e, ST_IO, "/v1/models: no model");
     snprintf(s->model, sizeof s->model, "%s", json_string_value(json_object_get(found, "id")));
     s->dialect = p->o.dialect ? p->o.dialect : st_upstream_owned(json_string_value(json_object_get(found, "owned_by")));
     s->n_ctx = p->o.n_ctx;

@@ -85,3 +85,16 @@ def test_a_checkpoint_stays_within_the_table(plain, tmp_path, name, preset, dtyp
     assert error <= most_error
     assert kl <= most_kl
     assert top1 >= least_top1
+
+
+def test_a_llama2c_file_is_calibrated_with_the_tokenizer_beside_it(tmp_path):
+    if not MODELS["stories260K"].exists():
+        pytest.skip(f"{MODELS['stories260K']} is not here")
+    key, text = tmp_path / "key", tmp_path / "text"
+    cipher.write_key(key, bytes(16), bytes(32))
+    text.write_text("Once upon a time there was a little girl. She had a dog, and the dog had a ball.\n" * 4)
+    alone = tmp_path / "alone.bin"
+    alone.symlink_to(MODELS["stories260K"])
+    for src, rc in ((MODELS["stories260K"], 0), (alone, 2)):
+        r = run_engine("obfuscate", src, tmp_path / f"dst{rc}", "--key", key, "--preset", "paper", "--calibrate", text)
+        assert r.returncode == rc, r.stderr

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/hooks.h"
 #include "engine/engine.h"
+#include "model/locate.h"
 #include "model/tokenizer.h"
 
 #include <cblas.h>
@@ -221,12 +222,16 @@ int st_cov_calibrate_ids(const struct st_model *m, const char *src, const struct
 {
     struct st_tokenizer *t = NULL;
     struct st_buf file = {0};
+    char beside[ST_PATH_MAX];
     if (most > m->config.n_ctx)
         most = m->config.n_ctx;
-    int rc = o->calibrate ? st_file_read(o->calibrate, TEXT_MAX, &file, e) : 0;
+    /* A llama2.c file has its tokenizer beside it; it is needed for a text that was given. */
+    int rc = o->calibrate ? st_locate_tokenizer(src, beside, e) : 0;
+    if (!rc && o->calibrate)
+        rc = st_file_read(o->calibrate, TEXT_MAX, &file, e);
     if (rc)
         return rc;
-    rc = st_tokenizer_open(src, &t, e);
+    rc = st_tokenizer_open(o->calibrate ? beside : src, &t, e);
     if (!rc)
         rc = encode(m, t, o->calibrate ? file.p : own_text, o->calibrate ? file.len : sizeof own_text - 1, ids, e);
     if (!rc && o->calibrate && ids->len < TOKENS_MIN && (!most || ids->len < most))

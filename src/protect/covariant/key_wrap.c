@@ -130,7 +130,8 @@ static int passphrase_unwrap(const uint8_t *head, const struct st_cov_key_info *
     struct st_secret key;
     (void)len;
     if (!lock->passphrase)
-        return st_fail(e, ST_USAGE, "%s: wrapped by a passphrase, and none was given (--passphrase-file)", where);
+        return st_fail(e, ST_USAGE,
+                       "%s: wrapped by a passphrase, and none was given (--passphrase or --passphrase-file)", where);
     int rc = stretch(&info->cost, lock->passphrase, head, &key, e);
     if (rc)
         return st_err_prefix(e, "%s", where);
