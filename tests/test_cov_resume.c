@@ -368,6 +368,64 @@ static void what_is_not_ours_stays_as_it_is(void **state)
     assert_non_null(strstr(e.msg, "exists already"));
 }
 
+/* The journal names the source, and a result could be changed before it is moved. */
+static void a_staging_directory_is_its_users_alone(void **state)
+{
+    (void)state;
+    struct st_cov_key key = key_of(3);
+    struct st_cov_out o;
+    struct st_err e;
+    struct stat sb;
+    char src[256], dst[256], stage[280], path[300];
+    snprintf(src, sizeof src, "%s", write_tiny(&slow));
+    snprintf(dst, sizeof dst, "%s", in_work("dst"));
+    snprintf(stage, sizeof stage, "%s.partial", dst);
+    stop_midway(src, dst, &key, &e);
+    assert_int_equal(stat(stage, &sb), 0);
+    assert_int_equal(sb.st_mode & 07777, 0700);
+    snprintf(path, sizeof path, "%s/journal", stage);
+    assert_int_equal(stat(path, &sb), 0);
+    assert_int_equal(sb.st_mode & 0777, 0600);
+    st_cov_key_wipe(&key);
+    /* Somebody waits under the name with a directory that he can still write to. */
+    snprintf(dst, sizeof dst, "%s", in_work("other"));
+    snprintf(stage, sizeof stage, "%s.partial", dst);
+    assert_int_equal(mkdir(stage, 0700), 0);
+    assert_int_equal(chmod(stage, 0777), 0);
+    assert_int_equal(st_cov_out_open(&o, dst, &e), ST_IO);
+    assert_non_null(strstr(e.msg, "others may write to it"));
+    st_cov_out_close(&o);
+    assert_int_equal(chmod(stage, 0700), 0);
+    if (geteuid() == 0) {
+        assert_int_equal(chown(stage, 1, (gid_t)-1), 0);
+        assert_int_equal(st_cov_out_open(&o, dst, &e), ST_IO);
+        st_cov_out_close(&o);
+    }
+    assert_int_equal(rmdir(stage), 0);
+}
+
+static void a_link_in_the_place_of_the_result_is_not_followed(void **state)
+{
+    (void)state;
+    struct st_cov_key key = key_of(3);
+    struct st_cov_opts o = opts();
+    struct st_err e;
+    char src[256], dst[256], path[300], elsewhere[256], thesis[300];
+    snprintf(src, sizeof src, "%s", write_tiny(&slow));
+    snprintf(dst, sizeof dst, "%s", in_work("dst"));
+    snprintf(elsewhere, sizeof elsewhere, "%s", in_work("elsewhere"));
+    snprintf(thesis, sizeof thesis, "%s/thesis.txt", elsewhere);
+    stop_midway(src, dst, &key, &e);
+    snprintf(path, sizeof path, "%s.partial/result", dst);
+    assert_int_equal(rename(path, elsewhere), 0);
+    assert_ok(st_file_write(thesis, "x", 1, 0600, false, &e), &e);
+    assert_int_equal(symlink(elsewhere, path), 0);
+    assert_int_equal(st_cov_obfuscate(src, dst, &key, &o, &e), ST_IO);
+    assert_true(st_path_exists(thesis));
+    assert_false(st_path_exists(dst));
+    st_cov_key_wipe(&key);
+}
+
 int main(void)
 {
 #define ROW(f) cmocka_unit_test_setup_teardown(f, make_work, drop_work)
@@ -380,6 +438,8 @@ int main(void)
         ROW(a_full_disk_shows_before_the_first_tensor_and_loses_nothing),
         ROW(two_runs_do_not_share_a_staging_directory),
         ROW(what_is_not_ours_stays_as_it_is),
+        ROW(a_staging_directory_is_its_users_alone),
+        ROW(a_link_in_the_place_of_the_result_is_not_followed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

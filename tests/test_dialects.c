@@ -388,6 +388,32 @@ static void requests_hold_cipher_ids_and_numbers_only(void **state)
     st_buf_free(&text);
 }
 
+/* A server fills in what is left out from the checkpoint's generation_config.json, also for greedy replies. */
+static void what_a_request_does_not_ask_for_is_switched_off_by_name(void **state)
+{
+    (void)state;
+    static const uint32_t ids[] = {0};
+    const struct st_gen_request r = {
+        .ids = ids, .n_ids = 1, .n_predict = 1, .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1}};
+    const struct {
+        const char *dialect, *fields[5];
+    } rows[] = {
+        {"openai-ids",
+         {"\"temperature\":0,", "\"top_p\":1,", "\"min_p\":0,", "\"repetition_penalty\":1,", "\"top_k\":0"}},
+        {"llama.cpp", {"\"temperature\":0,", "\"top_p\":1,", "\"min_p\":0,", "\"repeat_penalty\":1", "\"top_k\":0,"}},
+        {"sglang", {"\"temperature\":0,", "\"top_p\":1,", "\"min_p\":0,", "\"repetition_penalty\":1", "\"top_k\":-1,"}},
+        {"openai-text", {"\"temperature\":0,", "\"top_p\":1"}}, /* it may not know the others */
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct st_buf b = {0};
+        st_upstream_named(rows[i].dialect)->put(&(struct st_upstream_ask){&r, &cipher, "m", NULL}, &b);
+        for (size_t k = 0; k < 5 && rows[i].fields[k]; k++)
+            if (!strstr(b.p, rows[i].fields[k]))
+                fail_msg("%s: no %s in %s", rows[i].dialect, rows[i].fields[k], b.p);
+        st_buf_free(&b);
+    }
+}
+
 static void servers_are_known_by_what_they_call_themselves(void **state)
 {
     (void)state;
@@ -457,6 +483,7 @@ int main(void)
         cmocka_unit_test(words_are_read_across_events_and_chunks),
         cmocka_unit_test(lies_are_refused_in_every_dialect),
         cmocka_unit_test(requests_hold_cipher_ids_and_numbers_only),
+        cmocka_unit_test(what_a_request_does_not_ask_for_is_switched_off_by_name),
         cmocka_unit_test(servers_are_known_by_what_they_call_themselves),
         cmocka_unit_test(the_documented_refusals_are_these),
         cmocka_unit_test(bounds_grow_with_what_was_asked_for),

@@ -13,9 +13,9 @@ void st_openai_put_head(const struct st_upstream_ask *a, struct st_buf *b)
 void st_openai_put_fields(const struct st_upstream_ask *a, struct st_buf *b)
 {
     const struct st_sampling *s = &a->r->sampling;
-    st_buf_addf(b, ",\"max_tokens\":%" PRIu32 ",\"stream\":true,\"temperature\":%.7g", a->r->n_predict,
-                (double)s->temperature);
-    st_upstream_put_real(b, "top_p", s->top_p, 1);
+    /* What is left out may come from the checkpoint's generation_config.json. */
+    st_buf_addf(b, ",\"max_tokens\":%" PRIu32 ",\"stream\":true,\"temperature\":%.7g,\"top_p\":%.7g", a->r->n_predict,
+                (double)s->temperature, (double)s->top_p);
     st_upstream_put_real(b, "presence_penalty", s->presence_penalty, 0);
     st_upstream_put_real(b, "frequency_penalty", s->frequency_penalty, 0);
     if (s->temperature > 0)

@@ -22,10 +22,8 @@ static void put(const struct st_upstream_ask *a, struct st_buf *b)
     st_buf_add_str(b, ",\"return_token_ids\":true");
     if (s->n_logprobs >= 0)
         st_buf_add_str(b, ",\"return_tokens_as_token_ids\":true");
-    st_upstream_put_real(b, "min_p", s->min_p, 0);
-    st_upstream_put_real(b, "repetition_penalty", s->repetition_penalty, 1);
-    if (s->top_k)
-        st_buf_addf(b, ",\"top_k\":%" PRIu32, s->top_k);
+    st_buf_addf(b, ",\"min_p\":%.7g,\"repetition_penalty\":%.7g,\"top_k\":%" PRIu32, (double)s->min_p,
+                (double)s->repetition_penalty, s->top_k);
     st_upstream_put_stop_ids(a, b);
     st_buf_add_str(b, a->r->ignore_eos ? ",\"ignore_eos\":true}" : "}");
 }

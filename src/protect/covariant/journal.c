@@ -151,7 +151,7 @@ static int create(const char *path, const struct st_cov_binding *b, struct st_er
     st_buf_addf(&text, FIRST_LINE "\nsource %s\ncommitment %s\noptions %s\nlayout %s\n", b->source, b->commitment,
                 b->options, b->layout);
     int rc = text.failed ? st_fail(e, ST_MEMORY, "journal: out of memory")
-                         : st_file_write(path, text.p, text.len, 0644, true, e);
+                         : st_file_write(path, text.p, text.len, 0600, true, e);
     st_buf_free(&text);
     return rc;
 }

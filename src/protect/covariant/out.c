@@ -71,16 +71,27 @@ static bool still_there(int fd, const char *path)
     return fstat(fd, &a) == 0 && lstat(path, &b) == 0 && a.st_ino == b.st_ino && a.st_dev == b.st_dev;
 }
 
+/* In a directory that everybody may write to, somebody else could have made it, and then put links in our way. */
+static bool is_private(int fd)
+{
+    struct stat sb;
+    return fstat(fd, &sb) == 0 && sb.st_uid == geteuid() && !(sb.st_mode & (S_IWGRP | S_IWOTH));
+}
+
 static int lock_stage(struct st_cov_out *o, struct st_err *e)
 {
     for (;;) {
-        if (mkdir(o->stage, 0755) != 0 && errno != EEXIST)
+        if (mkdir(o->stage, 0700) != 0 && errno != EEXIST)
             return st_fail(e, ST_IO, "%s: cannot create a directory: %s", o->stage, strerror(errno));
         int fd = open(o->stage, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
         if (fd < 0 && errno == ENOENT)
             continue;
         if (fd < 0)
             return st_fail(e, ST_IO, "%s: in the way, and not a directory: %s", o->stage, strerror(errno));
+        if (!is_private(fd)) {
+            close(fd);
+            return st_fail(e, ST_IO, "%s: in the way: it is another user's, or others may write to it", o->stage);
+        }
         if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
             int err = errno;
             close(fd);
@@ -233,9 +244,15 @@ int st_cov_out_make_dir(struct st_cov_out *o, struct st_err *e)
     static const char weights[] = ".safetensors";
     if (mkdir(o->result, 0755) == 0)
         return 0;
-    DIR *dir = errno == EEXIST ? opendir(o->result) : NULL;
-    if (!dir)
-        return st_fail(e, ST_IO, "%s: cannot create a directory: %s", o->result, strerror(errno));
+    /* Not what a link points to: it is not ours to empty. */
+    int fd = errno == EEXIST ? open(o->result, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW) : -1;
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    if (!dir) {
+        int err = errno;
+        if (fd >= 0)
+            close(fd);
+        return st_fail(e, ST_IO, "%s: cannot create a directory: %s", o->result, strerror(err));
+    }
     for (struct dirent *d; (d = readdir(dir));) {
         size_t len = strlen(d->d_name), n = sizeof weights - 1;
         if (len < n || strcmp(d->d_name + len - n, weights) != 0)

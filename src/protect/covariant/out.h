@@ -2,8 +2,10 @@
  * staging directory DST.partial beside it:
  *     journal   what the directory was begun for, and the SHA-256 of every finished tensor (journal.h)
  *     result    what becomes DST: a directory (Hugging Face) or a file (GGUF)
- * One run at a time holds it (flock; a killed run lets go). At the end everything is synced and `result` is renamed to
- * DST, which is never overwritten. Space is reserved before the first tensor, so a full disk shows at the start.
+ * It is the user's alone (0700; another user's, or one that others may write to, is refused): the journal tells the
+ * source. One run at a time holds it (flock; a killed run lets go). At the end everything is synced and `result` is
+ * renamed to DST, which is never overwritten. Space is reserved before the first tensor, so a full disk shows at the
+ * start.
  * A tensor here is one weight of the source's plan; several may fill one tensor of the file (stacked experts). Layouts:
  * out_hf.c (safetensors: one file, or several and their index when they exceed the shard size) and out_gguf.c. */
 #ifndef ST_PROTECT_COVARIANT_OUT_H
