@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -397,6 +398,27 @@ static void a_file_that_asks_for_too_much_work_is_refused_at_once(void **state)
 
 /* ---- what keys are for ---- */
 
+static void two_rotations_at_once_are_not_both_told_that_they_succeeded(void **state)
+{
+    (void)state;
+    struct st_err e;
+    struct st_buf before = {0}, after = {0};
+    char old[ST_PATH_MAX];
+    const char *path = in_work("busy.key");
+    assert_ok(st_cov_key_create(path, NULL, &e), &e);
+    slurp(path, &before);
+    int fd = open(path, O_RDONLY);
+    assert_int_equal(flock(fd, LOCK_EX), 0);
+    assert_refused(st_cov_key_rotate(path, NULL, old, &e), ST_IO, &e, "another rotation");
+    slurp(path, &after);
+    assert_int_equal(before.len, after.len);
+    assert_memory_equal(before.p, after.p, before.len);
+    close(fd);
+    assert_ok(st_cov_key_rotate(path, NULL, old, &e), &e);
+    st_buf_free(&before);
+    st_buf_free(&after);
+}
+
 static void a_rotated_key_shares_no_row_of_noise_with_the_old_one(void **state)
 {
     (void)state;
@@ -750,6 +772,7 @@ int main(void)
         T(a_passphrase_opens_its_key_and_nothing_else_does),
         T(a_wrapped_key_with_any_byte_changed_does_not_open_even_with_a_right_checksum),
         T(a_file_that_asks_for_too_much_work_is_refused_at_once),
+        T(two_rotations_at_once_are_not_both_told_that_they_succeeded),
         T(a_rotated_key_shares_no_row_of_noise_with_the_old_one),
         T(a_key_sealed_to_a_tpm_opens_on_that_tpm_only),
         T(a_key_sealed_to_pcrs_opens_until_one_of_them_changes),

@@ -9,6 +9,7 @@
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -258,6 +259,24 @@ static int keep_old(const char *old, const struct st_secret *file, size_t len, s
     return rc;
 }
 
+/* Two rotations at once would both say that they succeeded, and one fresh key would be nowhere. The lock is on the file
+ * that is replaced, so its name may be another file's by the time it is got. Where there are no locks it is not kept.
+ */
+static int lock_file(const char *path, int *fd, struct st_err *e)
+{
+    for (;;) {
+        struct stat a, b;
+        *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+        if (*fd < 0)
+            return st_fail(e, ST_IO, "%s: cannot open: %s", path, strerror(errno));
+        if (flock(*fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+            return st_fail(e, ST_IO, "%s: another rotation is under way", path);
+        if (fstat(*fd, &a) == 0 && stat(path, &b) == 0 && a.st_ino == b.st_ino && a.st_dev == b.st_dev)
+            return 0;
+        close(*fd);
+    }
+}
+
 int st_cov_key_rotate(const char *path, const struct st_cov_lock *lock, char old[ST_PATH_MAX], struct st_err *e)
 {
     struct st_secret file = {0}, fresh = {0};
@@ -266,7 +285,9 @@ int st_cov_key_rotate(const char *path, const struct st_cov_lock *lock, char old
     struct st_cov_lock again = lock ? *lock : (struct st_cov_lock){0};
     size_t len = 0, fresh_len = 0;
     char id[33];
-    int rc = slurp(path, &file, &len, e);
+    int fd = -1, rc = lock_file(path, &fd, e);
+    if (!rc)
+        rc = slurp(path, &file, &len, e);
     if (!rc)
         rc = st_cov_key_read(file.p, len, path, &info, e);
     if (!rc) /* so that a mistyped passphrase does not wrap the new key */
@@ -288,6 +309,8 @@ int st_cov_key_rotate(const char *path, const struct st_cov_lock *lock, char old
     st_cov_key_wipe(&key);
     st_secret_wipe(&fresh);
     st_secret_wipe(&file);
+    if (fd >= 0)
+        close(fd);
     return rc;
 }
 

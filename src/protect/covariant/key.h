@@ -83,7 +83,8 @@ int st_cov_key_load(const char *path, const struct st_cov_lock *lock, struct st_
 int st_cov_key_show(const char *path, struct st_cov_key_info *out, struct st_err *e) ST_MUST_CHECK;
 /* A fresh seed and id take FILE's place in one step, wrapped as before (`lock` opens the old one and wraps the new
  * one); the old file stays as FILE.<old id>, whose path goes to `old`. Nothing changes on failure, but FILE.<old id>
- * may be there already, equal to FILE. Errors of load and create; a copy that differs from FILE is IO. */
+ * may be there already, equal to FILE. Errors of load and create; IO: a copy that differs from FILE, another rotation
+ * of FILE under way. */
 int st_cov_key_rotate(const char *path, const struct st_cov_lock *lock, char old[ST_PATH_MAX],
                       struct st_err *e) ST_MUST_CHECK;
 void st_cov_key_wipe(struct st_cov_key *k);
