@@ -6,7 +6,8 @@
  *
  * Limits. The head never produces a homophone, so replies show the counts that they always show. Rows of one token are
  * the same row under different noise: whoever has the checkpoint can tell homophones by their head rows, which are all
- * alike, and with little noise which of them belong together. It is against counting only. A server's prefix cache
+ * alike, and with little noise which of them belong together. It is against counting only: a text that is sent twice,
+ * and a reply that comes back in the next prompt, differ in homophones alone, which tells them. A server's prefix cache
  * finds nothing again, and its penalties count a token's ids apart. */
 #ifndef ST_PROTECT_COVARIANT_HOMOPHONES_H
 #define ST_PROTECT_COVARIANT_HOMOPHONES_H
