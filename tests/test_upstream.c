@@ -156,9 +156,10 @@ static void ids_leave_enciphered_and_come_back_in_clear(void **state)
     /* What left: exactly these ids under the cipher, and the parameters. */
     char want[512];
     snprintf(want, sizeof want,
-             "{\"model\":\"mock\",\"prompt\":[%u,%u,%u],\"max_tokens\":6,\"stream\":true,\"temperature\":1,\"seed\":4,"
+             "{\"model\":\"mock\",\"prompt\":[%u,%u,%u],\"max_tokens\":6,\"stream\":true,\"temperature\":1,\"top_p\":1,"
+             "\"seed\":4,"
              "\"logprobs\":2,\"logit_bias\":{\"%u\":-5},\"return_token_ids\":true,\"return_tokens_as_token_ids\":true,"
-             "\"stop_token_ids\":[%u]}",
+             "\"min_p\":0,\"repetition_penalty\":1,\"top_k\":0,\"stop_token_ids\":[%u]}",
              cipher.to[300], cipher.to[301], cipher.to[302], cipher.to[310], cipher.to[311]);
     pthread_mutex_lock(&tap_lock);
     assert_string_equal(egress.p, want);
