@@ -30,7 +30,7 @@ struct live {
     struct st_buf body; /* of the request, while it may have to be sent again */
     struct st_buf error_body;
     size_t max_reply;
-    double heard;       /* when it started, or the last token came */
+    double heard;       /* when this try started (or will), or the last token came */
     struct event *wait; /* before it is sent again */
     uint32_t n_retry;
     bool cancelled, told; /* told: `end` was called */
@@ -144,6 +144,7 @@ static void retry_later(struct live *l)
 {
     int ms = BACKOFF_MS << l->n_retry++;
     struct timeval tv = {ms / 1000, ms % 1000 * 1000};
+    l->heard = st_now() + ms / 1e3; /* our own pause is not the upstream's */
     st_log(ST_LOG_DEBUG, "upstream: trying again in %d ms", ms);
     st_buf_clear(&l->error_body);
     st_upstream_reply_wipe(&l->reply);

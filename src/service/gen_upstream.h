@@ -21,7 +21,7 @@ struct st_gen_upstream_opts {
     const uint32_t *eos;                /* plain ids that end a reply (copied): dropped when an upstream sends them */
     size_t n_eos;
     double connect_s;  /* 0 = 10 */
-    double stall_s;    /* no token for so long ends a request; 0 = 300 */
+    double stall_s;    /* no token for so long ends a try; 0 = 300 */
     uint32_t n_retry;  /* tries after the first, before anything of a reply has come */
     uint32_t max_live; /* requests at once; 0 = 1024. More: POLICY. */
     bool show_egress;  /* print each request body on standard error */
