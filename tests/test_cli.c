@@ -138,6 +138,7 @@ static void unknown_commands_and_options_are_named(void **state)
     assert_error(sotto("obfuscate models/demo %s/x.gguf --key x", tmp), 2, "--format gguf");
     put_file("sotto.json", "{}");
     assert_error(sotto("obfuscate %s %s/x.cov --key x", tmp, tmp), 3, "an obfuscated checkpoint");
+    assert_error(sotto("complete %s -p x", tmp), 3, "an obfuscated checkpoint");
 }
 
 /* argp wraps an example that is too long to be copied, and adds a line of blanks to a text that just fits. */

@@ -3,6 +3,7 @@
 #include "base/hooks.h"
 #include "cli/generate.h"
 #include "cli/open.h"
+#include "cli/source.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -170,7 +171,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     struct chat c = {.cli = cli, .o = o, .terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO)};
     const struct st_engine_opts eo = {.max_batch = 1};
     int rc = ST_INTERNAL;
-    if ((rc = st_open(cli, cli->args[0], ST_OPEN_TOKENIZER | ST_OPEN_CHAT, &eo, &c.m, e)) != 0 ||
+    if ((rc = st_source_plain(cli->args[0], e)) != 0 ||
+        (rc = st_open(cli, cli->args[0], ST_OPEN_TOKENIZER | ST_OPEN_CHAT, &eo, &c.m, e)) != 0 ||
         (rc = st_open_sampling(cli, 0.7f, &c.sampling, e)) != 0 ||
         (rc = st_session_new(c.m.engine, &c.session, e)) != 0)
         goto out;

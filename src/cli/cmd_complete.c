@@ -1,6 +1,7 @@
 /* sotto complete: continues a text, or a list of token ids. */
 #include "cli/generate.h"
 #include "cli/open.h"
+#include "cli/source.h"
 #include "text/json.h"
 
 #include <string.h>
@@ -132,7 +133,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
         return st_fail(e, ST_USAGE, "complete: want one of --prompt, --prompt-file and --ids");
     /* Ids alone need no tokenizer: only then a missing one is no error. */
     char path[ST_PATH_MAX], tok[ST_PATH_MAX];
-    if (st_open_model_path(cli->args[0], path, e))
+    if (st_open_model_path(cli->args[0], path, e) || (!o->ids && st_source_plain(path, e)))
         return e->code;
     bool has_tok = !o->ids || !st_open_tokenizer_path(path, cli->tokenizer, tok, &absent);
     if (st_open(cli, cli->args[0], has_tok ? ST_OPEN_TOKENIZER : 0, &eo, &m, e) || encode(o, &m, &prompt, &ids, e) ||

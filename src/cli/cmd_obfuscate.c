@@ -1,7 +1,9 @@
 /* sotto obfuscate SRC DST --key KEY: compiles a checkpoint for an untrusted server. */
 #include "base/hooks.h"
+#include "base/log.h"
 #include "cli/key_open.h"
 #include "cli/source.h"
+#include "model/locate.h"
 #include "protect/covariant/covariant.h"
 #include "text/json.h"
 
@@ -211,6 +213,14 @@ static int check_paths(const char *src, const char *dst, enum st_cov_format form
     return st_source_plain(src, e);
 }
 
+static void warn_without_tokenizer(const char *src)
+{
+    char tokenizer[ST_PATH_MAX];
+    struct st_err none = {0};
+    if (st_path_is_dir(src) && st_locate_tokenizer(src, tokenizer, &none))
+        st_log(ST_LOG_WARN, "%s; sotto proxy needs one, and a file that comes later changes the cipher", none.msg);
+}
+
 static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 {
     const struct obfuscate_opts *o = opts;
@@ -229,6 +239,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
         rc = st_key_open(cli, o->key, &key, e);
     if (rc)
         return rc;
+    warn_without_tokenizer(src);
     cov.cancel = &cancelled;
     catch_signals();
     cov.report = &cost.report;
