@@ -150,7 +150,7 @@ def picture(by_model, command):
     for kind, label in (("tight", "embedding, head (line: head .05)"), ("all", "on every matrix"), ("paper", "preset paper")):
         out.append(_mark(kind, x + 6, 50, "A2"))
         out.append(f'<text class="faint" x="{x + 18}" y="55">{label}</text>')
-        x += 34 + 6.2 * len(label)
+        x += 38 + 7.2 * len(label)
     out.append('<text class="text" transform="translate(22 260) rotate(-90)" text-anchor="middle">'
                "tokens recovered, per cent of types</text>")
     for i, rows in enumerate(by_model):
