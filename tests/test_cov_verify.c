@@ -258,7 +258,8 @@ static void noise_and_the_papers_keys_are_made_again_and_checked(void **state)
         assert_verified(src, dst, &key);
         struct weights w = open_weights(dst);
         const json_t *down = json_object_get(w.header, "model.layers.1.mlp.down_proj.weight");
-        size_t len, width, at = place(&w, down, &len, &width) + len / 2 / width * width + width - 1;
+        size_t len, width, at = place(&w, down, &len, &width);
+        at += len / 2 / width * width + width - 1;
         uint8_t flipped = (uint8_t)w.file.p[at] ^ 0x40;
         write_at(&w, at, &flipped, 1);
         assert_refused(src, dst, &key, "model.layers.1.mlp.down_proj.weight");
