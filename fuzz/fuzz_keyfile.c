@@ -29,7 +29,7 @@ static void open_key(const uint8_t *p, size_t len, const struct st_cov_key_info 
     int rc = st_cov_key_open(p, len, "fuzz", &lock, &k, &e);
     if (rc && (rc != ST_VERIFY || info->wrap != ST_COV_WRAP_PASSPHRASE || k.seed.p))
         abort();
-    if (!rc && st_cov_key_commit(&k, digest, hex, &e))
+    if (!rc && st_cov_key_commit(&k, digest, "", hex, &e))
         abort();
     st_cov_key_wipe(&k);
     st_secret_wipe(&word);

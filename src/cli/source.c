@@ -4,18 +4,13 @@
 #include "crypto/digest.h"
 #include "protect/covariant/manifest.h"
 
-#include <openssl/crypto.h>
-
 /* What was made with this key from this source, and how. */
 static int read_manifest(const char *path, const struct st_cov_key *key, const uint8_t digest[32],
                          struct st_cov_manifest *m, struct st_err *e)
 {
-    char want[65];
     int rc = st_cov_read_manifest(path, m, e);
-    if (!rc)
-        rc = st_cov_key_commit(key, digest, want, e);
-    if (!rc && CRYPTO_memcmp(want, m->commitment, 64) != 0)
-        rc = st_fail(e, ST_VERIFY, "%s: was not made from this source with this key", path);
+    if (!rc && (rc = st_cov_manifest_check(m, key, digest, e)) != 0)
+        st_err_prefix(e, "%s", path);
     return rc;
 }
 

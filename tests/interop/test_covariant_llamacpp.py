@@ -340,7 +340,7 @@ def test_routers_and_vectors_are_f32_and_experts_stand_in_one_tensor(made):
 def test_the_manifest_is_in_the_metadata_and_holds_no_secret(made, key):
     o = made("llama-gqa-tied")
     manifest = json.loads(o.field("sotto.manifest"))
-    assert (manifest["version"], manifest["format"], manifest["dtype"]) == (2, "gguf", "f32")
+    assert (manifest["version"], manifest["format"], manifest["dtype"]) == (3, "gguf", "f32")
     key_id, seed = read_key(key)
     data = o.dst.read_bytes()
     for secret in (seed, seed.hex().encode(), str(o.src).encode(), model_digest(o.src).hex().encode()):

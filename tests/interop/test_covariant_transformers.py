@@ -111,9 +111,11 @@ def test_nothing_plain_is_left(obfuscated, name):
     for secret in (o.key_id.hex(), o.seed.hex(), str(o.src), model_digest(o.src).hex()):
         assert secret not in text
     manifest = json.loads((o.dst / "sotto.json").read_text())
-    label = b"sotto covariant commitment 1"
-    want = sha256(field(label) + field(o.key_id) + field(o.seed) + field(model_digest(o.src)))
-    assert manifest["commitment"] == want.hex()
+    label = b"sotto covariant commitment 2"
+    commitment = manifest.pop("commitment")
+    facts = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+    want = sha256(field(label) + field(o.key_id) + field(o.seed) + field(model_digest(o.src)) + field(facts))
+    assert commitment == want.hex()
     plain, wide = load_file(o.src / "model.safetensors"), load_file(o.dst / "model.safetensors")
     assert "lm_head.weight" in wide
     embed, head = wide["model.embed_tokens.weight"], wide["lm_head.weight"]

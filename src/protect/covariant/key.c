@@ -320,20 +320,24 @@ void st_cov_key_wipe(struct st_cov_key *k)
     *k = (struct st_cov_key){0};
 }
 
-int st_cov_key_commit(const struct st_cov_key *k, const uint8_t model_digest[32], char hex[65], struct st_err *e)
+int st_cov_key_commit(const struct st_cov_key *k, const uint8_t model_digest[32], const char *facts, char hex[65],
+                      struct st_err *e)
 {
-    static const char label[] = "sotto covariant commitment 1";
+    static const char label[] = "sotto covariant commitment 2";
     struct st_secret in;
     uint8_t hash[32];
     const struct {
         const void *p;
         size_t len;
-    } field[] = {{label, sizeof label - 1}, {k->id, 16}, {k->seed.p, 32}, {model_digest, 32}};
-    int rc = st_secret_init(&in, sizeof label + 16 + 32 + 32 + 4 * 4, e);
+    } field[] = {{label, sizeof label - 1}, {k->id, 16}, {k->seed.p, 32}, {model_digest, 32}, {facts, strlen(facts)}};
+    const int n = sizeof field / sizeof *field;
+    size_t at = 0, len = 0;
+    for (int i = 0; i < n; i++)
+        len += 4 + field[i].len;
+    int rc = st_secret_init(&in, len, e);
     if (rc)
         return rc;
-    size_t at = 0;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < n; i++) {
         st_put_le(in.p + at, field[i].len, 4);
         memcpy(in.p + at + 4, field[i].p, field[i].len);
         at += 4 + field[i].len;

@@ -95,9 +95,9 @@ int st_cov_key_read(const uint8_t *p, size_t len, const char *where, struct st_c
 int st_cov_key_open(const uint8_t *p, size_t len, const char *where, const struct st_cov_lock *lock,
                     struct st_cov_key *out, struct st_err *e) ST_MUST_CHECK;
 
-/* SHA-256 commitment over key id and seed and model digest, hex; goes into the manifest beside the checkpoint. Hides
- * both: the seed has 256 bits. */
-int st_cov_key_commit(const struct st_cov_key *k, const uint8_t model_digest[32], char hex[65],
+/* SHA-256 commitment over key id, seed, model digest and `facts` (what else it binds; ""), hex. Hides them: the seed
+ * has 256 bits. Without the seed nobody can make one. */
+int st_cov_key_commit(const struct st_cov_key *k, const uint8_t model_digest[32], const char *facts, char hex[65],
                       struct st_err *e) ST_MUST_CHECK;
 /* Sub-stream for one label ("layer.3.rope", "tau", ...). */
 int st_cov_key_stream(const struct st_cov_key *k, const uint8_t model_digest[32], const char *label,

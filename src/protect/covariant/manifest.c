@@ -2,11 +2,12 @@
 #include "protect/covariant/gguf_read.h"
 #include "text/json.h"
 
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MANIFEST_VERSION 2
+#define MANIFEST_VERSION 3
 #define MANIFEST_BYTES_MAX 65536
 #define PROTECTION "covariant"
 
@@ -24,6 +25,35 @@ json_t *st_cov_manifest_json(const struct st_cov_manifest *m)
         v = NULL;
     }
     return v;
+}
+
+static int commit(const struct st_cov_manifest *m, const struct st_cov_key *key, const uint8_t digest[32], char hex[65],
+                  struct st_err *e)
+{
+    json_t *v = st_cov_manifest_json(m);
+    if (v)
+        json_object_del(v, "commitment");
+    char *facts = v ? json_dumps(v, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+    int rc = facts ? st_cov_key_commit(key, digest, facts, hex, e) : st_fail(e, ST_MEMORY, "manifest: out of memory");
+    free(facts);
+    json_decref(v);
+    return rc;
+}
+
+int st_cov_manifest_commit(struct st_cov_manifest *m, const struct st_cov_key *key, const uint8_t digest[32],
+                           struct st_err *e)
+{
+    return commit(m, key, digest, m->commitment, e);
+}
+
+int st_cov_manifest_check(const struct st_cov_manifest *m, const struct st_cov_key *key, const uint8_t digest[32],
+                          struct st_err *e)
+{
+    char want[65];
+    int rc = commit(m, key, digest, want, e);
+    if (!rc && CRYPTO_memcmp(want, m->commitment, 64) != 0)
+        rc = st_fail(e, ST_VERIFY, "was not made from this source with this key, or its manifest was changed");
+    return rc;
 }
 
 /* A string that is one of n names; *out is its number. */

@@ -49,7 +49,7 @@ static int transform(struct build *b, struct st_err *e)
 static int bind(struct build *b, struct st_cov_out_tensor **list, const struct st_cov_opts *o, struct st_err *e)
 {
     struct st_cov_binding binding;
-    int rc = st_cov_key_commit(b->s.key, b->s.digest, binding.commitment, e);
+    int rc = st_cov_key_commit(b->s.key, b->s.digest, "", binding.commitment, e);
     st_hex(b->s.digest, sizeof b->s.digest, binding.source);
     if (!rc)
         rc = st_cov_opts_line(o, b->s.expand, binding.options, sizeof binding.options, e);
@@ -86,9 +86,11 @@ static int write_head(struct build *b, struct st_cov_out_tensor **list, const ch
 {
     struct st_cov_manifest m = {.made = *b->s.rules.opts};
     m.made.expand = b->s.expand;
-    int rc = st_cov_key_commit(b->s.key, b->s.digest, m.commitment, e);
-    if (!rc && m.made.homophones)
+    int rc = 0;
+    if (m.made.homophones)
         rc = st_cov_frequent_seal(&b->s.frequent, b->s.digest, b->s.key, m.frequent, e);
+    if (!rc)
+        rc = st_cov_manifest_commit(&m, b->s.key, b->s.digest, e);
     if (rc)
         return rc;
     json_t *manifest = st_cov_manifest_json(&m);

@@ -143,15 +143,6 @@ static int prepare_frame(struct st_cov_setup *s, struct st_err *e)
     return rc;
 }
 
-static int check_commitment(const struct st_cov_setup *s, const char *commitment, struct st_err *e)
-{
-    char got[65];
-    int rc = st_cov_key_commit(s->key, s->digest, got, e);
-    if (!rc && CRYPTO_memcmp(got, commitment, 64) != 0)
-        rc = st_fail(e, ST_VERIFY, "was not made from this source with this key");
-    return rc;
-}
-
 static int prepare_cipher(struct st_cov_setup *s, const char *src, struct st_err *e)
 {
     const struct st_cov_opts *o = s->rules.opts;
@@ -169,7 +160,7 @@ static int prepare_cipher(struct st_cov_setup *s, const char *src, struct st_err
 }
 
 int st_cov_setup_open(struct st_cov_setup *s, const char *src, const struct st_cov_key *key,
-                      const struct st_cov_opts *o, const char *commitment, struct st_err *e)
+                      const struct st_cov_opts *o, const struct st_cov_manifest *of, struct st_err *e)
 {
     bool interleaved = false; /* rotary pairs of a GGUF file */
     *s = (struct st_cov_setup){.key = key, .rules = {.opts = o}};
@@ -179,13 +170,13 @@ int st_cov_setup_open(struct st_cov_setup *s, const char *src, const struct st_c
     if (!rc)
         rc = check_arch(&s->model->config, e);
     /* Before the source is hashed, or, when h is that of a result, after it is known to be this source's. */
-    if (!rc && !commitment)
+    if (!rc && !of)
         rc = choose_expand(&s->model->config, o->expand, &s->expand, e);
     if (!rc)
         rc = st_model_digest(src, s->digest, e);
-    if (!rc && commitment)
-        rc = check_commitment(s, commitment, e);
-    if (!rc && commitment)
+    if (!rc && of)
+        rc = st_cov_manifest_check(of, key, s->digest, e);
+    if (!rc && of)
         rc = choose_expand(&s->model->config, o->expand, &s->expand, e);
     if (!rc)
         rc = prepare_cipher(s, src, e);

@@ -3,6 +3,7 @@
 #ifndef ST_PROTECT_COVARIANT_SETUP_H
 #define ST_PROTECT_COVARIANT_SETUP_H
 
+#include "protect/covariant/manifest.h"
 #include "protect/covariant/rules.h"
 
 struct st_cov_setup {
@@ -20,11 +21,11 @@ struct st_cov_setup {
     struct st_cov_rules rules; /* points into this struct: it stays where it was opened */
 };
 
-/* commitment: that of a result which must come from this source and key (VERIFY), or NULL. key and o are kept until
+/* of: the manifest of a result which must come from this source and key (VERIFY), or NULL. key and o are kept until
  * close. Errors of st_cov_obfuscate() that concern the source and the options; then it is
  * closed already. */
 int st_cov_setup_open(struct st_cov_setup *s, const char *src, const struct st_cov_key *key,
-                      const struct st_cov_opts *o, const char *commitment, struct st_err *e) ST_MUST_CHECK;
+                      const struct st_cov_opts *o, const struct st_cov_manifest *of, struct st_err *e) ST_MUST_CHECK;
 void st_cov_setup_close(struct st_cov_setup *s);
 
 #endif

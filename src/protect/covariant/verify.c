@@ -107,7 +107,7 @@ int st_cov_verify(const char *src, const char *dst, const struct st_cov_key *key
     if (rc)
         return rc;
     made = merge(&manifest.made, o);
-    rc = st_cov_setup_open(&s, src, key, &made, manifest.commitment, e);
+    rc = st_cov_setup_open(&s, src, key, &made, &manifest, e);
     if (!rc)
         rc = describe(&b, &s, &made, e);
     if (!rc)
