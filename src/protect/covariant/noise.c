@@ -76,7 +76,7 @@ static void box_muller(const uint32_t *u, float *out)
 void st_cov_noise_row(struct st_stream *s, uint64_t row, float *out, size_t n)
 {
     uint32_t u[GROUPS * GROUP];
-    float last[GROUP];
+    float last[GROUP] = {0};
     for (size_t at = 0; at < n; at += GROUPS * GROUP) {
         size_t left = n - at < GROUPS * GROUP ? n - at : GROUPS * GROUP, groups = (left + GROUP - 1) / GROUP;
         st_stream_at(s, row, (uint32_t)(at * 4 / 64), u, groups * GROUP * 4);
