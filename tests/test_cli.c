@@ -499,6 +499,20 @@ static void serve_answers_status_and_stops_on_sigterm(void **state)
     assert_error(sotto("proxy --protect masked"), 7, "masked");
 }
 
+static void a_tokenizer_larger_than_the_vocabulary_is_refused_with_both_sizes(void **state)
+{
+    (void)state;
+    char cmd[1024];
+    snprintf(cmd, sizeof cmd,
+             "cp -r models/demo %s/less && sed -i 's/\"vocab_size\": 2048/\"vocab_size\": 2000/' %s/less/config.json",
+             tmp, tmp);
+    assert_int_equal(system(cmd), 0);
+    assert_int_equal(sotto("key new %s/less.key", tmp), 0);
+    int rc = sotto("proxy --key %s/less.key --tokenizer %s/less --upstream http://127.0.0.1:1 --port 0", tmp, tmp);
+    assert_error(rc, 3, "has 2048 token ids");
+    assert_non_null(strstr(err.p, "has 2000"));
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -538,6 +552,7 @@ int main(void)
         cmocka_unit_test(the_demo_reply_equals_the_plain_models),
         cmocka_unit_test(an_interrupted_demo_leaves_nothing_behind),
         cmocka_unit_test(serve_answers_status_and_stops_on_sigterm),
+        cmocka_unit_test(a_tokenizer_larger_than_the_vocabulary_is_refused_with_both_sizes),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -47,6 +47,15 @@ int st_source_plain(const char *path, struct st_err *e)
                    ST_COV_MANIFEST);
 }
 
+/* An id that the model does not have could not be enciphered. Fewer are usual: vocabularies are rounded up. */
+static int check_vocab(const struct st_source *s, const char *tok, const char *model, struct st_err *e)
+{
+    size_t n = st_tokenizer_vocab(s->tokenizer);
+    return n <= s->config.n_vocab ? 0
+                                  : st_fail(e, ST_INPUT, "%s: has %zu token ids, but the vocabulary of %s has %u", tok,
+                                            n, model, s->config.n_vocab);
+}
+
 int st_source_open(const struct st_cli *cli, const char *src, const char *key_file, const char *manifest,
                    struct st_source *out, struct st_err *e)
 {
@@ -55,7 +64,7 @@ int st_source_open(const struct st_cli *cli, const char *src, const char *key_fi
     *out = (struct st_source){.scheme = "unknown"};
     if ((rc = st_open_model_path(src, path, e)) != 0 || (rc = st_source_plain(path, e)) != 0 ||
         (rc = st_open_config(path, &out->config, e)) != 0 || (rc = st_open_tokenizer_path(path, NULL, tok, e)) != 0 ||
-        (rc = st_tokenizer_open(tok, &out->tokenizer, e)) != 0 ||
+        (rc = st_tokenizer_open(tok, &out->tokenizer, e)) != 0 || (rc = check_vocab(out, tok, path, e)) != 0 ||
         (rc = st_open_chat(cli, path, out->tokenizer, &out->chat, e)) != 0 ||
         (rc = open_cipher(cli, path, key_file, manifest, out, e)) != 0) {
         st_source_close(out);

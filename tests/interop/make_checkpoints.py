@@ -41,7 +41,7 @@ LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0,
                "original_max_position_embeddings": 64}
 
 
-def case(family, hidden, ffn, layers, heads, kv, vocab, tied=False, rope=None, context=256,
+def case(family, hidden, ffn, layers, heads, kv, vocab, tied=False, rope=None, context=320,
          n_tok=48, legacy=False, patch=None, **extra):
     """One row of the table. n_tok is the length of the test sequence; patch is laid over the
     written config.json (fields that transformers itself would drop)."""

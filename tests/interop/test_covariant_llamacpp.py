@@ -23,7 +23,7 @@ pytestmark = needs_engine
 SHARED = pathlib.Path(os.environ.get("SOTTO_SHARED", ROOT.parent / "shared"))
 STORIES = SHARED / "data" / "models" / "stories260K.bin"
 DEMO = ROOT / "models" / "demo"
-N_PROMPT, N_GREEDY = 24, 64
+N_PROMPT, N_GREEDY = 24, 256
 
 CASES = ["llama-gqa-tied", "llama-mqa", "llama-rope-llama3", "llama-rope-linear", "llama-head-dim",
          "llama-attention-bias", "llama-mlp-bias", "llama-rope-yarn", "mistral-no-window", "qwen2-gqa-tied",

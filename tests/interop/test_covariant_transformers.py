@@ -19,7 +19,7 @@ from test_transformers import (EXIT_UNSUPPORTED, F32_BOUND, GAP, ROOT, engine_gr
                                load, logits_of, needs_engine, relative, run_engine)
 
 pytestmark = needs_engine
-N_GREEDY = 64
+N_GREEDY = 256
 SUPPORTED = list(mk.CASES)
 WITH_BIASES = ["llama-attention-bias", "llama-mlp-bias", "qwen3-attention-bias"]
 
