@@ -67,7 +67,7 @@ bool st_cpu_has_avx512(void)
 }
 #endif
 
-static int pick_isa(const char *want, const struct st_kernels **out, struct st_err *e)
+int st_kernels_find(const char *want, const struct st_kernels **out, struct st_err *e)
 {
     char names[64] = "";
     for (int i = 0; i < N_ISA; i++) {
@@ -100,6 +100,15 @@ static struct st_kernels with_fallback(const struct st_kernels *own)
     return k;
 }
 
+int st_limb_dot_find(const char *isa, st_limb_dot_fn **out, struct st_err *e)
+{
+    const struct st_kernels *k;
+    int rc = st_kernels_find(isa, &k, e);
+    if (!rc)
+        *out = k->limb_dot;
+    return rc;
+}
+
 static int alloc_scratch(struct st_compute *c, struct st_err *e)
 {
     size_t n = (size_t)c->n_threads;
@@ -130,7 +139,7 @@ int st_compute_new(const struct st_compute_opts *o, struct st_compute **out, str
     const struct st_kernels *own = NULL;
     struct st_compute *c = NULL;
     *out = NULL;
-    int rc = pick_isa(o->isa, &own, e);
+    int rc = st_kernels_find(o->isa, &own, e);
     if (!rc)
         rc = st_alloc(&c, 1, sizeof *c, "compute", e);
     if (rc)

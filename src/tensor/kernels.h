@@ -4,6 +4,7 @@
 #ifndef ST_TENSOR_KERNELS_H
 #define ST_TENSOR_KERNELS_H
 
+#include "tensor/limb.h"
 #include "tensor/tensor.h"
 
 #include <stdbool.h>
@@ -70,6 +71,7 @@ struct st_kernels {
     const struct st_gemv_kernel *gemv_many[ST_DTYPE_COUNT];
     const struct st_gemm_kernel *gemm[ST_DTYPE_COUNT]; /* NULL: GEMV for any number of rows */
     uint32_t gemv_most[ST_DTYPE_COUNT];                /* rows up to which GEMV is faster than GEMM, measured */
+    st_limb_dot_fn *limb_dot;
     void (*rmsnorm)(const float *x, const float *w, float eps, uint32_t d, float *y);
     /* One head; cos and sin [n_pair]. */
     void (*rope)(float *x, const float *cosine, const float *sine, uint32_t n_pair, bool interleaved);
@@ -84,8 +86,12 @@ struct st_kernels {
 };
 
 extern const struct st_kernels st_kernels_ref;
+st_limb_dot_fn st_limb_dot_ref;
+/* The set named, or the best that this CPU has for NULL. UNSUPPORTED. */
+int st_kernels_find(const char *want, const struct st_kernels **out, struct st_err *e) ST_MUST_CHECK;
 #if defined(__x86_64__)
 extern const struct st_kernels st_kernels_avx2, st_kernels_avx512;
+st_limb_dot_fn st_limb_dot_avx2, st_limb_dot_avx512;
 /* For st_convert(); whole vectors only, they return how many values they did. */
 size_t st_convert_avx2(enum st_dtype from, const void *src, enum st_dtype to, void *dst, size_t n);
 /* For st_quantize_row(), the same way: the largest magnitude (NaN ignored) joins *max; values of a row by its scale. */

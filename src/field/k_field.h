@@ -1,0 +1,108 @@
+/* The loops of kernels.h, written plainly for the compiler to vectorise; ST_FIELD_TABLE names the table that the
+ * including file defines. */
+#include "field/fq.h"
+#include "field/kernels.h"
+
+#include <math.h>
+
+/* 1/q mod 2^32; R = 2^32 is the Montgomery radix. */
+#define Q_INVERSE 0x100001u
+_Static_assert((uint32_t)(ST_FQ *Q_INVERSE) == 1, "q times its inverse is 1");
+
+/* a b / R mod q. */
+static inline uint32_t montgomery(uint32_t a, uint32_t b)
+{
+    uint64_t t = (uint64_t)a * b;
+    uint64_t n = (uint64_t)((uint32_t)t * Q_INVERSE) * ST_FQ;
+    return st_fq_sub((uint32_t)(t >> 32), (uint32_t)(n >> 32));
+}
+
+/* a + b for 32-bit lanes: the sum wraps, or reaches q, exactly when q must be taken away. */
+static inline uint32_t add(uint32_t a, uint32_t b)
+{
+    uint32_t s = a + b;
+    return s - (ST_FQ & (0 - ((uint32_t)(s < a) | (uint32_t)(s >= ST_FQ))));
+}
+
+/* Products of 64 bits are added as halves: n < 2^32 of them fit. */
+static uint32_t dot(const uint32_t *a, const uint32_t *b, size_t n)
+{
+    uint64_t low = 0, high = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t p = (uint64_t)a[i] * b[i];
+        low += p & 0xffffffff;
+        high += p >> 32;
+    }
+    return st_fq_add(st_fq_reduce(low), st_fq_mul(st_fq_reduce(high), (1u << 20) - 1));
+}
+
+static void add_scaled(int64_t *sum, const int8_t *w, int32_t c, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        sum[i] += (int64_t)w[i] * c;
+}
+
+static void mask(const float *x, float alpha, const uint32_t *pad, uint32_t *u, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        int32_t v = (int32_t)rintf(alpha * x[i]);
+        uint32_t r = (uint32_t)v + (ST_FQ & (uint32_t)(v >> 31));
+        u[i] = add(r, pad[i]);
+    }
+}
+
+static void unmask(const uint32_t *v, const uint32_t *h, const float *scale, float inv_alpha, float *y, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = (float)st_fq_centre(st_fq_sub(v[i], h[i])) * (scale[i] * inv_alpha);
+}
+
+/* Cooley-Tukey, natural order in, bit-reversed order out; Gentleman-Sande back. Negacyclic: the powers of a 2N-th root
+ * are in the table. */
+static void ntt(uint32_t (*x)[ST_NTT_LANES], const uint32_t table[ST_NTT_N])
+{
+    for (uint32_t half = ST_NTT_N / 2, m = 1; m < ST_NTT_N; m *= 2, half /= 2)
+        for (uint32_t i = 0; i < m; i++)
+            for (uint32_t j = 2 * i * half; j < (2 * i + 1) * half; j++)
+                for (uint32_t l = 0; l < ST_NTT_LANES; l++) {
+                    uint32_t a = x[j][l], b = montgomery(x[j + half][l], table[m + i]);
+                    x[j][l] = add(a, b);
+                    x[j + half][l] = st_fq_sub(a, b);
+                }
+}
+
+static void ntt_inverse(uint32_t (*x)[ST_NTT_LANES], const uint32_t table[ST_NTT_N])
+{
+    for (uint32_t half = 1, m = ST_NTT_N / 2; m >= 1; m /= 2, half *= 2)
+        for (uint32_t i = 0; i < m; i++)
+            for (uint32_t j = 2 * i * half; j < (2 * i + 1) * half; j++)
+                for (uint32_t l = 0; l < ST_NTT_LANES; l++) {
+                    uint32_t a = x[j][l], b = x[j + half][l];
+                    x[j][l] = add(a, b);
+                    x[j + half][l] = montgomery(st_fq_sub(a, b), table[m + i]);
+                }
+}
+
+static void ntt_multiply(uint32_t (*sum)[ST_NTT_LANES], uint32_t (*x)[ST_NTT_LANES], const uint32_t b[ST_NTT_N])
+{
+    for (uint32_t i = 0; i < ST_NTT_N; i++)
+        for (uint32_t l = 0; l < ST_NTT_LANES; l++)
+            sum[i][l] = add(sum[i][l], montgomery(x[i][l], b[i]));
+}
+
+static void sample(const uint32_t *r, size_t n, const uint32_t *threshold, size_t n_threshold, int8_t *out)
+{
+    for (size_t at = 0; at < n; at += 64) {
+        int32_t value[64] = {0};
+        size_t m = n - at < 64 ? n - at : 64;
+        for (size_t t = 0; t < n_threshold; t++)
+            for (size_t i = 0; i < m; i++)
+                value[i] += (int32_t)(r[at + i] >> 1) >= (int32_t)threshold[t];
+        for (size_t i = 0; i < m; i++) {
+            int32_t sign = -(int32_t)(r[at + i] & 1);
+            out[at + i] = (int8_t)((value[i] ^ sign) - sign);
+        }
+    }
+}
+
+const struct st_field_kernels ST_FIELD_TABLE = {dot, add_scaled, mask, unmask, ntt, ntt_inverse, ntt_multiply, sample};

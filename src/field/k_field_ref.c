@@ -1,0 +1,2 @@
+#define ST_FIELD_TABLE st_field_ref
+#include "field/k_field.h"
