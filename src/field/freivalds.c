@@ -24,7 +24,7 @@ static int multiply(const int8_t *w, uint32_t n_out, uint32_t n_in, const uint32
     for (uint32_t j = 0; j < n_out; j++)
         k->add_scaled(sum, w + (size_t)j * n_in, st_fq_centre(s[j]), n_in);
     for (uint32_t i = 0; i < n_in; i++) {
-        uint64_t sign = (uint64_t)(sum[i] >> 63), size = ((uint64_t)sum[i] ^ sign) - sign;
+        uint64_t sign = 0 - (uint64_t)(sum[i] < 0), size = ((uint64_t)sum[i] ^ sign) - sign;
         uint32_t r = st_fq_reduce(size), minus = st_fq_sub(0, r);
         ws[i] = (r & (uint32_t)~sign) | (minus & (uint32_t)sign);
     }

@@ -46,7 +46,7 @@ static void mask(const float *x, float alpha, const uint32_t *pad, uint32_t *u, 
 {
     for (size_t i = 0; i < n; i++) {
         int32_t v = (int32_t)rintf(alpha * x[i]);
-        uint32_t r = (uint32_t)v + (ST_FQ & (uint32_t)(v >> 31));
+        uint32_t r = (uint32_t)v + (ST_FQ & (0 - (uint32_t)(v < 0)));
         u[i] = add(r, pad[i]);
     }
 }
