@@ -107,7 +107,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain():
-    with Program("serve", DEMO, "--deterministic") as p:
+    with Program("serve", DEMO, "--deterministic", "--kv-dtype", "f32") as p:
         yield p
 
 
@@ -519,7 +519,7 @@ def leaning(made, tmp_path_factory):
 
 
 def test_homophones_change_what_is_sent_and_not_what_is_said(made, leaning):
-    with (Program("serve", leaning / "plain", "--deterministic") as plain,
+    with (Program("serve", leaning / "plain", "--deterministic", "--kv-dtype", "f32") as plain,
           Program("serve", leaning / "obfuscated", "--deterministic", "--ids-only") as far, speaking("sglang", far) as (url, seen),
           Program("proxy", "--key", made / "key", "--tokenizer", leaning / "plain", "--manifest", leaning / "obfuscated",
                   "--upstream", url) as p):
