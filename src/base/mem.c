@@ -25,6 +25,19 @@ size_t st_mem_available(void)
     return bytes;
 }
 
+size_t st_mem_peak(void)
+{
+    char line[256];
+    unsigned long long kib = 0;
+    FILE *f = fopen("/proc/self/status", "r");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "VmHWM: %llu kB", &kib) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return (size_t)kib * 1024;
+}
+
 int st_area_new(struct st_area *a, size_t n, size_t size, const char *what, struct st_err *e)
 {
     size_t len;

@@ -10,6 +10,10 @@
  * address space is lower); SIZE_MAX when the system does not say. */
 size_t st_mem_available(void);
 
+/* Highest resident size of this program so far (VmHWM of /proc; getrusage would count the program that started it as
+ * well); 0 when the system does not say. */
+size_t st_mem_peak(void);
+
 /* A zeroed area of n * size bytes whose pages come into being when they are first written. Page-aligned.
  * MEMORY names `what`. len keeps the length for st_area_free. */
 struct st_area {

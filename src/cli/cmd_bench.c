@@ -1,5 +1,6 @@
 /* sotto bench engine: speed and memory of one model on this machine, beside the read bandwidth that bounds decoding. */
 #include "base/hooks.h"
+#include "base/mem.h"
 #include "base/pool.h"
 #include "cli/open.h"
 #include "text/json.h"
@@ -78,20 +79,6 @@ static int measure_roof(int n_threads, double *gbps, struct st_err *e)
     free(p);
     st_pool_free(pool);
     return rc;
-}
-
-/* Highest resident size so far, from /proc. */
-static uint64_t peak_rss(void)
-{
-    char line[256];
-    unsigned long long kib = 0;
-    FILE *f = fopen("/proc/self/status", "r");
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "VmHWM: %llu kB", &kib) == 1)
-            break;
-    if (f)
-        fclose(f);
-    return kib * 1024;
 }
 
 struct lane {
@@ -251,7 +238,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     if ((rc = measure(&m, o->prompt < 32 ? o->prompt : 32, 2, 1, &warm, e)) != 0 ||
         (rc = measure(&m, o->prompt, o->gen, o->batch, &f, e)) != 0)
         goto out;
-    uint64_t rss = peak_rss();
+    uint64_t rss = st_mem_peak();
     bool is_f32 = m.model->config.dtype == ST_DTYPE_F32 || cli->dtype == ST_CLI_DTYPE_F32;
     enum st_dtype kv = cli->kv_dtype >= 0 ? (enum st_dtype)cli->kv_dtype : is_f32 ? ST_DTYPE_F32 : ST_DTYPE_BF16;
     double read =

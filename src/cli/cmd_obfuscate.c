@@ -1,6 +1,7 @@
 /* sotto obfuscate SRC DST --key KEY: compiles a checkpoint for an untrusted server. */
 #include "base/hooks.h"
 #include "base/log.h"
+#include "base/mem.h"
 #include "cli/key_open.h"
 #include "cli/source.h"
 #include "model/locate.h"
@@ -11,7 +12,6 @@
 #include <math.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/resource.h>
 
 struct obfuscate_opts {
     const char *key;
@@ -229,7 +229,6 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     struct st_cov_key key;
     double err = 0;
     struct cost cost = {0};
-    struct rusage used;
     if (!o->key)
         return st_fail(e, ST_USAGE, "obfuscate: --key FILE is needed (make one with `sotto key new FILE`)");
     int rc = st_cov_opts_check(&cov, e);
@@ -246,8 +245,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     cost.seconds = st_now();
     rc = st_cov_obfuscate(src, dst, &key, &cov, e);
     cost.seconds = st_now() - cost.seconds;
-    getrusage(RUSAGE_SELF, &used);
-    cost.peak_rss = (uint64_t)used.ru_maxrss * 1024;
+    cost.peak_rss = st_mem_peak();
     if (!rc && o->verify)
         rc = st_cov_verify(src, dst, &key, &cov, &err, e);
     st_cov_key_wipe(&key);
