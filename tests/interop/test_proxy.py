@@ -527,7 +527,8 @@ def test_homophones_change_what_is_sent_and_not_what_is_said(made, leaning):
             assert chat(p.client, text) == chat(plain.client, text)
             assert streamed(p.client, text) == streamed(plain.client, text)
         # 30 and some tokens of five words, each with five homophones.
-        assert len(set(seen[-1]["input_ids"])) > 15 and seen[-1]["input_ids"] != seen[-2]["input_ids"]
+        # 33 draws among five homophones of each of five words: 17.6 different ids on average, deviation about 1.4.
+        assert len(set(seen[-1]["input_ids"])) > 10 and seen[-1]["input_ids"] != seen[-2]["input_ids"]
         with pytest.raises(openai.BadRequestError) as e:
             complete(p.client, max_tokens=4, extra_body={"repetition_penalty": 1.2})
         assert e.value.code == "unsupported" and e.value.param == "repetition_penalty"
