@@ -15,12 +15,16 @@
 #define ST_MAX_GROUP 16 /* ops of one exchange group */
 
 struct st_trusted {
-    float *p; /* [n_row, width], plaintext activations */
+    float *p; /* [n_row, width], plaintext activations; NULL when ids is not */
     uint32_t n_row, width;
+    const uint32_t *ids; /* not NULL: row r is one at ids[r] < width and zero elsewhere (a fetch from the embedding) */
 };
+enum st_exposed_format { ST_EXPOSED_FIELD, ST_EXPOSED_F32 }; /* u32 residues mod q, or floats */
+/* Rows on their way out [n_row, n_in], or a reply: for each op of the group [n_row, n_out], one behind the other. */
 struct st_exposed {
-    void *p; /* as the protection and the transport agree: masked rows */
-    size_t len;
+    void *p;
+    size_t len; /* bytes */
+    enum st_exposed_format format;
 };
 
 /* One group of linear ops on the same rows. The caller keeps it from submit to complete. */
@@ -40,6 +44,8 @@ struct st_protection_hooks {
     /* outs[i] [n_row, n_out_i] = in W_i^T without bias; the memory is the caller's. */
     int (*leave)(void *ctx, const struct st_exchange *x, const struct st_exposed *reply,
                  struct st_trusted *outs /* [n_op] */, struct st_err *e);
+    /* True: run this group here, with the weights of this side, as if it were TRUSTED. NULL = never. */
+    bool (*keep)(void *ctx, const struct st_plan *plan, const struct st_plan_op *ops, int n_op, uint32_t n_row);
     /* Instead of leave when the exchange failed after enter: forget its secrets. NULL when there are none. */
     void (*drop)(void *ctx, const struct st_exchange *x);
     void *ctx;

@@ -30,6 +30,12 @@ struct st_model_opts {
     enum st_load_dtype dtype;
     int n_threads; /* for conversions, 0 = all */
     bool progress; /* draw a progress bar for long conversions */
+    /* Norm weights go into the matrices that read the norm's output, before those are converted; the norms' own vectors
+     * become ones. Norms inside heads stay. Needs dtype INT8, BF16 or F32. */
+    bool fold_norms;
+    /* The checkpoint is the trusted side's part of one (`sotto-worker prepare --kit`): it has no matrices of linear
+     * layers but routers; their mats have data NULL. */
+    bool no_linear;
 };
 
 /* Errors: IO (cannot read), INPUT (malformed: names file, tensor, field), UNSUPPORTED (architecture, dtype),

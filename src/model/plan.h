@@ -80,8 +80,10 @@ const char *st_role_name(enum st_role r);
 
 enum st_place { ST_PLACE_TRUSTED, ST_PLACE_UNTRUSTED };
 
+#define ST_PLAN_NAME 120
+
 struct st_plan_weight {
-    char name[120]; /* tensor name in the checkpoint: "model.layers.3.self_attn.q_proj.weight" */
+    char name[ST_PLAN_NAME]; /* tensor name in the checkpoint: "model.layers.3.self_attn.q_proj.weight" */
     enum st_role role;
     int layer;            /* -1 outside the layers */
     int expert;           /* -1 outside the routed experts */
@@ -103,7 +105,8 @@ struct st_plan_op {
     struct st_pieces pieces;     /* COPY */
     float eps;                   /* NORM: 0 = norm_eps of the config */
     uint32_t group;              /* exchange group, 0 = on its own */
-    bool last_row_only;          /* final norm and head: only rows whose logits are wanted */
+    bool every_row; /* GATHER: of all rows, not of those alone that take the expert; its SCATTER adds with weight 0 */
+    bool last_row_only; /* final norm and head: only rows whose logits are wanted */
 };
 
 struct st_plan {

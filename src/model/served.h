@@ -1,0 +1,38 @@
+/* The matrices that an untrusted worker serves, in the one form that worker, preparer and trusted side share: int8 with
+ * a scale per output, canonical (round to nearest even, max|w| / 127), norm weights folded into the matrices that read
+ * them. Made from a model that was opened with dtype INT8 and fold_norms; views, nothing is copied but the embedding,
+ * which is transposed and quantised when asked for, so that a token's row can be fetched as a product with a one-hot
+ * row. */
+#ifndef ST_MODEL_SERVED_H
+#define ST_MODEL_SERVED_H
+
+#include "base/mem.h"
+#include "model/model.h"
+
+struct st_served_weight {
+    char name[ST_PLAN_NAME + 2]; /* of the plan's weight; the embedding's with "^T" behind it */
+    int weight;                  /* index into the plan */
+    enum st_role role;
+    int expert;           /* -1 outside the routed experts */
+    uint32_t n_out, n_in; /* of the transposed embedding: d_model, n_vocab */
+    const int8_t *w;      /* [n_out][n_in]; NULL on a side that has no weights */
+    const float *scale;   /* [n_out]; NULL likewise */
+};
+
+struct st_served {
+    struct st_served_weight *weights; /* in the order of the plan; the embedding last */
+    uint32_t n;
+    struct st_area embedding;
+};
+
+/* Routers are not served: they stay f32 on the trusted side. MEMORY. */
+int st_served_init(struct st_served *s, const struct st_model *m, bool with_embedding, struct st_err *e) ST_MUST_CHECK;
+void st_served_free(struct st_served *s);
+/* Index by name, or -1. */
+int st_served_find(const struct st_served *s, const char *name);
+
+/* SHA-256 over the sorted lines `sha256 size name\n` of config, tokenizer, template and weight files of a checkpoint:
+ * what names a model everywhere. progress: draw a bar when it takes long. IO. */
+int st_model_digest(const char *path, bool progress, uint8_t out[32], struct st_err *e) ST_MUST_CHECK;
+
+#endif

@@ -1,0 +1,100 @@
+/* The whole wire format between a trusted side and a worker: frames over a byte stream (TCP, TLS, Unix socket) or
+ * through shared memory. Little-endian. Both ends are hostile to each other: every length is checked here before
+ * anything is allocated or read. No socket in this file: bytes to structs and back.
+ *
+ *   frame    magic "STWORKER", u32 version, u32 type, u64 id, u64 length of the payload
+ *   HELLO    client: digest [32] of the model that it wants (zeros = any), u32 0
+ *   WELCOME  worker: digest [32], u32 max rows per product, u32 flags, u64 max payload, text parameter set of its hints
+ *            ("" = none), u32 n, then n times {text name, u32 n_out, u32 n_in, u32 is expert}; a matrix's id is its
+ * place MULTIPLY client: u32 format (0 = residues mod q, 1 = f32), u32 n_row, u32 n_weight, u32 weight ids, rows
+ * [n_row][n_in] PRODUCT  worker: u32 format, u32 n_row, u32 n_weight, u32 microseconds of work, then per weight
+ * [n_row][n_out] HINT     client: u32 weight id, u32 first column, u32 number of columns COLUMNS  worker: the same
+ * three, then per column f32 scale, f32 norm, u32 h[m] FAILURE  worker: u32 code (base/err.h), text; id 0 when it is
+ * about the connection, which then ends A text is u32 length and bytes. Replies carry the id of their request and may
+ * come in any order. */
+#ifndef ST_NET_WORKER_FRAME_H
+#define ST_NET_WORKER_FRAME_H
+
+#include "base/buf.h"
+
+#define ST_WORKER_PORT 7790
+#define ST_WORKER_VERSION 1u
+#define ST_WORKER_HEAD 32 /* bytes of a frame's head */
+#define ST_WORKER_MAX_PAYLOAD (1u << 30)
+#define ST_WORKER_MAX_NAME 160
+#define ST_WORKER_MAX_WEIGHTS (1u << 20)
+#define ST_WORKER_MAX_GROUP 16
+
+enum st_worker_type {
+    ST_WORKER_HELLO = 1,
+    ST_WORKER_WELCOME,
+    ST_WORKER_MULTIPLY,
+    ST_WORKER_PRODUCT,
+    ST_WORKER_HINT,
+    ST_WORKER_COLUMNS,
+    ST_WORKER_FAILURE,
+};
+enum st_worker_format { ST_WORKER_FIELD, ST_WORKER_F32 };
+
+struct st_worker_head {
+    enum st_worker_type type;
+    uint64_t id;
+    uint64_t len; /* of the payload */
+};
+/* INPUT: not a frame, unknown type, longer than max; UNSUPPORTED: `worker protocol version 2; this side has 1`. */
+int st_worker_head_parse(const uint8_t p[ST_WORKER_HEAD], uint64_t max, struct st_worker_head *out,
+                         struct st_err *e) ST_MUST_CHECK;
+void st_worker_head_write(uint8_t p[ST_WORKER_HEAD], const struct st_worker_head *h);
+
+/* Payloads. Parsers check every length against the span and leave nothing behind it unread; pointers go into the span
+ * (rows and values may be unaligned there: copy). INPUT names the field. */
+struct st_worker_weight {
+    char name[ST_WORKER_MAX_NAME];
+    uint32_t n_out, n_in;
+    bool expert;
+};
+struct st_worker_welcome {
+    uint8_t digest[32];
+    uint32_t max_row, flags;
+    uint64_t max_payload;
+    char params[64];
+    uint32_t n;
+    struct st_worker_weight *weights; /* owned: free */
+};
+struct st_worker_multiply {
+    enum st_worker_format format;
+    uint32_t n_row, n_weight;
+    uint32_t weights[ST_WORKER_MAX_GROUP];
+    struct st_span rows;
+};
+struct st_worker_product {
+    enum st_worker_format format;
+    uint32_t n_row, n_weight, work_us;
+    struct st_span values;
+};
+struct st_worker_hint {
+    uint32_t weight, first, n;
+};
+struct st_worker_failure {
+    int code;
+    char text[256]; /* control characters replaced */
+};
+int st_worker_hello_parse(struct st_span p, uint8_t digest[32], struct st_err *e) ST_MUST_CHECK;
+int st_worker_welcome_parse(struct st_span p, struct st_worker_welcome *out, struct st_err *e) ST_MUST_CHECK;
+int st_worker_multiply_parse(struct st_span p, struct st_worker_multiply *out, struct st_err *e) ST_MUST_CHECK;
+int st_worker_product_parse(struct st_span p, struct st_worker_product *out, struct st_err *e) ST_MUST_CHECK;
+int st_worker_hint_parse(struct st_span p, struct st_worker_hint *out, struct st_err *e) ST_MUST_CHECK;
+int st_worker_columns_parse(struct st_span p, uint32_t m, struct st_worker_hint *out, struct st_span *records,
+                            struct st_err *e) ST_MUST_CHECK;
+int st_worker_failure_parse(struct st_span p, struct st_worker_failure *out, struct st_err *e) ST_MUST_CHECK;
+
+/* Whole frames appended to a buffer; the large ones give only what stands before their rows or values. */
+void st_worker_hello_add(struct st_buf *b, const uint8_t digest[32]);
+void st_worker_welcome_add(struct st_buf *b, const struct st_worker_welcome *w);
+void st_worker_multiply_add(struct st_buf *b, uint64_t id, const struct st_worker_multiply *m, size_t rows_len);
+void st_worker_product_add(struct st_buf *b, uint64_t id, const struct st_worker_product *r, size_t values_len);
+void st_worker_hint_add(struct st_buf *b, uint64_t id, const struct st_worker_hint *h);
+void st_worker_columns_add(struct st_buf *b, uint64_t id, const struct st_worker_hint *h, size_t records_len);
+void st_worker_failure_add(struct st_buf *b, uint64_t id, int code, const char *text);
+
+#endif

@@ -1,0 +1,65 @@
+/* A masking scheme: how the pads of one exchange group are made. What leaves the trusted side is a row plus a mask;
+ * what comes back is unmasked by subtracting the mask times the weights, prepared beforehand. A scheme is one file that
+ * exports one const struct, and a row in schemes.def. All schemes share everything else: quantisation and its bound
+ * (rows.h), the pool of pads (pads.h), the check of replies, single use (masked.c).
+ *
+ * A pad of a group is d + n words of 4 bytes: mask [d], then unmask [n] = mask W for the group's matrices one behind
+ * the other. In domain FIELD words are canonical residues and the sums are exact; in domain F32 they are floats. */
+#ifndef ST_PROTECT_MASKED_SCHEME_H
+#define ST_PROTECT_MASKED_SCHEME_H
+
+#include "crypto/stream.h"
+#include "engine/boundary.h"
+#include "model/hints.h"
+
+enum st_mask_domain { ST_MASK_FIELD, ST_MASK_F32 };
+
+/* One exchange group of the plan. */
+struct st_mask_group {
+    int op, n_op;             /* ops [op, op + n_op) of the plan */
+    uint32_t d;               /* values of a row */
+    uint32_t n;               /* outputs of all its matrices */
+    int served[ST_MAX_GROUP]; /* indices into st_served */
+    double norm;              /* max over all columns of ||W_j||_2, at least 1 */
+    const float *scale;       /* [n] of all columns */
+};
+
+struct st_scheme_opts {
+    const struct st_served *served; /* w is NULL where this side has no weights */
+    const struct st_mask_group *groups;
+    int n_group;
+    const uint8_t *digest; /* [32] of the model */
+    const struct st_plan *plan;
+    const struct st_lwe_params *params;   /* lwe */
+    bool hints24;                         /* lwe: keep hints in 24 bits */
+    const struct st_hint_source *hints;   /* lwe */
+    bool check_hints;                     /* lwe: H s = B (W s); needs the weights */
+    uint32_t rank;                        /* remo: m; 0 = half of d */
+    double mask_scale;                    /* remo: deviation of masks over that of rows; 0 = 100 */
+    const struct st_transport *transport; /* remo asks the worker for M_pub W through it; else NULL */
+    struct st_pool *pool;                 /* for set-up; NULL = this thread */
+    bool progress;
+};
+
+struct st_scheme {
+    const char *name; /* "lwe" */
+    enum st_mask_domain domain;
+    /* What every output says about its strength: "hidden under Module-LWE, 140 bits" or "breakable: ...". */
+    const char *(*strength)(const void *s);
+    /* UNSUPPORTED, POLICY (no weights here for otp), MEMORY (says how much), VERIFY (hints do not belong to the
+     * weights; names the matrix). */
+    int (*open)(const struct st_scheme_opts *o, void **out, struct st_err *e);
+    void (*close)(void *s);
+    /* Part of q/2 that masks take from the range of a group, in units of ||X||_2 (rows.h): 0 for exact pads. */
+    double (*slack)(const void *s, int group);
+    /* n pads of one group into pads [n][d + n]. Called from the threads of the pool, several at once; secrets that do
+     * not end up in the pads are wiped before it returns. dot may use one thread only. */
+    int (*make)(void *s, int group, uint32_t n, struct st_stream *random, uint32_t *pads, struct st_err *e);
+    /* Bytes of hints or weights kept for it. */
+    size_t (*bytes)(const void *s);
+};
+
+/* NULL = lwe. USAGE lists the names. */
+int st_scheme_find(const char *name, const struct st_scheme **out, struct st_err *e) ST_MUST_CHECK;
+
+#endif

@@ -1,0 +1,47 @@
+/* The trusted side's end of the worker protocol: a transport for the boundary over one of several workers, and a source
+ * of hints. Blocking, with a deadline on every exchange; used by the engine's thread (hints: before it starts).
+ *
+ * A worker that is gone, late, or speaks nonsense is closed and its exchange fails; the next exchange connects again or
+ * goes to the next address. One that returned a wrong product is quarantined: never used again by this process. When
+ * none is left, exchanges fail with a line that says so. */
+#ifndef ST_SERVICE_WORKER_CLIENT_H
+#define ST_SERVICE_WORKER_CLIENT_H
+
+#include "engine/boundary.h"
+#include "model/hints.h"
+
+struct st_worker_client;
+
+struct st_worker_client_opts {
+    const char *const *addresses; /* tcp://HOST:PORT, tls://HOST:PORT, unix:PATH, shm:PATH */
+    int n_address;
+    const char *tls_ca;    /* PEM; NULL = the system's */
+    const uint8_t *digest; /* [32] of the model; another one is refused by name */
+    double timeout_s;      /* of connecting and of every exchange; 0 = 30 */
+};
+
+/* Connects to the first worker that answers. IO: names each address and why; VERIFY: another model; UNSUPPORTED:
+ * another protocol version; INPUT: nonsense. */
+int st_worker_client_new(const struct st_worker_client_opts *o, struct st_worker_client **out,
+                         struct st_err *e) ST_MUST_CHECK;
+void st_worker_client_free(struct st_worker_client *c);
+/* Rows are at most st_exposed.p of one exchange; matrices are found by name. */
+const struct st_transport *st_worker_client_transport(const struct st_worker_client *c);
+/* INPUT `missing hints`: the worker has none; USAGE: they belong to another parameter set. */
+int st_worker_client_hints(struct st_worker_client *c, const struct st_hint_source **out,
+                           struct st_err *e) ST_MUST_CHECK;
+/* True when the worker has that matrix in that shape. */
+bool st_worker_client_has(const struct st_worker_client *c, const char *name, uint32_t n_out, uint32_t n_in);
+/* The worker that answered last is never used again. */
+void st_worker_client_quarantine(struct st_worker_client *c);
+
+struct st_worker_client_stats {
+    uint64_t n_exchange, n_failed, bytes_up, bytes_down;
+    double wait_s; /* from the first byte sent to the last received */
+    double work_s; /* of it what the worker says it computed */
+    int n_quarantined;
+    char address[256]; /* of the current one */
+};
+void st_worker_client_stats(const struct st_worker_client *c, struct st_worker_client_stats *out);
+
+#endif
