@@ -238,10 +238,10 @@ static int run_linear(struct st_exec *x, const struct st_area *slot, int i, int 
 {
     const struct st_plan *p = &x->m->plan;
     const struct st_plan_op *ops = &p->ops[i];
-    struct st_trusted in = {slot[ops->in].p, n_row, p->slot_width[ops->in]};
+    struct st_trusted in = {.p = slot[ops->in].p, .n_row = n_row, .width = p->slot_width[ops->in]};
     struct st_trusted outs[ST_MAX_GROUP];
     for (int k = 0; k < n_op && k < ST_MAX_GROUP; k++)
-        outs[k] = (struct st_trusted){slot[ops[k].out].p, n_row, p->slot_width[ops[k].out]};
+        outs[k] = (struct st_trusted){.p = slot[ops[k].out].p, .n_row = n_row, .width = p->slot_width[ops[k].out]};
     return st_boundary_linear(x->boundary, x->compute, p, ops, n_op, x->m->mats, &in, outs, e);
 }
 
