@@ -47,7 +47,7 @@ static int enter(void *ctx, const struct st_exchange *x, const struct st_trusted
     assert_true(n <= MAX_VALUES);
     for (size_t i = 0; i < n; i++)
         f->masked[i] = -in->p[i];
-    *out = (struct st_exposed){f->masked, n * sizeof(float)};
+    *out = (struct st_exposed){f->masked, n * sizeof(float), ST_EXPOSED_F32};
     return 0;
 }
 
@@ -114,7 +114,7 @@ static int complete(void *ctx, const struct st_exchange *x, struct st_exposed *r
         st_linear(f->compute, &job, 1, h->rows, x->n_row);
         to += (size_t)x->n_row * w->n_out;
     }
-    *reply = (struct st_exposed){h->reply, (size_t)(to - h->reply) * sizeof(float)};
+    *reply = (struct st_exposed){h->reply, (size_t)(to - h->reply) * sizeof(float), ST_EXPOSED_F32};
     return 0;
 }
 
@@ -148,7 +148,7 @@ static void set_up(struct setup *s, const struct tiny *t)
         f->held[i].reply = calloc(MAX_VALUES, sizeof(float));
     }
     f->masked = calloc(MAX_VALUES, sizeof(float));
-    s->hooks = (struct st_protection_hooks){enter, leave, drop, f};
+    s->hooks = (struct st_protection_hooks){.enter = enter, .leave = leave, .drop = drop, .ctx = f};
     s->transport = (struct st_transport){submit, complete, f};
     s->b = (struct st_boundary){.hooks = &s->hooks, .transport = &s->transport};
 }
@@ -236,7 +236,7 @@ static void an_untrusted_op_without_a_protection_is_refused(void **state)
     while (op->op != ST_OP_LINEAR)
         op++;
     float in[64] = {0}, out[64];
-    struct st_trusted rows = {in, 1, 64}, outs = {out, 1, 64};
+    struct st_trusted rows = {.p = in, .n_row = 1, .width = 64}, outs = {.p = out, .n_row = 1, .width = 64};
     struct st_boundary none = {0};
     assert_int_equal(st_boundary_linear(&none, s.far.compute, &s.m->plan, op, 1, s.m->mats, &rows, &outs, &e),
                      ST_POLICY);
@@ -260,7 +260,9 @@ static void a_group_in_two_places_is_refused(void **state)
         op++;
     op[1].place = ST_PLACE_UNTRUSTED;
     float in[64] = {0}, out[3][64];
-    struct st_trusted rows = {in, 1, 64}, outs[3] = {{out[0], 1, 64}, {out[1], 1, 64}, {out[2], 1, 64}};
+    struct st_trusted rows = {.p = in, .n_row = 1, .width = 64}, outs[3];
+    for (int k = 0; k < 3; k++)
+        outs[k] = (struct st_trusted){.p = out[k], .n_row = 1, .width = 64};
     assert_int_equal(st_boundary_linear(&s.b, s.far.compute, &s.m->plan, op, 3, s.m->mats, &rows, outs, &e),
                      ST_INTERNAL);
     assert_int_equal(s.far.n_submit, 0);
@@ -289,7 +291,7 @@ static void several_exchanges_may_be_outstanding(void **state)
     for (int i = 0; i < N; i++) {
         for (int k = 0; k < ROWS * 64; k++)
             in[i][k] = (float)st_rng_unit(&rng) - 0.5f;
-        rows[i] = (struct st_trusted){in[i], ROWS, 64};
+        rows[i] = (struct st_trusted){.p = in[i], .n_row = ROWS, .width = 64};
         x[i] = (struct st_exchange){.plan = &s.m->plan, .ops = op, .n_op = 3};
         tiny_check(st_boundary_submit(&s.b, &x[i], &rows[i], &e), &e);
     }
@@ -298,7 +300,7 @@ static void several_exchanges_may_be_outstanding(void **state)
     for (int i = 0; i < N; i++) {
         int at = order[i];
         for (int k = 0; k < 3; k++)
-            outs[k] = (struct st_trusted){out[at][k], ROWS, 64};
+            outs[k] = (struct st_trusted){.p = out[at][k], .n_row = ROWS, .width = 64};
         tiny_check(st_boundary_complete(&s.b, &x[at], s.m->mats, outs, &e), &e);
         for (int k = 0; k < 3; k++)
             outs[k].p = want[k];

@@ -100,7 +100,7 @@ static int open_engine(const struct st_cli *cli, const char *path, const struct 
                        struct st_open *out, struct st_err *e)
 {
     static const enum st_load_dtype load[] = {ST_LOAD_KEEP, ST_LOAD_F32, ST_LOAD_BF16, ST_LOAD_INT8};
-    struct st_model_opts mo = {load[cli->dtype], cli->n_threads, !cli->quiet};
+    struct st_model_opts mo = {.dtype = load[cli->dtype], .n_threads = cli->n_threads, .progress = !cli->quiet};
     struct st_engine_opts eo = more ? *more : (struct st_engine_opts){0};
     double start = st_now();
     if (st_model_open(path, &mo, &out->model, e))
