@@ -28,7 +28,9 @@ struct far_side {
     int n_submit, n_open, max_open, n_drop;
     int fail_at; /* 1-based number of the exchange that fails, 0 = none */
     const char *fail_in;
-    float *masked; /* what enter made; the protection's until leave */
+    float *masked;      /* what enter made; the protection's until leave */
+    uint32_t keep_from; /* groups of at least so many rows stay here, 0 = none do */
+    uint32_t most_rows; /* of one exchange */
 };
 
 static bool fails(const struct far_side *f, const char *where)
@@ -46,7 +48,8 @@ static int enter(void *ctx, const struct st_exchange *x, const struct st_trusted
     assert_int_equal(in->n_row, x->n_row);
     assert_true(n <= MAX_VALUES);
     for (size_t i = 0; i < n; i++)
-        f->masked[i] = -in->p[i];
+        f->masked[i] = in->ids ? -(float)(in->ids[i / in->width] == i % in->width) : -in->p[i];
+    f->most_rows = in->n_row > f->most_rows ? in->n_row : f->most_rows;
     *out = (struct st_exposed){f->masked, n * sizeof(float), ST_EXPOSED_F32};
     return 0;
 }
@@ -66,6 +69,13 @@ static int leave(void *ctx, const struct st_exchange *x, const struct st_exposed
         from += n;
     }
     return 0;
+}
+
+static bool keep(void *ctx, const struct st_plan *plan, const struct st_plan_op *ops, int n_op, uint32_t n_row)
+{
+    const struct far_side *f = ctx;
+    (void)plan, (void)ops, (void)n_op;
+    return f->keep_from && n_row >= f->keep_from;
 }
 
 static void drop(void *ctx, const struct st_exchange *x)
@@ -94,6 +104,20 @@ static int submit(void *ctx, const struct st_exchange *x, const struct st_expose
     return 0;
 }
 
+/* y [n_row, n_in of the embedding] = one-hot rows times it. */
+static size_t fetch(const struct st_mat *w, const float *rows, uint32_t n_row, float *y)
+{
+    const float *table = w->data;
+    for (uint32_t r = 0; r < n_row; r++)
+        for (uint32_t i = 0; i < w->n_in; i++) {
+            float sum = 0;
+            for (uint32_t k = 0; k < w->n_out; k++)
+                sum += rows[(size_t)r * w->n_out + k] * table[(size_t)k * w->n_in + i];
+            y[(size_t)r * w->n_in + i] = sum;
+        }
+    return (size_t)n_row * w->n_in;
+}
+
 static int complete(void *ctx, const struct st_exchange *x, struct st_exposed *reply, struct st_err *e)
 {
     struct far_side *f = ctx;
@@ -109,6 +133,10 @@ static int complete(void *ctx, const struct st_exchange *x, struct st_exposed *r
     for (int k = 0; k < x->n_op; k++) {
         const struct st_mat *w = &f->mats[x->ops[k].weight];
         struct st_linear_job job = {.w = w, .y = to};
+        if (x->ops[k].op == ST_OP_EMBED) {
+            to += fetch(w, h->rows, x->n_row, to);
+            continue;
+        }
         assert_int_equal(h->len, (size_t)x->n_row * w->n_in * sizeof(float));
         assert_true((size_t)(to - h->reply) + (size_t)x->n_row * w->n_out <= MAX_VALUES);
         st_linear(f->compute, &job, 1, h->rows, x->n_row);
@@ -148,7 +176,7 @@ static void set_up(struct setup *s, const struct tiny *t)
         f->held[i].reply = calloc(MAX_VALUES, sizeof(float));
     }
     f->masked = calloc(MAX_VALUES, sizeof(float));
-    s->hooks = (struct st_protection_hooks){.enter = enter, .leave = leave, .drop = drop, .ctx = f};
+    s->hooks = (struct st_protection_hooks){.enter = enter, .leave = leave, .keep = keep, .drop = drop, .ctx = f};
     s->transport = (struct st_transport){submit, complete, f};
     s->b = (struct st_boundary){.hooks = &s->hooks, .transport = &s->transport};
 }
@@ -369,6 +397,121 @@ static void a_failed_exchange_ends_the_requests_and_not_the_engine(void **state)
     }
 }
 
+static void rows_are_cut_to_what_one_exchange_takes(void **state)
+{
+    (void)state;
+    struct setup s;
+    struct client inside = {0}, outside = {0};
+    set_up(&s, &(struct tiny){.n_ctx = 64, .seed = 1});
+    struct st_engine *en = tiny_engine(s.m, (struct st_engine_opts){.boundary = &s.b});
+    run(en, &inside);
+    st_engine_free(en);
+    place_outside(&s.m->plan);
+    s.b.max_row = 3;
+    en = tiny_engine(s.m, (struct st_engine_opts){.boundary = &s.b});
+    run(en, &outside);
+    assert_memory_equal(inside.ids, outside.ids, sizeof inside.ids);
+    assert_int_equal(s.far.most_rows, 3);
+    /* 7 prompt rows in 3 pieces through 8 groups, then 29 steps; the head takes one row in each. */
+    assert_int_equal(s.far.n_submit, 8 * 3 + 8 * 29 + 30);
+    st_engine_free(en);
+    tear_down(&s);
+    struct st_boundary b = {0};
+    assert_int_equal(st_boundary_rows(&b, 128 << 10), 32);
+    assert_int_equal(st_boundary_rows(&b, 1u << 31), 1);
+    b.max_row = 5;
+    assert_int_equal(st_boundary_rows(&b, 64), 5);
+}
+
+static void a_group_that_the_protection_keeps_runs_here_when_its_weights_are_here(void **state)
+{
+    (void)state;
+    struct setup s;
+    struct client inside = {0}, kept = {0}, refused = {0};
+    set_up(&s, &(struct tiny){.arch = "Qwen2ForCausalLM", .n_ctx = 64, .seed = 4});
+    struct st_engine *en = tiny_engine(s.m, (struct st_engine_opts){.boundary = &s.b});
+    run(en, &inside);
+    st_engine_free(en);
+    place_outside(&s.m->plan);
+    s.far.keep_from = 2; /* the prompt's rows, but for the head */
+    en = tiny_engine(s.m, (struct st_engine_opts){.boundary = &s.b});
+    run(en, &kept);
+    assert_memory_equal(inside.ids, kept.ids, sizeof inside.ids);
+    assert_int_equal(s.far.n_submit, 8 * 29 + 30);
+    const struct st_plan_op *op = s.m->plan.ops;
+    while (op->op != ST_OP_LINEAR)
+        op++;
+    s.m->mats[op->weight].data = NULL;
+    run(en, &refused);
+    assert_int_equal(refused.err.code, ST_INTERNAL);
+    assert_non_null(strstr(refused.err.msg, "model.layers.0.self_attn.q_proj.weight"));
+    st_engine_free(en);
+    /* What is to run here must be here from the start. */
+    struct st_err e;
+    struct st_engine_opts o = {.n_threads = 1, .boundary = &s.b};
+    for (int i = 0; i < s.m->plan.n_op; i++)
+        s.m->plan.ops[i].place = ST_PLACE_TRUSTED;
+    assert_int_equal(st_engine_new(s.m, &o, &en, &e), ST_INPUT);
+    assert_non_null(strstr(e.msg, "model.layers.0.self_attn.q_proj.weight"));
+    tear_down(&s);
+}
+
+static void rows_of_the_embedding_are_fetched_through_the_door(void **state)
+{
+    (void)state;
+    struct setup s;
+    struct client inside = {0}, outside = {0};
+    struct st_engine_stats st;
+    set_up(&s, &(struct tiny){.n_ctx = 64, .seed = 5});
+    struct st_engine *en = tiny_engine(s.m, (struct st_engine_opts){.boundary = &s.b});
+    run(en, &inside);
+    st_engine_free(en);
+    assert_int_equal(s.m->plan.ops[0].op, ST_OP_EMBED);
+    s.m->plan.ops[0].place = ST_PLACE_UNTRUSTED;
+    s.b.max_row = 4;
+    assert_int_equal(st_plan_exchanges(&s.m->plan), 1);
+    en = tiny_engine(s.m, (struct st_engine_opts){.boundary = &s.b});
+    run(en, &outside);
+    assert_memory_equal(inside.ids, outside.ids, sizeof inside.ids);
+    st_engine_stats(en, &st);
+    assert_int_equal(s.far.n_submit, (int)st.n_steps + 1); /* 7 rows of the prompt take two */
+    st_engine_free(en);
+    tear_down(&s);
+}
+
+static void experts_leave_with_every_row_or_not_at_all(void **state)
+{
+    (void)state;
+    struct setup s;
+    struct client inside = {0}, outside = {0};
+    struct st_engine *en;
+    struct st_err e;
+    struct st_engine_stats st;
+    set_up(&s, &(struct tiny){.arch = "MixtralForCausalLM",
+                              .n_ctx = 64,
+                              .extra = "\"num_local_experts\": 4, \"num_experts_per_tok\": 2",
+                              .seed = 6});
+    en = tiny_engine(s.m, (struct st_engine_opts){.boundary = &s.b});
+    run(en, &inside);
+    st_engine_free(en);
+    for (int i = 0; i < s.m->plan.n_op; i++)
+        if (s.m->plan.ops[i].op == ST_OP_LINEAR && s.m->plan.ops[i].expert >= 0)
+            s.m->plan.ops[i].place = ST_PLACE_UNTRUSTED;
+    struct st_engine_opts o = {.n_threads = 1, .boundary = &s.b};
+    assert_int_equal(st_engine_new(s.m, &o, &en, &e), ST_POLICY);
+    assert_non_null(strstr(e.msg, "tells the routing"));
+    assert_non_null(strstr(e.msg, "experts.0"));
+    for (int i = 0; i < s.m->plan.n_op; i++)
+        s.m->plan.ops[i].every_row = s.m->plan.ops[i].op == ST_OP_GATHER;
+    en = tiny_engine(s.m, (struct st_engine_opts){.boundary = &s.b});
+    run(en, &outside);
+    assert_memory_equal(inside.ids, outside.ids, sizeof inside.ids);
+    st_engine_stats(en, &st);
+    assert_int_equal(s.far.n_submit, (int)st.n_steps * 2 * 4 * 2); /* layers, experts, groups */
+    st_engine_free(en);
+    tear_down(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -377,6 +520,10 @@ int main(void)
         cmocka_unit_test(a_group_in_two_places_is_refused),
         cmocka_unit_test(several_exchanges_may_be_outstanding),
         cmocka_unit_test(a_failed_exchange_ends_the_requests_and_not_the_engine),
+        cmocka_unit_test(rows_are_cut_to_what_one_exchange_takes),
+        cmocka_unit_test(a_group_that_the_protection_keeps_runs_here_when_its_weights_are_here),
+        cmocka_unit_test(rows_of_the_embedding_are_fetched_through_the_door),
+        cmocka_unit_test(experts_leave_with_every_row_or_not_at_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,15 +12,29 @@ static int refuse(const struct st_plan *plan, const struct st_plan_op *op, struc
                    op->weight >= 0 ? plan->weights[op->weight].name : st_role_name(op->role));
 }
 
+uint32_t st_boundary_rows(const struct st_boundary *b, uint32_t width)
+{
+    size_t n = ST_EXCHANGE_BYTES / ((size_t)width * sizeof(float));
+    if (b->max_row && n > b->max_row)
+        n = b->max_row;
+    return n > UINT32_MAX ? UINT32_MAX : n ? (uint32_t)n : 1;
+}
+
 int st_boundary_check(const struct st_boundary *b, const struct st_plan *plan, struct st_err *e)
 {
+    bool every_row = false; /* of the open section of an expert */
     for (int i = 0; i < plan->n_op; i++) {
         const struct st_plan_op *op = &plan->ops[i];
+        if (op->op == ST_OP_GATHER)
+            every_row = op->every_row;
         if (op->place == ST_PLACE_TRUSTED)
             continue;
-        if (op->op != ST_OP_LINEAR)
+        if (op->op != ST_OP_LINEAR && op->op != ST_OP_EMBED)
             return st_fail(e, ST_POLICY, "plan: op %d (%s) is no linear layer and cannot leave the trusted side", i,
                            st_role_name(op->role));
+        if (op->expert >= 0 && !every_row)
+            return st_fail(e, ST_POLICY, "%s: leaves with the rows that take expert %d alone, which tells the routing",
+                           plan->weights[op->weight].name, op->expert);
         if (!attached(b))
             return refuse(plan, op, e);
     }
@@ -74,26 +88,63 @@ int st_boundary_complete(struct st_boundary *b, const struct st_exchange *x, con
     return 0;
 }
 
+/* Rows [at, at + n) of t. */
+static struct st_trusted part(const struct st_trusted *t, uint32_t at, uint32_t n)
+{
+    return (struct st_trusted){.p = t->p ? t->p + (size_t)at * t->width : NULL,
+                               .n_row = n,
+                               .width = t->width,
+                               .ids = t->ids ? t->ids + at : NULL};
+}
+
+static int run_outside(struct st_boundary *b, const struct st_plan *plan, const struct st_plan_op *ops, int n_op,
+                       const struct st_mat *mats, const struct st_trusted *in, const struct st_trusted *outs,
+                       struct st_err *e)
+{
+    uint32_t max = st_boundary_rows(b, in->width);
+    for (uint32_t at = 0, n; at < in->n_row; at += n) {
+        struct st_exchange x = {.plan = plan, .ops = ops, .n_op = n_op};
+        struct st_trusted rows, parts[ST_MAX_GROUP];
+        n = in->n_row - at < max ? in->n_row - at : max;
+        rows = part(in, at, n);
+        for (int i = 0; i < n_op; i++)
+            parts[i] = part(&outs[i], at, n);
+        if (st_boundary_submit(b, &x, &rows, e) || st_boundary_complete(b, &x, mats, parts, e))
+            return e->code;
+    }
+    return 0;
+}
+
+static int run_here(struct st_compute *c, const struct st_plan *plan, const struct st_plan_op *ops, int n_op,
+                    const struct st_mat *mats, const struct st_trusted *in, struct st_trusted *outs, struct st_err *e)
+{
+    struct st_linear_job jobs[ST_MAX_GROUP];
+    for (int i = 0; i < n_op; i++) {
+        const struct st_mat *w = &mats[ops[i].weight];
+        if (!w->data)
+            return st_fail(e, ST_INTERNAL, "%s: to be computed here, but its weights are not here",
+                           plan->weights[ops[i].weight].name);
+        jobs[i] =
+            (struct st_linear_job){.w = w, .bias = ops[i].bias >= 0 ? mats[ops[i].bias].data : NULL, .y = outs[i].p};
+    }
+    if (in->ids)
+        st_embed(c, jobs[0].w, in->ids, in->n_row, jobs[0].y);
+    else
+        st_linear(c, jobs, n_op, in->p, in->n_row);
+    return 0;
+}
+
 int st_boundary_linear(struct st_boundary *b, struct st_compute *c, const struct st_plan *plan,
                        const struct st_plan_op *ops, int n_op, const struct st_mat *mats, const struct st_trusted *in,
                        struct st_trusted *outs, struct st_err *e)
 {
-    struct st_linear_job jobs[ST_MAX_GROUP];
     if (n_op < 1 || n_op > ST_MAX_GROUP)
         return st_fail(e, ST_INTERNAL, "exchange group %u has %d layers, want 1 to %d", ops[0].group, n_op,
                        ST_MAX_GROUP);
     bool trusted = true;
     for (int i = 0; i < n_op; i++)
         trusted = trusted && ops[i].place == ST_PLACE_TRUSTED;
-    if (!trusted) {
-        struct st_exchange x = {.plan = plan, .ops = ops, .n_op = n_op};
-        if (st_boundary_submit(b, &x, in, e))
-            return e->code;
-        return st_boundary_complete(b, &x, mats, outs, e);
-    }
-    for (int i = 0; i < n_op; i++)
-        jobs[i] = (struct st_linear_job){
-            .w = &mats[ops[i].weight], .bias = ops[i].bias >= 0 ? mats[ops[i].bias].data : NULL, .y = outs[i].p};
-    st_linear(c, jobs, n_op, in->p, in->n_row);
-    return 0;
+    if (!trusted && !(b->hooks && b->hooks->keep && b->hooks->keep(b->hooks->ctx, plan, ops, n_op, in->n_row)))
+        return run_outside(b, plan, ops, n_op, mats, in, outs, e);
+    return run_here(c, plan, ops, n_op, mats, in, outs, e);
 }

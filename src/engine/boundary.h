@@ -4,15 +4,17 @@
  *
  * What the untrusted side sees: exposed rows, weight ids, shapes and times. Nothing else passes: biases are added on
  * the trusted side, after leave. Asynchronous: st_boundary_submit() starts an exchange, st_boundary_complete() waits
- * for that one; several may be outstanding. st_boundary_linear() is one after the other. Limit: all ops of a group have
- * one place; a mixed group is refused (INTERNAL). */
+ * for that one; several may be outstanding. st_boundary_linear() is one after the other, and cuts its rows so that no
+ * exchange holds more than max_row of them or ST_EXCHANGE_BYTES. Limit: all ops of a group have one place; a mixed
+ * group is refused (INTERNAL). */
 #ifndef ST_ENGINE_BOUNDARY_H
 #define ST_ENGINE_BOUNDARY_H
 
 #include "model/plan.h"
 #include "tensor/compute.h"
 
-#define ST_MAX_GROUP 16 /* ops of one exchange group */
+#define ST_MAX_GROUP 16                      /* ops of one exchange group */
+#define ST_EXCHANGE_BYTES ((size_t)16 << 20) /* of outgoing rows in one exchange, unless one row alone is longer */
 
 struct st_trusted {
     float *p; /* [n_row, width], plaintext activations; NULL when ids is not */
@@ -27,7 +29,8 @@ struct st_exposed {
     enum st_exposed_format format;
 };
 
-/* One group of linear ops on the same rows. The caller keeps it from submit to complete. */
+/* One group of linear ops on the same rows, or one EMBED: its matrix is then the transposed embedding, rows are ids,
+ * and the output is the slot's width. The caller keeps it from submit to complete. */
 struct st_exchange {
     const struct st_plan *plan;
     const struct st_plan_op *ops; /* n_op consecutive records of one group */
@@ -62,11 +65,16 @@ struct st_transport {
 struct st_boundary {
     const struct st_protection_hooks *hooks; /* both NULL: only TRUSTED ops can run */
     const struct st_transport *transport;
+    uint32_t max_row; /* of one exchange; 0 = no limit but ST_EXCHANGE_BYTES */
     uint64_t next_id;
     uint64_t n_exchange; /* completed without error */
 };
 
-/* POLICY, naming the weight, when the plan has an UNTRUSTED op and no protection is attached. */
+/* Rows of `width` values that one exchange takes, at least one. */
+uint32_t st_boundary_rows(const struct st_boundary *b, uint32_t width);
+
+/* POLICY, naming the weight: an UNTRUSTED op and no protection is attached; a layer of an expert leaves although only
+ * the rows that take the expert would be in it, which tells the routing. */
 int st_boundary_check(const struct st_boundary *b, const struct st_plan *plan, struct st_err *e) ST_MUST_CHECK;
 
 /* Sends the rows of one UNTRUSTED group on their way. x->plan, ops and n_op are the caller's; in [n_row, n_in]. */
@@ -76,8 +84,9 @@ int st_boundary_submit(struct st_boundary *b, struct st_exchange *x, const struc
 int st_boundary_complete(struct st_boundary *b, const struct st_exchange *x, const struct st_mat *mats,
                          struct st_trusted *outs, struct st_err *e) ST_MUST_CHECK;
 
-/* Runs one exchange group: mats are the model's, indexed as plan->weights. in [n_row, n_in]; outs[i] [n_row, n_out_i].
- * POLICY when an op is UNTRUSTED and no protection is attached: never a silent local run. */
+/* Runs one exchange group, or one EMBED: mats are the model's, indexed as plan->weights. in [n_row, n_in], of an EMBED
+ * ids; outs[i] [n_row, n_out_i]. POLICY when an op is UNTRUSTED and no protection is attached: never a silent local
+ * run. INTERNAL when the protection keeps a group whose weights are not here. */
 int st_boundary_linear(struct st_boundary *b, struct st_compute *c, const struct st_plan *plan,
                        const struct st_plan_op *ops, int n_op, const struct st_mat *mats, const struct st_trusted *in,
                        struct st_trusted *outs, struct st_err *e) ST_MUST_CHECK;

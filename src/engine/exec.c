@@ -105,6 +105,12 @@ static int check_plan(const struct st_model *m, const struct st_boundary *b, str
     const struct st_plan *p = &m->plan;
     if (st_plan_check(p, e) || st_boundary_check(b, p, e))
         return e->code;
+    for (int i = 0; i < p->n_op; i++) {
+        const struct st_plan_op *op = &p->ops[i];
+        if (op->place == ST_PLACE_TRUSTED && op->weight >= 0 && !m->mats[op->weight].data)
+            return st_fail(e, ST_INPUT, "%s: is not in this checkpoint, and no worker is to compute with it",
+                           p->weights[op->weight].name);
+    }
     int n_body = body_len(p);
     for (int i = n_body; i < p->n_op; i++)
         if (!p->ops[i].last_row_only)
@@ -245,6 +251,16 @@ static int run_linear(struct st_exec *x, const struct st_area *slot, int i, int 
     return st_boundary_linear(x->boundary, x->compute, p, ops, n_op, x->m->mats, &in, outs, e);
 }
 
+/* Rows of the embedding: looked up here, or fetched through the door as a product with one-hot rows. */
+static int run_embed(struct st_exec *x, const struct st_area *slot, const struct st_plan_op *op, const uint32_t *ids,
+                     uint32_t n_row, struct st_err *e)
+{
+    const struct st_plan *p = &x->m->plan;
+    struct st_trusted in = {.ids = ids, .n_row = n_row, .width = p->weights[op->weight].n_out};
+    struct st_trusted out = {.p = slot[op->out].p, .n_row = n_row, .width = p->slot_width[op->out]};
+    return st_boundary_linear(x->boundary, x->compute, p, op, 1, x->m->mats, &in, &out, e);
+}
+
 static void run_norm(struct st_exec *x, const struct st_area *slot, const struct st_plan_op *op, uint32_t n_row)
 {
     uint32_t width = x->m->plan.slot_width[op->out], head = op->head ? op->head : width;
@@ -276,7 +292,11 @@ static void run_attend(struct st_exec *x, const struct st_plan_op *op, const str
 static uint32_t run_gather(struct st_exec *x, const struct st_plan_op *op, uint32_t n_row)
 {
     const struct st_area *slot = x->body;
-    uint32_t n = st_route_rows(slot[op->in2].p, n_row, x->route.n_expert, (uint32_t)op->expert, x->chosen);
+    uint32_t n = n_row;
+    if (!op->every_row)
+        n = st_route_rows(slot[op->in2].p, n_row, x->route.n_expert, (uint32_t)op->expert, x->chosen);
+    for (uint32_t r = 0; op->every_row && r < n; r++)
+        x->chosen[r] = r;
     st_gather(x->compute, slot[op->in].p, x->chosen, n, x->m->plan.slot_width[op->out], slot[op->out].p);
     return n;
 }
@@ -311,7 +331,8 @@ static int run_ops(struct st_exec *x, const struct st_area *slot, int from, int 
         int n_op = 1;
         switch (op->op) {
         case ST_OP_EMBED:
-            st_embed(k, &mats[op->weight], step->ids, n_row, slot[op->out].p);
+            if (run_embed(x, slot, op, step->ids, n_row, e))
+                return e->code;
             break;
         case ST_OP_NORM:
             run_norm(x, slot, op, n_row);

@@ -348,7 +348,7 @@ int st_plan_check(const struct st_plan *p, struct st_err *e)
         if (wrong)
             return st_fail(e, ST_INTERNAL, "plan: op %d (%s, layer %d): %s does not fit", i, op_name(op->op), op->layer,
                            wrong);
-        if (op->place != ST_PLACE_TRUSTED && op->op != ST_OP_LINEAR)
+        if (op->place != ST_PLACE_TRUSTED && op->op != ST_OP_LINEAR && op->op != ST_OP_EMBED)
             return st_fail(e, ST_INTERNAL, "plan: op %d (%s): only linear ops can be placed untrusted", i,
                            op_name(op->op));
         /* Rows are dropped once and cannot come back. */
