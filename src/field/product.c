@@ -49,8 +49,9 @@ static void block(st_limb_dot_fn *dot, const struct st_field_product *p, uint32_
 {
     int32_t sum[U_BLOCK][ST_LIMB_S * ST_LIMB_U];
     const struct st_limbs *u = &p->u;
-    memset(sum, 0, n_v * sizeof sum[0]);
-    for (uint32_t k = 0; k < u->len; k += K_BLOCK)
+    for (uint32_t k = 0; k < u->len; k += K_BLOCK) {
+        if (k % ST_LIMB_MAX_K == 0)
+            memset(sum, 0, n_v * sizeof sum[0]);
         for (uint32_t v = 0; v < n_v; v++)
             dot(&(struct st_limb_tile){.s = p->s + s0 * p->lds + k,
                                        .lds = p->lds,
@@ -60,9 +61,15 @@ static void block(st_limb_dot_fn *dot, const struct st_field_product *p, uint32_
                                        .n_u = u->n_limb,
                                        .n_k = least(K_BLOCK, u->len - k),
                                        .sum = sum[v]});
-    for (uint32_t v = 0; v < n_v; v++)
-        for (uint32_t i = 0; i < n_s; i++)
-            p->out[(s0 + i) * p->out_s + (v0 + v) * p->out_u] = join(sum[v] + i * ST_LIMB_U, u->n_limb);
+        if (u->len - k > K_BLOCK && (k + K_BLOCK) % ST_LIMB_MAX_K != 0)
+            continue;
+        for (uint32_t v = 0; v < n_v; v++)
+            for (uint32_t i = 0; i < n_s; i++) {
+                uint32_t *out = &p->out[(s0 + i) * p->out_s + (v0 + v) * p->out_u];
+                uint32_t more = join(sum[v] + i * ST_LIMB_U, u->n_limb);
+                *out = k < ST_LIMB_MAX_K ? more : st_fq_add(*out, more);
+            }
+    }
 }
 
 struct work {

@@ -6,7 +6,8 @@
  * held as planes of bytes (limbs). One product serves the worker (s = weights, u = masked rows) and the pads (s =
  * coefficients, u = basis or hints).
  *
- * Bound: len <= ST_LIMB_MAX_K = 65536, so that no 32-bit sum of a limb overflows. Time depends on shapes only. */
+ * Any length: products are cut where a 32-bit sum of a limb could overflow (ST_LIMB_MAX_K), and the parts added modulo
+ * q. Time depends on shapes only. */
 #ifndef ST_FIELD_PRODUCT_H
 #define ST_FIELD_PRODUCT_H
 

@@ -84,12 +84,17 @@ int st_kernels_find(const char *want, const struct st_kernels **out, struct st_e
 }
 
 /* Entries that the set lacks come from the reference. */
-static struct st_kernels with_fallback(const struct st_kernels *own)
+static struct st_kernels with_fallback(const struct st_kernels *own, bool exact_rows)
 {
     struct st_kernels k = *own;
     const struct st_kernels *ref = &st_kernels_ref;
     for (int t = 0; t < ST_DTYPE_COUNT; t++)
         k.gemv[t] = k.gemv[t] ? k.gemv[t] : ref->gemv[t];
+    if (exact_rows) {
+        k.gemv[ST_DTYPE_I8] = k.gemv_i8_f32;
+        k.gemm[ST_DTYPE_I8] = k.gemm_i8_f32;
+        k.gemv_most[ST_DTYPE_I8] = k.gemv_most[ST_DTYPE_F32];
+    }
     k.rmsnorm = k.rmsnorm ? k.rmsnorm : ref->rmsnorm;
     k.rope = k.rope ? k.rope : ref->rope;
     k.silu_mul = k.silu_mul ? k.silu_mul : ref->silu_mul;
@@ -144,7 +149,7 @@ int st_compute_new(const struct st_compute_opts *o, struct st_compute **out, str
         rc = st_alloc(&c, 1, sizeof *c, "compute", e);
     if (rc)
         return rc;
-    c->k = with_fallback(own);
+    c->k = with_fallback(own, o->exact_rows);
     c->deterministic = o->deterministic;
     c->max_width = o->max_width;
     c->max_row = o->max_row;

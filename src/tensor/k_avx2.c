@@ -117,5 +117,7 @@ const struct st_kernels st_kernels_avx2 = {
              [ST_DTYPE_F16] = &st_gemm_f32_avx2,
              [ST_DTYPE_BF16] = &st_gemm_f32_avx2,
              [ST_DTYPE_I8] = &st_gemm_f32_avx2},
+    .gemv_i8_f32 = &st_gemv_i8_f32_avx2,
+    .gemm_i8_f32 = &st_gemm_f32_avx2,
     .gemv_most = {[ST_DTYPE_F32] = 8, [ST_DTYPE_F16] = 16, [ST_DTYPE_BF16] = 16, [ST_DTYPE_I8] = 32},
 };

@@ -32,5 +32,7 @@ const struct st_kernels st_kernels_avx512 = {
              [ST_DTYPE_F16] = &st_gemm_f32_avx512,
              [ST_DTYPE_BF16] = &st_gemm_bf16_avx512,
              [ST_DTYPE_I8] = &st_gemm_bf16_avx512},
+    .gemv_i8_f32 = &st_gemv_i8_f32_avx512,
+    .gemm_i8_f32 = &st_gemm_f32_avx512,
     .gemv_most = {[ST_DTYPE_F32] = 8, [ST_DTYPE_F16] = 32, [ST_DTYPE_BF16] = 8, [ST_DTYPE_I8] = 32},
 };

@@ -175,5 +175,14 @@ static void widen_i8(const int8_t *w, uint32_t n, void *to)
     }
 }
 
-const struct st_gemm_kernel st_gemm_f32_avx512 = {ST_DTYPE_F32, MR, NR, pack_f32, tile_f32, NULL};
+static void widen_i8_f32(const int8_t *w, uint32_t n, void *to)
+{
+    float *f = to;
+    for (uint32_t k = 0; k < n; k += 16) {
+        __mmask16 mask = st_mask16(n - k);
+        _mm512_mask_storeu_ps(f + k, mask, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, w + k))));
+    }
+}
+
+const struct st_gemm_kernel st_gemm_f32_avx512 = {ST_DTYPE_F32, MR, NR, pack_f32, tile_f32, widen_i8_f32};
 const struct st_gemm_kernel st_gemm_bf16_avx512 = {ST_DTYPE_BF16, MR, NR, pack_bf16, tile_bf16, widen_i8};

@@ -2,11 +2,14 @@
  * sums for each pair. The sums of a pair are added in the same order for every `no` and `nr`.
  *
  * The including file (one per instruction set) defines LANES; SOME, rows of W taken together with 2 to 4 rows of x;
- * MANY and MANY_I8, the same with 5 to 8 rows of x; and, on vectors, void widen_bf16(const uint8_t *w, vec out[2])   2
- * * LANES weights: the even ones, then the odd ones void widen_f16(const uint8_t *w, vec out[2])    2 * LANES weights
- * in order ivec widen_i8(const uint8_t *w)                 2 * LANES weights as 16-bit integers ivec dot_i16(ivec sum,
- * ivec w, ivec x)          each lane += its two products void sum4(vec a, vec b, vec c, vec d, float out[4])   each
- * summed in the same order, whichever of the four it is */
+ * MANY and MANY_I8, the same with 5 to 8 rows of x; and, on vectors:
+ *     void widen_bf16(const uint8_t *w, vec out[2])           2 * LANES weights: the even ones, then the odd ones
+ *     void widen_f16(const uint8_t *w, vec out[2])            2 * LANES weights in order
+ *     ivec widen_i8(const uint8_t *w)                         2 * LANES weights as 16-bit integers
+ *     vec widen_i8_f32(const uint8_t *w)                      LANES weights
+ *     ivec dot_i16(ivec sum, ivec w, ivec x)                  each lane += its two products
+ *     void sum4(vec a, vec b, vec c, vec d, float out[4])     each summed in the same order, whichever of the four it
+ *                                                             is */
 #ifndef ST_TENSOR_K_GEMV_H
 #define ST_TENSOR_K_GEMV_H
 
@@ -143,6 +146,20 @@ static ST_INLINE void step_bf16(const uint8_t *w, size_t row_bytes, const uint8_
         widen_bf16(w + (size_t)i * row_bytes, a[i]);
     multiply(a, 0, x, ldx, no, nr, sum);
     multiply(a, 1, x + LINE, ldx, no, nr, sum);
+}
+
+/* A line of bytes is four vectors of values. */
+static ST_INLINE void step_i8_f32(const uint8_t *w, size_t row_bytes, const uint8_t *x, size_t ldx, const int no,
+                                  const int nr, vec sum[4][8])
+{
+    ST_UNROLL
+    for (int part = 0; part < 4; part++) {
+        vec a[4][2];
+        ST_UNROLL
+        for (int i = 0; i < no; i++)
+            a[i][0] = widen_i8_f32(w + (size_t)i * row_bytes + part * LANES);
+        multiply(a, 0, x + part * LINE, ldx, no, nr, sum);
+    }
 }
 
 static ST_INLINE void step_f16(const uint8_t *w, size_t row_bytes, const uint8_t *x, size_t ldx, const int no,
@@ -284,10 +301,12 @@ static ST_INLINE void group_i8(const struct st_gemv *g, uint32_t o, const int no
 #define CALL_F32(no, nr) group(g, lo, step_f32, 4, LINE, no, nr)
 #define CALL_F16(no, nr) group(g, lo, step_f16, 2, 2 * LINE, no, nr)
 #define CALL_BF16(no, nr) group(g, lo, step_bf16, 2, 2 * LINE, no, nr)
+#define CALL_I8_F32(no, nr) group(g, lo, step_i8_f32, 1, 4 * LINE, no, nr)
 #define CALL_I8(no, nr) group_i8(g, lo, no, nr)
 RUN(run_f32, CALL_F32, MANY)
 RUN(run_f16, CALL_F16, MANY)
 RUN(run_bf16, CALL_BF16, MANY)
 RUN(run_i8, CALL_I8, MANY_I8)
+RUN(run_i8_f32, CALL_I8_F32, MANY)
 
 #endif

@@ -24,6 +24,11 @@ static ST_INLINE ivec widen_i8(const uint8_t *w)
     return (ivec)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)w));
 }
 
+static ST_INLINE vec widen_i8_f32(const uint8_t *w)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)w)));
+}
+
 static ST_INLINE ivec dot_i16(ivec sum, ivec w, ivec x)
 {
     return sum + (ivec)_mm256_madd_epi16((__m256i)w, (__m256i)x);
@@ -45,3 +50,4 @@ const struct st_gemv_kernel st_gemv_f32_avx2 = {prep_plain, run_f32};
 const struct st_gemv_kernel st_gemv_f16_avx2 = {prep_plain, run_f16};
 const struct st_gemv_kernel st_gemv_bf16_avx2 = {prep_bf16, run_bf16};
 const struct st_gemv_kernel st_gemv_i8_avx2 = {prep_i16, run_i8};
+const struct st_gemv_kernel st_gemv_i8_f32_avx2 = {prep_plain, run_i8_f32};

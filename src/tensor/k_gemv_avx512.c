@@ -24,6 +24,11 @@ static ST_INLINE ivec widen_i8(const uint8_t *w)
     return (ivec)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)w));
 }
 
+static ST_INLINE vec widen_i8_f32(const uint8_t *w)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)w)));
+}
+
 static ST_INLINE ivec dot_i16(ivec sum, ivec w, ivec x)
 {
     return (ivec)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
@@ -90,4 +95,5 @@ const struct st_gemv_kernel st_gemv_f32_avx512 = {prep_plain, run_f32};
 const struct st_gemv_kernel st_gemv_f16_avx512 = {prep_plain, run_f16};
 const struct st_gemv_kernel st_gemv_bf16_avx512 = {prep_bf16, run_bf16};
 const struct st_gemv_kernel st_gemv_i8_avx512 = {prep_i16, run_i8};
+const struct st_gemv_kernel st_gemv_i8_f32_avx512 = {prep_plain, run_i8_f32};
 const struct st_gemv_kernel st_gemv_bf16_many_avx512 = {prep_round, run_bf16_many};

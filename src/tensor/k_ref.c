@@ -72,6 +72,21 @@ static void gemv_i8(const struct st_gemv *g, uint32_t lo, uint32_t hi)
     }
 }
 
+static void gemv_i8_f32(const struct st_gemv *g, uint32_t lo, uint32_t hi)
+{
+    const struct st_mat *m = g->w;
+    for (uint32_t o = lo; o < hi; o++) {
+        const int8_t *w = (const int8_t *)m->data + (size_t)o * m->n_in;
+        for (uint32_t r = 0; r < g->n_row; r++) {
+            const float *x = (const float *)((const uint8_t *)g->x + r * g->ldx);
+            double sum = 0;
+            for (uint32_t k = 0; k < m->n_in; k++)
+                sum += (double)w[k] * x[k];
+            g->y[(size_t)r * m->n_out + o] = (float)(sum * m->scale[o]) + (g->bias ? g->bias[o] : 0);
+        }
+    }
+}
+
 static void rmsnorm(const float *x, const float *w, float eps, uint32_t d, float *y)
 {
     float sum = 0;
@@ -131,7 +146,8 @@ static float exp_sum(float *s, uint32_t n, float max)
     return sum;
 }
 
-static const struct st_gemv_kernel gemv_float = {prep_f32, gemv}, gemv_int = {prep_i16, gemv_i8};
+static const struct st_gemv_kernel gemv_float = {prep_f32, gemv}, gemv_int = {prep_i16, gemv_i8},
+                                   gemv_exact = {prep_f32, gemv_i8_f32};
 
 const struct st_kernels st_kernels_ref = {
     .isa = "ref",
@@ -140,6 +156,7 @@ const struct st_kernels st_kernels_ref = {
              [ST_DTYPE_F16] = &gemv_float,
              [ST_DTYPE_BF16] = &gemv_float,
              [ST_DTYPE_I8] = &gemv_int},
+    .gemv_i8_f32 = &gemv_exact,
     .rmsnorm = rmsnorm,
     .rope = rope,
     .silu_mul = silu_mul,

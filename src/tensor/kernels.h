@@ -71,6 +71,9 @@ struct st_kernels {
     const struct st_gemv_kernel *gemv_many[ST_DTYPE_COUNT];
     const struct st_gemm_kernel *gemm[ST_DTYPE_COUNT]; /* NULL: GEMV for any number of rows */
     uint32_t gemv_most[ST_DTYPE_COUNT];                /* rows up to which GEMV is faster than GEMM, measured */
+    /* Int8 weights times f32 rows that are not rounded (st_compute_opts.exact_rows). */
+    const struct st_gemv_kernel *gemv_i8_f32;
+    const struct st_gemm_kernel *gemm_i8_f32;
     st_limb_dot_fn *limb_dot;
     void (*rmsnorm)(const float *x, const float *w, float eps, uint32_t d, float *y);
     /* One head; cos and sin [n_pair]. */
