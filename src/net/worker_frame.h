@@ -2,16 +2,23 @@
  * through shared memory. Little-endian. Both ends are hostile to each other: every length is checked here before
  * anything is allocated or read. No socket in this file: bytes to structs and back.
  *
- *   frame    magic "STWORKER", u32 version, u32 type, u64 id, u64 length of the payload
- *   HELLO    client: digest [32] of the model that it wants (zeros = any), u32 0
- *   WELCOME  worker: digest [32], u32 max rows per product, u32 flags, u64 max payload, text parameter set of its hints
- *            ("" = none), u32 n, then n times {text name, u32 n_out, u32 n_in, u32 is expert}; a matrix's id is its
- * place MULTIPLY client: u32 format (0 = residues mod q, 1 = f32), u32 n_row, u32 n_weight, u32 weight ids, rows
- * [n_row][n_in] PRODUCT  worker: u32 format, u32 n_row, u32 n_weight, u32 microseconds of work, then per weight
- * [n_row][n_out] HINT     client: u32 weight id, u32 first column, u32 number of columns COLUMNS  worker: the same
- * three, then per column f32 scale, f32 norm, u32 h[m] FAILURE  worker: u32 code (base/err.h), text; id 0 when it is
- * about the connection, which then ends A text is u32 length and bytes. Replies carry the id of their request and may
- * come in any order. */
+ * A text is u32 length and bytes, without control characters.
+ *
+ * - frame: magic "STWORKER", u32 version, u32 type, u64 id, u64 length of the payload
+ * - HELLO, of the client: digest [32] of the model that it wants (zeros = any), u32 0
+ * - WELCOME, of the worker: digest [32], u32 max rows per product, u32 flags (none yet), u64 max payload of a request,
+ *   text parameter set of its hints ("" = none), u32 n >= 1, then n times {text name, u32 n_out, u32 n_in, u32 is
+ *   expert}; a matrix's id is its place
+ * - MULTIPLY, of the client: u32 format (0 = residues mod q, 1 = f32), u32 n_row, u32 n_weight, u32 weight ids, rows
+ *   [n_row][n_in]; the matrices are different ones and have the same n_in
+ * - PRODUCT, of the worker: u32 format, u32 n_row, u32 n_weight, u32 microseconds of work, then per weight
+ *   [n_row][n_out]
+ * - HINT, of the client: u32 weight id, u32 first column, u32 number of columns
+ * - COLUMNS, of the worker: the same three, then per column f32 scale, f32 norm, u32 h[m]
+ * - FAILURE, of the worker: u32 code (base/err.h), text; id 0 when it is about the connection, which then ends
+ *
+ * Ids of a client's requests are its own choice, but not 0. Replies carry the id of their request and may come in any
+ * order. */
 #ifndef ST_NET_WORKER_FRAME_H
 #define ST_NET_WORKER_FRAME_H
 
@@ -24,6 +31,8 @@
 #define ST_WORKER_MAX_NAME 160
 #define ST_WORKER_MAX_WEIGHTS (1u << 20)
 #define ST_WORKER_MAX_GROUP 16
+/* Bytes of one column of hints with m coefficients. */
+#define ST_WORKER_COLUMN(m) (8 + 4 * (uint64_t)(m))
 
 enum st_worker_type {
     ST_WORKER_HELLO = 1,
