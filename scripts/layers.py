@@ -5,8 +5,8 @@ import os
 import re
 import sys
 
-LEVELS = {"base": 0, "crypto": 1, "text": 1, "tensor": 1, "field": 2, "model": 2, "attest": 2, "channel": 2, "net": 2,
-          "engine": 3, "protect": 4, "service": 5, "audit": 6, "cli": 7}
+LEVELS = {"base": 0, "crypto": 1, "text": 1, "tensor": 1, "field": 2, "attest": 2, "channel": 2, "net": 2, "model": 3,
+          "engine": 4, "protect": 5, "service": 6, "audit": 7, "cli": 8}
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
