@@ -1,5 +1,5 @@
-/* The field's loops over long vectors, once per instruction set: k_field.h is compiled for each. Private to this
- * folder. All of them take the same time for all values. */
+/* The field's loops over long vectors, once per instruction set: k_field.h is compiled for each. All of
+ * them take the same time for all values. */
 #ifndef ST_FIELD_KERNELS_H
 #define ST_FIELD_KERNELS_H
 
@@ -13,6 +13,8 @@ struct st_field_kernels {
     uint32_t (*dot)(const uint32_t *a, const uint32_t *b, size_t n);
     /* sum[i] += w[i] * c, |c| < 2^31; up to 2^24 calls on one sum. */
     void (*add_scaled)(int64_t *sum, const int8_t *w, int32_t c, size_t n);
+    /* Sum of x[i]^2; not finite when an x is not. */
+    double (*square)(const float *x, size_t n);
     /* u = round(alpha x) + pad mod q. |alpha x| <= q / 2. */
     void (*mask)(const float *x, float alpha, const uint32_t *pad, uint32_t *u, size_t n);
     /* y = centre(v - h) * scale * inv_alpha. */

@@ -30,6 +30,7 @@ struct st_masked_opts {
     struct st_scheme_opts scheme_opts; /* served, digest, params, hints, transport, ...; groups are filled in here */
     bool no_integrity;                 /* do not check replies; without it and without weights: POLICY */
     enum st_masked_offload offload;
+    uint32_t keep_rows;       /* AUTO: exchanges of so many rows run here; 0 = 32 */
     struct st_pads_opts pads; /* memory, threads, wait; the rest is filled in here */
     /* A reply did not pass: the transport must not use this worker again. May be NULL. */
     void (*quarantine)(void *ctx);
@@ -37,7 +38,9 @@ struct st_masked_opts {
 };
 
 struct st_masked;
-/* model's plan must be placed; model and what the options point to are borrowed until free. */
+/* model's plan must be placed; model and what the options point to are borrowed until free (the pool is used again when
+ * a reply did not pass: by the thread that runs the hooks). The hooks are one thread's; memory of a reply must be out
+ * of the worker's reach. */
 int st_masked_new(const struct st_model *model, const struct st_masked_opts *o, struct st_masked **out,
                   struct st_err *e) ST_MUST_CHECK;
 void st_masked_free(struct st_masked *m);
@@ -47,7 +50,7 @@ struct st_masked_stats {
     struct st_pads_stats pads;
     uint64_t n_exchange, n_row, n_reject; /* replies that did not pass */
     uint64_t n_kept;                      /* groups that the planner ran here */
-    double mask_s, check_s, unmask_s;     /* processor seconds of the trusted side */
+    double mask_s, check_s, unmask_s;     /* seconds of the trusted side */
 };
 void st_masked_stats(struct st_masked *m, struct st_masked_stats *out);
 /* "lwe-1280-12.8: hidden under Module-LWE (140 bits classical); integrity checked", for banners, headers, status. */

@@ -10,6 +10,7 @@
 
 #include "crypto/stream.h"
 #include "engine/boundary.h"
+#include "field/freivalds.h"
 #include "model/hints.h"
 
 enum st_mask_domain { ST_MASK_FIELD, ST_MASK_F32 };
@@ -21,30 +22,34 @@ struct st_mask_group {
     uint32_t n;               /* outputs of all its matrices */
     int served[ST_MAX_GROUP]; /* indices into st_served */
     double norm;              /* max over all columns of ||W_j||_2, at least 1 */
-    const float *scale;       /* [n] of all columns */
+    float *scale;             /* [n] of all columns */
 };
 
 struct st_scheme_opts {
     const struct st_served *served; /* w is NULL where this side has no weights */
-    const struct st_mask_group *groups;
+    /* Where this side has no weights, norm and scale are empty and open() fills them in (lwe: from the hints; f32: not
+     * used). */
+    struct st_mask_group *groups;
     int n_group;
-    const uint8_t *digest; /* [32] of the model */
+    const struct st_freivalds *checks; /* [served->n] secrets of the integrity check; NULL without weights */
+    const uint8_t *digest;             /* [32] of the model */
     const struct st_plan *plan;
     const struct st_lwe_params *params;   /* lwe */
-    bool hints24;                         /* lwe: keep hints in 24 bits */
+    bool hints24;                         /* lwe: keep hints in 24 bits, for rows that are wide enough */
     const struct st_hint_source *hints;   /* lwe */
-    bool check_hints;                     /* lwe: H s = B (W s); needs the weights */
+    bool check_hints;                     /* lwe: H s = B (W s); needs checks */
     uint32_t rank;                        /* remo: m; 0 = half of d */
     double mask_scale;                    /* remo: deviation of masks over that of rows; 0 = 100 */
     const struct st_transport *transport; /* remo asks the worker for M_pub W through it; else NULL */
-    struct st_pool *pool;                 /* for set-up; NULL = this thread */
+    struct st_pool *pool;                 /* for set-up, by its thread; NULL = this thread */
     bool progress;
 };
 
 struct st_scheme {
     const char *name; /* "lwe" */
     enum st_mask_domain domain;
-    /* What every output says about its strength: "hidden under Module-LWE, 140 bits" or "breakable: ...". */
+    /* What every output says about its strength, its name first: "lwe-1280-12.8: hidden under Module-LWE (140 bits
+     * classical)", "remo-32: breakable: ...". */
     const char *(*strength)(const void *s);
     /* UNSUPPORTED, POLICY (no weights here for otp), MEMORY (says how much), VERIFY (hints do not belong to the
      * weights; names the matrix). */
