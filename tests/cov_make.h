@@ -3,6 +3,7 @@
 #define ST_TESTS_COV_MAKE_H
 
 #include "engine/engine.h"
+#include "expect.h"
 #include "model/arch.h"
 #include "model/checkpoint.h"
 #include "protect/covariant/covariant.h"
@@ -12,15 +13,11 @@
 
 #include <dirent.h>
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <cmocka.h>
 
 static char work[64]; /* a fresh directory per test */
 
@@ -57,12 +54,6 @@ static inline int count_entries(const char *dir)
         n += x->d_name[0] != '.';
     closedir(d);
     return n;
-}
-
-static inline void assert_ok(int rc, const struct st_err *e)
-{
-    if (rc)
-        fail_msg("error %d: %s", rc, e->msg);
 }
 
 static inline struct st_cov_key key_of(uint8_t fill)

@@ -1,11 +1,5 @@
 /* Checkpoint readers: what a well-formed file gives, and that a malformed one is refused by name. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
+#include "expect.h"
 #include "model/checkpoint.h"
 #include "model/ckpt.h"
 #include "mutate.h"
@@ -26,12 +20,6 @@ static struct st_buf make_file(const char *head, size_t n_data)
 static int parse(const struct st_buf *b, struct st_tensors *l, struct st_err *e)
 {
     return st_safetensors_parse((const uint8_t *)b->p, b->len, "f.safetensors", l, e);
-}
-
-static void expect_refusal(int rc, const struct st_err *e, int code, const char *says)
-{
-    if (rc != code || !strstr(e->msg, says))
-        fail_msg("want %d '%s', got %d '%s'", code, says, rc, e->msg);
 }
 
 static const char two[] = "{\"__metadata__\":{\"format\":\"pt\"},\"b\":{\"dtype\":\"BF16\",\"shape\":[2,3],"

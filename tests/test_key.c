@@ -3,6 +3,7 @@
 #include "base/hooks.h"
 #include "crypto/aead.h"
 #include "crypto/digest.h"
+#include "expect.h"
 #include "protect/covariant/key.h"
 #include "protect/covariant/noise.h"
 
@@ -10,10 +11,8 @@
 #include <errno.h>
 #include <math.h>
 #include <pty.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <spawn.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,8 +20,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <cmocka.h>
 
 static char work[64]; /* a fresh directory per test */
 static const struct st_cov_argon2 cheap = {1, 8, 1};
@@ -57,12 +54,6 @@ static const char *in_work(const char *name)
     turn = (turn + 1) % 16;
     snprintf(path[turn], sizeof path[turn], "%s/%s", work, name);
     return path[turn];
-}
-
-static void assert_ok(int rc, const struct st_err *e)
-{
-    if (rc)
-        fail_msg("error %d: %s", rc, e->msg);
 }
 
 static void assert_refused(int rc, int want, const struct st_err *e, const char *word)

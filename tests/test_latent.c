@@ -1,15 +1,10 @@
 /* DeepSeek's latent attention: its config, its plan, the tensors that it ignores; and yarn, for it and for others. That
  * the numbers are right is checked against transformers in tests/interop. */
 #include "engine/exec.h"
+#include "expect.h"
 #include "model/model.h"
 #include "tiny.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
 #include <math.h>
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
@@ -22,27 +17,6 @@
     "\"q_lora_rank\": null, \"kv_lora_rank\": 20, \"first_k_dense_replace\": 1, \"n_routed_experts\": 6, "             \
     "\"num_experts_per_tok\": 2, \"moe_intermediate_size\": 16, \"n_shared_experts\": 1, " HEADS
 
-static void expect_refusal(int rc, const struct st_err *e, int code, const char *says)
-{
-    if (rc != code || !strstr(e->msg, says))
-        fail_msg("want %d '%s', got %d '%s'", code, says, rc, e->msg);
-}
-
-static void ok(int rc, const struct st_err *e)
-{
-    if (rc)
-        fail_msg("%s", e->msg);
-}
-
-static int parse_tiny(const struct tiny *t, struct st_config *c, struct st_err *e)
-{
-    struct st_buf b = {0};
-    tiny_config(t, &b);
-    int rc = st_config_parse(b.p, b.len, "config.json", c, e);
-    st_buf_free(&b);
-    return rc;
-}
-
 static struct tiny latent(const char *arch, const char *extra)
 {
     return (struct tiny){.arch = arch, .n_kv_head = 4, .extra = extra};
@@ -53,10 +27,10 @@ static void plan_of(const struct tiny *t, struct st_config *c, struct st_plan *p
     const struct st_arch *arch;
     struct st_err e = {0};
     *p = (struct st_plan){0};
-    ok(parse_tiny(t, c, &e), &e);
-    ok(st_arch_find(c->arch, &arch, &e), &e);
+    assert_ok(parse_tiny(t, c, &e), &e);
+    assert_ok(st_arch_find(c->arch, &arch, &e), &e);
     arch->plan(c, p);
-    ok(st_plan_check(p, &e), &e);
+    assert_ok(st_plan_check(p, &e), &e);
 }
 
 static void reads_the_sizes_of_latent_attention(void **state)
@@ -65,7 +39,7 @@ static void reads_the_sizes_of_latent_attention(void **state)
     struct st_config c;
     struct st_err e = {0};
     struct tiny t = latent(V2, DENSE ", \"attention_bias\": true, \"head_dim\": 8, \"qk_head_dim\": 20");
-    ok(parse_tiny(&t, &c, &e), &e);
+    assert_ok(parse_tiny(&t, &c, &e), &e);
     assert_int_equal(c.head_dim, 20);
     assert_int_equal(c.rope_dim, 8);
     assert_int_equal(c.v_head_dim, 10);
@@ -85,12 +59,12 @@ static void reads_the_sizes_of_latent_attention(void **state)
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
         t = latent(V3, rows[i].extra);
-        ok(parse_tiny(&t, &c, &e), &e);
+        assert_ok(parse_tiny(&t, &c, &e), &e);
         assert_int_equal(c.rope_interleaved, rows[i].interleaved);
         assert_int_equal(c.n_mtp_layer, rows[i].n_mtp);
     }
     /* Other architectures have heads of one size, rotated as a whole. */
-    ok(parse_tiny(&(struct tiny){.head_dim = 32}, &c, &e), &e);
+    assert_ok(parse_tiny(&(struct tiny){.head_dim = 32}, &c, &e), &e);
     assert_true(c.head_dim == 32 && c.v_head_dim == 32 && c.rope_dim == 32 && !c.kv_lora_rank);
 }
 
@@ -120,7 +94,7 @@ static void reads_how_experts_are_chosen(void **state)
         struct st_config c;
         struct st_err e = {0};
         struct tiny t = latent(rows[i].arch, rows[i].extra);
-        ok(parse_tiny(&t, &c, &e), &e);
+        assert_ok(parse_tiny(&t, &c, &e), &e);
         assert_true(!st_config_is_moe(&c, 0) && st_config_is_moe(&c, 1));
         assert_int_equal(c.n_expert, 6);
         assert_int_equal(c.n_expert_used, 2);
@@ -265,7 +239,7 @@ static void yarn_frequencies_and_gains_equal_those_of_transformers(void **state)
         float got[8];
         snprintf(extra, sizeof extra, "\"rope_parameters\": {\"rope_type\": \"yarn\", %s}%s", rows[i].fields,
                  rows[i].beside);
-        ok(parse_tiny(&(struct tiny){.extra = extra}, &c, &e), &e);
+        assert_ok(parse_tiny(&(struct tiny){.extra = extra}, &c, &e), &e);
         st_config_inv_freq(&c, got);
         for (int j = 0; j < 8; j++)
             if (fabsf(got[j] - rows[i].want[j]) > 2e-7f * rows[i].want[j])
@@ -295,11 +269,11 @@ static void only_latent_attention_scales_its_scores_with_mscale_all_dim(void **s
     struct st_err e = {0};
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct tiny t = latent(V2, rows[i].extra);
-        ok(parse_tiny(&t, &c, &e), &e);
+        assert_ok(parse_tiny(&t, &c, &e), &e);
         assert_float_equal(st_config_attn_scale(&c), rows[i].want, 3e-8);
     }
     struct tiny llama = {.extra = "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 40, \"mscale_all_dim\": 0.707}"};
-    ok(parse_tiny(&llama, &c, &e), &e);
+    assert_ok(parse_tiny(&llama, &c, &e), &e);
     assert_float_equal(st_config_attn_scale(&c), 0.25f, 0);
 }
 
@@ -331,7 +305,7 @@ static void plans_say_what_leaves_together(void **state)
         *out = 0;
         assert_string_equal(ops, rows[i].ops);
         assert_int_equal(p.n_weight, rows[i].n_weight);
-        ok(st_plan_check(&p, &e), &e);
+        assert_ok(st_plan_check(&p, &e), &e);
         assert_int_equal(st_plan_exchanges(&p), rows[i].n_exchange);
         st_plan_free(&p);
     }
@@ -418,12 +392,12 @@ static void the_executor_wants_the_heads_of_the_config(void **state)
     struct st_err e = {0};
     tiny_mkdir(dir);
     tiny_write(&t, dir);
-    ok(st_model_open(dir, NULL, &m, &e), &e);
+    assert_ok(st_model_open(dir, NULL, &m, &e), &e);
     tiny_rmdir(dir);
-    ok(st_kv_init(&kv, &m->config, ST_DTYPE_F32, 1, &e), &e);
+    assert_ok(st_kv_init(&kv, &m->config, ST_DTYPE_F32, 1, &e), &e);
     /* [layer][4 heads][32 tokens][20 + 10 values] */
     assert_int_equal(kv.block_bytes, 2 * 4 * 32 * 30 * 4);
-    ok(st_exec_new(m, &kv, &b, &o, &x, &e), &e);
+    assert_ok(st_exec_new(m, &kv, &b, &o, &x, &e), &e);
     st_exec_free(x);
     m->config.v_head_dim = 9;
     expect_refusal(st_exec_new(m, &kv, &b, &o, &x, &e), &e, ST_INTERNAL, "attends with widths");
@@ -463,7 +437,7 @@ static void layers_that_guess_further_tokens_are_not_used(void **state)
         tiny_save(dir, "config.json", config.p, config.len);
         int rc = st_model_open(dir, NULL, &m, &e);
         if (rows[i].loads)
-            ok(rc, &e);
+            assert_ok(rc, &e);
         else
             expect_refusal(rc, &e, ST_INPUT, "model.layers.2.");
         st_model_close(m);

@@ -1,12 +1,6 @@
 /* Configs, plans and loaded models: what each architecture asks for, what is refused by name, and that damage is
  * refused. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
+#include "expect.h"
 #include "model/model.h"
 #include "mutate.h"
 #include "tiny.h"
@@ -16,28 +10,6 @@
 #include <sys/stat.h>
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
-
-static void expect_refusal(int rc, const struct st_err *e, int code, const char *says)
-{
-    if (rc != code || !strstr(e->msg, says))
-        fail_msg("want %d '%s', got %d '%s'", code, says, rc, e->msg);
-}
-
-/* Must succeed. */
-static void ok(int rc, const struct st_err *e)
-{
-    if (rc)
-        fail_msg("%s", e->msg);
-}
-
-static int parse_tiny(const struct tiny *t, struct st_config *c, struct st_err *e)
-{
-    struct st_buf b = {0};
-    tiny_config(t, &b);
-    int rc = st_config_parse(b.p, b.len, "config.json", c, e);
-    st_buf_free(&b);
-    return rc;
-}
 
 /* A whole config.json. */
 static int parse_text(const char *text, struct st_config *c, struct st_err *e)
@@ -61,7 +33,7 @@ static void reads_the_fields_of_a_published_config(void **state)
         "\"transformers_version\": \"4.42.3\", \"use_cache\": true, \"vocab_size\": 128256}";
     struct st_config c;
     struct st_err e = {0};
-    ok(parse_text(text, &c, &e), &e);
+    assert_ok(parse_text(text, &c, &e), &e);
     assert_string_equal(c.arch, "LlamaForCausalLM");
     assert_string_equal(c.model_type, "llama");
     assert_int_equal(c.d_model, 4096);
@@ -94,7 +66,7 @@ static void absent_fields_have_the_reference_defaults(void **state)
         "\"head_dim\": null, \"rope_scaling\": null, \"eos_token_id\": null}";
     struct st_config c;
     struct st_err e = {0};
-    ok(parse_text(text, &c, &e), &e);
+    assert_ok(parse_text(text, &c, &e), &e);
     assert_int_equal(c.n_kv_head, 4);
     assert_int_equal(c.head_dim, 16);
     assert_int_equal(c.sliding_window, 4096);
@@ -132,7 +104,7 @@ static void each_architecture_reads_its_own_fields(void **state)
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct st_config c;
         struct st_err e = {0};
-        ok(parse_tiny(&(struct tiny){.arch = rows[i].arch, .extra = rows[i].extra}, &c, &e), &e);
+        assert_ok(parse_tiny(&(struct tiny){.arch = rows[i].arch, .extra = rows[i].extra}, &c, &e), &e);
         assert_int_equal(c.qkv_bias, rows[i].qkv_bias);
         assert_int_equal(c.o_bias, rows[i].o_bias);
         assert_int_equal(c.mlp_bias, rows[i].mlp_bias);
@@ -165,7 +137,7 @@ static void rope_is_read_in_the_old_and_the_new_spelling(void **state)
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct st_config c;
         struct st_err e = {0};
-        ok(parse_tiny(&(struct tiny){.extra = rows[i].extra}, &c, &e), &e);
+        assert_ok(parse_tiny(&(struct tiny){.extra = rows[i].extra}, &c, &e), &e);
         assert_int_equal(c.rope_scaling, rows[i].scaling);
         assert_true(c.rope_theta == rows[i].theta);
         assert_true(c.rope_factor == rows[i].factor);
@@ -195,7 +167,7 @@ static void rotary_frequencies_equal_those_of_transformers(void **state)
         struct st_config c;
         struct st_err e = {0};
         float got[8];
-        ok(parse_tiny(&(struct tiny){.extra = rows[i].extra}, &c, &e), &e);
+        assert_ok(parse_tiny(&(struct tiny){.extra = rows[i].extra}, &c, &e), &e);
         st_config_inv_freq(&c, got);
         for (int j = 0; j < 8; j++)
             if (fabsf(got[j] - rows[i].want[j]) > 2e-7f * rows[i].want[j])
@@ -287,7 +259,7 @@ static void refuses_sizes_out_of_range_by_field(void **state)
         struct st_config c;
         struct st_buf b = {0};
         json_t *o = NULL, *v = NULL;
-        ok(st_json_parse(good.p, good.len, "good", &o, &e), &e);
+        assert_ok(st_json_parse(good.p, good.len, "good", &o, &e), &e);
         if (st_json_parse(bad[i].value, strlen(bad[i].value), "value", &v, &e) == 0) {
             json_object_set_new(o, bad[i].field, v);
             st_json_dump(o, &b);
@@ -298,7 +270,7 @@ static void refuses_sizes_out_of_range_by_field(void **state)
     }
     struct st_config wide, c;
     struct st_err e = {0};
-    ok(st_config_parse(good.p, good.len, "config.json", &wide, &e), &e);
+    assert_ok(st_config_parse(good.p, good.len, "config.json", &wide, &e), &e);
     wide.n_head = wide.n_kv_head * 65;
     expect_refusal(st_config_check(&wide, "config.json", &e), &e, ST_UNSUPPORTED, "65 query heads per key/value head");
     st_buf_free(&good);
@@ -316,7 +288,7 @@ static void end_ids_of_generation_config_join_those_of_config(void **state)
     tiny_mkdir(dir);
     tiny_write(&(struct tiny){0}, dir);
     tiny_save(dir, "generation_config.json", more, sizeof more - 1);
-    ok(st_config_read(dir, &c, &e), &e);
+    assert_ok(st_config_read(dir, &c, &e), &e);
     assert_int_equal(c.n_eos, 2);
     assert_int_equal(c.eos[0], 2);
     assert_int_equal(c.eos[1], 7);
@@ -330,10 +302,10 @@ static void plan_of(const struct tiny *t, struct st_config *c, struct st_plan *p
     const struct st_arch *arch;
     struct st_err e = {0};
     *p = (struct st_plan){0};
-    ok(parse_tiny(t, c, &e), &e);
-    ok(st_arch_find(c->arch, &arch, &e), &e);
+    assert_ok(parse_tiny(t, c, &e), &e);
+    assert_ok(st_arch_find(c->arch, &arch, &e), &e);
     arch->plan(c, p);
-    ok(st_plan_check(p, &e), &e);
+    assert_ok(st_plan_check(p, &e), &e);
 }
 
 /* One letter per op (scatter is C), with the group in front of linear ops that have one. */
@@ -397,7 +369,7 @@ static void exchanges_are_counted_per_group(void **state)
             p.ops[i].place = ST_PLACE_UNTRUSTED;
     assert_int_equal(st_plan_exchanges(&p), 4 * 3 + 1);
     struct st_err e = {0};
-    ok(st_plan_check(&p, &e), &e);
+    assert_ok(st_plan_check(&p, &e), &e);
     st_plan_free(&p);
 }
 
@@ -550,8 +522,9 @@ static void every_architecture_loads_with_every_dtype(void **state)
             static const enum st_dtype made[] = {ST_DTYPE_COUNT, ST_DTYPE_I8, ST_DTYPE_BF16, ST_DTYPE_F32};
             struct st_model *m;
             struct st_err e = {0};
-            ok(st_model_open(dir, &(struct st_model_opts){.dtype = (enum st_load_dtype)load, .n_threads = 2}, &m, &e),
-               &e);
+            assert_ok(
+                st_model_open(dir, &(struct st_model_opts){.dtype = (enum st_load_dtype)load, .n_threads = 2}, &m, &e),
+                &e);
             enum st_dtype stored = rows[i].dtype;
             double bound = steps[load] + (stored == ST_DTYPE_F32 ? 0 : 1e-3);
             expect_values(&rows[i], m, bound);
@@ -577,7 +550,7 @@ static void int8_copies_are_the_canonical_quantisation_of_each_row(void **state)
     struct st_err e = {0};
     tiny_mkdir(dir);
     tiny_write(&t, dir);
-    ok(st_model_open(dir, &(struct st_model_opts){.dtype = ST_LOAD_INT8}, &m, &e), &e);
+    assert_ok(st_model_open(dir, &(struct st_model_opts){.dtype = ST_LOAD_INT8}, &m, &e), &e);
     uint64_t bytes = 0;
     for (int i = 0; i < m->plan.n_weight; i++) {
         const struct st_plan_weight *w = &m->plan.weights[i];
@@ -614,8 +587,8 @@ static void expect_bad_tensor(const char *from, const char *to, int code, const 
     uint64_t len;
     tiny_mkdir(dir);
     tiny_write(&(struct tiny){0}, dir);
-    ok(st_path_join(path, sizeof path, dir, "model.safetensors", &e), &e);
-    ok(st_file_read(path, 1 << 20, &b, &e), &e);
+    assert_ok(st_path_join(path, sizeof path, dir, "model.safetensors", &e), &e);
+    assert_ok(st_file_read(path, 1 << 20, &b, &e), &e);
     char *at = memmem(b.p, b.len, from, strlen(from));
     assert_non_null(at);
     memcpy(&len, b.p, 8);
@@ -662,7 +635,7 @@ static void stored_rotary_frequencies_and_a_tied_head_may_be_present(void **stat
     tiny_config(&(struct tiny){.tied = true}, &b);
     tiny_save(dir, "config.json", b.p, b.len);
     st_buf_free(&b);
-    ok(st_model_open(dir, NULL, &m, &e), &e);
+    assert_ok(st_model_open(dir, NULL, &m, &e), &e);
     assert_ptr_equal(mat_of(m, "lm_head.weight")->data, mat_of(m, "model.embed_tokens.weight")->data);
     st_model_close(m);
     tiny_rmdir(dir);
@@ -676,10 +649,10 @@ static void a_path_that_is_no_model_is_refused(void **state)
     struct st_err e = {0};
     tiny_mkdir(dir);
     expect_refusal(st_model_open(dir, NULL, &m, &e), &e, ST_INPUT, "no config.json");
-    ok(st_path_join(path, sizeof path, dir, "absent.bin", &e), &e);
+    assert_ok(st_path_join(path, sizeof path, dir, "absent.bin", &e), &e);
     expect_refusal(st_model_open(path, NULL, &m, &e), &e, ST_IO, "absent.bin");
     tiny_save(dir, "m.gguf", "GGUF....", 8);
-    ok(st_path_join(path, sizeof path, dir, "m.gguf", &e), &e);
+    assert_ok(st_path_join(path, sizeof path, dir, "m.gguf", &e), &e);
     expect_refusal(st_model_open(path, NULL, &m, &e), &e, ST_UNSUPPORTED, "GGUF");
     tiny_rmdir(dir);
 }
@@ -712,7 +685,7 @@ static void a_model_too_large_for_memory_says_what_it_needs(void **state)
     st_buf_add_str(&head, "}");
     uint64_t len = head.len;
     tiny_save(dir, "model.safetensors", &len, 8);
-    ok(st_path_join(path, sizeof path, dir, "model.safetensors", &e), &e);
+    assert_ok(st_path_join(path, sizeof path, dir, "model.safetensors", &e), &e);
     int fd = open(path, O_WRONLY | O_APPEND);
     bool sparse = write(fd, head.p, head.len) == (ssize_t)head.len && ftruncate(fd, (off_t)(8 + head.len + at)) == 0;
     close(fd);
@@ -751,8 +724,8 @@ static void damage(const struct tiny *t, const char *file, size_t hot, int n, ui
     int n_ok = 0;
     tiny_mkdir(dir);
     tiny_write(t, dir);
-    ok(st_path_join(path, sizeof path, dir, file, &e), &e);
-    ok(st_file_read(path, 1 << 20, &b, &e), &e);
+    assert_ok(st_path_join(path, sizeof path, dir, file, &e), &e);
+    assert_ok(st_file_read(path, 1 << 20, &b, &e), &e);
     st_rng_seed(&rng, seed);
     for (size_t i = 0; i < b.len + (size_t)n; i++) {
         struct st_model *m;
@@ -814,12 +787,12 @@ static void the_golden_llama2c_model_loads(void **state)
     struct st_model *m;
     struct st_err e = {0};
     const char *shared = getenv("SOTTO_SHARED");
-    ok(st_path_join(path, sizeof path, shared ? shared : "../shared", "data/models/stories260K.bin", &e), &e);
+    assert_ok(st_path_join(path, sizeof path, shared ? shared : "../shared", "data/models/stories260K.bin", &e), &e);
     if (!st_path_exists(path)) {
         print_message("skipped: stories260K.bin is not here (SOTTO_SHARED)\n");
         return;
     }
-    ok(st_model_open(path, NULL, &m, &e), &e);
+    assert_ok(st_model_open(path, NULL, &m, &e), &e);
     assert_string_equal(m->name, "stories260K.bin");
     assert_int_equal(m->config.d_model, 64);
     assert_int_equal(m->config.n_layer, 5);

@@ -1,16 +1,13 @@
 /* Tokenizers: what a text becomes, what it becomes again, and what damaged files and texts do. Equality with the
  * `tokenizers` package on large texts is in tests/interop/test_tokenizers.py. */
 #include "base/file.h"
+#include "expect.h"
 #include "mutate.h"
 #include "tok_make.h"
 
 #include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <sys/stat.h>
 #include <unistd.h>
-/* cmocka needs the four above first */
-#include <cmocka.h>
 
 #define BYTES ",\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false}"
 #define SPECIAL(id, text, more) "{\"id\":" #id ",\"content\":\"" text "\",\"special\":true" more "}"

@@ -180,4 +180,14 @@ static inline void tiny_write(const struct tiny *t, const char *dir)
     st_buf_free(&index);
 }
 
+/* The config of such a checkpoint, parsed. */
+static inline int parse_tiny(const struct tiny *t, struct st_config *c, struct st_err *e)
+{
+    struct st_buf b = {0};
+    tiny_config(t, &b);
+    int rc = st_config_parse(b.p, b.len, "config.json", c, e);
+    st_buf_free(&b);
+    return rc;
+}
+
 #endif
