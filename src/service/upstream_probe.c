@@ -62,7 +62,7 @@ static void finish(struct st_upstream_probe *p, const struct st_err *e)
     if (!e && !p->state.ready)
         st_log(ST_LOG_INFO, "upstream reached: model %s, dialect %s", p->found.model, p->found.dialect->name);
     else if (e && (p->state.ready || !p->warned))
-        st_log(ST_LOG_WARN, "upstream not reachable: %s", e->msg);
+        st_log(ST_LOG_WARN, "upstream not usable: %s", e->msg);
     p->warned = e != NULL;
     if (e)
         p->state.ready = false;
@@ -108,7 +108,10 @@ static int take_reply(struct st_upstream_probe *p, int status, const char *path,
     if (failed) {
         *e = *failed;
         rc = e->code;
-    } else if (status != 200)
+    } else if (status == 401 || status == 403)
+        rc = st_fail(e, ST_POLICY, "%s is refused (status %d): %s", path, status,
+                     p->o.bearer ? "the upstream does not accept this API key" : "the upstream wants an API key");
+    else if (status != 200)
         rc = st_fail(e, ST_IO, "%s answers with status %d", path, status);
     else
         rc = st_json_parse(p->reply.p, p->reply.len, path, out, e);
