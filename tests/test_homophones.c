@@ -1,6 +1,6 @@
 /* Homophones: the grown cipher, the sealed list, and a checkpoint whose head never says them. */
 #include "cov_make.h"
-#include "crypto/digest.h"
+#include "model/digest.h"
 #include "model/tokenizer.h"
 #include "protect/covariant/homophones.h"
 #include "protect/covariant/manifest.h"
@@ -214,7 +214,7 @@ static void open_cipher(const char *src, const char *path)
     struct st_cov_frequent f;
     uint8_t own[32];
     assert_ok(st_cov_read_manifest(path, &m, &e), &e);
-    assert_ok(st_model_digest(src, own, &e), &e);
+    assert_ok(st_model_digest(src, false, own, &e), &e);
     assert_ok(st_cov_frequent_open(m.frequent, 2048, own, &key, &f, &e), &e);
     assert_ok(st_cov_cipher_init(2048, &f, m.made.homophones, own, &key, &cipher, &e), &e);
     st_cov_frequent_wipe(&f);

@@ -1,7 +1,7 @@
 #include "cli/source.h"
 #include "cli/key_open.h"
 #include "cli/open.h"
-#include "crypto/digest.h"
+#include "model/digest.h"
 #include "protect/covariant/manifest.h"
 
 /* What was made with this key from this source, and how. */
@@ -23,7 +23,7 @@ static int open_cipher(const struct st_cli *cli, const char *path, const char *k
     uint8_t digest[32];
     int rc = st_key_open(cli, key_file, &key, e);
     if (!rc)
-        rc = st_model_digest(path, digest, e);
+        rc = st_model_digest(path, false, digest, e);
     if (!rc && manifest) {
         rc = read_manifest(manifest, &key, digest, &m, e);
         out->scheme = st_cov_preset_name(m.made.preset);

@@ -19,13 +19,25 @@ struct step {
     size_t row_cap;    /* values */
 };
 
-/* One row: through an aligned copy when the file has it unaligned, through f32 when it is to be quantised. */
+/* The row in f32, its columns multiplied: `wide`, or the source when nothing is to be done. */
+static const float *widen(const struct st_convert_job *j, const void *src, float *wide)
+{
+    if (j->src->dtype == ST_DTYPE_F32 && !j->columns)
+        return src;
+    st_convert(j->src->dtype, src, ST_DTYPE_F32, wide, j->n_in);
+    for (uint32_t i = 0; j->columns && i < j->n_in; i++)
+        wide[i] *= j->columns[i];
+    return wide;
+}
+
+/* One row: through an aligned copy when the file has it unaligned, through f32 when it is to be multiplied or
+ * quantised. */
 static void convert_row(const struct st_convert_job *j, uint32_t row, float *wide, uint8_t *aligned)
 {
     size_t n = j->n_in, in = st_dtype_size(j->src->dtype), to = st_dtype_size(j->dtype);
     const uint8_t *src = (const uint8_t *)j->src->data + row * n * in;
     uint8_t *dst = (uint8_t *)j->dst + row * n * to;
-    if (j->src->dtype == j->dtype) {
+    if (j->src->dtype == j->dtype && !j->columns) {
         memcpy(dst, src, n * in);
         return;
     }
@@ -33,16 +45,12 @@ static void convert_row(const struct st_convert_job *j, uint32_t row, float *wid
         memcpy(aligned, src, n * in);
         src = aligned;
     }
-    if (j->dtype != ST_DTYPE_I8) {
+    if (j->dtype == ST_DTYPE_I8)
+        j->scale[row] = st_quantize_row(widen(j, src, wide), n, (int8_t *)dst);
+    else if (j->columns)
+        st_convert(ST_DTYPE_F32, widen(j, src, wide), j->dtype, dst, n);
+    else
         st_convert(j->src->dtype, src, j->dtype, dst, n);
-        return;
-    }
-    const float *w = (const float *)(const void *)src;
-    if (j->src->dtype != ST_DTYPE_F32) {
-        st_convert(j->src->dtype, src, ST_DTYPE_F32, wide, n);
-        w = wide;
-    }
-    j->scale[row] = st_quantize_row(w, n, (int8_t *)dst);
 }
 
 static void convert_part(void *arg, int thread, int n_threads)

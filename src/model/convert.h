@@ -11,7 +11,8 @@ struct st_convert_job {
     enum st_dtype dtype;         /* what to make */
     uint32_t n_out, n_in;
     void *dst;
-    float *scale; /* [n_out], I8 only */
+    float *scale;         /* [n_out], I8 only */
+    const float *columns; /* [n_in] each column is multiplied by its number before it is converted; NULL = none */
 };
 
 /* Does jobs in order on n_threads threads (0 = all), reading ahead, and gives the source's pages back as they are used

@@ -4,6 +4,8 @@
 #include "model/arch.h"
 #include "model/checkpoint.h"
 #include "model/convert.h"
+#include "model/fold.h"
+#include "model/kit.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -22,7 +24,9 @@ struct st_model_priv {
 struct load {
     struct st_model *m;
     const struct st_model_opts *o;
-    const struct st_tensor **src; /* [plan.n_weight] */
+    const struct st_tensor **src; /* [plan.n_weight]; NULL: not in the checkpoint */
+    struct st_fold fold;          /* empty unless norms are folded */
+    struct st_kit kit;            /* no_linear */
     struct st_convert_job *jobs;  /* [n_job] */
     size_t n_job;
 };
@@ -48,8 +52,27 @@ static int name_model(struct st_model *m, const char *path, struct st_err *e)
     return 0;
 }
 
-static int open_files(struct st_model *m, struct st_err *e)
+/* A kit is a checkpoint with holes: it is opened as one on purpose or not at all. */
+static int check_kit(struct load *l, struct st_err *e)
 {
+    const char *path = l->m->path;
+    bool is_kit = st_kit_is(path);
+    if (is_kit && !l->o->no_linear)
+        return st_fail(e, ST_INPUT,
+                       "%s: is the trusted side's part of a model (" ST_KIT_MANIFEST
+                       "): it has no linear layers, so it runs with --protect masked only",
+                       path);
+    if (!is_kit && l->o->no_linear)
+        return st_fail(e, ST_INPUT, "%s: no " ST_KIT_MANIFEST "; want a directory made by sotto-worker prepare --kit",
+                       path);
+    return is_kit ? st_kit_read(path, &l->kit, e) : 0;
+}
+
+static int open_files(struct load *l, struct st_err *e)
+{
+    struct st_model *m = l->m;
+    if (check_kit(l, e))
+        return e->code;
     if (!st_path_is_dir(m->path))
         return st_ckpt_open_llama2c(m->path, &m->priv->ckpt, &m->config, e);
     char config[ST_PATH_MAX];
@@ -105,12 +128,30 @@ static int check_tensor(const struct st_model *m, const struct st_plan_weight *w
     return 0;
 }
 
-/* Finds the tensor of every weight. */
+/* What a kit leaves out: matrices that are served, norms that are ones, the embedding when its rows are fetched. */
+static bool is_left_out(const struct load *l, int i)
+{
+    if (!l->o->no_linear)
+        return false;
+    if (l->m->plan.weights[i].role == ST_ROLE_EMBED)
+        return !l->kit.embedding;
+    return l->fold.linear[i] || l->fold.unit[i];
+}
+
+/* The weight of the norm whose weights go into the columns of matrix i, or -1. Those of a kit have them already. */
+static int folded_norm(const struct load *l, int i)
+{
+    return l->o->fold_norms && !l->o->no_linear ? l->fold.norm[i] : -1;
+}
+
+/* Finds the tensor of every weight that is in the checkpoint. */
 static int resolve(struct load *l, struct st_err *e)
 {
     struct st_model *m = l->m;
     for (int i = 0; i < m->plan.n_weight; i++) {
         const struct st_plan_weight *w = &m->plan.weights[i];
+        if (is_left_out(l, i))
+            continue;
         if (w->tied_to >= 0) {
             l->src[i] = l->src[w->tied_to];
             continue;
@@ -147,15 +188,17 @@ static bool is_mtp(const struct st_config *c, const char *name)
            layer - c->n_layer < c->n_mtp_layer;
 }
 
-static int refuse_strays(const struct st_model *m, struct st_err *e)
+static int refuse_strays(const struct load *l, struct st_err *e)
 {
-    size_t n = (size_t)m->plan.n_weight;
+    const struct st_model *m = l->m;
+    size_t n = 0;
     const char **known = NULL;
-    int rc = st_alloc(&known, n, sizeof *known, m->path, e);
+    int rc = st_alloc(&known, (size_t)m->plan.n_weight, sizeof *known, m->path, e);
     if (rc)
         return rc;
-    for (size_t i = 0; i < n; i++)
-        known[i] = m->plan.weights[i].name;
+    for (int i = 0; i < m->plan.n_weight; i++)
+        if (!is_left_out(l, i))
+            known[n++] = m->plan.weights[i].name;
     qsort(known, n, sizeof *known, by_text);
     for (size_t i = 0; !rc && i < st_ckpt_count(m->priv->ckpt); i++) {
         const char *name = st_ckpt_at(m->priv->ckpt, i)->name;
@@ -187,15 +230,32 @@ static int load_vectors(struct load *l, struct st_err *e)
         if (!is_vector(&m->plan.weights[i]))
             continue;
         float *to = m->priv->vectors + at;
-        memcpy(aligned, l->src[i]->data, l->src[i]->bytes);
-        st_convert(l->src[i]->dtype, aligned, ST_DTYPE_F32, to, n);
-        /* One value brings in a whole run of pages. */
-        st_ckpt_release(m->priv->ckpt, l->src[i]);
+        if (l->src[i]) {
+            memcpy(aligned, l->src[i]->data, l->src[i]->bytes);
+            st_convert(l->src[i]->dtype, aligned, ST_DTYPE_F32, to, n);
+            /* One value brings in a whole run of pages. */
+            st_ckpt_release(m->priv->ckpt, l->src[i]);
+        }
         m->mats[i] = (struct st_mat){.data = to, .dtype = ST_DTYPE_F32, .n_out = n, .n_in = 1};
         at += (n + 15u) & ~15u;
     }
     free(aligned);
     return rc;
+}
+
+/* Norms whose weights are in the matrices now. */
+static void set_unit_norms(struct load *l)
+{
+    struct st_model *m = l->m;
+    size_t at = 0;
+    for (int i = 0; i < m->plan.n_weight; i++) {
+        uint32_t n = m->plan.weights[i].n_out;
+        if (!is_vector(&m->plan.weights[i]))
+            continue;
+        for (uint32_t k = 0; l->fold.unit && l->fold.unit[i] && k < n; k++)
+            m->priv->vectors[at + k] = 1;
+        at += (n + 15u) & ~15u;
+    }
 }
 
 static enum st_dtype wanted(const struct load *l, int i)
@@ -222,18 +282,18 @@ static size_t round_line(size_t n)
     return (n + 63) & ~(size_t)63;
 }
 
-/* A tied head that stays in the embedding's dtype is the same matrix. */
+/* A tied head that stays in the embedding's dtype, with no norm folded in, is the same matrix. */
 static bool is_shared(const struct load *l, int i)
 {
     int to = l->m->plan.weights[i].tied_to;
-    return to >= 0 && wanted(l, i) == wanted(l, to);
+    return to >= 0 && l->src[i] && wanted(l, i) == wanted(l, to) && folded_norm(l, i) < 0;
 }
 
-/* Another dtype, or a file offset at which the kernels could not read whole values. */
+/* Another dtype, a norm folded in, or a file offset at which the kernels could not read whole values. */
 static bool needs_copy(const struct load *l, int i)
 {
     const struct st_tensor *t = l->src[i];
-    return wanted(l, i) != t->dtype || (uintptr_t)t->data % st_dtype_size(t->dtype);
+    return wanted(l, i) != t->dtype || folded_norm(l, i) >= 0 || (uintptr_t)t->data % st_dtype_size(t->dtype);
 }
 
 struct sizes {
@@ -263,7 +323,7 @@ static struct sizes count_sizes(const struct load *l)
     for (int i = 0; i < p->n_weight; i++) {
         const struct st_plan_weight *w = &p->weights[i];
         size_t n = (size_t)w->n_out * w->n_in, scales = (size_t)w->n_out * sizeof(float);
-        if (is_vector(w))
+        if (is_vector(w) || !l->src[i])
             continue;
         if (w->role != ST_ROLE_EMBED)
             s.as_int8 += w->role == ST_ROLE_ROUTER ? n * sizeof(float) : n + scales;
@@ -286,6 +346,10 @@ static void place_matrices(struct load *l)
         struct st_mat *mat = &m->mats[i];
         if (is_vector(w))
             continue;
+        if (!l->src[i]) { /* for shapes and dtype alone */
+            *mat = (struct st_mat){.dtype = ST_DTYPE_I8, .n_out = w->n_out, .n_in = w->n_in};
+            continue;
+        }
         if (is_shared(l, i)) {
             *mat = m->mats[w->tied_to];
             continue;
@@ -295,6 +359,8 @@ static void place_matrices(struct load *l)
             continue;
         struct st_convert_job *j = &l->jobs[l->n_job++];
         *j = (struct st_convert_job){.src = l->src[i], .dtype = mat->dtype, .n_out = w->n_out, .n_in = w->n_in};
+        if (folded_norm(l, i) >= 0)
+            j->columns = m->mats[folded_norm(l, i)].data;
         j->dst = at;
         mat->data = at;
         at += round_line(st_mat_bytes(mat));
@@ -310,7 +376,8 @@ static void place_matrices(struct load *l)
 static void prefetch_views(const struct load *l)
 {
     for (int i = 0; i < l->m->plan.n_weight; i++)
-        if (!is_vector(&l->m->plan.weights[i]) && l->m->plan.weights[i].role != ST_ROLE_EMBED && !needs_copy(l, i))
+        if (l->src[i] && !is_vector(&l->m->plan.weights[i]) && l->m->plan.weights[i].role != ST_ROLE_EMBED &&
+            !needs_copy(l, i))
             st_ckpt_prefetch(l->m->priv->ckpt, l->src[i]);
 }
 
@@ -342,14 +409,18 @@ static int load_weights(struct load *l, struct st_err *e)
         rc = st_alloc(&l->src, n, sizeof *l->src, m->path, e);
     if (!rc)
         rc = st_alloc(&l->jobs, n, sizeof *l->jobs, m->path, e);
+    if (!rc && (l->o->fold_norms || l->o->no_linear))
+        rc = st_fold_init(&l->fold, &m->plan, e);
     if (!rc)
         rc = resolve(l, e);
     if (!rc)
-        rc = refuse_strays(m, e);
+        rc = refuse_strays(l, e);
+    if (!rc)
+        rc = load_vectors(l, e); /* before the matrices, which take norms in */
     if (!rc)
         rc = load_matrices(l, e);
     if (!rc)
-        rc = load_vectors(l, e);
+        set_unit_norms(l);
     return rc;
 }
 
@@ -371,11 +442,13 @@ uint64_t st_model_read_bytes(const struct st_model *m, uint32_t n_row)
 static void describe(const struct load *l)
 {
     struct st_model *m = l->m;
-    bool found = false;
+    bool found = l->o->no_linear;
+    if (found)
+        m->config.dtype = l->kit.dtype;
     for (int i = 0; i < m->plan.n_weight; i++) {
         const struct st_plan_weight *w = &m->plan.weights[i];
         const struct st_mat *mat = &m->mats[i];
-        if (is_vector(w) || w->role == ST_ROLE_EMBED)
+        if (is_vector(w) || w->role == ST_ROLE_EMBED || !mat->data)
             continue;
         uint64_t bytes = st_mat_bytes(mat) + (mat->dtype == ST_DTYPE_I8 ? (uint64_t)mat->n_out * sizeof(float) : 0);
         m->matrix_bytes += bytes;
@@ -392,6 +465,8 @@ int st_model_open(const char *path, const struct st_model_opts *o, struct st_mod
     static const struct st_model_opts keep = {.dtype = ST_LOAD_KEEP};
     struct load l = {.o = o ? o : &keep};
     *out = NULL;
+    if (l.o->fold_norms && l.o->dtype == ST_LOAD_KEEP)
+        return st_fail(e, ST_INTERNAL, "%s: norms fold into converted matrices only", path);
     int rc = st_alloc(&l.m, 1, sizeof *l.m, path, e);
     if (rc)
         return rc;
@@ -400,7 +475,7 @@ int st_model_open(const char *path, const struct st_model_opts *o, struct st_mod
         rc = name_model(l.m, path, e);
     if (rc)
         goto out;
-    rc = open_files(l.m, e);
+    rc = open_files(&l, e);
     if (!rc)
         rc = make_plan(l.m, e);
     if (!rc)
@@ -410,6 +485,7 @@ int st_model_open(const char *path, const struct st_model_opts *o, struct st_mod
 out:
     free(l.src);
     free(l.jobs);
+    st_fold_free(&l.fold);
     if (rc)
         st_model_close(l.m);
     else

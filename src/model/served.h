@@ -1,12 +1,13 @@
 /* The matrices that an untrusted worker serves, in the one form that worker, preparer and trusted side share: int8 with
  * a scale per output, canonical (round to nearest even, max|w| / 127), norm weights folded into the matrices that read
- * them. Made from a model that was opened with dtype INT8 and fold_norms; views, nothing is copied but the embedding,
- * which is transposed and quantised when asked for, so that a token's row can be fetched as a product with a one-hot
- * row. */
+ * them. Made from a model that was opened with dtype INT8 and fold_norms, or from a kit; views, nothing is copied but
+ * the embedding, which is transposed and quantised when asked for, so that a token's row can be fetched as a product
+ * with a one-hot row: each of its n_out = d_model rows has a scale of its own. */
 #ifndef ST_MODEL_SERVED_H
 #define ST_MODEL_SERVED_H
 
 #include "base/mem.h"
+#include "model/digest.h"
 #include "model/model.h"
 
 struct st_served_weight {
@@ -22,17 +23,15 @@ struct st_served_weight {
 struct st_served {
     struct st_served_weight *weights; /* in the order of the plan; the embedding last */
     uint32_t n;
+    uint32_t *by_name; /* [n] indices into weights */
     struct st_area embedding;
 };
 
-/* Routers are not served: they stay f32 on the trusted side. MEMORY. */
+/* Routers are not served: they stay f32 on the trusted side. The model is borrowed until free. MEMORY. INTERNAL: the
+ * model was not opened as said above. */
 int st_served_init(struct st_served *s, const struct st_model *m, bool with_embedding, struct st_err *e) ST_MUST_CHECK;
 void st_served_free(struct st_served *s);
 /* Index by name, or -1. */
 int st_served_find(const struct st_served *s, const char *name);
-
-/* SHA-256 over the sorted lines `sha256 size name\n` of config, tokenizer, template and weight files of a checkpoint:
- * what names a model everywhere. progress: draw a bar when it takes long. IO. */
-int st_model_digest(const char *path, bool progress, uint8_t out[32], struct st_err *e) ST_MUST_CHECK;
 
 #endif

@@ -2,7 +2,7 @@
 
 #include "base/buf.h"
 #include "base/file.h"
-#include "crypto/digest.h"
+#include "model/digest.h"
 #include "model/checkpoint.h"
 
 #include <openssl/crypto.h>
@@ -115,7 +115,7 @@ int st_cov_cipher_open(const char *src, const struct st_cov_key *key, struct st_
     *out = (struct st_cov_cipher){0};
     int rc = read_vocab(src, &n_vocab, e);
     if (!rc)
-        rc = st_model_digest(src, digest, e);
+        rc = st_model_digest(src, false, digest, e);
     if (!rc)
         rc = st_cov_cipher_init(n_vocab, NULL, 0, digest, key, out, e);
     return rc;

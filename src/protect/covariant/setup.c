@@ -1,6 +1,6 @@
 #include "protect/covariant/setup.h"
 #include "base/mem.h"
-#include "crypto/digest.h"
+#include "model/digest.h"
 #include "protect/covariant/calibrate.h"
 #include "protect/covariant/gguf_arch.h"
 #include "protect/covariant/homophones.h"
@@ -173,7 +173,7 @@ int st_cov_setup_open(struct st_cov_setup *s, const char *src, const struct st_c
     if (!rc && !of)
         rc = choose_expand(&s->model->config, o->expand, &s->expand, e);
     if (!rc)
-        rc = st_model_digest(src, s->digest, e);
+        rc = st_model_digest(src, false, s->digest, e);
     if (!rc && of)
         rc = st_cov_manifest_check(of, key, s->digest, e);
     if (!rc && of)
