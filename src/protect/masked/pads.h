@@ -11,6 +11,7 @@
 #define ST_PROTECT_MASKED_PADS_H
 
 #include "protect/masked/scheme.h"
+#include "protect/masked/vmgen.h"
 
 struct st_pads;
 
@@ -25,6 +26,7 @@ struct st_pads_opts {
     double wait_s;    /* how long taking waits; 0 = 60 */
     uint32_t max_row; /* rows that one exchange may take; the pool holds at least as many of every group */
     bool allow_unlocked;
+    struct st_vmgen *vmgen; /* borrowed until free; NULL = the kernel's */
 };
 
 /* MEMORY says how much max_row rows of every group need. POLICY: memory cannot be locked and the system swaps. */
@@ -43,6 +45,8 @@ struct st_pads_stats {
     double wait_s, make_s;                  /* waited in all; processor seconds of making */
     size_t ready, capacity, bytes;
     bool locked;
+    uint64_t n_generation;  /* changes of the generation that were noticed */
+    const char *generation; /* "watched", or why not; static */
 };
 void st_pads_stats(struct st_pads *p, struct st_pads_stats *out);
 

@@ -1,0 +1,73 @@
+#include "protect/masked/locked.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <openssl/crypto.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+/* The table has one line of headings, then a line for each area in use. A table that cannot be read may hide one. */
+static bool system_swaps(const char *path)
+{
+    char line[512];
+    bool headings = false, swaps = false;
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return true;
+    if (fgets(line, sizeof line, f))
+        headings = strncmp(line, "Filename", 8) == 0;
+    if (fgets(line, sizeof line, f))
+        swaps = true;
+    fclose(f);
+    return swaps || !headings;
+}
+
+static int refuse_unlocked(size_t len, const char *what, int error, struct st_err *e)
+{
+    char want[ST_MEM_TEXT], have[ST_MEM_TEXT] = "unknown";
+    struct rlimit limit;
+    if (!getrlimit(RLIMIT_MEMLOCK, &limit))
+        st_mem_text((size_t)limit.rlim_cur, have);
+    return st_fail(e, ST_POLICY,
+                   "%s: cannot lock %s in memory (%s; the limit, `ulimit -l`, is %s) and this system swaps: raise the "
+                   "limit, turn swap off, or give --allow-unlocked",
+                   what, st_mem_text(len, want), strerror(error), have);
+}
+
+int st_locked_new(struct st_locked *a, size_t len, const struct st_locked_opts *o, struct st_err *e)
+{
+    *a = (struct st_locked){0};
+    void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        char text[ST_MEM_TEXT];
+        return st_fail(e, ST_MEMORY, "%s: needs %s of memory: %s", o->what, st_mem_text(len, text), strerror(errno));
+    }
+    struct st_locked made = {p, len, false};
+    int rc = 0;
+    if (madvise(p, len, MADV_DONTDUMP) || madvise(p, len, MADV_WIPEONFORK))
+        rc = st_fail(e, ST_UNSUPPORTED, "%s: this kernel cannot keep memory out of dumps and forked children: %s",
+                     o->what, strerror(errno));
+    else if (!mlock2(p, len, MLOCK_ONFAULT))
+        made.locked = true;
+    else if (!o->allow_unlocked) {
+        int error = errno;
+        if (system_swaps(o->swaps ? o->swaps : "/proc/swaps"))
+            rc = refuse_unlocked(len, o->what, error, e);
+    }
+    if (rc)
+        munmap(p, len);
+    else
+        *a = made;
+    return rc;
+}
+
+void st_locked_free(struct st_locked *a)
+{
+    if (a->p) {
+        OPENSSL_cleanse(a->p, a->len);
+        munmap(a->p, a->len);
+    }
+    *a = (struct st_locked){0};
+}

@@ -1,0 +1,34 @@
+/* One large area for secrets that are made and used in bulk: locked into RAM, left out of core dumps, and emptied by
+ * the kernel in a forked child. Zeroed at first; pages come into being, and are locked, when they are first written.
+ * (base/secret.h is for keys: small, and refused outright where it cannot be locked.)
+ *
+ * Where the limit on locked memory forbids it, the area is still allowed on a system without swap, since nothing can
+ * be written out there. Limit: hibernation and the host of a virtual machine that is not confidential see it. */
+#ifndef ST_PROTECT_MASKED_LOCKED_H
+#define ST_PROTECT_MASKED_LOCKED_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct st_locked {
+    uint8_t *p; /* page-aligned; all zeros in a forked child */
+    size_t len;
+    bool locked;
+};
+
+struct st_locked_opts {
+    const char *what;    /* "pads", for messages */
+    const char *swaps;   /* table of swap areas; NULL = /proc/swaps */
+    bool allow_unlocked; /* even where the system swaps */
+};
+
+/* MEMORY; UNSUPPORTED: the kernel cannot empty it in a forked child; POLICY: cannot be locked while the system swaps,
+ * names the limit. */
+int st_locked_new(struct st_locked *a, size_t len, const struct st_locked_opts *o, struct st_err *e) ST_MUST_CHECK;
+/* Overwrites it, then unmaps it. */
+void st_locked_free(struct st_locked *a);
+
+#endif
