@@ -1,0 +1,18 @@
+/* The secrets of the integrity check of all matrices that leave (field/freivalds.h), made here from the weights: one
+ * pass over them, on all threads. After a reject all of them are drawn anew before the next exchange. */
+#ifndef ST_PROTECT_MASKED_CHECK_H
+#define ST_PROTECT_MASKED_CHECK_H
+
+#include "protect/masked/groups.h"
+
+struct st_mask_checks {
+    struct st_freivalds *of; /* [served->n]; empty for matrices that stay */
+    uint32_t n;
+};
+
+/* The groups' weights must be on this side. MEMORY. */
+int st_mask_checks_init(struct st_mask_checks *c, const struct st_mask_groups *g, const struct st_served *served,
+                        struct st_pool *pool, bool progress, struct st_err *e) ST_MUST_CHECK;
+void st_mask_checks_wipe(struct st_mask_checks *c);
+
+#endif

@@ -1,0 +1,246 @@
+#include "protect/masked/groups.h"
+#include "base/buf.h"
+#include "base/log.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Ops from i on that leave together (as the executor cuts them). */
+static int group_len(const struct st_plan *p, int i)
+{
+    int n = 1;
+    const struct st_plan_op *op = &p->ops[i];
+    while (op->op == ST_OP_LINEAR && op->group && i + n < p->n_op && op[n].op == ST_OP_LINEAR &&
+           op[n].group == op->group && op[n].last_row_only == op->last_row_only)
+        n++;
+    return n;
+}
+
+/* The served matrix of an op, or -1. The embedding stands there transposed. */
+static int served_of(const struct st_served *s, const struct st_plan *p, const struct st_plan_op *op)
+{
+    const struct st_plan_weight *w = &p->weights[op->weight];
+    char name[sizeof s->weights->name];
+    snprintf(name, sizeof name, "%s%s", w->name, op->op == ST_OP_EMBED ? "^T" : "");
+    return st_served_find(s, name);
+}
+
+static int fill(struct st_mask_group *g, const struct st_plan *p, const struct st_served *s, bool *used,
+                struct st_err *e)
+{
+    for (int k = 0; k < g->n_op; k++) {
+        const struct st_plan_op *op = &p->ops[g->op + k];
+        const struct st_plan_weight *w = &p->weights[op->weight];
+        bool turned = op->op == ST_OP_EMBED;
+        uint32_t n_in = turned ? w->n_out : w->n_in, n_out = turned ? w->n_in : w->n_out;
+        if (op->place != ST_PLACE_UNTRUSTED)
+            return st_fail(e, ST_INTERNAL, "exchange group %u mixes trusted and untrusted layers", op->group);
+        int at = g->served[k] = served_of(s, p, op);
+        if (at < 0)
+            return st_fail(e, ST_INPUT, "%s: placed on the worker, which does not serve it", w->name);
+        if (s->weights[at].n_in != n_in || s->weights[at].n_out != n_out || (k && n_in != g->d))
+            return st_fail(e, ST_INPUT, "%s: want [%u,%u], the worker serves [%u,%u]", w->name, n_out, n_in,
+                           s->weights[at].n_out, s->weights[at].n_in);
+        if (used[at])
+            return st_fail(e, ST_UNSUPPORTED, "%s: two layers read it", w->name);
+        used[at] = true;
+        g->d = n_in;
+        g->n += n_out;
+    }
+    return 0;
+}
+
+static int find_groups(struct st_mask_groups *g, const struct st_served *s, bool *used, struct st_err *e)
+{
+    const struct st_plan *p = g->plan;
+    if (st_alloc(&g->g, (size_t)p->n_op, sizeof *g->g, "exchange groups", e) ||
+        st_alloc(&g->of_op, (size_t)p->n_op, sizeof *g->of_op, "exchange groups", e))
+        return e->code;
+    size_t n_column = 0;
+    for (int i = 0; i < p->n_op; i++)
+        g->of_op[i] = -1;
+    for (int i = 0, len; i < p->n_op; i += len) {
+        len = group_len(p, i);
+        if (p->ops[i].place != ST_PLACE_UNTRUSTED)
+            continue;
+        if (len > ST_MAX_GROUP)
+            return st_fail(e, ST_INTERNAL, "exchange group %u has %d layers, want 1 to %d", p->ops[i].group, len,
+                           ST_MAX_GROUP);
+        struct st_mask_group *one = &g->g[g->n];
+        *one = (struct st_mask_group){.op = i, .n_op = len};
+        if (fill(one, p, s, used, e))
+            return e->code;
+        n_column += one->n;
+        g->of_op[i] = g->n++;
+    }
+    if (st_alloc(&g->scale, n_column, sizeof *g->scale, "scales", e))
+        return e->code;
+    float *scale = g->scale;
+    for (int i = 0; i < g->n; scale += g->g[i++].n)
+        g->g[i].scale = scale;
+    return 0;
+}
+
+struct norms {
+    const struct st_served *served;
+    double *norm; /* [served->n] largest of the columns */
+};
+
+static int norm_of(void *ctx, int at, int thread, struct st_err *e)
+{
+    const struct norms *n = ctx;
+    const struct st_served_weight *w = &n->served->weights[at];
+    uint64_t most = 0;
+    (void)thread;
+    (void)e;
+    for (uint32_t j = 0; j < w->n_out; j++) {
+        const int8_t *row = w->w + (size_t)j * w->n_in;
+        uint64_t sum = 0;
+        for (uint32_t i = 0; i < w->n_in;) {
+            uint32_t part = 0; /* 2^17 squares of at most 2^14 fit 32 bits */
+            uint32_t end = w->n_in - i < 1u << 17 ? w->n_in : i + (1u << 17);
+            for (; i < end; i++)
+                part += (uint32_t)(row[i] * row[i]);
+            sum += part;
+        }
+        most = sum > most ? sum : most;
+    }
+    n->norm[at] = sqrt((double)most);
+    return 0;
+}
+
+static int fill_norms(struct st_mask_groups *g, const struct st_served *s, struct st_pool *pool, struct st_err *e)
+{
+    struct norms n = {s, NULL};
+    if (st_alloc(&n.norm, s->n, sizeof *n.norm, "norms", e))
+        return e->code;
+    int rc = st_mask_groups_each(g, s, pool, NULL, norm_of, &n, e);
+    for (int i = 0; i < g->n && !rc; i++) {
+        float *scale = g->g[i].scale;
+        g->g[i].norm = 1;
+        for (int k = 0; k < g->g[i].n_op; k++) {
+            const struct st_served_weight *w = &s->weights[g->g[i].served[k]];
+            g->g[i].norm = fmax(g->g[i].norm, n.norm[g->g[i].served[k]]);
+            memcpy(scale, w->scale, w->n_out * sizeof *scale);
+            scale += w->n_out;
+        }
+    }
+    free(n.norm);
+    return rc;
+}
+
+int st_mask_groups_init(struct st_mask_groups *g, const struct st_plan *plan, const struct st_served *served,
+                        struct st_pool *pool, struct st_err *e)
+{
+    bool *used = NULL;
+    *g = (struct st_mask_groups){.plan = plan, .weights = true};
+    int rc = st_alloc(&used, served->n, sizeof *used, "exchange groups", e);
+    if (!rc)
+        rc = find_groups(g, served, used, e);
+    free(used);
+    for (int i = 0; i < g->n && !rc; i++)
+        for (int k = 0; k < g->g[i].n_op; k++)
+            g->weights = g->weights && served->weights[g->g[i].served[k]].w;
+    if (!rc && g->weights)
+        rc = fill_norms(g, served, pool, e);
+    if (rc)
+        st_mask_groups_free(g);
+    return rc;
+}
+
+void st_mask_groups_free(struct st_mask_groups *g)
+{
+    free(g->g);
+    free(g->of_op);
+    free(g->scale);
+    *g = (struct st_mask_groups){0};
+}
+
+int st_mask_groups_find(const struct st_mask_groups *g, const struct st_exchange *x, int *out, struct st_err *e)
+{
+    ptrdiff_t op = x->plan == g->plan ? x->ops - x->plan->ops : -1;
+    *out = op >= 0 && op < g->plan->n_op ? g->of_op[op] : -1;
+    if (*out < 0 || g->g[*out].n_op != x->n_op)
+        return st_fail(e, ST_INTERNAL, "masked: an exchange that the plan does not have");
+    return 0;
+}
+
+const char *st_mask_site(const struct st_plan *plan, const struct st_mask_group *g, char out[ST_MASK_SITE])
+{
+    const struct st_plan_op *op = &plan->ops[g->op];
+    char where[64] = "";
+    if (op->layer >= 0 && op->expert >= 0)
+        snprintf(where, sizeof where, "layer %d expert %d (", op->layer, op->expert);
+    else if (op->layer >= 0)
+        snprintf(where, sizeof where, "layer %d (", op->layer);
+    int at = snprintf(out, ST_MASK_SITE, "%s", where);
+    for (int k = 0; k < g->n_op; k++)
+        at += snprintf(out + at, (size_t)(ST_MASK_SITE - at), "%s%s", k ? ", " : "", st_role_name(op[k].role));
+    snprintf(out + at, (size_t)(ST_MASK_SITE - at), "%s", *where ? ")" : "");
+    return out;
+}
+
+struct each {
+    const struct st_mask_groups *g;
+    const struct st_served *served;
+    int (*fn)(void *ctx, int served, int thread, struct st_err *e);
+    void *ctx;
+    atomic_int next; /* group, counted from the end: the head is large and starts first */
+    atomic_ullong done;
+    atomic_flag failing;
+    atomic_bool failed;
+    struct st_err err;
+    struct st_progress *bar;
+};
+
+static void each_part(void *arg, int thread, int n_threads)
+{
+    struct each *w = arg;
+    (void)n_threads;
+    for (int i; (i = atomic_fetch_sub(&w->next, 1)) >= 0 && !atomic_load(&w->failed);) {
+        const struct st_mask_group *g = &w->g->g[i];
+        for (int k = 0; k < g->n_op; k++) {
+            const struct st_served_weight *one = &w->served->weights[g->served[k]];
+            struct st_err e = {0};
+            if (w->fn(w->ctx, g->served[k], thread, &e)) {
+                if (!atomic_flag_test_and_set(&w->failing))
+                    w->err = e;
+                atomic_store(&w->failed, true);
+                return;
+            }
+            uint64_t bytes = (uint64_t)one->n_out * one->n_in;
+            uint64_t done = atomic_fetch_add(&w->done, bytes) + bytes;
+            if (thread == 0 && w->bar)
+                st_progress_update(w->bar, done);
+        }
+    }
+}
+
+int st_mask_groups_each(const struct st_mask_groups *g, const struct st_served *served, struct st_pool *pool,
+                        const char *label, int (*fn)(void *ctx, int served, int thread, struct st_err *e), void *ctx,
+                        struct st_err *e)
+{
+    struct st_progress bar;
+    struct each w = {.g = g, .served = served, .fn = fn, .ctx = ctx, .failing = ATOMIC_FLAG_INIT};
+    uint64_t total = 0;
+    for (int i = 0; i < g->n; i++)
+        for (int k = 0; k < g->g[i].n_op; k++)
+            total += (uint64_t)served->weights[g->g[i].served[k]].n_out * g->g[i].d;
+    atomic_init(&w.next, g->n - 1);
+    if (label) {
+        st_progress_start(&bar, label, "B", total);
+        w.bar = &bar;
+    }
+    if (pool)
+        st_pool_run(pool, each_part, &w);
+    else
+        each_part(&w, 0, 1);
+    if (label)
+        st_progress_end(&bar);
+    if (atomic_load(&w.failed))
+        *e = w.err;
+    return atomic_load(&w.failed) ? e->code : 0;
+}

@@ -1,0 +1,545 @@
+#include "protect/masked/masked.h"
+#include "base/buf.h"
+#include "base/hooks.h"
+#include "base/mem.h"
+#include "field/fq.h"
+#include "field/kernels.h"
+#include "protect/masked/check.h"
+#include "protect/masked/groups.h"
+#include "protect/masked/rows.h"
+
+#include <math.h>
+#include <openssl/crypto.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KEEP_ROWS 32
+#define MAX_FLIGHT 32
+
+/* One exchange between enter and leave. Buffers grow to the largest exchange they saw and are used again. */
+struct flight {
+    bool used;
+    uint64_t id;
+    int group;
+    uint32_t n_row;
+    uint32_t *u; /* [n_row][d] as sent */
+    float *alpha;
+    uint32_t **pads; /* [n_row] */
+    size_t cap_u, cap_row;
+};
+
+struct st_masked {
+    struct st_masked_opts o;
+    struct st_mask_groups groups;
+    struct st_mask_checks checks;
+    double *slack; /* [groups.n] what masks take of the range */
+    void *scheme;
+    struct st_pads *pads;
+    bool integrity, may_keep, redraw;
+    struct flight flights[MAX_FLIGHT];
+    struct st_protection_hooks hooks;
+    pthread_mutex_t lock; /* of stats */
+    struct st_masked_stats stats;
+    char describe[256];
+    struct st_buf plan_text;
+};
+
+static const struct st_mask_group *group_of(const struct st_masked *m, const struct flight *f)
+{
+    return &m->groups.g[f->group];
+}
+
+static int at_site(const struct st_masked *m, int group, struct st_err *e)
+{
+    char site[ST_MASK_SITE];
+    return st_err_prefix(e, "%s", st_mask_site(m->groups.plan, &m->groups.g[group], site));
+}
+
+/* Exchanges in flight. */
+
+static int grow(void *p, size_t n, size_t size, struct st_err *e)
+{
+    void *more;
+    if (st_alloc(&more, n, size, "masked rows", e))
+        return e->code;
+    free(*(void **)p);
+    *(void **)p = more;
+    return 0;
+}
+
+static int reserve(struct flight *f, size_t n_row, size_t n_value, struct st_err *e)
+{
+    if (n_row > f->cap_row) {
+        f->cap_row = 0;
+        if (grow(&f->alpha, n_row, sizeof *f->alpha, e) || grow(&f->pads, n_row, sizeof *f->pads, e))
+            return e->code;
+        f->cap_row = n_row;
+    }
+    if (n_value > f->cap_u) {
+        f->cap_u = 0;
+        if (grow(&f->u, n_value, sizeof *f->u, e))
+            return e->code;
+        f->cap_u = n_value;
+    }
+    return 0;
+}
+
+static struct flight *find_flight(struct st_masked *m, const struct st_exchange *x)
+{
+    for (int i = 0; i < MAX_FLIGHT; i++)
+        if (m->flights[i].used && m->flights[i].id == x->id)
+            return &m->flights[i];
+    return NULL;
+}
+
+/* Pads and scales of an exchange are gone afterwards, whatever became of it. */
+static void forget(struct st_masked *m, struct flight *f)
+{
+    st_pads_done(m->pads, f->group, f->n_row, f->pads);
+    OPENSSL_cleanse(f->alpha, f->n_row * sizeof *f->alpha);
+    f->used = false;
+}
+
+/* Way out. */
+
+/* In f32 rows are brought to deviation 1, which masks are made for. */
+static int float_alpha(const float *x, uint32_t d, float *alpha, struct st_err *e)
+{
+    double square = x ? st_field_kernels()->square(x, d) : 1;
+    if (!isfinite(square) || square > 0x1p190)
+        return st_fail(e, ST_VERIFY, "a row holds a value that is not finite");
+    *alpha = square < 0x1p-190 ? 1 : (float)sqrt(d / square);
+    return 0;
+}
+
+static int scales(struct st_masked *m, struct flight *f, const struct st_trusted *in, struct st_err *e)
+{
+    const struct st_mask_group *g = group_of(m, f);
+    for (uint32_t r = 0; r < f->n_row; r++) {
+        const float *x = in->ids ? NULL : in->p + (size_t)r * g->d;
+        if (in->ids && in->ids[r] >= g->d)
+            return st_fail(e, ST_INTERNAL, "a one-hot row beyond %u values", g->d);
+        int rc = m->o.scheme->domain == ST_MASK_FIELD
+                     ? st_rows_alpha(x, g->d, g->norm, m->slack[f->group], &f->alpha[r], e)
+                     : float_alpha(x, g->d, &f->alpha[r], e);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+/* A one-hot row costs the same for every id, and reads the same memory. */
+static void mask_id(uint32_t id, float alpha, const uint32_t *pad, uint32_t *u, uint32_t d)
+{
+    uint32_t value = (uint32_t)rintf(alpha);
+    for (uint32_t i = 0; i < d; i++)
+        u[i] = st_fq_add(pad[i], value & (0 - (uint32_t)(i == id)));
+}
+
+static void mask_float(const float *x, uint32_t id, float alpha, const float *pad, float *u, uint32_t d)
+{
+    for (uint32_t i = 0; i < d; i++)
+        u[i] = pad[i] + alpha * (x ? x[i] : (float)(i == id));
+}
+
+static void mask_rows(struct st_masked *m, struct flight *f, const struct st_trusted *in)
+{
+    uint32_t d = group_of(m, f)->d;
+    for (uint32_t r = 0; r < f->n_row; r++) {
+        uint32_t *u = f->u + (size_t)r * d, id = in->ids ? in->ids[r] : 0;
+        const float *x = in->ids ? NULL : in->p + (size_t)r * d;
+        if (m->o.scheme->domain == ST_MASK_F32)
+            mask_float(x, id, f->alpha[r], (const float *)f->pads[r], (float *)u, d);
+        else if (x)
+            st_field_kernels()->mask(x, f->alpha[r], f->pads[r], u, d);
+        else
+            mask_id(id, f->alpha[r], f->pads[r], u, d);
+    }
+}
+
+/* After a reject: the answers to it may have told something about s. */
+static int redraw(struct st_masked *m, struct st_err *e)
+{
+    st_mask_checks_wipe(&m->checks);
+    if (st_mask_checks_init(&m->checks, &m->groups, m->o.scheme_opts.served, m->o.scheme_opts.pool, false, e))
+        return e->code;
+    m->redraw = false;
+    return 0;
+}
+
+static int enter(void *ctx, const struct st_exchange *x, const struct st_trusted *in, struct st_exposed *out,
+                 struct st_err *e)
+{
+    struct st_masked *m = ctx;
+    struct flight *f = m->flights;
+    int group;
+    double start = st_now();
+    while (f < m->flights + MAX_FLIGHT && f->used)
+        f++;
+    if (f == m->flights + MAX_FLIGHT)
+        return st_fail(e, ST_INTERNAL, "masked: more than %d exchanges are outstanding", MAX_FLIGHT);
+    if (st_mask_groups_find(&m->groups, x, &group, e) || (m->redraw && redraw(m, e)))
+        return e->code;
+    f->group = group;
+    f->n_row = in->n_row;
+    f->id = x->id;
+    const struct st_mask_group *g = group_of(m, f);
+    size_t n = (size_t)in->n_row * g->d;
+    if (in->width != g->d)
+        return st_fail(e, ST_INTERNAL, "masked: rows of %u values, want %u", in->width, g->d);
+    if (reserve(f, in->n_row, n, e))
+        return e->code;
+    if (scales(m, f, in, e))
+        return at_site(m, group, e);
+    double before = st_now();
+    if (st_pads_take(m->pads, group, in->n_row, f->pads, e))
+        return at_site(m, group, e);
+    double waited = st_now() - before;
+    f->used = true;
+    mask_rows(m, f, in);
+    *out = (struct st_exposed){.p = f->u,
+                               .len = n * sizeof *f->u,
+                               .format = m->o.scheme->domain == ST_MASK_F32 ? ST_EXPOSED_F32 : ST_EXPOSED_FIELD};
+    pthread_mutex_lock(&m->lock);
+    m->stats.mask_s += st_now() - start - waited;
+    pthread_mutex_unlock(&m->lock);
+    return 0;
+}
+
+/* Way back. */
+
+static bool all_canonical(const uint32_t *v, size_t n)
+{
+    uint32_t most = 0;
+    for (size_t i = 0; i < n; i++)
+        most = v[i] > most ? v[i] : most;
+    return most < ST_FQ;
+}
+
+static bool all_finite(const float *v, size_t n)
+{
+    uint32_t bad = 0;
+    for (size_t i = 0; i < n; i++)
+        bad |= !isfinite(v[i]);
+    return !bad;
+}
+
+/* One verdict on all matrices and rows, before anything of the reply is used. */
+static bool passes(const struct st_masked *m, const struct flight *f, const void *reply)
+{
+    const struct st_mask_group *g = group_of(m, f);
+    const uint32_t *v = reply;
+    bool good = true;
+    if (m->o.scheme->domain == ST_MASK_F32)
+        return all_finite(reply, (size_t)f->n_row * g->n);
+    if (!m->integrity)
+        return all_canonical(v, (size_t)f->n_row * g->n);
+    for (int k = 0; k < g->n_op; k++) {
+        const struct st_freivalds *check = &m->checks.of[g->served[k]];
+        good &= st_freivalds_check(check, f->u, v, f->n_row);
+        v += (size_t)f->n_row * check->n_out;
+    }
+    return good;
+}
+
+static int reject(struct st_masked *m, int group, struct st_err *e)
+{
+    m->redraw = m->integrity;
+    if (m->o.quarantine)
+        m->o.quarantine(m->o.quarantine_ctx);
+    pthread_mutex_lock(&m->lock);
+    m->stats.n_reject++;
+    pthread_mutex_unlock(&m->lock);
+    return at_site(m, group, e);
+}
+
+static void unmask_float(const float *v, const float *pad, float alpha, float *y, uint32_t n)
+{
+    float back = 1 / alpha;
+    for (uint32_t i = 0; i < n; i++)
+        y[i] = (v[i] - pad[i]) * back;
+}
+
+static void unmask_rows(const struct st_masked *m, const struct flight *f, const uint32_t *v, struct st_trusted *outs)
+{
+    const struct st_mask_group *g = group_of(m, f);
+    uint32_t column = 0;
+    for (int k = 0; k < g->n_op; k++) {
+        uint32_t n_out = outs[k].width;
+        for (uint32_t r = 0; r < f->n_row; r++, v += n_out) {
+            const uint32_t *pad = f->pads[r] + g->d + column;
+            float *y = outs[k].p + (size_t)r * n_out;
+            if (m->o.scheme->domain == ST_MASK_F32)
+                unmask_float((const float *)v, (const float *)pad, f->alpha[r], y, n_out);
+            else
+                st_field_kernels()->unmask(v, pad, g->scale + column, 1 / f->alpha[r], y, n_out);
+        }
+        column += n_out;
+    }
+}
+
+/* Outputs have the shapes of the served matrices. */
+static int check_outs(const struct st_masked *m, const struct flight *f, const struct st_trusted *outs,
+                      struct st_err *e)
+{
+    const struct st_mask_group *g = group_of(m, f);
+    for (int k = 0; k < g->n_op; k++)
+        if (outs[k].width != m->o.scheme_opts.served->weights[g->served[k]].n_out || outs[k].n_row != f->n_row)
+            return st_fail(e, ST_INTERNAL, "masked: output %d has another shape than its matrix", k);
+    return 0;
+}
+
+static int open_reply(struct st_masked *m, const struct flight *f, const struct st_exposed *reply,
+                      struct st_trusted *outs, struct st_err *e)
+{
+    size_t want = (size_t)f->n_row * group_of(m, f)->n * sizeof(uint32_t);
+    enum st_exposed_format format = m->o.scheme->domain == ST_MASK_F32 ? ST_EXPOSED_F32 : ST_EXPOSED_FIELD;
+    double start = st_now();
+    if (check_outs(m, f, outs, e))
+        return e->code;
+    if (reply->format != format || reply->len != want) {
+        st_fail(e, ST_VERIFY, "the worker's reply has %zu bytes%s, want %zu", reply->len,
+                reply->format != format ? " of another format" : "", want);
+        return reject(m, f->group, e);
+    }
+    if (!passes(m, f, reply->p)) {
+        st_fail(e, ST_VERIFY, "the worker's reply is not the product that was asked for");
+        return reject(m, f->group, e);
+    }
+    double checked = st_now();
+    unmask_rows(m, f, reply->p, outs);
+    pthread_mutex_lock(&m->lock);
+    m->stats.n_exchange++;
+    m->stats.n_row += f->n_row;
+    m->stats.check_s += checked - start;
+    m->stats.unmask_s += st_now() - checked;
+    pthread_mutex_unlock(&m->lock);
+    return 0;
+}
+
+static int leave(void *ctx, const struct st_exchange *x, const struct st_exposed *reply, struct st_trusted *outs,
+                 struct st_err *e)
+{
+    struct st_masked *m = ctx;
+    struct flight *f = find_flight(m, x);
+    if (!f)
+        return st_fail(e, ST_INTERNAL, "masked: a reply to an exchange that nobody began");
+    int rc = open_reply(m, f, reply, outs, e);
+    forget(m, f);
+    return rc;
+}
+
+static void drop(void *ctx, const struct st_exchange *x)
+{
+    struct st_masked *m = ctx;
+    struct flight *f = find_flight(m, x);
+    if (f)
+        forget(m, f);
+}
+
+static bool keep(void *ctx, const struct st_plan *plan, const struct st_plan_op *ops, int n_op, uint32_t n_row)
+{
+    struct st_masked *m = ctx;
+    (void)plan;
+    (void)n_op;
+    if (!m->may_keep || ops->op == ST_OP_EMBED || n_row < m->o.keep_rows)
+        return false;
+    pthread_mutex_lock(&m->lock);
+    m->stats.n_kept++;
+    pthread_mutex_unlock(&m->lock);
+    return true;
+}
+
+/* Set-up. */
+
+static bool same_roles(const struct st_plan *p, const struct st_mask_group *a, const struct st_mask_group *b)
+{
+    bool same = a->n_op == b->n_op;
+    for (int k = 0; same && k < a->n_op; k++)
+        same = p->ops[a->op + k].role == p->ops[b->op + k].role;
+    return same;
+}
+
+#define MAX_KINDS 32
+
+/* "24 x q, k, v; 24 x o; head": groups of the same roles, counted. */
+static void say_groups(const struct st_masked *m, struct st_buf *b)
+{
+    const struct st_plan *p = m->groups.plan;
+    struct kind {
+        const struct st_mask_group *first;
+        int n;
+    } kinds[MAX_KINDS];
+    int n_kind = 0;
+    for (int i = 0; i < m->groups.n; i++) {
+        int at = 0;
+        while (at < n_kind && !same_roles(p, kinds[at].first, &m->groups.g[i]))
+            at++;
+        if (at == MAX_KINDS)
+            continue;
+        if (at == n_kind)
+            kinds[n_kind++] = (struct kind){&m->groups.g[i], 0};
+        kinds[at].n++;
+    }
+    for (int at = 0; at < n_kind; at++) {
+        st_buf_add_str(b, at ? "; " : ": ");
+        if (kinds[at].n > 1)
+            st_buf_addf(b, "%d x ", kinds[at].n);
+        for (int k = 0; k < kinds[at].first->n_op; k++)
+            st_buf_addf(b, "%s%s", k ? ", " : "", st_role_name(p->ops[kinds[at].first->op + k].role));
+    }
+}
+
+static int say_plan(struct st_masked *m, struct st_err *e)
+{
+    char up[ST_MEM_TEXT], down[ST_MEM_TEXT], kept[ST_MEM_TEXT];
+    struct st_buf *b = &m->plan_text;
+    size_t n_up = 0, n_down = 0;
+    bool embedding = false;
+    for (int i = 0; i < m->groups.n; i++) {
+        const struct st_mask_group *g = &m->groups.g[i];
+        n_up += g->d * sizeof(uint32_t);
+        n_down += g->n * sizeof(uint32_t);
+        embedding = embedding || m->groups.plan->ops[g->op].op == ST_OP_EMBED;
+    }
+    st_buf_addf(b, "worker: %d exchanges per token, %s up, %s down", m->groups.n, st_mem_text(n_up, up),
+                st_mem_text(n_down, down));
+    say_groups(m, b);
+    st_buf_addf(b, "\nembedding: %s\n", embedding ? "fetched from the worker by one-hot rows" : "table of this side");
+    if (m->may_keep)
+        st_buf_addf(b,
+                    "here: exchanges of %u rows or more, with this side's weights, since making their pads costs as "
+                    "much as computing them; the number of rows alone decides\n",
+                    m->o.keep_rows);
+    else
+        st_buf_addf(b, "here: nothing, %s\n",
+                    m->groups.weights ? "as was asked for" : "since this side has no weights");
+    st_buf_addf(b, "kept for masks: %s\n", st_mem_text(m->o.scheme->bytes(m->scheme), kept));
+    return b->failed ? st_fail(e, ST_MEMORY, "masked: text of the plan") : 0;
+}
+
+static int check_policy(const struct st_masked *m, struct st_err *e)
+{
+    const struct st_masked_opts *o = &m->o;
+    if (!m->groups.n)
+        return st_fail(e, ST_USAGE, "masked: the plan sends nothing to a worker");
+    if (o->no_integrity)
+        return 0;
+    if (o->scheme->domain == ST_MASK_F32)
+        return st_fail(e, ST_POLICY,
+                       "%s: replies are floats, which no exact check can verify: refused without --no-integrity",
+                       o->scheme->name);
+    if (!m->groups.weights)
+        return st_fail(e, ST_POLICY,
+                       "%s: this side has no weights, so it cannot check replies: refused without --no-integrity",
+                       o->scheme->name);
+    return 0;
+}
+
+/* The slack of each group, and whether its matrices fit the field at all. */
+static int set_slack(struct st_masked *m, struct st_err *e)
+{
+    if (st_alloc(&m->slack, (size_t)m->groups.n, sizeof *m->slack, "masked", e))
+        return e->code;
+    for (int i = 0; i < m->groups.n && m->o.scheme->domain == ST_MASK_FIELD; i++) {
+        float alpha;
+        m->slack[i] = m->o.scheme->slack(m->scheme, i);
+        if (st_rows_alpha(NULL, m->groups.g[i].d, m->groups.g[i].norm, m->slack[i], &alpha, e))
+            return at_site(m, i, e);
+    }
+    return 0;
+}
+
+static int set_up(struct st_masked *m, struct st_err *e)
+{
+    struct st_masked_opts *o = &m->o;
+    struct st_scheme_opts *so = &o->scheme_opts;
+    if (st_mask_groups_init(&m->groups, m->groups.plan, so->served, so->pool, e) || check_policy(m, e))
+        return e->code;
+    m->integrity = !o->no_integrity;
+    m->may_keep = o->offload == ST_MASKED_OFFLOAD_AUTO && m->groups.weights;
+    so->check_hints = so->check_hints && m->groups.weights;
+    if ((m->integrity || so->check_hints) &&
+        st_mask_checks_init(&m->checks, &m->groups, so->served, so->pool, so->progress, e))
+        return e->code;
+    so->groups = m->groups.g;
+    so->n_group = m->groups.n;
+    so->checks = m->checks.of;
+    if (o->scheme->open(so, &m->scheme, e) || set_slack(m, e))
+        return e->code;
+    o->pads.scheme = o->scheme;
+    o->pads.state = m->scheme;
+    o->pads.groups = m->groups.g;
+    o->pads.n_group = m->groups.n;
+    snprintf(m->describe, sizeof m->describe, "%s; integrity %s", o->scheme->strength(m->scheme),
+             m->integrity ? "checked" : "NOT checked");
+    return st_pads_new(&o->pads, &m->pads, e) || say_plan(m, e) ? e->code : 0;
+}
+
+int st_masked_new(const struct st_model *model, const struct st_masked_opts *o, struct st_masked **out,
+                  struct st_err *e)
+{
+    struct st_masked *m;
+    if (st_alloc(&m, 1, sizeof *m, "masked", e))
+        return e->code;
+    m->o = *o;
+    m->groups.plan = &model->plan;
+    m->hooks = (struct st_protection_hooks){.enter = enter, .leave = leave, .keep = keep, .drop = drop, .ctx = m};
+    pthread_mutex_init(&m->lock, NULL);
+    if (!m->o.keep_rows)
+        m->o.keep_rows = KEEP_ROWS;
+    if (set_up(m, e)) {
+        st_masked_free(m);
+        return e->code;
+    }
+    *out = m;
+    return 0;
+}
+
+void st_masked_free(struct st_masked *m)
+{
+    if (!m)
+        return;
+    for (int i = 0; i < MAX_FLIGHT; i++) {
+        struct flight *f = &m->flights[i];
+        if (f->used)
+            forget(m, f);
+        free(f->u);
+        free(f->alpha);
+        free(f->pads);
+    }
+    st_pads_free(m->pads);
+    if (m->scheme)
+        m->o.scheme->close(m->scheme);
+    st_mask_checks_wipe(&m->checks);
+    st_mask_groups_free(&m->groups);
+    st_buf_free(&m->plan_text);
+    pthread_mutex_destroy(&m->lock);
+    free(m->slack);
+    free(m);
+}
+
+const struct st_protection_hooks *st_masked_hooks(const struct st_masked *m)
+{
+    return &m->hooks;
+}
+
+void st_masked_stats(struct st_masked *m, struct st_masked_stats *out)
+{
+    pthread_mutex_lock(&m->lock);
+    *out = m->stats;
+    pthread_mutex_unlock(&m->lock);
+    st_pads_stats(m->pads, &out->pads);
+}
+
+const char *st_masked_describe(const struct st_masked *m)
+{
+    return m->describe;
+}
+
+const char *st_masked_plan_text(const struct st_masked *m)
+{
+    return m->plan_text.p;
+}
