@@ -147,10 +147,9 @@ static int check_matrix(struct reading *r, struct st_err *e)
     uint32_t m = r->l->params->m, *want, bad = 0;
     if (st_alloc(&want, m, sizeof *want, "check of hints", e))
         return e->code;
-    int rc = 0;
-    for (int v = 0; v < ST_FREIVALDS_N && !rc; v++) {
-        rc = st_lwe_basis_times(&r->l->basis, r->check->ws[v], r->w->n_in, want, e);
-        for (uint32_t k = 0; k < m && !rc; k++) {
+    for (int v = 0; v < ST_FREIVALDS_N; v++) {
+        st_lwe_basis_times(&r->l->basis, r->check->ws[v], r->w->n_in, want);
+        for (uint32_t k = 0; k < m; k++) {
             uint32_t got = 0;
             for (int t = 0; t < r->n_threads; t++) {
                 const uint64_t *low = r->sums + ((size_t)t * ST_FREIVALDS_N + (size_t)v) * 2 * m;
@@ -162,9 +161,7 @@ static int check_matrix(struct reading *r, struct st_err *e)
     }
     OPENSSL_cleanse(want, m * sizeof *want);
     free(want);
-    if (!rc && bad)
-        rc = st_fail(e, ST_VERIFY, "hints of %s do not belong to its weights", r->w->name);
-    return rc;
+    return bad ? st_fail(e, ST_VERIFY, "hints of %s do not belong to its weights", r->w->name) : 0;
 }
 
 static int read_matrix(struct reading *r, struct st_err *e)
@@ -330,8 +327,8 @@ static int lwe_make(void *s, int group, uint32_t n, struct st_stream *random, ui
     for (uint32_t i = 0; i < n; i++)
         draw_c(l, random, c + (size_t)i * m);
     /* c B stands in the pads' own memory, packed at its front, and moves apart from the last row on. */
-    int rc = st_lwe_basis_apply(&l->basis, NULL, l->dot, c, n, g->d, pads, e);
-    for (uint32_t i = n; i-- > 0 && !rc;) {
+    st_lwe_basis_apply(&l->basis, NULL, l->dot, c, n, g->d, pads);
+    for (uint32_t i = n; i-- > 0;) {
         uint32_t *mask = pads + i * stride;
         memmove(mask, pads + (size_t)i * g->d, g->d * sizeof *mask);
         draw_e(l, random, noise, g->d);
@@ -340,10 +337,9 @@ static int lwe_make(void *s, int group, uint32_t n, struct st_stream *random, ui
     }
     struct st_field_product f = {
         .s = c, .lds = m, .n_s = n, .u = {h->p, g->n, h->n_limb, m}, .out = pads + g->d, .out_s = stride, .out_u = 1};
-    if (!rc)
-        st_field_product(NULL, l->dot, &f);
+    st_field_product(NULL, l->dot, &f);
     st_scratch_free(&scratch);
-    return rc;
+    return 0;
 }
 
 static size_t lwe_bytes(const void *s)
