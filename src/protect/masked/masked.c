@@ -166,6 +166,9 @@ static int redraw(struct st_masked *m, struct st_err *e)
     if (st_mask_checks_init(&m->checks, &m->groups, m->o.scheme_opts.served, m->o.scheme_opts.pool, false, e))
         return e->code;
     m->redraw = false;
+    pthread_mutex_lock(&m->lock);
+    m->stats.n_redraw++;
+    pthread_mutex_unlock(&m->lock);
     return 0;
 }
 

@@ -49,6 +49,7 @@ const struct st_protection_hooks *st_masked_hooks(const struct st_masked *m);
 struct st_masked_stats {
     struct st_pads_stats pads;
     uint64_t n_exchange, n_row, n_reject; /* replies that did not pass */
+    uint64_t n_redraw;                    /* times that the secrets of the check were drawn anew */
     uint64_t n_kept;                      /* groups that the planner ran here */
     double mask_s, check_s, unmask_s;     /* seconds of the trusted side */
 };

@@ -12,6 +12,7 @@
 #include "engine/boundary.h"
 #include "field/freivalds.h"
 #include "model/hints.h"
+#include "protect/masked/locked.h"
 
 enum st_mask_domain { ST_MASK_FIELD, ST_MASK_F32 };
 
@@ -63,6 +64,9 @@ struct st_scheme {
     /* Bytes of hints or weights kept for it. */
     size_t (*bytes)(const void *s);
 };
+
+/* For scratch memory of make(): the pool of pads has already refused where secrets could be written to a swap area. */
+extern const struct st_locked_opts st_scheme_scratch;
 
 /* NULL = lwe. USAGE lists the names. */
 int st_scheme_find(const char *name, const struct st_scheme **out, struct st_err *e) ST_MUST_CHECK;

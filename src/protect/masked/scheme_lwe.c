@@ -11,7 +11,6 @@
 #include "field/fq.h"
 #include "field/sampler.h"
 #include "protect/masked/scheme.h"
-#include "protect/masked/scratch.h"
 
 #include <math.h>
 #include <openssl/crypto.h>
@@ -318,12 +317,12 @@ static int lwe_make(void *s, int group, uint32_t n, struct st_stream *random, ui
     const struct lwe *l = s;
     const struct st_mask_group *g = &l->groups[group];
     const struct hints *h = &l->hints[group];
-    struct st_area scratch;
+    struct st_locked scratch;
     uint32_t m = l->params->m;
     size_t stride = (size_t)g->d + g->n;
-    if (st_scratch_new(&scratch, (size_t)n * m + g->d, e))
+    if (st_locked_new(&scratch, (size_t)n * m + g->d, &st_scheme_scratch, e))
         return e->code;
-    int8_t *c = scratch.p, *noise = c + (size_t)n * m;
+    int8_t *c = (int8_t *)scratch.p, *noise = c + (size_t)n * m;
     for (uint32_t i = 0; i < n; i++)
         draw_c(l, random, c + (size_t)i * m);
     /* c B stands in the pads' own memory, packed at its front, and moves apart from the last row on. */
@@ -338,7 +337,7 @@ static int lwe_make(void *s, int group, uint32_t n, struct st_stream *random, ui
     struct st_field_product f = {
         .s = c, .lds = m, .n_s = n, .u = {h->p, g->n, h->n_limb, m}, .out = pads + g->d, .out_s = stride, .out_u = 1};
     st_field_product(NULL, l->dot, &f);
-    st_scratch_free(&scratch);
+    st_locked_free(&scratch);
     return 0;
 }
 

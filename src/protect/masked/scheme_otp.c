@@ -5,7 +5,6 @@
 #include "field/fq.h"
 #include "field/product.h"
 #include "protect/masked/scheme.h"
-#include "protect/masked/scratch.h"
 
 #include <stdlib.h>
 
@@ -107,19 +106,19 @@ static int otp_make(void *s, int group, uint32_t n, struct st_stream *random, ui
 {
     const struct otp *p = s;
     const struct st_mask_group *g = &p->groups[group];
-    struct st_area scratch;
+    struct st_locked scratch;
     uint32_t cut = g->d < ST_LIMB_MAX_K ? g->d : ST_LIMB_MAX_K;
     size_t limbs = (size_t)n * 4 * cut, part = g->d > cut ? (size_t)n * g->n * sizeof *pads : 0;
-    if (st_scratch_new(&scratch, limbs + part, e))
+    if (st_locked_new(&scratch, limbs + part, &st_scheme_scratch, e))
         return e->code;
     struct make m = {.p = p, .g = g, .n = n, .stride = g->d + g->n, .pads = pads, .limbs = scratch.p};
     if (part)
-        m.part = (uint32_t *)((uint8_t *)scratch.p + limbs);
+        m.part = (uint32_t *)(scratch.p + limbs);
     for (uint32_t i = 0; i < n; i++)
         draw(random, pads + (size_t)i * m.stride, g->d);
     for (uint32_t from = 0; from < g->d; from += cut)
         multiply(&m, from, g->d - from < cut ? g->d - from : cut);
-    st_scratch_free(&scratch);
+    st_locked_free(&scratch);
     return 0;
 }
 

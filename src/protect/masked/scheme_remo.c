@@ -10,7 +10,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "protect/masked/groups.h"
-#include "protect/masked/scratch.h"
 
 #include <math.h>
 #include <openssl/crypto.h>
@@ -172,10 +171,10 @@ static int remo_make(void *s, int group, uint32_t n, struct st_stream *random, u
 {
     const struct remo *r = s;
     const struct remo_group *g = &r->groups[group];
-    struct st_area scratch;
-    if (st_scratch_new(&scratch, g->m * sizeof(float), e))
+    struct st_locked scratch;
+    if (st_locked_new(&scratch, g->m * sizeof(float), &st_scheme_scratch, e))
         return e->code;
-    float *a = scratch.p;
+    float *a = (float *)scratch.p;
     for (uint32_t i = 0; i < n; i++) {
         float *pad = (float *)pads + (size_t)i * ((size_t)g->d + g->n);
         for (uint32_t k = 0; k < g->m; k++)
@@ -183,7 +182,7 @@ static int remo_make(void *s, int group, uint32_t n, struct st_stream *random, u
         combine(a, g->rows, g->m, g->d, pad);
         combine(a, g->recov, g->m, g->n, pad + g->d);
     }
-    st_scratch_free(&scratch);
+    st_locked_free(&scratch);
     return 0;
 }
 
