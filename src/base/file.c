@@ -102,25 +102,70 @@ static int write_all(int fd, const void *p, size_t len)
     return 0;
 }
 
+static int cannot_write(const struct st_file_out *f, struct st_err *e)
+{
+    return st_fail(e, ST_IO, "%s: cannot write: %s", f->path, strerror(errno));
+}
+
+int st_file_begin(struct st_file_out *f, const char *path, unsigned mode, struct st_err *e)
+{
+    *f = (struct st_file_out){.path = path, .fd = -1};
+    int n = snprintf(f->tmp, sizeof f->tmp, "%s.XXXXXX", path);
+    if (n < 0 || (size_t)n >= sizeof f->tmp)
+        return st_fail(e, ST_USAGE, "%s: path too long", path);
+    f->fd = mkstemp(f->tmp);
+    if (f->fd < 0)
+        return st_fail(e, ST_IO, "%s: cannot create: %s", path, strerror(errno));
+    if (fchmod(f->fd, mode) == 0)
+        return 0;
+    int rc = cannot_write(f, e);
+    st_file_abort(f);
+    return rc;
+}
+
+int st_file_put(struct st_file_out *f, const void *p, size_t len, struct st_err *e)
+{
+    return write_all(f->fd, p, len) == 0 ? 0 : cannot_write(f, e);
+}
+
+int st_file_rewind(struct st_file_out *f, struct st_err *e)
+{
+    return lseek(f->fd, 0, SEEK_SET) == 0 ? 0 : cannot_write(f, e);
+}
+
+int st_file_commit(struct st_file_out *f, bool replace, struct st_err *e)
+{
+    int fd = f->fd, rc = fsync(fd) == 0 ? 0 : cannot_write(f, e);
+    f->fd = -1;
+    if (close(fd) != 0 && !rc)
+        rc = cannot_write(f, e);
+    if (!rc && (replace ? rename(f->tmp, f->path) : link(f->tmp, f->path)) != 0)
+        rc = errno == EEXIST ? st_fail(e, ST_IO, "%s: exists already; not overwritten", f->path)
+                             : st_fail(e, ST_IO, "%s: cannot create: %s", f->path, strerror(errno));
+    if (rc || !replace)
+        unlink(f->tmp);
+    return rc;
+}
+
+void st_file_abort(struct st_file_out *f)
+{
+    if (f->fd < 0)
+        return;
+    close(f->fd);
+    unlink(f->tmp);
+    f->fd = -1;
+}
+
 int st_file_write(const char *path, const void *p, size_t len, unsigned mode, bool replace, struct st_err *e)
 {
-    char tmp[ST_PATH_MAX];
-    int n = snprintf(tmp, sizeof tmp, "%s.XXXXXX", path);
-    if (n < 0 || (size_t)n >= sizeof tmp)
-        return st_fail(e, ST_USAGE, "%s: path too long", path);
-    int fd = mkstemp(tmp);
-    if (fd < 0)
-        return st_fail(e, ST_IO, "%s: cannot create: %s", path, strerror(errno));
-    int rc = 0;
-    if (fchmod(fd, mode) != 0 || write_all(fd, p, len) != 0 || fsync(fd) != 0)
-        rc = st_fail(e, ST_IO, "%s: cannot write: %s", path, strerror(errno));
-    if (close(fd) != 0 && !rc)
-        rc = st_fail(e, ST_IO, "%s: cannot write: %s", path, strerror(errno));
-    if (!rc && (replace ? rename(tmp, path) : link(tmp, path)) != 0)
-        rc = errno == EEXIST ? st_fail(e, ST_IO, "%s: exists already; not overwritten", path)
-                             : st_fail(e, ST_IO, "%s: cannot create: %s", path, strerror(errno));
-    if (rc || !replace)
-        unlink(tmp);
+    struct st_file_out f;
+    int rc = st_file_begin(&f, path, mode, e);
+    if (rc)
+        return rc;
+    rc = st_file_put(&f, p, len, e);
+    if (!rc)
+        return st_file_commit(&f, replace, e);
+    st_file_abort(&f);
     return rc;
 }
 
