@@ -2,6 +2,7 @@
 
 #include "base/buf.h"
 #include "base/hooks.h"
+#include "net/wait.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -180,25 +181,6 @@ fail:
     return e->code;
 }
 
-/* True when fd has something to read, or its peer is gone; false at the deadline. */
-static bool readable_by(int fd, double deadline)
-{
-    struct pollfd p = {.fd = fd, .events = POLLIN};
-    for (;;) {
-        double left = deadline - st_now();
-        if (left <= 0)
-            left = 0;
-        if (left > 3600)
-            left = 3600;
-        struct timespec t = {.tv_sec = (time_t)left, .tv_nsec = (long)((left - (double)(time_t)left) * 1e9)};
-        int n = ppoll(&p, 1, &t, NULL);
-        if (n > 0)
-            return true;
-        if (n == 0 && st_now() >= deadline)
-            return false;
-    }
-}
-
 /* The memory must be what cannot fault later: sealed, of the length that was said, and of the ordinary kind (a hole
  * punched into huge pages could not be filled again). */
 static int check_memory(int memory, uint32_t ring, struct st_err *e)
@@ -265,10 +247,8 @@ int st_shm_take(int fd, double deadline, struct st_shm **out, struct st_err *e)
     int memory = -1;
     if (open_end(fd, &s, e))
         goto fail;
-    if (!readable_by(fd, deadline)) {
-        st_fail(e, ST_IO, "timed out waiting for shared memory");
+    if (st_net_wait(fd, POLLIN, deadline, e))
         goto fail;
-    }
     if (receive_offer(fd, &o, &memory, e) || check_memory(memory, o.ring, e)) {
         if (memory >= 0)
             close(memory);
@@ -428,7 +408,9 @@ int st_shm_wait(struct st_shm *s, bool reading, bool writing, double deadline, s
     }
     while (!st_shm_arm(s, reading, writing)) {
         /* Doorbells without anything behind them do not put the deadline off. */
-        if (!readable_by(s->fd, deadline) || st_now() >= deadline)
+        if (st_net_wait(s->fd, POLLIN, deadline, e))
+            return e->code;
+        if (st_now() >= deadline)
             return st_fail(e, ST_IO, "timed out");
         st_shm_wake(s);
     }

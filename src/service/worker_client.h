@@ -17,7 +17,7 @@ struct st_worker_client_opts {
     int n_address;
     const char *tls_ca;    /* PEM; NULL = the system's */
     const uint8_t *digest; /* [32] of the model; another one is refused by name */
-    double timeout_s;      /* of connecting and of every exchange; 0 = 30 */
+    double timeout_s;      /* of submit (connecting included), and of complete; 0 = 30 */
 };
 
 /* Connects to the first worker that answers. IO: names each address and why; VERIFY: another model; UNSUPPORTED:
@@ -25,14 +25,19 @@ struct st_worker_client_opts {
 int st_worker_client_new(const struct st_worker_client_opts *o, struct st_worker_client **out,
                          struct st_err *e) ST_MUST_CHECK;
 void st_worker_client_free(struct st_worker_client *c);
-/* Rows are at most st_exposed.p of one exchange; matrices are found by name. */
+/* Matrices are found by name; an op EMBED means the embedding's transposed one (model/served.h). Up to 64 exchanges may
+ * be outstanding. Replies come whole and in the shape that was asked for (else INPUT), copied out of the worker's
+ * reach; whether they are right is for the caller to check. */
 const struct st_transport *st_worker_client_transport(const struct st_worker_client *c);
-/* INPUT `missing hints`: the worker has none; USAGE: they belong to another parameter set. */
+/* INPUT `missing hints`: the worker has none; USAGE, POLICY: of a parameter set that this side does not know or
+ * refuses. Several pieces are asked for ahead. Kept by c. */
 int st_worker_client_hints(struct st_worker_client *c, const struct st_hint_source **out,
                            struct st_err *e) ST_MUST_CHECK;
+/* Rows that the worker takes in one exchange: for st_boundary.max_row. */
+uint32_t st_worker_client_max_row(const struct st_worker_client *c);
 /* True when the worker has that matrix in that shape. */
 bool st_worker_client_has(const struct st_worker_client *c, const char *name, uint32_t n_out, uint32_t n_in);
-/* The worker that answered last is never used again. */
+/* The worker whose reply was completed last is never used again. */
 void st_worker_client_quarantine(struct st_worker_client *c);
 
 struct st_worker_client_stats {

@@ -1,0 +1,257 @@
+#include "service/worker_conn.h"
+
+#include "base/hooks.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Of a list of matrices: 20 times that of the largest model there is. */
+#define MAX_WELCOME (64u << 20)
+
+struct st_worker_conn {
+    struct st_link *link;
+    struct st_worker_taker taker;
+    uint8_t head[ST_WORKER_HEAD]; /* of the frame that is being received */
+    size_t n_head;
+    struct st_worker_head now; /* once n_head is whole */
+    uint8_t *payload;
+    size_t n_payload;
+};
+
+static int by_name(const void *a, const void *b, void *weights)
+{
+    const struct st_worker_weight *w = weights;
+    return strcmp(w[*(const uint32_t *)a].name, w[*(const uint32_t *)b].name);
+}
+
+int st_worker_list_init(struct st_worker_list *l, struct st_worker_welcome *w, struct st_err *e)
+{
+    l->welcome = *w;
+    w->weights = NULL;
+    l->sorted = NULL;
+    if (st_alloc(&l->sorted, l->welcome.n, sizeof *l->sorted, "the worker's list of matrices", e))
+        return e->code;
+    for (uint32_t i = 0; i < l->welcome.n; i++)
+        l->sorted[i] = i;
+    qsort_r(l->sorted, l->welcome.n, sizeof *l->sorted, by_name, l->welcome.weights);
+    for (uint32_t i = 1; i < l->welcome.n; i++) {
+        const struct st_worker_weight *a = &l->welcome.weights[l->sorted[i - 1]];
+        if (strcmp(a->name, l->welcome.weights[l->sorted[i]].name) == 0)
+            return st_fail(e, ST_INPUT, "it lists %s twice", a->name);
+    }
+    return 0;
+}
+
+void st_worker_list_free(struct st_worker_list *l)
+{
+    free(l->welcome.weights);
+    free(l->sorted);
+    *l = (struct st_worker_list){0};
+}
+
+int64_t st_worker_list_find(const struct st_worker_list *l, const char *name)
+{
+    uint32_t low = 0, high = l->welcome.n;
+    while (low < high) {
+        uint32_t mid = low + (high - low) / 2, id = l->sorted[mid];
+        int order = strcmp(name, l->welcome.weights[id].name);
+        if (order == 0)
+            return id;
+        if (order < 0)
+            high = mid;
+        else
+            low = mid + 1;
+    }
+    return -1;
+}
+
+int st_worker_says(struct st_span payload, struct st_err *said, struct st_err *e)
+{
+    struct st_worker_failure f;
+    if (st_worker_failure_parse(payload, &f, e))
+        return e->code;
+    /* A worker cannot make one of this side's own verdicts, nor its faults. */
+    bool may = f.code == ST_INPUT || f.code == ST_IO || f.code == ST_UNSUPPORTED || f.code == ST_MEMORY;
+    st_fail(said, may ? f.code : ST_IO, "it says: %s", f.text);
+    return 0;
+}
+
+/* Receives what is there of [p + *have, p + len). */
+static int receive(struct st_worker_conn *c, uint8_t *p, size_t len, size_t *have, struct st_err *e)
+{
+    size_t got;
+    if (*have == len)
+        return 0;
+    if (st_link_recv(c->link, p + *have, len - *have, &got, e))
+        return e->code;
+    *have += got;
+    return 0;
+}
+
+static int receive_all(struct st_worker_conn *c, uint8_t *p, size_t len, double deadline, struct st_err *e)
+{
+    for (size_t have = 0;;) {
+        if (receive(c, p, len, &have, e))
+            return e->code;
+        if (have == len)
+            return 0;
+        if (st_now() >= deadline)
+            return st_fail(e, ST_IO, "timed out");
+        if (st_link_wait(c->link, true, false, deadline, e))
+            return e->code;
+    }
+}
+
+static void hex8(const uint8_t digest[32], char out[17])
+{
+    for (int i = 0; i < 8; i++) {
+        out[2 * i] = "0123456789abcdef"[digest[i] >> 4];
+        out[2 * i + 1] = "0123456789abcdef"[digest[i] & 15];
+    }
+    out[16] = 0;
+}
+
+static int greet(struct st_worker_conn *c, const uint8_t digest[32], double deadline, struct st_worker_list *list,
+                 struct st_err *e)
+{
+    struct st_buf hello = {0};
+    struct st_worker_welcome w = {0};
+    uint8_t *payload = NULL;
+    char want[17], has[17];
+    st_worker_hello_add(&hello, digest);
+    int rc = hello.failed ? st_fail(e, ST_MEMORY, "greeting: no memory")
+                          : st_worker_conn_send(c, (struct st_span){(const uint8_t *)hello.p, hello.len},
+                                                (struct st_span){0}, deadline, e);
+    /* A worker that refuses may close before it has read our greeting; what it said comes first. */
+    if (rc == ST_IO && st_now() < deadline) {
+        *e = (struct st_err){0};
+        rc = 0;
+    }
+    if (rc || (rc = receive_all(c, c->head, ST_WORKER_HEAD, deadline, e)) ||
+        (rc = st_worker_head_parse(c->head, MAX_WELCOME, &c->now, e)) ||
+        (rc = st_alloc(&payload, (size_t)c->now.len + 1, 1, "the worker's list of matrices", e)) ||
+        (rc = receive_all(c, payload, (size_t)c->now.len, deadline, e)))
+        goto out;
+    struct st_span p = {payload, (size_t)c->now.len};
+    if (c->now.type == ST_WORKER_FAILURE) {
+        struct st_err said = {0};
+        rc = st_worker_says(p, &said, e);
+        if (!rc) {
+            *e = said;
+            rc = said.code;
+        }
+    } else if (c->now.type != ST_WORKER_WELCOME)
+        rc = st_fail(e, ST_INPUT, "frame of type %d instead of a WELCOME", (int)c->now.type);
+    else
+        rc = st_worker_welcome_parse(p, &w, e);
+    if (!rc && memcmp(w.digest, digest, 32) != 0) {
+        hex8(digest, want);
+        hex8(w.digest, has);
+        rc = st_fail(e, ST_VERIFY, "it serves another model: want digest %s..., got %s...", want, has);
+    }
+    if (!rc)
+        rc = st_worker_list_init(list, &w, e);
+out:
+    free(w.weights);
+    free(payload);
+    st_buf_free(&hello);
+    return rc;
+}
+
+int st_worker_conn_open(const char *address, const char *tls_ca, const uint8_t digest[32], double deadline,
+                        const struct st_worker_taker *taker, struct st_worker_conn **out, struct st_worker_list *list,
+                        struct st_err *e)
+{
+    struct st_worker_conn *c;
+    *out = NULL;
+    *list = (struct st_worker_list){0};
+    *e = (struct st_err){0};
+    if (st_alloc(&c, 1, sizeof *c, "connection", e))
+        return e->code;
+    c->taker = *taker;
+    if (st_link_open(address, tls_ca, deadline, &c->link, e) || greet(c, digest, deadline, list, e)) {
+        st_worker_list_free(list);
+        st_worker_conn_close(c);
+        return e->code;
+    }
+    *out = c;
+    return 0;
+}
+
+void st_worker_conn_close(struct st_worker_conn *c)
+{
+    if (!c)
+        return;
+    st_link_close(c->link);
+    free(c);
+}
+
+/* Goes on with the frame that is being received as far as bytes are there. *moved: some were. */
+static int take_some(struct st_worker_conn *c, bool *moved, struct st_err *e)
+{
+    size_t before = c->n_head + c->n_payload;
+    if (c->n_head < ST_WORKER_HEAD) {
+        if (receive(c, c->head, ST_WORKER_HEAD, &c->n_head, e))
+            return e->code;
+        *moved = c->n_head + c->n_payload != before;
+        if (c->n_head < ST_WORKER_HEAD)
+            return 0;
+        void *payload = NULL;
+        if (st_worker_head_parse(c->head, ST_WORKER_MAX_PAYLOAD, &c->now, e) ||
+            c->taker.place(c->taker.arg, &c->now, &payload, e))
+            return e->code;
+        c->payload = payload;
+    }
+    if (receive(c, c->payload, (size_t)c->now.len, &c->n_payload, e))
+        return e->code;
+    *moved = c->n_head + c->n_payload != before;
+    if (c->n_payload < c->now.len)
+        return 0;
+    c->n_head = c->n_payload = 0;
+    return c->taker.arrived(c->taker.arg, &c->now, (struct st_span){c->payload, (size_t)c->now.len}, e);
+}
+
+int st_worker_conn_send(struct st_worker_conn *c, struct st_span head, struct st_span body, double deadline,
+                        struct st_err *e)
+{
+    struct iovec v[2] = {{(void *)(uintptr_t)head.p, head.len}, {(void *)(uintptr_t)body.p, body.len}};
+    for (;;) {
+        size_t sent;
+        bool moved = false;
+        if (st_link_send(c->link, v, 2, &sent, e))
+            return e->code;
+        for (int i = 0; i < 2; i++) {
+            size_t some = sent < v[i].iov_len ? sent : v[i].iov_len;
+            v[i].iov_base = (uint8_t *)v[i].iov_base + some;
+            v[i].iov_len -= some;
+            sent -= some;
+        }
+        if (v[0].iov_len + v[1].iov_len == 0)
+            return 0;
+        if (st_now() >= deadline)
+            return st_fail(e, ST_IO, "timed out");
+        if (st_link_wait(c->link, true, true, deadline, e) || take_some(c, &moved, e))
+            return e->code;
+    }
+}
+
+int st_worker_conn_take(struct st_worker_conn *c, const bool *stop, double deadline, struct st_err *e)
+{
+    while (!*stop) {
+        bool moved = false;
+        if (take_some(c, &moved, e))
+            return e->code;
+        if (*stop)
+            return 0;
+        if (st_now() >= deadline)
+            return st_fail(e, ST_IO, "timed out");
+        if (!moved && st_link_wait(c->link, true, false, deadline, e))
+            return e->code;
+    }
+    return 0;
+}
+
+bool st_worker_conn_quiet(struct st_worker_conn *c)
+{
+    return c->n_head == 0 && st_link_quiet(c->link);
+}

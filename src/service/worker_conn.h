@@ -1,0 +1,49 @@
+/* One connection of a client to a worker: the handshake, the worker's list of matrices, whole frames out and in.
+ * Frames that arrive while one is sent are taken meanwhile, so that two sides that both wait to be read cannot stand
+ * still. What the worker says is checked before memory is taken for it. Any error ends the connection: the caller
+ * closes it. One thread. */
+#ifndef ST_SERVICE_WORKER_CONN_H
+#define ST_SERVICE_WORKER_CONN_H
+
+#include "net/link.h"
+#include "net/worker_frame.h"
+
+/* The matrices of a worker, to be found by name. */
+struct st_worker_list {
+    struct st_worker_welcome welcome;
+    uint32_t *sorted; /* [welcome.n] ids in the order of names */
+};
+/* INPUT: two have one name. Takes the welcome's weights over. */
+int st_worker_list_init(struct st_worker_list *l, struct st_worker_welcome *w, struct st_err *e) ST_MUST_CHECK;
+void st_worker_list_free(struct st_worker_list *l);
+/* An id, or -1. */
+int64_t st_worker_list_find(const struct st_worker_list *l, const char *name);
+
+struct st_worker_conn;
+
+/* What to do with frames of the worker. Both return 0, or an error that ends the connection. */
+struct st_worker_taker {
+    /* Memory for the payload, h->len bytes, kept until `arrived`. */
+    int (*place)(void *arg, const struct st_worker_head *h, void **payload, struct st_err *e);
+    int (*arrived)(void *arg, const struct st_worker_head *h, struct st_span payload, struct st_err *e);
+    void *arg;
+};
+
+/* digest: of the model that the worker must have. Fills list, which the caller frees. IO, VERIFY, UNSUPPORTED, INPUT as
+ * of st_worker_client_new(); messages do not name the address. */
+int st_worker_conn_open(const char *address, const char *tls_ca, const uint8_t digest[32], double deadline,
+                        const struct st_worker_taker *taker, struct st_worker_conn **out, struct st_worker_list *list,
+                        struct st_err *e) ST_MUST_CHECK;
+void st_worker_conn_close(struct st_worker_conn *c);
+/* Sends head, then body, whole. */
+int st_worker_conn_send(struct st_worker_conn *c, struct st_span head, struct st_span body, double deadline,
+                        struct st_err *e) ST_MUST_CHECK;
+/* Takes frames until *stop is true. IO `timed out`. */
+int st_worker_conn_take(struct st_worker_conn *c, const bool *stop, double deadline, struct st_err *e) ST_MUST_CHECK;
+/* Nothing was received that nobody asked for, and the worker has not closed. */
+bool st_worker_conn_quiet(struct st_worker_conn *c);
+
+/* The payload of a FAILURE into said: `it says: TEXT`, with a code that a worker may give. INPUT: it is none. */
+int st_worker_says(struct st_span payload, struct st_err *said, struct st_err *e) ST_MUST_CHECK;
+
+#endif
