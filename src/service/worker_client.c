@@ -193,19 +193,14 @@ static int arrived(void *arg, const struct st_worker_head *h, struct st_span pay
     return 0;
 }
 
-/* Tries one address; true when it is the current one afterwards. What it said otherwise goes into *all. */
-static bool try_address(struct st_worker_client *c, int i, double deadline, struct st_err *all)
+/* Tries one address; it is the current one afterwards, connected or not. */
+static int try_address(struct st_worker_client *c, int i, double deadline, struct st_err *e)
 {
-    struct st_err e = {0};
     struct st_worker_list list = {0};
     const struct st_worker_taker taker = {.place = place, .arrived = arrived, .arg = c};
     c->current = i;
-    if (st_worker_conn_open(c->addresses[i].text, c->tls_ca, c->digest, deadline, &taker, &c->conn, &list, &e)) {
-        size_t n = strlen(all->msg);
-        snprintf(all->msg + n, sizeof all->msg - n, "%sworker %s: %s", n ? "; " : "", c->addresses[i].text, e.msg);
-        all->code = !n || all->code == e.code ? e.code : ST_IO;
-        return false;
-    }
+    if (st_worker_conn_open(c->addresses[i].text, c->tls_ca, c->digest, deadline, &taker, &c->conn, &list, e))
+        return blame(c, e);
     st_worker_list_free(&c->list);
     c->list = list;
     c->next = i;
@@ -213,7 +208,7 @@ static bool try_address(struct st_worker_client *c, int i, double deadline, stru
     pthread_mutex_lock(&c->lock);
     snprintf(c->stats.address, sizeof c->stats.address, "%s", c->addresses[i].text);
     pthread_mutex_unlock(&c->lock);
-    return true;
+    return 0;
 }
 
 static bool waiting(const struct st_worker_client *c)
@@ -231,22 +226,29 @@ static int connected(struct st_worker_client *c, double deadline, struct st_err 
     int left = 0;
     if (c->conn && !waiting(c) && st_now() - c->used > IDLE_S && !st_worker_conn_quiet(c->conn))
         disconnect(c, e);
+    *e = (struct st_err){0};
     if (c->conn)
         return 0;
     for (int i = 0; i < c->n_address; i++)
         left += !c->addresses[i].quarantined;
     if (left == 0)
         return st_fail(e, ST_VERIFY, "no worker is left: %d of %d returned wrong results", c->n_address, c->n_address);
-    struct st_err all = {0};
+    struct st_buf all = {0};
     for (int i = 0, from = c->next; i < c->n_address; i++) {
-        int at = (from + i) % c->n_address;
+        int at = (from + i) % c->n_address, before = e->code;
         double now = st_now();
         if (c->addresses[at].quarantined)
             continue;
-        if (try_address(c, at, now + (deadline - now) / left--, &all))
-            return 0;
+        if (try_address(c, at, now + (deadline - now) / left--, e) == 0)
+            break;
+        st_buf_addf(&all, all.len ? "; %s" : "%s", e->msg);
+        if (before && before != e->code)
+            e->code = ST_IO;
     }
-    return st_fail(e, all.code, "%s", all.msg);
+    if (!c->conn && all.p)
+        st_fail(e, e->code, "%s", all.p);
+    st_buf_free(&all);
+    return c->conn ? 0 : e->code;
 }
 
 /* A slot whose memory holds len bytes of payload. The one that fits closest, so that memory is not taken again. */
@@ -394,7 +396,7 @@ static int submit(void *ctx, const struct st_exchange *x, const struct st_expose
     struct st_worker_client *c = ctx;
     struct st_worker_multiply m;
     struct slot *s = NULL;
-    size_t len;
+    size_t len = 0;
     double deadline = st_now() + c->timeout_s;
     /* One of the same number that was never completed belongs to a step that has ended. */
     for (int i = 0; i < MAX_SLOTS; i++)
