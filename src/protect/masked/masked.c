@@ -110,7 +110,7 @@ static int float_alpha(const float *x, uint32_t d, float *alpha, struct st_err *
     double square = x ? st_field_kernels()->square(x, d) : 1;
     if (!isfinite(square) || square > 0x1p190)
         return st_fail(e, ST_VERIFY, "a row holds a value that is not finite");
-    *alpha = square < 0x1p-190 ? 1 : (float)sqrt(d / square);
+    *alpha = square < 0x1p-190 ? 0x1p96f : (float)sqrt(d / square);
     return 0;
 }
 

@@ -8,7 +8,8 @@
 /* What alpha gives up so that rounding in f32 cannot pass the bound: alpha itself and each product alpha x_i are off by
  * 2^-24 of their size. */
 #define MARGIN 0x1p-20
-/* Beyond these the scale is no normal f32; a row that small is lost in rounding anyway. */
+/* Beyond these the scale is no normal f32. A row of zeros takes the largest, which also makes the noise of a mask
+ * vanish. */
 #define MAX_ALPHA 0x1p96
 #define MIN_ALPHA 0x1p-96
 
@@ -22,11 +23,7 @@ int st_rows_alpha(const float *x, uint32_t d, double norm, double slack, float *
         return st_fail(e, ST_UNSUPPORTED,
                        "%u inputs with columns of norm %.0f leave %.0f steps below the modulus, want %.0f", d, norm,
                        room > 0 ? room : 0.0, MIN_STEPS);
-    if (square == 0) {
-        *alpha = 1;
-        return 0;
-    }
-    double a = room * (1 - MARGIN) / sqrt(square);
+    double a = square > 0 ? room * (1 - MARGIN) / sqrt(square) : MAX_ALPHA;
     if (a < MIN_ALPHA)
         return st_fail(e, ST_VERIFY, "a row holds values beyond %g", room / MIN_ALPHA);
     *alpha = (float)(a < MAX_ALPHA ? a : MAX_ALPHA);

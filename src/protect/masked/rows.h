@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 
-/* alpha is 1 for a row of zeros; x NULL: of a one-hot row. VERIFY when the row holds a value that is not finite;
+/* x NULL: of a one-hot row. VERIFY when the row holds a value that is not finite;
  * UNSUPPORTED when the bound leaves less than 2^8 steps (a matrix too large for the field). The caller puts layer and
  * site before the message. */
 int st_rows_alpha(const float *x, uint32_t d, double norm, double slack, float *alpha, struct st_err *e) ST_MUST_CHECK;

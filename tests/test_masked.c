@@ -1,0 +1,824 @@
+/* Masked layers from the engine's side: exact against the integer reference, every reply checked before it is used,
+ * pads used once whatever happens, and nothing in clear on its way out. */
+#include "masked_make.h"
+
+#include <malloc.h>
+
+static const uint8_t digest[32] = {4, 5, 6};
+
+struct setup {
+    struct st_model *m;
+    struct st_served served;
+    struct fake_worker worker;
+    struct fake_hints hints;
+    struct st_masked *masked;
+    struct st_masked_reference *reference;
+    struct st_boundary b, ref;
+    int n_quarantine;
+};
+
+static void quarantine(void *ctx)
+{
+    (*(int *)ctx)++;
+}
+
+static struct st_model *open_int8(const struct tiny *t)
+{
+    char dir[64];
+    struct st_model *m;
+    struct st_model_opts o = {.n_threads = 1, .dtype = ST_LOAD_INT8, .fold_norms = true};
+    struct st_err e;
+    tiny_mkdir(dir);
+    tiny_write(t, dir);
+    tiny_check(st_model_open(dir, &o, &m, &e), &e);
+    tiny_rmdir(dir);
+    return m;
+}
+
+/* A placed model and its worker. */
+static void plant(struct setup *s, const struct tiny *t, const struct st_masked_place *place)
+{
+    struct st_err e;
+    *s = (struct setup){.m = open_int8(t)};
+    assert_ok(st_masked_place(&s->m->plan, place, &e), &e);
+    assert_ok(st_served_init(&s->served, s->m, place->embedding, &e), &e);
+    worker_init(&s->worker, &s->served);
+}
+
+static struct st_masked_opts options(struct setup *s, const char *scheme)
+{
+    struct st_err e;
+    struct st_masked_opts o = {.offload = ST_MASKED_OFFLOAD_ALL,
+                               .quarantine = quarantine,
+                               .quarantine_ctx = &s->n_quarantine,
+                               .pads = {.max_row = 64, .batch = 16, .memory = (size_t)64 << 20}};
+    assert_ok(st_scheme_find(scheme, &o.scheme, &e), &e);
+    o.scheme_opts.served = &s->served;
+    o.scheme_opts.digest = digest;
+    o.scheme_opts.plan = &s->m->plan;
+    o.scheme_opts.transport = &s->worker.transport;
+    o.no_integrity = o.scheme->domain == ST_MASK_F32;
+    if (strcmp(scheme, "lwe") == 0) {
+        if (!s->hints.source.read) {
+            const struct st_lwe_params *p;
+            assert_ok(st_lwe_params_find(NULL, &p, &e), &e);
+            hints_init(&s->hints, &s->served, p, digest);
+        }
+        o.scheme_opts.hints = &s->hints.source;
+        o.scheme_opts.hints24 = true;
+        o.scheme_opts.check_hints = true;
+    }
+    return o;
+}
+
+static void mask(struct setup *s, const struct st_masked_opts *o)
+{
+    struct st_err e;
+    assert_ok(st_masked_new(s->m, o, &s->masked, &e), &e);
+    s->b = (struct st_boundary){
+        .hooks = st_masked_hooks(s->masked), .transport = &s->worker.transport, .max_row = o->pads.max_row};
+}
+
+static void with_reference(struct setup *s)
+{
+    struct st_err e;
+    assert_ok(st_masked_reference_new(s->m, &s->served, &s->reference, &e), &e);
+    s->ref = (struct st_boundary){.hooks = st_masked_reference_hooks(s->reference),
+                                  .transport = st_masked_reference_transport(s->reference)};
+}
+
+static void set_up(struct setup *s, const struct tiny *t, const char *scheme)
+{
+    plant(s, t, &(struct st_masked_place){0});
+    struct st_masked_opts o = options(s, scheme);
+    mask(s, &o);
+}
+
+static void tear_down(struct setup *s)
+{
+    st_masked_free(s->masked);
+    st_masked_reference_free(s->reference);
+    worker_free(&s->worker);
+    if (s->hints.source.read)
+        st_lwe_basis_free(&s->hints.basis);
+    st_served_free(&s->served);
+    st_model_close(s->m);
+}
+
+/* The n-th exchange group of the plan: its first op and number of ops. */
+static const struct st_plan_op *group_at(const struct st_plan *p, int n, int *n_op)
+{
+    for (int i = 0; i < p->n_op; i += *n_op) {
+        *n_op = 1;
+        while (p->ops[i].group && i + *n_op < p->n_op && p->ops[i + *n_op].group == p->ops[i].group)
+            (*n_op)++;
+        if (p->ops[i].place == ST_PLACE_UNTRUSTED && n-- == 0)
+            return &p->ops[i];
+    }
+    return NULL;
+}
+
+/* Random rows for one group, and room for what comes back. */
+struct rows {
+    const struct st_plan_op *ops;
+    int n_op;
+    uint32_t ids[64];
+    struct st_trusted in, outs[ST_MAX_GROUP], want[ST_MAX_GROUP];
+};
+
+static void rows_make(struct rows *r, const struct setup *s, int group, uint32_t n_row, uint64_t seed)
+{
+    const struct st_plan *p = &s->m->plan;
+    struct st_rng rng;
+    st_rng_seed(&rng, seed);
+    r->ops = group_at(p, group, &r->n_op);
+    assert_non_null(r->ops);
+    bool embed = r->ops->op == ST_OP_EMBED;
+    uint32_t d = embed ? p->weights[r->ops->weight].n_out : p->slot_width[r->ops->in];
+    r->in = (struct st_trusted){.n_row = n_row, .width = d, .ids = embed ? r->ids : NULL};
+    if (!embed)
+        r->in.p = malloc((size_t)n_row * d * sizeof(float));
+    for (uint32_t i = 0; i < n_row; i++) {
+        float size = ldexpf(1, (int)(st_rng_next(&rng) % 40) - 20);
+        r->ids[i] = (uint32_t)(st_rng_next(&rng) % d);
+        for (uint32_t k = 0; k < d && !embed; k++)
+            r->in.p[(size_t)i * d + k] = i == 1 ? 0 : size * (float)(st_rng_unit(&rng) - 0.5);
+    }
+    for (int k = 0; k < r->n_op; k++) {
+        uint32_t width = p->slot_width[r->ops[k].out];
+        r->outs[k] = (struct st_trusted){.p = calloc((size_t)n_row * width, 4), .n_row = n_row, .width = width};
+        r->want[k] = (struct st_trusted){.p = calloc((size_t)n_row * width, 4), .n_row = n_row, .width = width};
+    }
+}
+
+static void rows_free(struct rows *r)
+{
+    free(r->in.p);
+    for (int k = 0; k < r->n_op; k++) {
+        free(r->outs[k].p);
+        free(r->want[k].p);
+    }
+}
+
+static int send(struct setup *s, struct st_boundary *b, struct rows *r, struct st_trusted *outs, struct st_err *e)
+{
+    struct st_exchange x = {.plan = &s->m->plan, .ops = r->ops, .n_op = r->n_op};
+    if (st_boundary_submit(b, &x, &r->in, e))
+        return e->code;
+    return st_boundary_complete(b, &x, s->m->mats, outs, e);
+}
+
+static struct st_masked_stats stats_of(struct setup *s)
+{
+    struct st_masked_stats st;
+    st_masked_stats(s->masked, &st);
+    return st;
+}
+
+static void assert_all_wiped(struct setup *s)
+{
+    struct st_masked_stats st = stats_of(s);
+    assert_int_equal(st.pads.taken, st.pads.wiped);
+}
+
+static void one_time_pads_equal_the_integer_reference_bit_by_bit(void **state)
+{
+    (void)state;
+    struct setup s;
+    struct st_err e;
+    plant(&s, &(struct tiny){.arch = "Qwen2ForCausalLM", .seed = 3}, &(struct st_masked_place){.embedding = true});
+    struct st_masked_opts o = options(&s, "otp");
+    mask(&s, &o);
+    with_reference(&s);
+    int n_group = st_plan_exchanges(&s.m->plan);
+    assert_int_equal(n_group, 4 * 2 + 2);
+    for (int round = 0; round < 20; round++)
+        for (int g = 0; g < n_group; g++) {
+            struct rows r;
+            rows_make(&r, &s, g, 1 + (uint32_t)(round % 5), (uint64_t)(round * 100 + g));
+            assert_ok(send(&s, &s.b, &r, r.outs, &e), &e);
+            assert_ok(send(&s, &s.ref, &r, r.want, &e), &e);
+            for (int k = 0; k < r.n_op; k++)
+                assert_memory_equal(r.outs[k].p, r.want[k].p, (size_t)r.in.n_row * r.outs[k].width * sizeof(float));
+            rows_free(&r);
+        }
+    struct st_masked_stats st = stats_of(&s);
+    assert_int_equal(st.n_exchange, 20 * n_group);
+    assert_int_equal(st.n_row, 4 * 15 * n_group);
+    assert_int_equal(st.n_reject, 0);
+    assert_all_wiped(&s);
+    tear_down(&s);
+}
+
+static void fetched_embeddings_are_the_rows_of_the_table(void **state)
+{
+    (void)state;
+    static const char *const schemes[] = {"otp", "lwe", "remo"};
+    for (int i = 0; i < 3; i++) {
+        struct setup s;
+        struct st_err e;
+        struct rows r;
+        plant(&s, &(struct tiny){.seed = 4, .n_vocab = 300}, &(struct st_masked_place){.embedding = true});
+        struct st_masked_opts o = options(&s, schemes[i]);
+        mask(&s, &o);
+        rows_make(&r, &s, 0, 20, 9);
+        assert_int_equal(r.ops->op, ST_OP_EMBED);
+        assert_ok(send(&s, &s.b, &r, r.outs, &e), &e);
+        const struct st_mat *table = &s.m->mats[r.ops->weight];
+        assert_int_equal(table->dtype, ST_DTYPE_F32);
+        const struct st_served_weight *w = &s.served.weights[s.served.n - 1];
+        for (uint32_t row = 0; row < 20; row++)
+            for (uint32_t k = 0; k < w->n_out; k++) {
+                float want = ((const float *)table->data)[(size_t)r.ids[row] * w->n_out + k];
+                /* half a step of int8, and what the scheme adds */
+                assert_true(fabsf(r.outs[0].p[row * w->n_out + k] - want) <= 0.6f * w->scale[k]);
+            }
+        /* An id beyond the table never leaves. */
+        r.ids[3] = 300;
+        expect_refusal(send(&s, &s.b, &r, r.outs, &e), &e, ST_INTERNAL, "embed: a one-hot row beyond 300");
+        assert_all_wiped(&s);
+        rows_free(&r);
+        tear_down(&s);
+    }
+}
+
+static void run_greedy(struct setup *s, struct st_boundary *b, struct client *c)
+{
+    static const uint32_t ids[] = {9, 8, 7, 6, 5, 4, 3};
+    struct st_engine *en = tiny_engine(s->m, (struct st_engine_opts){.boundary = b, .n_threads = 1});
+    client_run(c, en, ids, 7, 40);
+    assert_int_equal(c->n, 40);
+    st_engine_free(en);
+}
+
+static void one_time_pads_give_the_tokens_of_the_reference_in_every_dense_architecture(void **state)
+{
+    (void)state;
+    static const struct tiny models[] = {
+        {.seed = 1, .tied = true},
+        {.seed = 2, .arch = "MistralForCausalLM", .head_dim = 32},
+        {.seed = 3, .arch = "Qwen2ForCausalLM"},
+        {.seed = 4, .arch = "Qwen3ForCausalLM", .dtype = ST_DTYPE_BF16},
+    };
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        struct setup s;
+        struct client masked = {0}, reference = {0};
+        set_up(&s, &models[i], "otp");
+        with_reference(&s);
+        run_greedy(&s, &s.b, &masked);
+        run_greedy(&s, &s.ref, &reference);
+        assert_memory_equal(masked.ids, reference.ids, sizeof masked.ids);
+        assert_all_wiped(&s);
+        tear_down(&s);
+    }
+}
+
+/* Largest distance from exact products of the unrounded rows, over the largest of them in the row. */
+static double worst_error(struct setup *s, int g, uint64_t seed)
+{
+    struct rows r;
+    struct st_err e;
+    double worst = 0;
+    rows_make(&r, s, g, 8, seed);
+    assert_ok(send(s, &s->b, &r, r.outs, &e), &e);
+    for (int k = 0; k < r.n_op; k++) {
+        const struct st_served_weight *w = &s->served.weights[worker_matrix(&s->served, &s->m->plan, &r.ops[k])];
+        for (uint32_t i = 0; i < r.in.n_row; i++) {
+            double most = 1e-12, off = 0; /* of the row of zeros, too */
+            for (uint32_t j = 0; j < w->n_out; j++) {
+                double sum = 0;
+                for (uint32_t n = 0; n < w->n_in; n++)
+                    sum += (double)w->w[(size_t)j * w->n_in + n] * r.in.p[(size_t)i * w->n_in + n];
+                most = fmax(most, fabs(sum * w->scale[j]));
+                off = fmax(off, fabs(sum * w->scale[j] - r.outs[k].p[(size_t)i * w->n_out + j]));
+            }
+            worst = fmax(worst, off / most);
+        }
+    }
+    rows_free(&r);
+    return worst;
+}
+
+static void every_scheme_stays_within_its_error(void **state)
+{
+    (void)state;
+    /* The worst single value over the largest of its row. otp rounds rows; lwe adds e W, and the rounding of hints for
+     * wide rows; remo rounds in f32 under masks a hundred times larger. */
+    static const struct {
+        const char *name;
+        double most;
+    } rows[] = {{"otp", 2e-5}, {"lwe", 2e-3}, {"remo", 2e-4}};
+    for (int i = 0; i < 3; i++) {
+        struct setup s;
+        double worst = 0;
+        set_up(&s, &(struct tiny){.seed = 6, .d_model = 128, .d_ff = 600}, rows[i].name);
+        for (int g = 0; g < st_plan_exchanges(&s.m->plan); g++)
+            worst = fmax(worst, worst_error(&s, g, (uint64_t)g));
+        if (worst > rows[i].most)
+            fail_msg("%s: error %.2g, want at most %.2g", rows[i].name, worst, rows[i].most);
+        assert_all_wiped(&s);
+        tear_down(&s);
+    }
+}
+
+/* Replies that lie */
+
+struct lie {
+    struct st_rng rng;
+    int kind;
+    uint32_t n_row, n;     /* shape of the first matrix */
+    struct st_exposed old; /* a reply to be replayed */
+    bool told;             /* whether anything was changed */
+};
+
+enum { ELEMENT, POWER, SWAP, ZERO_ROW, ROW_SWAP, REPLAY, NOT_CANONICAL, ALL_ZERO, MINUS, N_LIE };
+
+static void tell(void *arg, struct st_exposed *reply)
+{
+    struct lie *l = arg;
+    uint32_t *v = reply->p;
+    uint32_t total = (uint32_t)(reply->len / 4);
+    uint32_t a = (uint32_t)(st_rng_next(&l->rng) % total), b = (uint32_t)(st_rng_next(&l->rng) % total), was = v[a];
+    uint32_t row = (uint32_t)(st_rng_next(&l->rng) % l->n_row) * l->n, next = (row + l->n) % (l->n_row * l->n);
+    l->told = true;
+    switch (l->kind) {
+    case ELEMENT:
+        v[a] = st_fq_add(v[a], 1 + (uint32_t)(st_rng_next(&l->rng) % (ST_FQ - 1)));
+        break;
+    case POWER:
+        v[a] = st_fq_add(v[a], 1u << st_rng_next(&l->rng) % 32);
+        break;
+    case SWAP:
+        v[a] = v[b];
+        v[b] = was;
+        l->told = v[a] != v[b];
+        break;
+    case ZERO_ROW:
+        memset(v + row, 0, l->n * sizeof *v);
+        break;
+    case ROW_SWAP:
+        for (uint32_t k = 0; k < l->n; k++) {
+            was = v[row + k];
+            v[row + k] = v[next + k];
+            v[next + k] = was;
+        }
+        l->told = l->n_row > 1;
+        break;
+    case REPLAY:
+        memcpy(v, l->old.p, reply->len);
+        break;
+    case NOT_CANONICAL: /* the right residue, written as x + q */
+        l->told = v[a] < UINT32_MAX - ST_FQ;
+        if (l->told)
+            v[a] += ST_FQ;
+        else
+            v[a] = UINT32_MAX;
+        l->told = true;
+        break;
+    case ALL_ZERO:
+        memset(v, 0, reply->len);
+        break;
+    case MINUS:
+        for (uint32_t k = 0; k < total; k++)
+            v[k] = st_fq_sub(0, v[k]);
+        break;
+    }
+}
+
+static void a_hundred_thousand_wrong_replies_are_all_caught(void **state)
+{
+    (void)state;
+    enum { ROWS = 3, N = 100000 };
+    struct setup s;
+    struct st_err e;
+    struct rows r;
+    struct lie l = {.n_row = ROWS, .n = 16};
+    uint64_t n_told = 0;
+    /* The smallest layers that have a group of several matrices: the time goes to redrawing all secrets. */
+    set_up(&s,
+           &(struct tiny){.seed = 7, .d_model = 16, .d_ff = 8, .n_layer = 1, .n_head = 2, .n_kv_head = 1, .n_vocab = 8},
+           "otp");
+    rows_make(&r, &s, 0, ROWS, 1);
+    assert_int_equal(r.n_op, 3);
+    assert_int_equal(r.outs[0].width, 16);
+    st_rng_seed(&l.rng, 5);
+    assert_ok(send(&s, &s.b, &r, r.outs, &e), &e);
+    l.old.len = s.worker.held[0].reply.len;
+    l.old.p = malloc(l.old.len);
+    memcpy(l.old.p, s.worker.held[0].reply.p, l.old.len);
+    s.worker.arg = &l;
+    for (int i = 0; i < N; i++) {
+        l.kind = i % N_LIE;
+        s.worker.twist = tell;
+        r.outs[0].p[0] = 1e30f;
+        int rc = send(&s, &s.b, &r, r.outs, &e);
+        n_told += l.told;
+        assert_int_equal(r.outs[0].p[0] == 1e30f, l.told); /* nothing of a wrong reply is used */
+        if ((rc == ST_VERIFY) != l.told)
+            fail_msg("lie %d of kind %d: %d %s", i, l.kind, rc, rc ? e.msg : "");
+        if (i % 100 == 0) { /* the truth always passes */
+            s.worker.twist = NULL;
+            assert_ok(send(&s, &s.b, &r, r.want, &e), &e);
+        }
+    }
+    s.worker.twist = NULL;
+    assert_ok(send(&s, &s.b, &r, r.outs, &e), &e);
+    assert_string_equal(e.msg, "layer 0 (q, k, v): the worker's reply is not the product that was asked for");
+    assert_true(n_told > N * 0.99);
+    struct st_masked_stats st = stats_of(&s);
+    assert_int_equal(st.n_reject, n_told);
+    assert_int_equal(s.n_quarantine, n_told);
+    assert_int_equal(st.n_redraw, n_told);
+    assert_all_wiped(&s);
+    free(l.old.p);
+    rows_free(&r);
+    tear_down(&s);
+}
+
+static void cut(void *arg, struct st_exposed *reply)
+{
+    reply->len = *(size_t *)arg;
+}
+
+static void floats(void *arg, struct st_exposed *reply)
+{
+    (void)arg;
+    reply->format = reply->format == ST_EXPOSED_FIELD ? ST_EXPOSED_F32 : ST_EXPOSED_FIELD;
+}
+
+static void infinite(void *arg, struct st_exposed *reply)
+{
+    (void)arg;
+    ((float *)reply->p)[reply->len / 4 - 1] = INFINITY;
+}
+
+static void replies_of_another_length_or_format_are_refused_by_site(void **state)
+{
+    (void)state;
+    static const char *const schemes[] = {"otp", "lwe", "remo"};
+    for (int i = 0; i < 3; i++) {
+        struct setup s;
+        struct st_err e;
+        struct rows r;
+        set_up(&s, &(struct tiny){.seed = 8}, schemes[i]);
+        rows_make(&r, &s, 6, 2, 1);
+        const size_t right = 2 * 2 * 96 * 4, lens[] = {0, 3, 4, right - 4, right - 1, right + 1, right + 4, SIZE_MAX};
+        s.worker.twist = cut;
+        for (size_t k = 0; k < sizeof lens / sizeof *lens; k++) {
+            s.worker.arg = (void *)&lens[k];
+            expect_refusal(send(&s, &s.b, &r, r.outs, &e), &e, ST_VERIFY, "layer 1 (gate, up): the worker's reply has");
+        }
+        s.worker.twist = floats;
+        expect_refusal(send(&s, &s.b, &r, r.outs, &e), &e, ST_VERIFY, "of another format, want 1536");
+        if (i == 2) {
+            s.worker.twist = infinite;
+            expect_refusal(send(&s, &s.b, &r, r.outs, &e), &e, ST_VERIFY, "not the product");
+        }
+        s.worker.twist = NULL;
+        assert_ok(send(&s, &s.b, &r, r.outs, &e), &e);
+        struct st_masked_stats st = stats_of(&s);
+        assert_int_equal(st.n_reject, i == 2 ? 10 : 9);
+        assert_int_equal(s.n_quarantine, st.n_reject);
+        assert_int_equal(st.n_redraw, i == 2 ? 0 : 9);
+        assert_all_wiped(&s);
+        rows_free(&r);
+        tear_down(&s);
+    }
+}
+
+/* Even where nothing can be checked. */
+static void residues_that_are_not_canonical_are_refused_without_integrity(void **state)
+{
+    (void)state;
+    struct setup s;
+    struct st_err e;
+    struct rows r;
+    struct lie l = {.kind = NOT_CANONICAL, .n_row = 2, .n = 64};
+    plant(&s, &(struct tiny){.seed = 9}, &(struct st_masked_place){0});
+    struct st_masked_opts o = options(&s, "otp");
+    o.no_integrity = true;
+    mask(&s, &o);
+    rows_make(&r, &s, 0, 2, 1);
+    st_rng_seed(&l.rng, 1);
+    s.worker.twist = tell;
+    s.worker.arg = &l;
+    for (int i = 0; i < 50; i++)
+        expect_refusal(send(&s, &s.b, &r, r.outs, &e), &e, ST_VERIFY, "not the product");
+    /* And what integrity is for: a wrong residue passes now. */
+    l.kind = ELEMENT;
+    assert_ok(send(&s, &s.b, &r, r.outs, &e), &e);
+    rows_free(&r);
+    tear_down(&s);
+}
+
+static void a_failed_exchange_leaves_no_pad_behind(void **state)
+{
+    (void)state;
+    struct setup s;
+    struct st_err e;
+    struct rows r;
+    set_up(&s, &(struct tiny){.seed = 10}, "otp");
+    rows_make(&r, &s, 1, 3, 1);
+    s.worker.down = true;
+    for (int i = 0; i < 100; i++)
+        expect_refusal(send(&s, &s.b, &r, r.outs, &e), &e, ST_IO, "connection refused");
+    struct st_masked_stats st = stats_of(&s);
+    assert_int_equal(st.pads.taken, 300); /* a fresh pad for every retry */
+    assert_int_equal(st.pads.wiped, 300);
+    s.worker.down = false;
+    /* The exchange gets lost on its way back. */
+    struct st_exchange x = {.plan = &s.m->plan, .ops = r.ops, .n_op = r.n_op};
+    assert_ok(st_boundary_submit(&s.b, &x, &r.in, &e), &e);
+    s.worker.held[0].open = false;
+    expect_refusal(st_boundary_complete(&s.b, &x, s.m->mats, r.outs, &e), &e, ST_IO, "no such exchange");
+    assert_all_wiped(&s);
+    assert_ok(send(&s, &s.b, &r, r.outs, &e), &e);
+    assert_int_equal(s.n_quarantine, 0);
+    rows_free(&r);
+    tear_down(&s);
+}
+
+static void rows_that_are_no_numbers_never_leave(void **state)
+{
+    (void)state;
+    static const char *const schemes[] = {"otp", "lwe", "remo"};
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (int i = 0; i < 3; i++) {
+        struct setup s;
+        struct st_err e;
+        struct rows r;
+        set_up(&s, &(struct tiny){.seed = 11}, schemes[i]);
+        rows_make(&r, &s, 7, 2, 1);
+        size_t n_seen = s.worker.n_seen;
+        s.worker.record = true;
+        for (int k = 0; k < 3; k++) {
+            r.in.p[96 + 95] = bad[k];
+            expect_refusal(send(&s, &s.b, &r, r.outs, &e), &e, ST_VERIFY,
+                           "layer 1 (down): a row holds a value that is not finite");
+        }
+        struct st_masked_stats st = stats_of(&s);
+        assert_int_equal(st.pads.taken, 0);
+        assert_int_equal(s.worker.n_seen, n_seen);
+        rows_free(&r);
+        tear_down(&s);
+    }
+}
+
+static void several_exchanges_are_in_flight_and_come_back_in_any_order(void **state)
+{
+    (void)state;
+    enum { N = 32 };
+    struct setup s;
+    struct st_err e;
+    struct rows r[N + 1];
+    struct st_exchange x[N + 1];
+    set_up(&s, &(struct tiny){.seed = 12}, "otp");
+    with_reference(&s);
+    for (int i = 0; i < N; i++) {
+        rows_make(&r[i], &s, i % 9, 1 + (uint32_t)i % 3, (uint64_t)i);
+        assert_ok(send(&s, &s.ref, &r[i], r[i].want, &e), &e);
+        x[i] = (struct st_exchange){.plan = &s.m->plan, .ops = r[i].ops, .n_op = r[i].n_op};
+        assert_ok(st_boundary_submit(&s.b, &x[i], &r[i].in, &e), &e);
+    }
+    x[N] = x[0];
+    expect_refusal(st_boundary_submit(&s.b, &x[N], &r[0].in, &e), &e, ST_INTERNAL, "outstanding");
+    for (int i = 0; i < N; i++) {
+        int at = (i * 7 + 3) % N;
+        assert_ok(st_boundary_complete(&s.b, &x[at], s.m->mats, r[at].outs, &e), &e);
+        for (int k = 0; k < r[at].n_op; k++)
+            assert_memory_equal(r[at].outs[k].p, r[at].want[k].p,
+                                (size_t)r[at].in.n_row * r[at].outs[k].width * sizeof(float));
+    }
+    /* The same reply a second time, and one to an exchange that the plan does not have. */
+    struct st_exposed reply = s.worker.held[0].reply;
+    expect_refusal(s.b.hooks->leave(s.b.hooks->ctx, &x[3], &reply, r[3].outs, &e), &e, ST_INTERNAL, "nobody began");
+    s.b.hooks->drop(s.b.hooks->ctx, &x[3]);
+    x[0].n_op = 2;
+    expect_refusal(st_boundary_submit(&s.b, &x[0], &r[0].in, &e), &e, ST_INTERNAL, "the plan does not have");
+    assert_all_wiped(&s);
+    for (int i = 0; i < N; i++)
+        rows_free(&r[i]);
+    tear_down(&s);
+}
+
+static void nothing_is_allocated_per_token(void **state)
+{
+    (void)state;
+    struct setup s;
+    struct st_err e;
+    struct rows r[9];
+    set_up(&s, &(struct tiny){.seed = 13}, "lwe");
+    for (int g = 0; g < 9; g++)
+        rows_make(&r[g], &s, g, 4, (uint64_t)g);
+    for (int g = 0; g < 9; g++)
+        assert_ok(send(&s, &s.b, &r[g], r[g].outs, &e), &e);
+    struct mallinfo2 was = mallinfo2();
+    for (int i = 0; i < 20; i++)
+        for (int g = 0; g < 9; g++)
+            assert_ok(send(&s, &s.b, &r[g], r[g].outs, &e), &e);
+    assert_int_equal(mallinfo2().uordblks, was.uordblks);
+    for (int g = 0; g < 9; g++)
+        rows_free(&r[g]);
+    tear_down(&s);
+}
+
+/* What may not be run, and what is said about what runs. */
+static void integrity_is_given_up_only_when_asked(void **state)
+{
+    (void)state;
+    struct setup s;
+    struct st_err e;
+    plant(&s, &(struct tiny){.seed = 14}, &(struct st_masked_place){0});
+    struct st_masked_opts o = options(&s, "remo");
+    o.no_integrity = false;
+    expect_refusal(st_masked_new(s.m, &o, &s.masked, &e), &e, ST_POLICY, "refused without --no-integrity");
+    o.no_integrity = true;
+    mask(&s, &o);
+    assert_string_equal(st_masked_describe(s.masked), "remo: breakable: masks of half rank leave half of each row in "
+                                                      "clear; integrity NOT checked");
+    st_masked_free(s.masked);
+    o = options(&s, "lwe");
+    mask(&s, &o);
+    assert_string_equal(st_masked_describe(s.masked),
+                        "lwe-1280-12.8: hidden under Module-LWE (140 bits classical); integrity checked");
+    st_masked_free(s.masked);
+    s.masked = NULL;
+    /* The same without weights on this side. */
+    struct fake_worker blind = s.worker;
+    struct st_served all = s.served, none = s.served;
+    none.weights = malloc(all.n * sizeof *all.weights);
+    memcpy(none.weights, all.weights, all.n * sizeof *all.weights);
+    for (uint32_t i = 0; i < all.n; i++) {
+        none.weights[i].w = NULL;
+        none.weights[i].scale = NULL;
+    }
+    blind.served = &all;
+    blind.transport.ctx = &blind;
+    s.hints.served = &all;
+    o.scheme_opts.served = &none;
+    expect_refusal(st_masked_new(s.m, &o, &s.masked, &e), &e, ST_POLICY, "cannot check replies");
+    o.no_integrity = true;
+    o.offload = ST_MASKED_OFFLOAD_AUTO;
+    assert_ok(st_masked_new(s.m, &o, &s.masked, &e), &e);
+    assert_string_equal(st_masked_describe(s.masked),
+                        "lwe-1280-12.8: hidden under Module-LWE (140 bits classical); integrity NOT checked");
+    assert_non_null(strstr(st_masked_plan_text(s.masked), "here: nothing, since this side has no weights"));
+    s.b = (struct st_boundary){.hooks = st_masked_hooks(s.masked), .transport = &blind.transport};
+    assert_false(s.b.hooks->keep(s.b.hooks->ctx, &s.m->plan, s.m->plan.ops, 1, 1000));
+    with_reference(&s);
+    for (int g = 0; g < 9; g++) {
+        struct rows r;
+        rows_make(&r, &s, g, 1, 3);
+        assert_ok(send(&s, &s.b, &r, r.outs, &e), &e);
+        assert_ok(send(&s, &s.ref, &r, r.want, &e), &e);
+        for (uint32_t k = 0; k < r.outs[0].width; k++) {
+            float most = 0;
+            for (uint32_t j = 0; j < r.outs[0].width; j++)
+                most = fmaxf(most, fabsf(r.want[0].p[j]));
+            assert_true(fabsf(r.outs[0].p[k] - r.want[0].p[k]) < 2e-3f * most);
+        }
+        rows_free(&r);
+    }
+    for (int i = 0; i < HELD; i++)
+        free(blind.held[i].reply.p);
+    memset(s.worker.held, 0, sizeof s.worker.held);
+    free(none.weights);
+    st_masked_free(s.masked);
+    s.masked = NULL;
+    s.hints.served = &s.served;
+    tear_down(&s);
+}
+
+static void long_prefills_stay_here_and_the_plan_says_so(void **state)
+{
+    (void)state;
+    struct setup s;
+    plant(&s, &(struct tiny){.seed = 15}, &(struct st_masked_place){.embedding = true});
+    struct st_masked_opts o = options(&s, "otp");
+    o.offload = ST_MASKED_OFFLOAD_AUTO;
+    mask(&s, &o);
+    int n_op = 0;
+    const struct st_protection_hooks *h = s.b.hooks;
+    const struct st_plan_op *ops = group_at(&s.m->plan, 1, &n_op);
+    assert_false(h->keep(h->ctx, &s.m->plan, ops, n_op, 1));
+    assert_false(h->keep(h->ctx, &s.m->plan, ops, n_op, 31));
+    assert_true(h->keep(h->ctx, &s.m->plan, ops, n_op, 32));
+    assert_true(h->keep(h->ctx, &s.m->plan, ops, n_op, 512));
+    assert_int_equal(stats_of(&s).n_kept, 2);
+    /* The table is asked for by rows whatever their number: that is what the option is for. */
+    ops = group_at(&s.m->plan, 0, &n_op);
+    assert_int_equal(ops->op, ST_OP_EMBED);
+    assert_false(h->keep(h->ctx, &s.m->plan, ops, n_op, 512));
+    const char *text = st_masked_plan_text(s.masked);
+    assert_non_null(strstr(text, "10 exchanges per token"));
+    assert_non_null(strstr(text, "2 x q, k, v; 2 x o; 2 x gate, up; 2 x down; head"));
+    assert_non_null(strstr(text, "fetched from the worker by one-hot rows"));
+    assert_non_null(strstr(text, "here: exchanges of 32 rows or more"));
+    st_masked_free(s.masked);
+    o.offload = ST_MASKED_OFFLOAD_ALL;
+    mask(&s, &o);
+    h = s.b.hooks;
+    ops = group_at(&s.m->plan, 1, &n_op);
+    assert_false(h->keep(h->ctx, &s.m->plan, ops, n_op, 512));
+    assert_non_null(strstr(st_masked_plan_text(s.masked), "here: nothing, as was asked for"));
+    tear_down(&s);
+}
+
+/* What passes */
+
+static int by_words(const void *a, const void *b)
+{
+    return memcmp(a, b, 4 * sizeof(uint32_t));
+}
+
+static void two_runs_of_one_prompt_share_no_row(void **state)
+{
+    (void)state;
+    static const char *const schemes[] = {"otp", "lwe"};
+    for (int i = 0; i < 2; i++) {
+        struct setup s;
+        struct client c[2] = {{0}, {0}};
+        plant(&s, &(struct tiny){.seed = 16}, &(struct st_masked_place){.embedding = true});
+        struct st_masked_opts o = options(&s, schemes[i]);
+        mask(&s, &o);
+        s.worker.record = true;
+        run_greedy(&s, &s.b, &c[0]);
+        size_t half = s.worker.n_word;
+        run_greedy(&s, &s.b, &c[1]);
+        assert_memory_equal(c[0].ids, c[1].ids, sizeof c[0].ids);
+        assert_int_equal(s.worker.n_word, 2 * half);
+        /* No four words in a row occur twice: chance is 2^-128 for each pair. */
+        size_t n = s.worker.n_word / 4;
+        qsort(s.worker.words, n, 4 * sizeof(uint32_t), by_words);
+        for (size_t k = 1; k < n; k++)
+            assert_true(by_words(s.worker.words + 4 * k, s.worker.words + 4 * (k - 1)) != 0);
+        assert_all_wiped(&s);
+        tear_down(&s);
+    }
+}
+
+/* Logits of every prompt position [7][n_vocab]; places of the plan decide where. */
+static float *logits(struct setup *s, struct st_boundary *b)
+{
+    static const uint32_t ids[] = {9, 80, 7, 60, 5, 40, 3};
+    struct st_engine *en = tiny_engine(s->m, (struct st_engine_opts){.boundary = b, .n_threads = 1});
+    struct client c = {.n_vocab = s->m->config.n_vocab};
+    c.prompt_rows = calloc(7 * c.n_vocab, sizeof(float));
+    struct st_request_opts o = client_opts(&c, ids, 7, 1);
+    o.on_prompt_logits = client_row;
+    client_submit(&c, en, &o);
+    while (st_engine_step(en))
+        ;
+    assert_int_equal(c.n_prompt_row, 7);
+    st_engine_free(en);
+    return c.prompt_rows;
+}
+
+static void logits_stay_close_to_those_without_masks(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        double most;
+    } rows[] = {{"otp", 1e-3}, {"lwe", 1e-2}, {"remo", 1e-3}};
+    for (int i = 0; i < 3; i++) {
+        struct setup s;
+        double off = 0, size = 0;
+        set_up(&s, &(struct tiny){.seed = 17}, rows[i].name);
+        float *masked = logits(&s, &s.b);
+        for (int k = 0; k < s.m->plan.n_op; k++)
+            s.m->plan.ops[k].place = ST_PLACE_TRUSTED;
+        float *plain = logits(&s, NULL);
+        for (uint32_t k = 0; k < 7 * s.m->config.n_vocab; k++) {
+            off += pow(masked[k] - plain[k], 2);
+            size += pow(plain[k], 2);
+        }
+        if (sqrt(off / size) > rows[i].most)
+            fail_msg("%s: logits off by %.2g", rows[i].name, sqrt(off / size));
+        free(masked);
+        free(plain);
+        tear_down(&s);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_time_pads_equal_the_integer_reference_bit_by_bit),
+        cmocka_unit_test(fetched_embeddings_are_the_rows_of_the_table),
+        cmocka_unit_test(one_time_pads_give_the_tokens_of_the_reference_in_every_dense_architecture),
+        cmocka_unit_test(every_scheme_stays_within_its_error),
+        cmocka_unit_test(logits_stay_close_to_those_without_masks),
+        cmocka_unit_test(a_hundred_thousand_wrong_replies_are_all_caught),
+        cmocka_unit_test(replies_of_another_length_or_format_are_refused_by_site),
+        cmocka_unit_test(residues_that_are_not_canonical_are_refused_without_integrity),
+        cmocka_unit_test(a_failed_exchange_leaves_no_pad_behind),
+        cmocka_unit_test(rows_that_are_no_numbers_never_leave),
+        cmocka_unit_test(several_exchanges_are_in_flight_and_come_back_in_any_order),
+        cmocka_unit_test(nothing_is_allocated_per_token),
+        cmocka_unit_test(integrity_is_given_up_only_when_asked),
+        cmocka_unit_test(long_prefills_stay_here_and_the_plan_says_so),
+        cmocka_unit_test(two_runs_of_one_prompt_share_no_row),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
