@@ -98,10 +98,14 @@ static int cpu_multiply(void *b, const uint32_t *rows, uint32_t n_row, const str
         return rc;
     uint32_t n_in = c->weights[jobs[0].weight].n_in;
     st_limbs_split(rows, n_row, n_in, c->limbs.p);
-    for (int i = 0; i < n_job; i++) {
-        const struct st_backend_weight *w = &c->weights[jobs[i].weight];
-        struct st_field_product p = {w->w, n_in, w->n_out, {c->limbs.p, n_row, 4, n_in}, jobs[i].out, 1, w->n_out};
-        st_field_product(st_compute_pool(c->compute), c->dot, &p);
+    for (int first = 0, n; first < n_job; first += n) {
+        struct st_field_product p[8];
+        for (n = 0; n < 8 && first + n < n_job; n++) {
+            const struct st_backend_weight *w = &c->weights[jobs[first + n].weight];
+            p[n] = (struct st_field_product){w->w, n_in,    w->n_out, {c->limbs.p, n_row, 4, n_in}, jobs[first + n].out,
+                                             1,    w->n_out};
+        }
+        st_field_products(st_compute_pool(c->compute), c->dot, p, (uint32_t)n);
     }
     return 0;
 }

@@ -57,6 +57,43 @@ static double square(const float *x, size_t n)
     return total;
 }
 
+static void split(const uint32_t *x, size_t n, uint32_t more, uint32_t n_limb, uint8_t *p)
+{
+    for (uint32_t l = 0; l < n_limb; l++)
+        for (size_t i = 0; i < n; i++)
+            p[l * n + i] = (uint8_t)((x[i] + more) >> 8 * (l + 4 - n_limb));
+}
+
+/* |sum| < 2^31, so |value| < 2^31 * (1 + 2^8 + 2^16 + 2^24) < 2^56; q 2^24 makes it positive and stays below 2^57. Each
+ * fold replaces 2^32 by 2^20 - 1: below 2^57 -> 2^46 -> 2^35 -> 2^32 + 2^23 < 2q. */
+static inline uint32_t join_one(const int32_t *sum, size_t limb, uint32_t n_limb)
+{
+    int64_t x = (int64_t)ST_FQ << 24;
+    for (uint32_t l = 0; l < n_limb; l++)
+        x += (int64_t)sum[l * limb] * ((int64_t)1 << 8 * (l + 4 - n_limb));
+    uint64_t y = (uint64_t)x;
+    for (int fold = 0; fold < 3; fold++)
+        y = (y & 0xffffffff) + ((y >> 32) << 20) - (y >> 32);
+    uint64_t z = y - ST_FQ;
+    return (uint32_t)(z < y ? z : y);
+}
+
+static void join(const int32_t *sum, size_t n, size_t step, size_t limb, uint32_t n_limb, uint32_t *out)
+{
+    if (step == 1 && n_limb == 3)
+        for (size_t i = 0; i < n; i++)
+            out[i] = join_one(sum + i, limb, 3);
+    else if (step == 1 && n_limb == 4)
+        for (size_t i = 0; i < n; i++)
+            out[i] = join_one(sum + i, limb, 4);
+    else if (step == 4 && limb == 1 && n_limb == 4)
+        for (size_t i = 0; i < n; i++)
+            out[i] = join_one(sum + 4 * i, 1, 4);
+    else
+        for (size_t i = 0; i < n; i++)
+            out[i] = join_one(sum + i * step, limb, n_limb);
+}
+
 static void mask(const float *x, float alpha, const uint32_t *pad, uint32_t *u, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -120,5 +157,5 @@ static void sample(const uint32_t *r, size_t n, const uint32_t *threshold, size_
     }
 }
 
-const struct st_field_kernels ST_FIELD_TABLE = {dot, add_scaled,  square,       mask,  unmask,
-                                                ntt, ntt_inverse, ntt_multiply, sample};
+const struct st_field_kernels ST_FIELD_TABLE = {dot,    add_scaled, square,      split,        join,  mask,
+                                                unmask, ntt,        ntt_inverse, ntt_multiply, sample};

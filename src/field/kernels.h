@@ -15,6 +15,11 @@ struct st_field_kernels {
     void (*add_scaled)(int64_t *sum, const int8_t *w, int32_t c, size_t n);
     /* Sum of x[i]^2; not finite when an x is not. */
     double (*square)(const float *x, size_t n);
+    /* x [n] to byte planes: byte l of plane l is bits 8 (l + 4 - n_limb).. of x + add, n bytes a plane. x + add < 2^32.
+     */
+    void (*split)(const uint32_t *x, size_t n, uint32_t add, uint32_t n_limb, uint8_t *p);
+    /* out[i] = sum over l < n_limb of sum[i * step + l * limb] * 2^(8 (l + 4 - n_limb)) mod q. */
+    void (*join)(const int32_t *sum, size_t n, size_t step, size_t limb, uint32_t n_limb, uint32_t *out);
     /* u = round(alpha x) + pad mod q. |alpha x| <= q / 2. */
     void (*mask)(const float *x, float alpha, const uint32_t *pad, uint32_t *u, size_t n);
     /* y = centre(v - h) * scale * inv_alpha. */

@@ -1,106 +1,258 @@
 #include "field/product.h"
 #include "field/fq.h"
+#include "field/kernels.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
-/* Values of k in one pass: four vectors of s and the limbs of one vector of u stay in the first-level cache. */
-#define K_BLOCK 2048
-#define U_BLOCK 8 /* vectors of u in one block */
+/* What a thread works with. */
+#define PANEL (128u << 10)
+#define ROWS 192 /* byte vectors of the larger side in one chunk */
+struct scratch {
+    _Alignas(64) uint8_t panel[PANEL];
+    int32_t sum[ROWS * ST_LIMB_LANES];
+    uint32_t joined[ROWS];
+    size_t panel_used, sum_used; /* bytes to wipe */
+};
+_Static_assert(sizeof(struct scratch) + 8192 < ST_PRODUCT_STACK, "the limit of the header");
 
-void st_limbs_split(const uint32_t *x, uint32_t n_vec, uint32_t len, uint8_t *p)
-{
-    for (uint32_t v = 0; v < n_vec; v++)
-        for (uint32_t l = 0; l < 4; l++) {
-            const uint32_t *from = x + (size_t)v * len;
-            uint8_t *to = p + ((size_t)v * 4 + l) * len;
-            for (uint32_t k = 0; k < len; k++)
-                to[k] = (uint8_t)(from[k] >> 8 * l);
-        }
-}
-
-void st_limbs_split24(const uint32_t *x, uint32_t n_vec, uint32_t len, uint8_t *p)
-{
-    for (uint32_t v = 0; v < n_vec; v++)
-        for (uint32_t l = 0; l < 3; l++) {
-            const uint32_t *from = x + (size_t)v * len;
-            uint8_t *to = p + ((size_t)v * 3 + l) * len;
-            for (uint32_t k = 0; k < len; k++)
-                to[k] = (uint8_t)((from[k] + 128) >> 8 * (l + 1)); /* q + 128 < 2^32 */
-        }
-}
-
-/* Puts the sums of the limbs together: |sum| < 2^31, so |value| < 2^31 * (1 + 2^8 + 2^16 + 2^24) < 2^56. */
-static uint32_t join(const int32_t *sum, uint32_t n_limb)
-{
-    int64_t x = 0;
-    for (uint32_t l = 0; l < n_limb; l++)
-        x += (int64_t)sum[l] * ((int64_t)1 << 8 * (l + 4 - n_limb));
-    return st_fq_from(x);
-}
+#define DOT_VECS 8    /* vectors of u in one call of dots() */
+#define DOT_K 2048    /* values of k in one pass over them */
+#define CHUNK 65536   /* bytes of the larger side that a thread takes at a time, when few vectors meet it */
+#define TILE_LANES 12 /* fewer byte vectors on the smaller side go through dot */
+#define PAD 64        /* between planes on the stack: a power of two apart, they would share a few lines of cache */
+#define MAX_SHARE 16
 
 static uint32_t least(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;
 }
 
-/* Vectors s0.. (up to ST_LIMB_S) times vectors v0.. (up to U_BLOCK). */
-static void block(st_limb_dot_fn *dot, const struct st_field_product *p, uint32_t s0, uint32_t n_s, uint32_t v0,
-                  uint32_t n_v)
+void st_limbs_split(const uint32_t *x, uint32_t n_vec, uint32_t len, uint8_t *p)
 {
-    int32_t sum[U_BLOCK][ST_LIMB_S * ST_LIMB_U];
-    const struct st_limbs *u = &p->u;
-    for (uint32_t k = 0; k < u->len; k += K_BLOCK) {
-        if (k % ST_LIMB_MAX_K == 0)
-            memset(sum, 0, n_v * sizeof sum[0]);
-        for (uint32_t v = 0; v < n_v; v++)
-            dot(&(struct st_limb_tile){.s = p->s + s0 * p->lds + k,
-                                       .lds = p->lds,
-                                       .n_s = n_s,
-                                       .u = u->p + (size_t)(v0 + v) * u->n_limb * u->len + k,
-                                       .ldu = u->len,
-                                       .n_u = u->n_limb,
-                                       .n_k = least(K_BLOCK, u->len - k),
-                                       .sum = sum[v]});
-        if (u->len - k > K_BLOCK && (k + K_BLOCK) % ST_LIMB_MAX_K != 0)
-            continue;
-        for (uint32_t v = 0; v < n_v; v++)
-            for (uint32_t i = 0; i < n_s; i++) {
-                uint32_t *out = &p->out[(s0 + i) * p->out_s + (v0 + v) * p->out_u];
-                uint32_t more = join(sum[v] + i * ST_LIMB_U, u->n_limb);
-                *out = k < ST_LIMB_MAX_K ? more : st_fq_add(*out, more);
-            }
-    }
+    const struct st_field_kernels *k = st_field_kernels();
+    for (uint32_t v = 0; v < n_vec; v++)
+        k->split(x + (size_t)v * len, len, 0, 4, p + (size_t)v * 4 * len);
 }
 
-struct work {
-    st_limb_dot_fn *dot;
+void st_limbs_split24(const uint32_t *x, uint32_t n_vec, uint32_t len, uint8_t *p)
+{
+    const struct st_field_kernels *k = st_field_kernels();
+    for (uint32_t v = 0; v < n_vec; v++)
+        k->split(x + (size_t)v * len, len, 128, 3, p + (size_t)v * 3 * len);
+}
+
+/* A part of a product: some vectors of both sides, sums over [k0, k0 + n_k), n_k <= ST_LIMB_MAX_K. */
+struct part {
     const struct st_field_product *p;
+    uint32_t s0, n_s, v0, n_v, k0, n_k;
 };
 
-/* The larger side is cut among the threads and read once. */
-static void run(void *arg, int thread, int n_threads)
+static const uint8_t *plane(const struct part *t, uint32_t v)
 {
-    const struct work *w = arg;
-    const struct st_field_product *p = w->p;
-    size_t lo, hi;
-    if (p->n_s >= p->u.n_vec) {
-        st_pool_part(p->n_s, ST_LIMB_S, thread, n_threads, &lo, &hi);
-        for (uint32_t i = (uint32_t)lo; i < hi; i += ST_LIMB_S)
-            for (uint32_t v = 0; v < p->u.n_vec; v += U_BLOCK)
-                block(w->dot, p, i, least(ST_LIMB_S, (uint32_t)hi - i), v, least(U_BLOCK, p->u.n_vec - v));
-        return;
-    }
-    st_pool_part(p->u.n_vec, U_BLOCK, thread, n_threads, &lo, &hi);
-    for (uint32_t v = (uint32_t)lo; v < hi; v += U_BLOCK)
-        for (uint32_t i = 0; i < p->n_s; i += ST_LIMB_S)
-            block(w->dot, p, i, least(ST_LIMB_S, p->n_s - i), v, least(U_BLOCK, (uint32_t)hi - v));
+    const struct st_limbs *u = &t->p->u;
+    return u->p + (size_t)(t->v0 + v) * u->n_limb * u->len + t->k0;
 }
 
-void st_field_product(struct st_pool *pool, st_limb_dot_fn *dot, const struct st_field_product *p)
+static const int8_t *vector(const struct part *t, uint32_t i)
 {
-    struct work w = {dot, p};
+    return t->p->s + (t->s0 + i) * t->p->lds + t->k0;
+}
+
+static void put(const struct part *t, uint32_t i, uint32_t v, uint32_t x)
+{
+    uint32_t *out = &t->p->out[(t->s0 + i) * t->p->out_s + (t->v0 + v) * t->p->out_u];
+    *out = t->k0 ? st_fq_add(*out, x) : x;
+}
+
+static void clear(struct scratch *w, size_t panel_used, size_t n_sum)
+{
+    memset(w->sum, 0, n_sum * sizeof *w->sum);
+    w->panel_used = panel_used > w->panel_used ? panel_used : w->panel_used;
+    w->sum_used = n_sum * sizeof *w->sum > w->sum_used ? n_sum * sizeof *w->sum : w->sum_used;
+}
+
+/* n_s <= ROWS, n_v <= DOT_VECS, by dot products. `copy`: the planes, few, go to the stack, and s is read once, in the
+ * order of memory; otherwise u is the larger side. */
+static void dots(st_limb_dot_fn *f, const struct part *t, bool copy, struct scratch *w)
+{
+    const struct st_field_product *p = t->p;
+    uint32_t n_limb = p->u.n_limb, n_plane = t->n_v * n_limb;
+    uint32_t step = copy ? (PANEL / n_plane - PAD) / 64 * 64 : DOT_K;
+    size_t ldu = copy ? (least(step, t->n_k) + 63) / 64 * 64 + PAD : p->u.len, ld_sum = t->n_s * ST_LIMB_U;
+    clear(w, copy ? n_plane * ldu : 0, t->n_v * ld_sum);
+    for (uint32_t k = 0; k < t->n_k; k += step) {
+        uint32_t n_k = least(step, t->n_k - k), n_s = t->n_v == 1 ? t->n_s : ST_LIMB_S;
+        for (uint32_t j = 0; copy && j < n_plane; j++)
+            memcpy(w->panel + j * ldu, plane(t, 0) + (size_t)j * p->u.len + k, n_k);
+        for (uint32_t i = 0; i < t->n_s; i += n_s)
+            for (uint32_t v = 0; v < t->n_v; v++)
+                f->dot(&(struct st_limb_dot){.s = vector(t, i) + k,
+                                             .lds = p->lds,
+                                             .n_s = least(n_s, t->n_s - i),
+                                             .u = copy ? w->panel + v * n_limb * ldu : plane(t, v) + k,
+                                             .ldu = ldu,
+                                             .n_u = n_limb,
+                                             .n_k = n_k,
+                                             .stream = copy && v == 0 && n_k == p->lds,
+                                             .sum = w->sum + v * ld_sum + i * ST_LIMB_U});
+    }
+    for (uint32_t v = 0; v < t->n_v; v++) {
+        st_field_kernels()->join(w->sum + v * ld_sum, t->n_s, ST_LIMB_U, 1, n_limb, w->joined);
+        for (uint32_t i = 0; i < t->n_s; i++)
+            put(t, i, v, w->joined[i]);
+    }
+}
+
+/* The same for one panel of the smaller side. s_rows: the rows that are read where they lie are those of s. */
+static void tiles(st_limb_dot_fn *f, const struct part *t, bool s_rows, struct scratch *w)
+{
+    const struct st_field_product *p = t->p;
+    const struct st_field_kernels *fk = st_field_kernels();
+    uint32_t n_limb = p->u.n_limb, n_plane = t->n_v * n_limb;
+    uint32_t used = s_rows ? n_plane : t->n_s, n_lane = (used + 15) & ~15u;
+    const uint8_t *packed = s_rows ? plane(t, 0) : (const uint8_t *)vector(t, 0);
+    const uint8_t *rows = s_rows ? (const uint8_t *)vector(t, 0) : plane(t, 0);
+    struct st_limb_tile tile = {.panel = w->panel,
+                                .n_lane = n_lane,
+                                .ld = s_rows ? p->lds : p->u.len,
+                                .n_row = s_rows ? t->n_s : n_plane,
+                                .rows_signed = s_rows,
+                                .sum = w->sum};
+    /* A large panel stays in the first-level cache, and rows go by in pieces; a small one may fill half of the second
+     * level, so that rows go by whole: they are what takes the time then. */
+    uint32_t step = (n_lane > 32 ? 16u << 10 : PANEL) / n_lane / 64 * 64;
+    bool first = s_rows ? t->v0 == 0 : t->s0 == 0; /* the rows come from memory */
+    clear(w, (size_t)n_lane * least(step, t->n_k + 3), tile.n_row * n_lane);
+    for (uint32_t k = 0; k < t->n_k; k += step) {
+        tile.n_k = least(step, t->n_k - k);
+        tile.rows = rows + k;
+        /* Next are the same rows further on; after the last piece, the rows of the next chunk. Whole rows: those behind
+         * (16 are as many as a tile has). */
+        tile.ahead = tile.n_k < t->n_k - k ? step : k ? tile.n_row * tile.ld - k : 16 * tile.ld;
+        tile.ahead = first ? tile.ahead : 0;
+        f->pack(packed + k, s_rows ? p->u.len : p->lds, used, n_lane, tile.n_k, w->panel);
+        f->tile(&tile);
+    }
+    for (uint32_t i = 0; s_rows && i < t->n_s; i++) {
+        fk->join(w->sum + i * n_lane, t->n_v, n_limb, 1, n_limb, w->joined);
+        for (uint32_t v = 0; v < t->n_v; v++)
+            put(t, i, v, w->joined[v]);
+    }
+    for (uint32_t v = 0; !s_rows && v < t->n_v; v++) {
+        fk->join(w->sum + v * n_limb * n_lane, t->n_s, 1, n_lane, n_limb, w->joined);
+        for (uint32_t i = 0; i < t->n_s; i++)
+            put(t, i, v, w->joined[i]);
+    }
+}
+
+/* How a product is done. */
+struct way {
+    bool s_rows, tile; /* the larger side is s; by tiles */
+    uint32_t n_item;   /* vectors of the larger side */
+    uint32_t chunk;    /* of them at a time */
+    size_t first;      /* chunks of the products before this one */
+};
+
+static struct way way_of(st_limb_dot_fn *f, const struct st_field_product *p, uint32_t n_threads)
+{
+    struct way y = {.s_rows = p->n_s >= p->u.n_vec};
+    uint32_t few = y.s_rows ? p->u.n_vec * p->u.n_limb : p->n_s, most = y.s_rows ? ROWS : ROWS / p->u.n_limb;
+    size_t bytes = y.s_rows ? p->u.len : (size_t)p->u.len * p->u.n_limb;
+    y.n_item = y.s_rows ? p->n_s : p->u.n_vec;
+    y.tile = f->tile && few >= TILE_LANES;
+    /* All threads get something; short tiles are rare. */
+    uint32_t fair = (y.n_item / n_threads + 23) / 24 * 24 + 24;
+    uint32_t want = y.tile ? most : (uint32_t)least(most, (uint32_t)(CHUNK / bytes / ST_LIMB_S + 1) * ST_LIMB_S);
+    if (!y.s_rows && !y.tile)
+        want = DOT_VECS;
+    y.chunk = least(want, fair);
+    return y;
+}
+
+/* Items [lo, hi) of the larger side times all of the smaller. */
+static void chunk(st_limb_dot_fn *f, const struct st_field_product *p, const struct way *y, uint32_t lo, uint32_t hi,
+                  struct scratch *w)
+{
+    uint32_t n_limb = p->u.n_limb, group = y->tile ? ST_LIMB_LANES : ROWS;
+    if (y->s_rows)
+        group = y->tile ? ST_LIMB_LANES / n_limb : DOT_VECS;
+    for (uint32_t k = 0; k < p->u.len; k += ST_LIMB_MAX_K)
+        for (uint32_t g = 0; g < (y->s_rows ? p->u.n_vec : p->n_s); g += group) {
+            struct part t = {.p = p, .k0 = k, .n_k = least(ST_LIMB_MAX_K, p->u.len - k)};
+            t.s0 = y->s_rows ? lo : g;
+            t.n_s = y->s_rows ? hi - lo : least(group, p->n_s - g);
+            t.v0 = y->s_rows ? g : lo;
+            t.n_v = y->s_rows ? least(group, p->u.n_vec - g) : hi - lo;
+            if (y->tile)
+                tiles(f, &t, y->s_rows, w);
+            else
+                dots(f, &t, y->s_rows, w);
+        }
+}
+
+/* Every thread starts with a contiguous share of the chunks, one sequential stream through memory, and then helps with
+ * the others'. */
+struct work {
+    st_limb_dot_fn *f;
+    const struct st_field_product *p;
+    uint32_t n;
+    uint32_t n_share;
+    struct share {
+        _Alignas(64) atomic_size_t next;
+        size_t end;
+    } shares[MAX_SHARE];
+};
+
+static void run(void *arg, int thread, int n_threads)
+{
+    struct work *w = arg;
+    struct scratch scratch;
+    struct way y = {0};
+    scratch.panel_used = scratch.sum_used = 0;
+    for (uint32_t i = 0; i < w->n_share; i++) {
+        struct share *share = &w->shares[((uint32_t)thread + i) % w->n_share];
+        for (size_t at; (at = atomic_fetch_add_explicit(&share->next, 1, memory_order_relaxed)) < share->end;) {
+            size_t first = 0;
+            for (uint32_t j = 0; j < w->n; j++) {
+                y = way_of(w->f, &w->p[j], (uint32_t)n_threads);
+                size_t n = (y.n_item + y.chunk - 1) / y.chunk;
+                if (at < first + n) {
+                    uint32_t lo = (uint32_t)(at - first) * y.chunk;
+                    chunk(w->f, &w->p[j], &y, lo, least(lo + y.chunk, y.n_item), &scratch);
+                    break;
+                }
+                first += n;
+            }
+        }
+    }
+    explicit_bzero(scratch.panel, scratch.panel_used);
+    explicit_bzero(scratch.sum, scratch.sum_used);
+    explicit_bzero(scratch.joined, sizeof scratch.joined);
+}
+
+void st_field_products(struct st_pool *pool, st_limb_dot_fn *dot, const struct st_field_product *p, uint32_t n)
+{
+    struct work w = {.f = dot, .p = p, .n = n};
+    uint32_t n_threads = pool ? (uint32_t)st_pool_size(pool) : 1;
+    size_t total = 0;
+    w.n_share = least(n_threads, MAX_SHARE);
+    for (uint32_t i = 0; i < n; i++) {
+        struct way y = way_of(dot, &p[i], n_threads);
+        total += (y.n_item + y.chunk - 1) / y.chunk;
+    }
+    for (uint32_t i = 0; i < w.n_share; i++) {
+        size_t lo;
+        st_pool_part(total, 1, (int)i, (int)w.n_share, &lo, &w.shares[i].end);
+        atomic_init(&w.shares[i].next, lo);
+    }
     if (pool)
         st_pool_run(pool, run, &w);
     else
         run(&w, 0, 1);
+}
+
+void st_field_product(struct st_pool *pool, st_limb_dot_fn *dot, const struct st_field_product *p)
+{
+    st_field_products(pool, dot, p, 1);
 }

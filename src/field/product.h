@@ -7,12 +7,17 @@
  * coefficients, u = basis or hints).
  *
  * Any length: products are cut where a 32-bit sum of a limb could overflow (ST_LIMB_MAX_K), and the parts added modulo
- * q. Time depends on shapes only. */
+ * q. Time depends on shapes only.
+ *
+ * The larger side is read once, in the order of memory; pieces of the smaller one are copied to the stack of every
+ * thread that takes part, with the sums (ST_PRODUCT_STACK bytes at most), and wiped there before the call returns. */
 #ifndef ST_FIELD_PRODUCT_H
 #define ST_FIELD_PRODUCT_H
 
 #include "base/pool.h"
 #include "tensor/limb.h"
+
+#define ST_PRODUCT_STACK (256u << 10)
 
 /* Vectors of residues as byte planes. Element k of vector v is
  *     sum over l < n_limb of p[(v * n_limb + l) * len + k] * 2^(8 * (l + 4 - n_limb)):
@@ -37,5 +42,7 @@ struct st_field_product {
 };
 /* pool NULL: on this thread. */
 void st_field_product(struct st_pool *pool, st_limb_dot_fn *dot, const struct st_field_product *p);
+/* Several in one step of the pool: less waiting when they are small. */
+void st_field_products(struct st_pool *pool, st_limb_dot_fn *dot, const struct st_field_product *p, uint32_t n);
 
 #endif

@@ -110,7 +110,7 @@ int st_limb_dot_find(const char *isa, st_limb_dot_fn **out, struct st_err *e)
     const struct st_kernels *k;
     int rc = st_kernels_find(isa, &k, e);
     if (!rc)
-        *out = k->limb_dot;
+        *out = k->limb;
     return rc;
 }
 

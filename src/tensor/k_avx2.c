@@ -107,7 +107,7 @@ size_t st_quantize_avx2(const float *w, size_t n, float scale, int8_t *out)
 
 const struct st_kernels st_kernels_avx2 = {
     .isa = "avx2",
-    .limb_dot = st_limb_dot_avx2,
+    .limb = &st_limb_avx2,
     OPS,
     .gemv = {[ST_DTYPE_F32] = &st_gemv_f32_avx2,
              [ST_DTYPE_F16] = &st_gemv_f16_avx2,

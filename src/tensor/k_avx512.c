@@ -21,7 +21,7 @@ static void transpose_keys(const float *k, uint32_t head_dim, float *t)
 
 const struct st_kernels st_kernels_avx512 = {
     .isa = "avx512",
-    .limb_dot = st_limb_dot_avx512,
+    .limb = &st_limb_avx512,
     OPS,
     .gemv = {[ST_DTYPE_F32] = &st_gemv_f32_avx512,
              [ST_DTYPE_F16] = &st_gemv_f16_avx512,

@@ -14,7 +14,7 @@ static ST_INLINE int32_t add_up(__m256i v)
     return _mm_cvtsi128_si32(x);
 }
 
-static ST_INLINE void block(const int8_t *s, size_t lds, const struct st_limb_tile *t, int32_t *out, const int n_s,
+static ST_INLINE void block(const int8_t *s, size_t lds, const struct st_limb_dot *t, int32_t *out, const int n_s,
                             const int n_u)
 {
     __m256i sum[2][ST_LIMB_U], u[ST_LIMB_U];
@@ -56,7 +56,7 @@ static ST_INLINE void block(const int8_t *s, size_t lds, const struct st_limb_ti
         break;
 
 /* Two vectors of s at a time: their sums fit the registers. */
-void st_limb_dot_avx2(const struct st_limb_tile *t)
+static void dot(const struct st_limb_dot *t)
 {
     for (uint32_t i = 0; i < t->n_s; i += 2) {
         const int8_t *s = t->s + i * t->lds;
@@ -70,3 +70,5 @@ void st_limb_dot_avx2(const struct st_limb_tile *t)
         }
     }
 }
+
+const struct st_limb_kernels st_limb_avx2 = {dot, NULL, NULL};

@@ -151,7 +151,7 @@ static const struct st_gemv_kernel gemv_float = {prep_f32, gemv}, gemv_int = {pr
 
 const struct st_kernels st_kernels_ref = {
     .isa = "ref",
-    .limb_dot = st_limb_dot_ref,
+    .limb = &st_limb_ref,
     .gemv = {[ST_DTYPE_F32] = &gemv_float,
              [ST_DTYPE_F16] = &gemv_float,
              [ST_DTYPE_BF16] = &gemv_float,

@@ -74,7 +74,7 @@ struct st_kernels {
     /* Int8 weights times f32 rows that are not rounded (st_compute_opts.exact_rows). */
     const struct st_gemv_kernel *gemv_i8_f32;
     const struct st_gemm_kernel *gemm_i8_f32;
-    st_limb_dot_fn *limb_dot;
+    const struct st_limb_kernels *limb;
     void (*rmsnorm)(const float *x, const float *w, float eps, uint32_t d, float *y);
     /* One head; cos and sin [n_pair]. */
     void (*rope)(float *x, const float *cosine, const float *sine, uint32_t n_pair, bool interleaved);
@@ -89,12 +89,12 @@ struct st_kernels {
 };
 
 extern const struct st_kernels st_kernels_ref;
-st_limb_dot_fn st_limb_dot_ref;
+extern const struct st_limb_kernels st_limb_ref;
 /* The set named, or the best that this CPU has for NULL. UNSUPPORTED. */
 int st_kernels_find(const char *want, const struct st_kernels **out, struct st_err *e) ST_MUST_CHECK;
 #if defined(__x86_64__)
 extern const struct st_kernels st_kernels_avx2, st_kernels_avx512;
-st_limb_dot_fn st_limb_dot_avx2, st_limb_dot_avx512;
+extern const struct st_limb_kernels st_limb_avx2, st_limb_avx512;
 /* For st_convert(); whole vectors only, they return how many values they did. */
 size_t st_convert_avx2(enum st_dtype from, const void *src, enum st_dtype to, void *dst, size_t n);
 /* For st_quantize_row(), the same way: the largest magnitude (NaN ignored) joins *max; values of a row by its scale. */
