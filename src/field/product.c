@@ -12,6 +12,9 @@ struct scratch {
     _Alignas(64) uint8_t panel[PANEL];
     int32_t sum[ROWS * ST_LIMB_LANES];
     uint32_t joined[ROWS];
+    /* Results, one row per vector of the smaller side: rows of `out` may lie a power of two apart, where writing them
+     * in turns would miss the cache each time. */
+    uint32_t block[ST_LIMB_LANES][ROWS + 16];
     size_t panel_used, sum_used; /* bytes to wipe */
 };
 _Static_assert(sizeof(struct scratch) + 8192 < ST_PRODUCT_STACK, "the limit of the header");
@@ -59,10 +62,12 @@ static const int8_t *vector(const struct part *t, uint32_t i)
     return t->p->s + (t->s0 + i) * t->p->lds + t->k0;
 }
 
-static void put(const struct part *t, uint32_t i, uint32_t v, uint32_t x)
+/* n results, the first of vectors i and v, the others `step` apart. */
+static void put(const struct part *t, uint32_t i, uint32_t v, const uint32_t *x, uint32_t n, size_t step)
 {
     uint32_t *out = &t->p->out[(t->s0 + i) * t->p->out_s + (t->v0 + v) * t->p->out_u];
-    *out = t->k0 ? st_fq_add(*out, x) : x;
+    for (uint32_t j = 0; j < n; j++)
+        out[j * step] = t->k0 ? st_fq_add(out[j * step], x[j]) : x[j];
 }
 
 static void clear(struct scratch *w, size_t panel_used, size_t n_sum)
@@ -99,8 +104,7 @@ static void dots(st_limb_dot_fn *f, const struct part *t, bool copy, struct scra
     }
     for (uint32_t v = 0; v < t->n_v; v++) {
         st_field_kernels()->join(w->sum + v * ld_sum, t->n_s, ST_LIMB_U, 1, n_limb, w->joined);
-        for (uint32_t i = 0; i < t->n_s; i++)
-            put(t, i, v, w->joined[i]);
+        put(t, 0, v, w->joined, t->n_s, p->out_s);
     }
 }
 
@@ -110,6 +114,7 @@ static void tiles(st_limb_dot_fn *f, const struct part *t, bool s_rows, struct s
     const struct st_field_product *p = t->p;
     const struct st_field_kernels *fk = st_field_kernels();
     uint32_t n_limb = p->u.n_limb, n_plane = t->n_v * n_limb;
+    uint32_t n_few = s_rows ? t->n_v : t->n_s, n_item = s_rows ? t->n_s : t->n_v;
     uint32_t used = s_rows ? n_plane : t->n_s, n_lane = (used + 15) & ~15u;
     const uint8_t *packed = s_rows ? plane(t, 0) : (const uint8_t *)vector(t, 0);
     const uint8_t *rows = s_rows ? (const uint8_t *)vector(t, 0) : plane(t, 0);
@@ -134,16 +139,16 @@ static void tiles(st_limb_dot_fn *f, const struct part *t, bool s_rows, struct s
         f->pack(packed + k, s_rows ? p->u.len : p->lds, used, n_lane, tile.n_k, w->panel);
         f->tile(&tile);
     }
-    for (uint32_t i = 0; s_rows && i < t->n_s; i++) {
-        fk->join(w->sum + i * n_lane, t->n_v, n_limb, 1, n_limb, w->joined);
-        for (uint32_t v = 0; v < t->n_v; v++)
-            put(t, i, v, w->joined[v]);
+    for (uint32_t i = 0; i < n_item; i++) {
+        if (s_rows)
+            fk->join(w->sum + i * n_lane, n_few, n_limb, 1, n_limb, w->joined);
+        else
+            fk->join(w->sum + i * n_limb * n_lane, n_few, 1, n_lane, n_limb, w->joined);
+        for (uint32_t j = 0; j < n_few; j++)
+            w->block[j][i] = w->joined[j];
     }
-    for (uint32_t v = 0; !s_rows && v < t->n_v; v++) {
-        fk->join(w->sum + v * n_limb * n_lane, t->n_s, 1, n_lane, n_limb, w->joined);
-        for (uint32_t i = 0; i < t->n_s; i++)
-            put(t, i, v, w->joined[i]);
-    }
+    for (uint32_t j = 0; j < n_few; j++)
+        put(t, s_rows ? 0 : j, s_rows ? j : 0, w->block[j], n_item, s_rows ? p->out_s : p->out_u);
 }
 
 /* How a product is done. */
@@ -229,6 +234,7 @@ static void run(void *arg, int thread, int n_threads)
     explicit_bzero(scratch.panel, scratch.panel_used);
     explicit_bzero(scratch.sum, scratch.sum_used);
     explicit_bzero(scratch.joined, sizeof scratch.joined);
+    explicit_bzero(scratch.block, y.tile ? sizeof scratch.block : 0);
 }
 
 void st_field_products(struct st_pool *pool, st_limb_dot_fn *dot, const struct st_field_product *p, uint32_t n)
