@@ -113,11 +113,11 @@ static inline bool fake_move(struct fake *f, struct fake_pipe *p, void *data, si
                 return false;
             if (n == 0 && st_shm_gone(p->shm))
                 return false;
-            if (n == 0 && st_shm_wait(p->shm, !out, out, st_now() + 0.05, &e) && strcmp(e.msg, "timed out") != 0)
+            if (n == 0 && st_shm_wait(p->shm, !out, out, st_now() + 0.005, &e) && strcmp(e.msg, "timed out") != 0)
                 return false;
         } else {
             struct pollfd w = {.fd = p->fd, .events = out ? POLLOUT : POLLIN};
-            if (poll(&w, 1, 50) <= 0)
+            if (poll(&w, 1, 5) <= 0)
                 continue;
             ssize_t some = out ? send(p->fd, at, len, MSG_NOSIGNAL | MSG_DONTWAIT) : recv(p->fd, at, len, MSG_DONTWAIT);
             if (some <= 0)
@@ -388,7 +388,7 @@ static inline void *fake_run(void *arg)
     struct fake *f = arg;
     while (!f->stop) {
         struct pollfd w = {.fd = f->fd, .events = POLLIN};
-        if (poll(&w, 1, 20) <= 0)
+        if (poll(&w, 1, 5) <= 0)
             continue;
         struct fake_pipe p = {.fd = accept(f->fd, NULL, NULL)};
         struct st_err e = {0};
