@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "net/http_parse.h"
 #include "net/listen.h"
+#include "net/tls.h"
 
 #include <errno.h>
 #include <event2/buffer.h>
@@ -411,37 +412,6 @@ static void on_accept_error(struct evconnlistener *l, void *arg)
     nanosleep(&pause, NULL);
 }
 
-/* OpenSSL would ask on the terminal, and a service without one would hang. */
-static int no_passphrase(char *buf, int size, int writing, void *arg)
-{
-    (void)buf;
-    (void)size;
-    (void)writing;
-    (void)arg;
-    return -1;
-}
-
-static int load_tls(struct st_http_server *s, const char *cert, const char *key, struct st_err *e)
-{
-    s->tls = SSL_CTX_new(TLS_server_method());
-    if (!s->tls)
-        return st_fail(e, ST_MEMORY, "TLS: no memory");
-    SSL_CTX_set_min_proto_version(s->tls, TLS1_2_VERSION);
-    SSL_CTX_set_mode(s->tls, SSL_MODE_RELEASE_BUFFERS);
-    SSL_CTX_set_default_passwd_cb(s->tls, no_passphrase);
-    int rc = 0;
-    if (access(cert, R_OK) != 0)
-        rc = st_fail(e, ST_IO, "%s: cannot open: %s", cert, strerror(errno));
-    else if (access(key, R_OK) != 0)
-        rc = st_fail(e, ST_IO, "%s: cannot open: %s", key, strerror(errno));
-    else if (SSL_CTX_use_certificate_chain_file(s->tls, cert) != 1)
-        rc = st_fail(e, ST_INPUT, "%s: want a PEM certificate chain", cert);
-    else if (SSL_CTX_use_PrivateKey_file(s->tls, key, SSL_FILETYPE_PEM) != 1 || SSL_CTX_check_private_key(s->tls) != 1)
-        rc = st_fail(e, ST_INPUT, "%s: want the PEM private key of %s, without a passphrase", key, cert);
-    ERR_clear_error();
-    return rc;
-}
-
 int st_http_server_new(struct event_base *base, const struct st_http_server_opts *o, struct st_http_server **out,
                        struct st_err *e)
 {
@@ -452,7 +422,7 @@ int st_http_server_new(struct event_base *base, const struct st_http_server_opts
         return rc;
     s->base = base;
     s->o = *o;
-    if (o->tls_cert && (rc = load_tls(s, o->tls_cert, o->tls_key, e)) != 0)
+    if (o->tls_cert && (rc = st_tls_server(o->tls_cert, o->tls_key, &s->tls, e)) != 0)
         goto out;
     int fd;
     if (o->host) {

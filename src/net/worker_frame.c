@@ -170,17 +170,31 @@ static int take_format(struct reader *r, const char *field, enum st_worker_forma
     return 0;
 }
 
-int st_worker_multiply_parse(struct st_span p, struct st_worker_multiply *out, struct st_err *e)
+int st_worker_multiply_begin(struct st_span p, uint64_t len, struct st_worker_multiply *out, size_t *need,
+                             struct st_err *e)
 {
     struct reader r = {p.p, p.len, e};
     *out = (struct st_worker_multiply){0};
+    *need = 12;
+    if (len >= *need && p.len < *need)
+        return 0;
     if (take_format(&r, "MULTIPLY format", &out->format) || take_u32(&r, "MULTIPLY rows", 1, INT32_MAX, &out->n_row) ||
         take_u32(&r, "MULTIPLY number of weights", 1, ST_WORKER_MAX_GROUP, &out->n_weight))
         return e->code;
+    *need += 4 * (size_t)out->n_weight;
+    if (len >= *need && p.len < *need)
+        return 0;
     for (uint32_t i = 0; i < out->n_weight; i++)
         if (take_u32(&r, "MULTIPLY weight", 0, ST_WORKER_MAX_WEIGHTS - 1, &out->weights[i]))
             return e->code;
+    r.len = (size_t)(len - *need);
     return take_rows(&r, "MULTIPLY rows", out->n_row, &out->rows);
+}
+
+int st_worker_multiply_parse(struct st_span p, struct st_worker_multiply *out, struct st_err *e)
+{
+    size_t need;
+    return st_worker_multiply_begin(p, p.len, out, &need, e);
 }
 
 int st_worker_product_parse(struct st_span p, struct st_worker_product *out, struct st_err *e)

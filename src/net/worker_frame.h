@@ -91,6 +91,10 @@ struct st_worker_failure {
 int st_worker_hello_parse(struct st_span p, uint8_t digest[32], struct st_err *e) ST_MUST_CHECK;
 int st_worker_welcome_parse(struct st_span p, struct st_worker_welcome *out, struct st_err *e) ST_MUST_CHECK;
 int st_worker_multiply_parse(struct st_span p, struct st_worker_multiply *out, struct st_err *e) ST_MUST_CHECK;
+/* The same for a receiver that has only the first bytes of a payload of len, and puts the rows elsewhere. *need >
+ * p.len: come again with so many; else all but the rows is read, and rows.len says how many bytes of them follow. */
+int st_worker_multiply_begin(struct st_span p, uint64_t len, struct st_worker_multiply *out, size_t *need,
+                             struct st_err *e) ST_MUST_CHECK;
 int st_worker_product_parse(struct st_span p, struct st_worker_product *out, struct st_err *e) ST_MUST_CHECK;
 int st_worker_hint_parse(struct st_span p, struct st_worker_hint *out, struct st_err *e) ST_MUST_CHECK;
 int st_worker_columns_parse(struct st_span p, uint32_t m, struct st_worker_hint *out, struct st_span *records,

@@ -1,10 +1,11 @@
 /* The worker: serves linear layers on masked rows to many clients. Untrusted by them: it holds no key and no
  * protection, and sees residues that look uniform. One event thread for the connections, one thread for the device.
  *
- * Products that wait for the same matrices are computed together (dynamic batching), whoever they are from. A client
- * with max_pending requests, or with more than max_unsent bytes not taken, is not read until it has fewer
- * (back-pressure). A frame that breaks the protocol ends its connection after a FAILURE. SIGTERM drains: no new
- * connection, running requests finish within grace_s. */
+ * Products that wait for the same matrices are computed together (dynamic batching), whoever they are from; requests of
+ * one client keep their order. A client with max_pending requests, or whose next request finds no memory, is not read
+ * for a while (back-pressure). A request that cannot be served is answered by a FAILURE with its id; a frame that
+ * breaks the protocol ends its connection after a FAILURE with id 0. SIGTERM drains: no new connection, running
+ * requests finish within grace_s. Logs and metrics count; they never hold rows. */
 #ifndef ST_SERVICE_WORKER_H
 #define ST_SERVICE_WORKER_H
 
@@ -17,17 +18,21 @@ struct st_worker_opts {
     const struct st_hints *hints;   /* NULL = none */
     const struct st_backend *backend;
     void *device;              /* of the backend */
-    const char *const *listen; /* tcp://HOST:PORT, unix:PATH, shm:PATH */
+    const char *const *listen; /* tcp://HOST:PORT, tls://HOST:PORT, unix:PATH, shm:PATH */
     int n_listen;
-    const char *tls_cert, *tls_key;                  /* of tcp listeners; NULL = plain */
-    const char *metrics;                             /* HOST:PORT for /health and /metrics; NULL = none */
-    uint32_t max_row;                                /* rows of one product, all clients together; 0 = 512 */
-    uint32_t max_conn, max_pending;                  /* 0 = 256, 8 */
-    double idle_s, grace_s;                          /* 0 = 600, 30 */
-    void (*ready)(void *arg, const char *listening); /* each address once it listens; may be NULL */
+    const char *tls_cert, *tls_key; /* make tcp listeners tls ones; NULL = plain */
+    const char *metrics;            /* HOST:PORT for /health and /metrics; NULL = none */
+    uint32_t max_row;               /* rows of one product, all clients together, at most the device's; 0 = 512 */
+    uint32_t max_conn, max_pending; /* 0 = 256, 8 */
+    size_t max_memory;              /* of requests and replies; 0 = a quarter of what is free */
+    /* Without a request; for a frame to arrive, and a reply to leave (longer for long ones); to drain. 0 = 600, 30, 30,
+     * 30. */
+    double idle_s, receive_s, send_s, grace_s;
+    /* Each address once it listens, as a client writes it; the metrics' URL. May be NULL. */
+    void (*ready)(void *arg, const char *listening);
     void *arg;
 };
-/* Runs until SIGTERM or SIGINT. */
+/* Runs until SIGTERM or SIGINT. IO, USAGE: names the address; VERIFY: hints of another model. */
 int st_worker_run(const struct st_worker_opts *o, struct st_err *e) ST_MUST_CHECK;
 
 #endif

@@ -1,0 +1,42 @@
+#include "net/tls.h"
+
+#include <errno.h>
+#include <openssl/err.h>
+#include <string.h>
+#include <unistd.h>
+
+/* OpenSSL would ask on the terminal, and a service without one would hang. */
+static int no_passphrase(char *buf, int size, int writing, void *arg)
+{
+    (void)buf;
+    (void)size;
+    (void)writing;
+    (void)arg;
+    return -1;
+}
+
+int st_tls_server(const char *cert, const char *key, SSL_CTX **out, struct st_err *e)
+{
+    SSL_CTX *tls = SSL_CTX_new(TLS_server_method());
+    *out = NULL;
+    if (!tls)
+        return st_fail(e, ST_MEMORY, "TLS: no memory");
+    SSL_CTX_set_min_proto_version(tls, TLS1_2_VERSION);
+    SSL_CTX_set_mode(tls, SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_default_passwd_cb(tls, no_passphrase);
+    int rc = 0;
+    if (access(cert, R_OK) != 0)
+        rc = st_fail(e, ST_IO, "%s: cannot open: %s", cert, strerror(errno));
+    else if (access(key, R_OK) != 0)
+        rc = st_fail(e, ST_IO, "%s: cannot open: %s", key, strerror(errno));
+    else if (SSL_CTX_use_certificate_chain_file(tls, cert) != 1)
+        rc = st_fail(e, ST_INPUT, "%s: want a PEM certificate chain", cert);
+    else if (SSL_CTX_use_PrivateKey_file(tls, key, SSL_FILETYPE_PEM) != 1 || SSL_CTX_check_private_key(tls) != 1)
+        rc = st_fail(e, ST_INPUT, "%s: want the PEM private key of %s, without a passphrase", key, cert);
+    ERR_clear_error();
+    if (rc)
+        SSL_CTX_free(tls);
+    else
+        *out = tls;
+    return rc;
+}

@@ -1,0 +1,664 @@
+#include "base/hooks.h"
+#include "base/log.h"
+#include "field/fq.h"
+#include "service/worker_priv.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    STAGE = 16 << 10,    /* bytes received at once; the rest of long rows goes straight into their request */
+    PART = 128,          /* the longest payload that is no rows, or what stands before them */
+    TURN = 8,            /* frames of one client before others have their turn */
+    MIN_RATE = 64 << 10, /* bytes per second that a frame may take longer for its length */
+    LEAVING = 64,        /* connections beyond the limit that only hear why, or finish */
+};
+#define HELLO_S 10.0
+#define LINGER_S 2.0
+
+enum state {
+    GREETING, /* before HELLO */
+    OPEN,
+    CLOSING,  /* reads nothing more, sends what is due */
+    LINGERING /* all is sent */
+};
+enum input { IN_HEAD, IN_PART, IN_MEMORY, IN_ROWS, IN_SKIP };
+
+struct st_worker_peer {
+    struct st_worker *worker;
+    struct st_worker_peer *prev, *next, *next_waiting;
+    struct st_accepted *stream;
+    struct event *on_read, *on_write;
+    bool watch_read, watch_write;
+    enum state state;
+    struct st_worker_lane lane;
+
+    enum input input;
+    uint8_t stage[STAGE];
+    size_t stage_at, stage_len;
+    uint8_t part[PART]; /* a head, or the beginning of a payload */
+    size_t part_len, part_want;
+    struct st_worker_head head;
+    struct st_worker_multiply what;
+    struct st_worker_request *filling; /* its rows arrive */
+    size_t have;
+    uint64_t skip; /* rows of a refused request that still come */
+
+    struct st_worker_request *out, **out_last; /* replies in the order of their sending */
+    uint32_t n_out, n_pending;                 /* pending: asked and not sent, out included */
+    double active, frame_until, send_until;    /* 0 = no frame, nothing to send */
+};
+
+/* Memory and its queue -------------------------------------------------------------------------------------------- */
+
+static void wake(struct st_worker_peer *c)
+{
+    event_active(c->on_read, EV_READ, 0);
+}
+
+void st_worker_peer_retry(struct st_worker_peer *c)
+{
+    wake(c);
+}
+
+static void give(struct st_worker *w, struct st_worker_request *r)
+{
+    st_worker_memory_give(&w->memory, r);
+    if (w->waiting)
+        wake(w->waiting);
+}
+
+static void stop_waiting(struct st_worker_peer *c)
+{
+    struct st_worker *w = c->worker;
+    for (struct st_worker_peer **p = &w->waiting; *p; p = &(*p)->next_waiting)
+        if (*p == c) {
+            *p = c->next_waiting;
+            c->next_waiting = NULL;
+            break;
+        }
+    if (w->waiting)
+        wake(w->waiting);
+}
+
+static void start_waiting(struct st_worker_peer *c)
+{
+    struct st_worker_peer **p = &c->worker->waiting;
+    while (*p && *p != c)
+        p = &(*p)->next_waiting;
+    *p = c;
+}
+
+/* Sending --------------------------------------------------------------------------------------------------------- */
+
+static double time_for(double seconds, uint64_t len)
+{
+    return st_now() + seconds + (double)len / MIN_RATE;
+}
+
+static void expect_sent(struct st_worker_peer *c)
+{
+    c->send_until = c->out ? time_for(c->worker->o.send_s, c->out->head.len + c->out->body.len) : 0;
+}
+
+/* The reply is in r->head and r->body. */
+static void put(struct st_worker_peer *c, struct st_worker_request *r)
+{
+    r->next = NULL;
+    r->sent = 0;
+    *c->out_last = r;
+    c->out_last = &r->next;
+    c->n_out++;
+    if (c->n_out == 1)
+        expect_sent(c);
+}
+
+/* A reply without rows of its own. NULL: no memory for it. */
+static struct st_worker_request *small_reply(struct st_worker_peer *c)
+{
+    struct st_err e;
+    struct st_worker_request *r = NULL;
+    if (st_worker_memory_take(&c->worker->memory, 0, 0, &r, &e) || !r)
+        return NULL;
+    r->conn = c;
+    c->n_pending++;
+    return r;
+}
+
+static int put_failure(struct st_worker_peer *c, uint64_t id, const struct st_err *why)
+{
+    struct st_worker_request *r = small_reply(c);
+    c->worker->n.failures++;
+    if (!r)
+        return ST_MEMORY;
+    st_worker_failure_add(&r->head, id, why->code, why->msg);
+    put(c, r);
+    return 0;
+}
+
+static int send_some(struct st_worker_peer *c, bool *moved, struct st_err *e)
+{
+    while (c->out) {
+        struct st_worker_request *r = c->out;
+        struct iovec v[2];
+        int n_v = 0;
+        size_t n, from = r->sent < r->head.len ? 0 : r->sent - r->head.len;
+        if (r->head.failed)
+            return st_fail(e, ST_MEMORY, "no memory for a reply");
+        if (r->sent < r->head.len)
+            v[n_v++] = (struct iovec){r->head.p + r->sent, r->head.len - r->sent};
+        if (from < r->body.len)
+            v[n_v++] = (struct iovec){(uint8_t *)(uintptr_t)r->body.p + from, r->body.len - from};
+        if (st_accepted_write(c->stream, v, n_v, &n, e))
+            return e->code;
+        if (!n)
+            return 0;
+        *moved = true;
+        r->sent += n;
+        c->worker->n.bytes_out += n;
+        if (r->sent < r->head.len + r->body.len)
+            continue;
+        c->out = r->next;
+        if (!c->out)
+            c->out_last = &c->out;
+        c->n_out--;
+        c->n_pending--;
+        c->active = st_now();
+        expect_sent(c);
+        give(c->worker, r);
+    }
+    return 0;
+}
+
+/* The client's requests are not wanted any more; replies that are on their way stay. */
+static void abandon(struct st_worker_peer *c)
+{
+    struct st_worker *w = c->worker;
+    stop_waiting(c);
+    if (c->filling)
+        give(w, c->filling);
+    c->filling = NULL;
+    for (struct st_worker_request *r = st_worker_queue_forget(w->queue, c), *next; r; r = next) {
+        next = r->next;
+        give(w, r);
+    }
+    c->n_pending = c->n_out;
+    c->frame_until = 0;
+}
+
+/* The client broke the protocol: it hears why, then the connection ends. */
+static int break_off(struct st_worker_peer *c, const struct st_err *why)
+{
+    abandon(c);
+    c->state = CLOSING;
+    return put_failure(c, 0, why);
+}
+
+void st_worker_peer_reply(struct st_worker_peer *c, struct st_worker_request *r)
+{
+    const struct st_worker_product p = {r->what.format, r->what.n_row, r->what.n_weight, r->work_us, {0}};
+    if (r->err.code) {
+        c->worker->n.failures++;
+        st_worker_failure_add(&r->head, r->id, r->err.code, r->err.msg);
+    } else {
+        st_worker_product_add(&r->head, r->id, &p, r->values_len);
+        r->body = (struct st_span){r->values, r->values_len};
+    }
+    put(c, r);
+    wake(c); /* later: the caller still has replies for this client */
+}
+
+/* Receiving ------------------------------------------------------------------------------------------------------- */
+
+static int receive(struct st_worker_peer *c, void *p, size_t len, size_t *n, struct st_err *e)
+{
+    if (st_accepted_read(c->stream, p, len, n, e))
+        return e->code;
+    c->worker->n.bytes_in += *n;
+    return 0;
+}
+
+/* Moves received bytes to p; *n 0 = nothing now. Long pieces come without a stop at the stage. */
+static int take(struct st_worker_peer *c, void *p, size_t len, size_t *n, struct st_err *e)
+{
+    if (c->stage_at == c->stage_len) {
+        if (len >= STAGE)
+            return receive(c, p, len, n, e);
+        c->stage_at = c->stage_len = 0;
+        if (receive(c, c->stage, STAGE, &c->stage_len, e))
+            return e->code;
+    }
+    *n = c->stage_len - c->stage_at < len ? c->stage_len - c->stage_at : len;
+    memcpy(p, c->stage + c->stage_at, *n);
+    c->stage_at += *n;
+    return 0;
+}
+
+static void next_frame(struct st_worker_peer *c)
+{
+    c->input = IN_HEAD;
+    c->part_len = 0;
+    c->part_want = ST_WORKER_HEAD;
+    c->frame_until = 0;
+    c->active = st_now();
+}
+
+static int greet(struct st_worker_peer *c, struct st_err *e)
+{
+    static const uint8_t any[32];
+    const struct st_worker *w = c->worker;
+    uint8_t digest[32];
+    if (st_worker_hello_parse((struct st_span){c->part, c->part_len}, digest, e))
+        return e->code;
+    if (memcmp(digest, any, 32) != 0 && memcmp(digest, w->o.digest, 32) != 0)
+        return st_fail(
+            e, ST_VERIFY, "another model: asked for %02x%02x%02x%02x..., this worker serves %02x%02x%02x%02x...",
+            digest[0], digest[1], digest[2], digest[3], w->o.digest[0], w->o.digest[1], w->o.digest[2], w->o.digest[3]);
+    struct st_worker_request *r = small_reply(c);
+    if (!r)
+        return st_fail(e, ST_MEMORY, "no memory for a reply");
+    r->body = (struct st_span){(const uint8_t *)w->welcome.p, w->welcome.len};
+    put(c, r);
+    c->state = OPEN;
+    next_frame(c);
+    return 0;
+}
+
+static int check_hint(struct st_worker_peer *c, const struct st_worker_hint *h, struct st_span *records,
+                      struct st_err *e)
+{
+    const struct st_worker *w = c->worker;
+    const void *p;
+    if (!w->o.hints)
+        return st_fail(e, ST_INPUT, "missing hints: this worker was started without --hints");
+    if (h->weight >= w->o.served->n)
+        return st_fail(e, ST_INPUT, "HINT weight: want 0..%" PRIu32 ", got %" PRIu32, w->o.served->n - 1, h->weight);
+    if (st_hints_columns(w->o.hints, w->o.served->weights[h->weight].name, h->first, h->n, &p, &records->len, e))
+        return e->code;
+    if (records->len > ST_WORKER_MAX_PAYLOAD - 12)
+        return st_fail(e, ST_INPUT, "HINT columns: %" PRIu32 " are too many for one frame", h->n);
+    records->p = p;
+    return 0;
+}
+
+static int answer_hint(struct st_worker_peer *c, struct st_err *e)
+{
+    struct st_worker_hint h;
+    struct st_span records;
+    struct st_err why;
+    if (st_worker_hint_parse((struct st_span){c->part, c->part_len}, &h, e))
+        return e->code;
+    c->worker->n.hints++;
+    next_frame(c);
+    if (check_hint(c, &h, &records, &why))
+        return put_failure(c, c->head.id, &why) ? st_fail(e, ST_MEMORY, "no memory for a reply") : 0;
+    struct st_worker_request *r = small_reply(c);
+    if (!r)
+        return st_fail(e, ST_MEMORY, "no memory for a reply");
+    st_worker_columns_add(&r->head, c->head.id, &h, records.len);
+    r->body = records;
+    put(c, r);
+    return 0;
+}
+
+/* The head of a frame is in. */
+static int begin_frame(struct st_worker_peer *c, struct st_err *e)
+{
+    if (st_worker_head_parse(c->part, c->worker->max_payload, &c->head, e))
+        return e->code;
+    enum st_worker_type t = c->head.type;
+    if (c->state == GREETING ? t != ST_WORKER_HELLO : t != ST_WORKER_MULTIPLY && t != ST_WORKER_HINT)
+        return st_fail(e, ST_INPUT, "frame of type %d where %s is expected", (int)t,
+                       c->state == GREETING ? "HELLO" : "MULTIPLY or HINT");
+    if (t != ST_WORKER_HELLO && c->head.id == 0)
+        return st_fail(e, ST_INPUT, "frame id: want another one than 0");
+    if (t != ST_WORKER_MULTIPLY && c->head.len > PART)
+        return st_fail(e, ST_INPUT, "oversized frame: %" PRIu64 " bytes, at most %d", c->head.len, PART);
+    c->input = IN_PART;
+    c->part_len = 0;
+    c->part_want = t == ST_WORKER_MULTIPLY && c->head.len > 12 ? 12 : (size_t)c->head.len;
+    c->frame_until = time_for(c->worker->o.receive_s, c->head.len);
+    return 0;
+}
+
+/* Whether this request can be served; the length of its reply. */
+static int check_multiply(const struct st_worker *w, const struct st_worker_multiply *m, size_t *values_len,
+                          struct st_err *e)
+{
+    const struct st_served *s = w->o.served;
+    uint64_t per_row = 0;
+    for (uint32_t i = 0; i < m->n_weight; i++) {
+        if (m->weights[i] >= s->n)
+            return st_fail(e, ST_INPUT, "MULTIPLY weight: want 0..%" PRIu32 ", got %" PRIu32, s->n - 1, m->weights[i]);
+        for (uint32_t k = 0; k < i; k++)
+            if (m->weights[k] == m->weights[i])
+                return st_fail(e, ST_INPUT, "MULTIPLY weight: %" PRIu32 " stands there twice", m->weights[i]);
+        if (s->weights[m->weights[i]].n_in != s->weights[m->weights[0]].n_in)
+            return st_fail(e, ST_INPUT, "MULTIPLY weights: want one n_in, got %" PRIu32 " and %" PRIu32,
+                           s->weights[m->weights[0]].n_in, s->weights[m->weights[i]].n_in);
+        per_row += 4 * (uint64_t)s->weights[m->weights[i]].n_out;
+    }
+    if (m->n_row > w->o.max_row)
+        return st_fail(e, ST_INPUT, "MULTIPLY rows: want at most %" PRIu32 ", got %" PRIu32, w->o.max_row, m->n_row);
+    uint32_t n_in = s->weights[m->weights[0]].n_in;
+    if (m->rows.len != (uint64_t)m->n_row * n_in * 4)
+        return st_fail(e, ST_INPUT, "MULTIPLY rows: %s has %" PRIu32 " inputs, got rows of %zu",
+                       s->weights[m->weights[0]].name, n_in, m->rows.len / 4 / m->n_row);
+    if (per_row * m->n_row > ST_WORKER_MAX_PAYLOAD - 16 ||
+        st_worker_memory_need(m->rows.len, per_row * m->n_row) > w->memory.budget)
+        return st_fail(e, ST_INPUT, "MULTIPLY rows: a reply of %" PRIu64 " bytes is too long; ask for fewer rows",
+                       per_row * m->n_row);
+    *values_len = (size_t)(per_row * m->n_row);
+    return 0;
+}
+
+/* All before the rows is in: memory for them and for the reply, in turn with others that wait for it. */
+static int admit(struct st_worker_peer *c, bool *moved, struct st_err *e)
+{
+    struct st_worker *w = c->worker;
+    struct st_err why;
+    size_t values_len = 0;
+    if (check_multiply(w, &c->what, &values_len, &why)) {
+        c->skip = c->what.rows.len;
+        c->input = IN_SKIP;
+        return put_failure(c, c->head.id, &why) ? st_fail(e, ST_MEMORY, "no memory for a reply") : 0;
+    }
+    if (!w->waiting || w->waiting == c) {
+        if (st_worker_memory_take(&w->memory, c->what.rows.len, values_len, &c->filling, e))
+            return e->code;
+    }
+    if (!c->filling) {
+        c->input = IN_MEMORY;
+        c->frame_until = 0;
+        start_waiting(c);
+        *moved = false;
+        return 0;
+    }
+    stop_waiting(c);
+    c->filling->conn = c;
+    c->filling->lane = &c->lane;
+    c->filling->id = c->head.id;
+    c->filling->what = c->what;
+    c->n_pending++;
+    c->have = 0;
+    c->input = IN_ROWS;
+    c->frame_until = time_for(w->o.receive_s, c->what.rows.len);
+    return 0;
+}
+
+static bool all_residues(const uint32_t *x, size_t n)
+{
+    uint32_t bad = 0;
+    for (size_t i = 0; i < n; i++)
+        bad |= x[i] >= ST_FQ;
+    return !bad;
+}
+
+static void end_rows(struct st_worker_peer *c)
+{
+    struct st_worker_request *r = c->filling;
+    c->filling = NULL;
+    c->worker->n.requests++;
+    next_frame(c);
+    if (r->what.format == ST_WORKER_FIELD && !all_residues(r->rows, r->rows_len / 4)) {
+        st_fail(&r->err, ST_INPUT, "MULTIPLY rows: a value is no residue, want less than %u", ST_FQ);
+        st_worker_peer_reply(c, r);
+    } else
+        st_worker_queue_push(c->worker->queue, r);
+}
+
+static int end_part(struct st_worker_peer *c, struct st_err *e)
+{
+    if (c->head.type == ST_WORKER_HELLO)
+        return greet(c, e);
+    if (c->head.type == ST_WORKER_HINT)
+        return answer_hint(c, e);
+    size_t need;
+    if (st_worker_multiply_begin((struct st_span){c->part, c->part_len}, c->head.len, &c->what, &need, e))
+        return e->code;
+    c->part_want = need;
+    if (c->part_len < need)
+        return 0;
+    bool moved;
+    return admit(c, &moved, e);
+}
+
+/* One piece of input. *moved false: nothing to do now. */
+static int step(struct st_worker_peer *c, bool *moved, struct st_err *e)
+{
+    size_t n = 0;
+    *moved = true;
+    switch (c->input) {
+    case IN_MEMORY:
+        return admit(c, moved, e);
+    case IN_ROWS:
+        if (take(c, (uint8_t *)c->filling->rows + c->have, c->filling->rows_len - c->have, &n, e))
+            return e->code;
+        *moved = n > 0;
+        c->have += n;
+        if (c->have == c->filling->rows_len)
+            end_rows(c);
+        return 0;
+    case IN_SKIP: {
+        uint8_t waste[STAGE];
+        if (take(c, waste, c->skip < sizeof waste ? (size_t)c->skip : sizeof waste, &n, e))
+            return e->code;
+        *moved = n > 0;
+        c->skip -= n;
+        if (!c->skip)
+            next_frame(c);
+        return 0;
+    }
+    default:
+        if (c->part_len < c->part_want) {
+            if (take(c, c->part + c->part_len, c->part_want - c->part_len, &n, e))
+                return e->code;
+            *moved = n > 0;
+            if (n && c->input == IN_HEAD && !c->part_len && c->state == OPEN)
+                c->frame_until = time_for(c->worker->o.receive_s, 0);
+            c->part_len += n;
+        }
+        if (c->part_len < c->part_want)
+            return 0;
+        *moved = true;
+        return c->input == IN_HEAD ? begin_frame(c, e) : end_part(c, e);
+    }
+}
+
+/* Between frames a client with too many requests is not read. */
+static bool is_reading(const struct st_worker_peer *c)
+{
+    bool between = c->input == IN_HEAD && c->part_len == 0;
+    return c->state <= OPEN && c->input != IN_MEMORY && (!between || c->n_pending < c->worker->o.max_pending);
+}
+
+/* Up to one frame. Errors of the stream are returned, those of the protocol answered. */
+static int receive_some(struct st_worker_peer *c, bool *any, struct st_err *e)
+{
+    bool moved = true;
+    while (moved && (is_reading(c) || (c->input == IN_MEMORY && c->state == OPEN))) {
+        bool in_frame = c->input != IN_HEAD;
+        if (step(c, &moved, e)) {
+            if (e->code == ST_IO)
+                return e->code;
+            *any = true;
+            return break_off(c, e);
+        }
+        *any |= moved;
+        if (in_frame && c->input == IN_HEAD)
+            return 0;
+    }
+    return 0;
+}
+
+/* The connection's life ------------------------------------------------------------------------------------------- */
+
+void st_worker_peer_free(struct st_worker_peer *c)
+{
+    struct st_worker *w = c->worker;
+    abandon(c);
+    while (c->out) {
+        struct st_worker_request *r = c->out;
+        c->out = r->next;
+        give(w, r);
+    }
+    *(c->prev ? &c->prev->next : &w->conns) = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+    w->n_conn--;
+    if (c->on_read)
+        event_free(c->on_read);
+    if (c->on_write)
+        event_free(c->on_write);
+    st_accepted_free(c->stream);
+    free(c);
+}
+
+static void watch(struct event *ev, bool *is, bool want)
+{
+    if (*is == want)
+        return;
+    if (want)
+        event_add(ev, NULL);
+    else
+        event_del(ev);
+    *is = want;
+}
+
+/* Reads over what still comes; true when that has ended. */
+static bool linger(struct st_worker_peer *c)
+{
+    struct st_err e;
+    size_t n = 1;
+    for (int i = 0; i < TURN && n; i++)
+        if (st_accepted_read(c->stream, c->stage, STAGE, &n, &e))
+            return true;
+    return false;
+}
+
+static bool is_finished(struct st_worker_peer *c)
+{
+    if (c->state == CLOSING && !c->n_pending) {
+        if (!st_accepted_finish(c->stream))
+            return true;
+        c->state = LINGERING;
+        c->send_until = st_now() + LINGER_S;
+    }
+    return c->state == LINGERING && linger(c);
+}
+
+static void turn(struct st_worker_peer *c)
+{
+    struct st_err e;
+    bool moved = true;
+    st_accepted_wake(c->stream);
+    int rc = st_accepted_gone(c->stream) ? ST_IO : 0;
+    for (int i = 0; i < TURN && moved && !rc && c->state != LINGERING; i++) {
+        moved = false;
+        if ((rc = receive_some(c, &moved, &e)) == 0)
+            rc = send_some(c, &moved, &e);
+    }
+    if (rc || is_finished(c)) {
+        st_worker_peer_free(c);
+        return;
+    }
+    bool read, write;
+    if (st_accepted_arm(c->stream, is_reading(c) || c->state == LINGERING, c->out != NULL, &read, &write) || moved)
+        wake(c);
+    watch(c->on_read, &c->watch_read, read);
+    watch(c->on_write, &c->watch_write, write);
+}
+
+static void on_event(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    turn(arg);
+}
+
+/* Whether there is room for one more. The oldest client that has not even said HELLO gives way. */
+static bool has_room(struct st_worker *w)
+{
+    struct st_worker_peer *old = NULL;
+    uint32_t n = 0;
+    for (struct st_worker_peer *c = w->conns; c; c = c->next) {
+        n += c->state <= OPEN;
+        if (c->state == GREETING)
+            old = c;
+    }
+    if (n < w->o.max_conn)
+        return true;
+    if (old)
+        st_worker_peer_free(old);
+    return old != NULL;
+}
+
+void st_worker_peer_new(struct st_worker *w, struct st_accepted *s)
+{
+    struct st_worker_peer *c = NULL;
+    struct st_err e, full;
+    bool refused = !has_room(w);
+    if (w->n_conn >= w->o.max_conn + LEAVING || st_alloc(&c, 1, sizeof *c, "a connection", &e)) {
+        st_accepted_free(s);
+        return;
+    }
+    c->worker = w;
+    c->stream = s;
+    c->out_last = &c->out;
+    next_frame(c);
+    c->frame_until = c->active + HELLO_S;
+    c->next = w->conns;
+    if (w->conns)
+        w->conns->prev = c;
+    w->conns = c;
+    w->n_conn++;
+    w->n.connections_total++;
+    c->on_read = event_new(w->base, st_accepted_fd(s), EV_READ | EV_PERSIST, on_event, c);
+    c->on_write = event_new(w->base, st_accepted_fd(s), EV_WRITE | EV_PERSIST, on_event, c);
+    st_fail(&full, ST_IO, "this worker has its %" PRIu32 " connections; try again later", w->o.max_conn);
+    if (!c->on_read || !c->on_write || (refused && break_off(c, &full)))
+        st_worker_peer_free(c);
+    else
+        wake(c);
+}
+
+static void drain(struct st_worker_peer *c)
+{
+    if (c->state > OPEN)
+        return;
+    if (c->filling) {
+        give(c->worker, c->filling);
+        c->filling = NULL;
+        c->n_pending--;
+    }
+    stop_waiting(c);
+    c->frame_until = 0;
+    c->state = CLOSING;
+    wake(c);
+}
+
+void st_worker_peer_drain(struct st_worker *w)
+{
+    for (struct st_worker_peer *c = w->conns; c; c = c->next)
+        drain(c);
+}
+
+void st_worker_peer_sweep(struct st_worker *w)
+{
+    double now = st_now();
+    struct st_err late;
+    for (struct st_worker_peer *c = w->conns, *next; c; c = next) {
+        next = c->next;
+        bool idle = c->state == OPEN && !c->n_pending && !c->frame_until && c->input == IN_HEAD;
+        if ((c->send_until && now > c->send_until) || (idle && now > c->active + w->o.idle_s))
+            st_worker_peer_free(c);
+        else if (c->frame_until && now > c->frame_until) {
+            st_fail(&late, ST_IO, "timed out: a frame has not arrived whole");
+            if (break_off(c, &late))
+                st_worker_peer_free(c);
+            else
+                wake(c);
+        }
+    }
+}
