@@ -9,8 +9,11 @@
 
 #include "crypto/digest.h"
 #include "harness.h"
+#include "model/hints.h"
 #include "model/kit.h"
 #include "model/served.h"
+#include "mutate.h"
+#include "service/prepare.h"
 
 #include <math.h>
 
@@ -269,6 +272,246 @@ static void the_digest_does_not_depend_on_threads(void **state)
     tiny_rmdir(dir);
 }
 
+/* A checkpoint of row i and a kit of it, each in a directory of its own. */
+struct kit_made {
+    char dir[64], out[64], kit[128], hints[128];
+};
+
+static void kit_init(struct kit_made *k, const struct tiny *t, bool remote)
+{
+    struct st_prepare_result r;
+    struct st_err e;
+    tiny_mkdir(k->dir);
+    tiny_mkdir(k->out);
+    tiny_write(t, k->dir);
+    tiny_save(k->dir, "tokenizer.json", "{}", 2);
+    tiny_save(k->dir, "README.md", "x", 1);
+    snprintf(k->kit, sizeof k->kit, "%s/kit", k->out);
+    snprintf(k->hints, sizeof k->hints, "%s/hints", k->out);
+    ok(st_prepare_run(&(struct st_prepare_opts){.model = k->dir, .kit = k->kit, .embedding = remote, .n_threads = 1},
+                      &r, &e),
+       &e);
+}
+
+static void kit_free(struct kit_made *k)
+{
+    tiny_rmdir(k->kit);
+    tiny_rmdir(k->dir);
+    tiny_rmdir(k->out);
+}
+
+static void a_kit_opens_with_what_the_trusted_side_needs_and_no_more(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < 2 * COUNT(archs); i++) {
+        bool remote = i % 2;
+        struct kit_made k;
+        uint8_t a[32], b[32];
+        char path[256];
+        struct st_err e;
+        kit_init(&k, &archs[i / 2], remote);
+        struct st_model *full = open_as(k.dir, (struct st_model_opts){.dtype = ST_LOAD_INT8, .fold_norms = true});
+        struct st_model *m = open_as(k.kit, (struct st_model_opts){.dtype = ST_LOAD_INT8, .no_linear = true});
+        assert_int_equal(m->plan.n_weight, full->plan.n_weight);
+        assert_int_equal(m->config.dtype, full->config.dtype);
+        for (int w = 0; w < m->plan.n_weight; w++) {
+            const struct st_plan_weight *p = &m->plan.weights[w];
+            const struct st_mat *got = &m->mats[w], *want = &full->mats[w];
+            bool here = p->n_in == 1 || p->role == ST_ROLE_ROUTER || (p->role == ST_ROLE_EMBED && !remote);
+            assert_int_equal(got->n_out, want->n_out);
+            assert_int_equal(got->n_in, want->n_in);
+            assert_int_equal(got->data != NULL, here);
+            if (here) {
+                assert_int_equal(got->dtype, want->dtype);
+                assert_memory_equal(got->data, want->data, st_mat_bytes(want));
+            }
+        }
+        struct st_served s, t;
+        ok(st_served_init(&s, m, remote, &e), &e);
+        ok(st_served_init(&t, full, remote, &e), &e);
+        assert_int_equal(s.n, t.n);
+        for (uint32_t w = 0; w < s.n; w++) {
+            assert_string_equal(s.weights[w].name, t.weights[w].name);
+            assert_int_equal(s.weights[w].n_out, t.weights[w].n_out);
+            assert_int_equal(s.weights[w].n_in, t.weights[w].n_in);
+            assert_null(s.weights[w].w);
+        }
+        st_served_free(&s);
+        st_served_free(&t);
+        ok(st_model_digest(k.dir, false, a, &e), &e);
+        ok(st_model_digest(k.kit, false, b, &e), &e);
+        assert_memory_equal(a, b, 32);
+        snprintf(path, sizeof path, "%s/tokenizer.json", k.kit);
+        assert_true(st_path_exists(path));
+        snprintf(path, sizeof path, "%s/README.md", k.kit);
+        assert_false(st_path_exists(path));
+        st_model_close(full);
+        st_model_close(m);
+        kit_free(&k);
+    }
+}
+
+static void a_kit_and_a_checkpoint_are_not_taken_for_each_other(void **state)
+{
+    (void)state;
+    struct kit_made k;
+    struct st_model *m;
+    struct st_err e;
+    kit_init(&k, &archs[0], false);
+    expect_refusal(st_model_open(k.kit, NULL, &m, &e), &e, ST_INPUT, "runs with --protect masked only");
+    expect_refusal(st_model_open(k.dir, &(struct st_model_opts){.no_linear = true}, &m, &e), &e, ST_INPUT,
+                   "no masked.json");
+    struct st_prepare_result r;
+    expect_refusal(st_prepare_run(&(struct st_prepare_opts){.model = k.kit, .hints = k.hints}, &r, &e), &e, ST_INPUT,
+                   "trusted side's part");
+    assert_false(st_path_exists(k.hints));
+    kit_free(&k);
+}
+
+/* A manifest is one line of text. */
+static void expect_bad_manifest(const char *text, int code, const char *says)
+{
+    struct st_kit kit;
+    struct st_err e;
+    expect_refusal(st_kit_parse(text, strlen(text), "masked.json", &kit, &e), &e, code, says);
+}
+
+#define HEX32 "00112233445566778899aabbccddeeff"
+#define MANIFEST(version, digest, params, embedding, dtype)                                                            \
+    "{\"version\": " version ", \"model_digest\": \"" digest "\", \"params\": \"" params                               \
+    "\", \"embedding\": \"" embedding "\", \"dtype\": \"" dtype "\"}"
+
+static void a_bad_manifest_is_refused_by_field(void **state)
+{
+    (void)state;
+    struct st_kit kit;
+    struct st_err e;
+    const char *good = MANIFEST("1", HEX32 HEX32, "lwe-1280-12.8", "remote", "bf16");
+    ok(st_kit_parse(good, strlen(good), "masked.json", &kit, &e), &e);
+    assert_int_equal(kit.digest[1], 0x11);
+    assert_string_equal(kit.params, "lwe-1280-12.8");
+    assert_false(kit.embedding);
+    assert_int_equal(kit.dtype, ST_DTYPE_BF16);
+    expect_bad_manifest("", ST_INPUT, "masked.json");
+    expect_bad_manifest("[]", ST_INPUT, "masked.json: want an object");
+    expect_bad_manifest("{}", ST_INPUT, "masked.json: version");
+    expect_bad_manifest(MANIFEST("2", HEX32 HEX32, "p", "remote", "f32"), ST_UNSUPPORTED, "version 2 is not supported");
+    expect_bad_manifest(MANIFEST("1", HEX32, "p", "remote", "f32"), ST_INPUT, "model_digest: want 64 digits");
+    expect_bad_manifest(MANIFEST("1", HEX32 "g0112233445566778899aabbccddeeff", "p", "remote", "f32"), ST_INPUT,
+                        "model_digest: want 64 digits");
+    expect_bad_manifest(MANIFEST("1", HEX32 HEX32, "", "remote", "f32"), ST_INPUT, "params: want a name");
+    expect_bad_manifest(MANIFEST("1", HEX32 HEX32, HEX32, "remote", "f32"), ST_INPUT, "params: want a name");
+    expect_bad_manifest(MANIFEST("1", HEX32 HEX32, "p", "here", "f32"), ST_INPUT,
+                        "embedding: want 'local' or 'remote'");
+    expect_bad_manifest(MANIFEST("1", HEX32 HEX32, "p", "local", "int8"), ST_INPUT, "dtype: want f32, f16 or bf16");
+    expect_bad_manifest("{\"version\": 1, \"weights\": 3}", ST_INPUT, "weights: unknown field");
+}
+
+static void hostile_kits_are_refused_or_load(void **state)
+{
+    (void)state;
+    struct kit_made k;
+    struct st_err e;
+    struct st_rng r;
+    kit_init(&k, &archs[5], false);
+    static const char *const files[] = {"model.safetensors", "masked.json", "config.json"};
+    st_rng_seed(&r, 3);
+    for (size_t i = 0; i < COUNT(files); i++) {
+        char path[256];
+        struct st_buf b = {0};
+        snprintf(path, sizeof path, "%s/%s", k.kit, files[i]);
+        ok(st_file_read(path, 1 << 24, &b, &e), &e);
+        for (int n = 0; n < 1000; n++) {
+            struct st_model *m;
+            size_t len;
+            uint8_t *p = mutate(&r, b.p, b.len, 1200, &len);
+            tiny_save(k.kit, files[i], p, len);
+            if (st_model_open(k.kit, &(struct st_model_opts){.no_linear = true, .n_threads = 1}, &m, &e) == 0)
+                st_model_close(m);
+            else if (e.code == ST_INTERNAL)
+                fail_msg("%s: %s", files[i], e.msg);
+            free(p);
+        }
+        tiny_save(k.kit, files[i], b.p, b.len);
+        st_buf_free(&b);
+    }
+    st_model_close(open_as(k.kit, (struct st_model_opts){.no_linear = true}));
+    /* A tensor that the kit must not have. */
+    struct st_kit kit;
+    ok(st_kit_read(k.kit, &kit, &e), &e);
+    assert_true(kit.embedding);
+    const char *remote = MANIFEST("1", HEX32 HEX32, "lwe-1280-12.8", "remote", "f32");
+    tiny_save(k.kit, "masked.json", remote, strlen(remote));
+    struct st_model *m;
+    expect_refusal(st_model_open(k.kit, &(struct st_model_opts){.no_linear = true}, &m, &e), &e, ST_INPUT,
+                   "model.embed_tokens.weight: this tensor has no place");
+    kit_free(&k);
+}
+
+static int count_columns(void *arg, const struct st_hint_columns *c, struct st_err *e)
+{
+    *(uint32_t *)arg += c->n;
+    (void)e;
+    return 0;
+}
+
+static void prepare_makes_hints_of_every_served_matrix(void **state)
+{
+    (void)state;
+    for (int remote = 0; remote < 2; remote++) {
+        char dir[64], path[128];
+        struct st_prepare_result r;
+        struct st_served s;
+        struct st_hints *h;
+        struct st_err e;
+        tiny_mkdir(dir);
+        tiny_write(&archs[6], dir);
+        snprintf(path, sizeof path, "%s/hints", dir);
+        struct st_prepare_opts o = {.model = dir, .hints = path, .embedding = remote, .n_threads = 2};
+        ok(st_prepare_run(&o, &r, &e), &e);
+        struct st_model *m = open_as(dir, (struct st_model_opts){.dtype = ST_LOAD_INT8, .fold_norms = true});
+        ok(st_served_init(&s, m, remote, &e), &e);
+        ok(st_hints_open(path, &h, &e), &e);
+        const struct st_hint_source *source = st_hints_source(h);
+        assert_int_equal(r.n_matrix, s.n);
+        assert_memory_equal(source->digest, r.digest, 32);
+        assert_string_equal(source->params, "lwe-1280-12.8");
+        for (uint32_t i = 0; i < s.n; i++) {
+            uint32_t n = 0;
+            ok(source->read(source->ctx, s.weights[i].name, s.weights[i].n_out, s.weights[i].n_in, count_columns, &n,
+                            &e),
+               &e);
+            assert_int_equal(n, s.weights[i].n_out);
+        }
+        st_hints_close(h);
+        st_served_free(&s);
+        st_model_close(m);
+        tiny_rmdir(dir);
+    }
+}
+
+static void prepare_refuses_before_it_works(void **state)
+{
+    (void)state;
+    struct st_prepare_result r;
+    struct st_err e;
+    expect_refusal(st_prepare_run(&(struct st_prepare_opts){.model = "/absent"}, &r, &e), &e, ST_USAGE,
+                   "nothing to make");
+    expect_refusal(st_prepare_run(&(struct st_prepare_opts){.model = "/absent", .hints = "/tmp"}, &r, &e), &e, ST_IO,
+                   "/tmp: exists already");
+    expect_refusal(st_prepare_run(&(struct st_prepare_opts){.model = "/absent", .kit = "/tmp"}, &r, &e), &e, ST_IO,
+                   "/tmp: exists already");
+    expect_refusal(
+        st_prepare_run(&(struct st_prepare_opts){.model = "/absent", .hints = "/tmp/x.hints", .params = "x"}, &r, &e),
+        &e, ST_USAGE, "parameter set 'x': unknown");
+    expect_refusal(
+        st_prepare_run(&(struct st_prepare_opts){.model = "/absent", .hints = "/tmp/x.hints", .params = "lwe-1024-6.4"},
+                       &r, &e),
+        &e, ST_POLICY, "too weak");
+    expect_refusal(st_prepare_run(&(struct st_prepare_opts){.model = "/absent", .hints = "/tmp/x.hints"}, &r, &e), &e,
+                   ST_IO, "/absent");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -278,6 +521,12 @@ int main(void)
         cmocka_unit_test(the_transposed_embedding_is_quantised_per_dimension),
         cmocka_unit_test(the_model_digest_covers_model_files_and_nothing_else),
         cmocka_unit_test(the_digest_does_not_depend_on_threads),
+        cmocka_unit_test(a_kit_opens_with_what_the_trusted_side_needs_and_no_more),
+        cmocka_unit_test(a_kit_and_a_checkpoint_are_not_taken_for_each_other),
+        cmocka_unit_test(a_bad_manifest_is_refused_by_field),
+        cmocka_unit_test(hostile_kits_are_refused_or_load),
+        cmocka_unit_test(prepare_makes_hints_of_every_served_matrix),
+        cmocka_unit_test(prepare_refuses_before_it_works),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,11 +8,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A directory, not recursive: config.json, generation_config.json, tokenizer.json, tokenizer.model,
- * tokenizer_config.json, special_tokens_map.json, added_tokens.json, vocab.json, merges.txt, chat_template.jinja,
- * chat_template.json, *.safetensors and *.safetensors.index.json. Or one file, which counts as `model.bin` whatever its
- * name, so that a renamed model stays the same model; its tokenizer is named apart from it and does not count. Of a kit
- * (model/kit.h) it is that of the source, as the kit says.
+/* Config, tokenizer and template files that a model's directory may hold; NULL behind the last. */
+extern const char *const st_model_texts[];
+
+/* A directory, not recursive: st_model_texts, *.safetensors and *.safetensors.index.json. Or one file, which counts as
+ * `model.bin` whatever its name, so that a renamed model stays the same model; its tokenizer is named apart from it and
+ * does not count. Of a kit (model/kit.h) it is that of the source, as the kit says.
  *
  * Reads every byte, one thread per file. progress: draw a bar. IO; INPUT when a directory holds none of these files. */
 int st_model_digest(const char *path, bool progress, uint8_t out[32], struct st_err *e) ST_MUST_CHECK;

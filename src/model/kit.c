@@ -1,11 +1,9 @@
 #include "model/kit.h"
 #include "base/file.h"
-#include "crypto/digest.h"
 #include "text/json.h"
 
 #include <string.h>
 
-#define VERSION 1
 #define BYTES_MAX 4096
 
 static int manifest_path(const char *dir, char out[ST_PATH_MAX], struct st_err *e)
@@ -62,13 +60,13 @@ static int read_dtype(const json_t *v, const char *where, enum st_dtype *out, st
     return rc ? rc : st_fail(e, ST_INPUT, "%s: dtype: want f32, f16 or bf16, got '%.40s'", where, word);
 }
 
-static int read_params(const json_t *v, const char *where, char out[32], struct st_err *e)
+static int read_params(const json_t *v, const char *where, char out[ST_LWE_NAME], struct st_err *e)
 {
     const char *word = "";
     int rc = need_word(v, where, "params", &word, e);
     size_t len = strlen(word);
-    if (!rc && (len == 0 || len >= 32))
-        rc = st_fail(e, ST_INPUT, "%s: params: want a name of 1..31 bytes, got %zu", where, len);
+    if (!rc && (len == 0 || len >= ST_LWE_NAME))
+        rc = st_fail(e, ST_INPUT, "%s: params: want a name of 1..%d bytes, got %zu", where, ST_LWE_NAME - 1, len);
     if (!rc)
         memcpy(out, word, len + 1);
     return rc;
@@ -104,8 +102,9 @@ int st_kit_parse(const void *p, size_t len, const char *where, struct st_kit *ou
         rc = st_json_need(v, where, "version", e);
     if (!rc)
         rc = st_json_int(v, where, "version", 0, INT32_MAX, &version, e);
-    if (!rc && version != VERSION)
-        rc = st_fail(e, ST_UNSUPPORTED, "%s: version %d is not supported; supported: %d", where, (int)version, VERSION);
+    if (!rc && version != ST_KIT_VERSION)
+        rc = st_fail(e, ST_UNSUPPORTED, "%s: version %d is not supported; supported: %d", where, (int)version,
+                     ST_KIT_VERSION);
     if (!rc)
         rc = refuse_strays(v, where, e);
     if (!rc)
@@ -129,23 +128,6 @@ int st_kit_read(const char *dir, struct st_kit *out, struct st_err *e)
         rc = st_file_read(path, BYTES_MAX, &b, e);
     if (!rc)
         rc = st_kit_parse(b.p, b.len, path, out, e);
-    st_buf_free(&b);
-    return rc;
-}
-
-int st_kit_write(const char *dir, const struct st_kit *kit, struct st_err *e)
-{
-    char path[ST_PATH_MAX], hex[65];
-    struct st_buf b = {0};
-    int rc = manifest_path(dir, path, e);
-    if (rc)
-        return rc;
-    st_hex(kit->digest, sizeof kit->digest, hex);
-    st_buf_addf(&b, "{\"version\": %d, \"model_digest\": \"%s\", \"params\": ", VERSION, hex);
-    st_json_quote(&b, kit->params, strlen(kit->params));
-    st_buf_addf(&b, ", \"embedding\": \"%s\", \"dtype\": \"%s\"}\n", kit->embedding ? "local" : "remote",
-                st_dtype_name(kit->dtype));
-    rc = b.failed ? st_fail(e, ST_MEMORY, "%s: out of memory", path) : st_file_write(path, b.p, b.len, 0644, false, e);
     st_buf_free(&b);
     return rc;
 }

@@ -7,27 +7,32 @@
 #define ST_MODEL_KIT_H
 
 #include "base/err.h"
+#include "field/lwe.h"
 #include "tensor/tensor.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #define ST_KIT_MANIFEST "masked.json"
+#define ST_KIT_VERSION 1
 
 struct st_kit {
-    uint8_t digest[32];  /* of the source */
-    char params[32];     /* parameter set of the hints that were made with it */
-    bool embedding;      /* the table is in the kit */
-    enum st_dtype dtype; /* of the source's matrices */
+    uint8_t digest[32];       /* of the source */
+    char params[ST_LWE_NAME]; /* parameter set of the hints that were made with it */
+    bool embedding;           /* the table is in the kit */
+    enum st_dtype dtype;      /* of the source's matrices */
 };
 
 /* Whether `path` is a directory with a manifest. */
 bool st_kit_is(const char *path);
 /* INPUT names the manifest and the field; UNSUPPORTED: another version. */
 int st_kit_read(const char *dir, struct st_kit *out, struct st_err *e) ST_MUST_CHECK;
-/* Writes the manifest: the last file of a kit. IO. */
-int st_kit_write(const char *dir, const struct st_kit *kit, struct st_err *e) ST_MUST_CHECK;
-/* The manifest's text; `where` names it. For st_kit_read and fuzzing. */
+/* Makes a kit of a model that was opened from a directory with dtype INT8 and fold_norms: in a directory beside `dir`
+ * that is renamed when it is whole. kit->dtype is filled in. IO: dir exists already, or cannot be written; UNSUPPORTED:
+ * the model is a single file, which has no config to copy. */
+struct st_model;
+int st_kit_make(const char *dir, const struct st_model *m, struct st_kit *kit, struct st_err *e) ST_MUST_CHECK;
+/* The manifest's text; `where` names it. For st_kit_read() and tests. */
 int st_kit_parse(const void *p, size_t len, const char *where, struct st_kit *out, struct st_err *e) ST_MUST_CHECK;
 
 #endif
