@@ -28,6 +28,7 @@ struct far_side {
     int n_submit, n_open, max_open, n_drop;
     int fail_at; /* 1-based number of the exchange that fails, 0 = none */
     const char *fail_in;
+    int fail_code;      /* of complete */
     float *masked;      /* what enter made; the protection's until leave */
     uint32_t keep_from; /* groups of at least so many rows stay here, 0 = none do */
     uint32_t most_rows; /* of one exchange */
@@ -128,7 +129,7 @@ static int complete(void *ctx, const struct st_exchange *x, struct st_exposed *r
     h->open = false;
     f->n_open--;
     if (f->fail_at && f->n_submit >= f->fail_at && strcmp(f->fail_in, "complete") == 0)
-        return st_fail(e, ST_IO, "worker: connection reset");
+        return st_fail(e, f->fail_code, "worker: connection reset");
     float *to = h->reply;
     for (int k = 0; k < x->n_op; k++) {
         const struct st_mat *w = &f->mats[x->ops[k].weight];
@@ -356,6 +357,7 @@ static void check_failure(const char *where, int at, int code, const char *text,
     run(en, &ref);
     tiny_check(st_session_new(en, &session, &e), &e);
     s.far.fail_in = where;
+    s.far.fail_code = at % 2 ? ST_IO : ST_INPUT; /* nonsense from the other side is no fault of who asked */
     s.far.fail_at = s.far.n_submit + at;
     struct st_request_opts o = client_opts(&a, ids, 7, 30);
     client_submit(&a, en, &o);

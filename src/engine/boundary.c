@@ -41,6 +41,18 @@ int st_boundary_check(const struct st_boundary *b, const struct st_plan *plan, s
     return 0;
 }
 
+/* The exchange failed on its way: names the place, and drops the protection's secrets. Whatever a worker says or does
+ * wrong is IO here: it is no fault of who asked. */
+static int failed(const struct st_boundary *b, const struct st_exchange *x, struct st_err *e)
+{
+    if (e->code == ST_INPUT || e->code == ST_USAGE || e->code == ST_UNSUPPORTED)
+        e->code = ST_IO;
+    st_err_prefix(e, "%s", x->plan->weights[x->ops[0].weight].name);
+    if (b->hooks->drop)
+        b->hooks->drop(b->hooks->ctx, x);
+    return e->code;
+}
+
 int st_boundary_submit(struct st_boundary *b, struct st_exchange *x, const struct st_trusted *in, struct st_err *e)
 {
     struct st_exposed rows = {0};
@@ -53,11 +65,8 @@ int st_boundary_submit(struct st_boundary *b, struct st_exchange *x, const struc
     x->n_row = in->n_row;
     if (b->hooks->enter(b->hooks->ctx, x, in, &rows, e))
         return e->code;
-    if (b->transport->submit(b->transport->ctx, x, &rows, e)) {
-        if (b->hooks->drop)
-            b->hooks->drop(b->hooks->ctx, x);
-        return e->code;
-    }
+    if (b->transport->submit(b->transport->ctx, x, &rows, e))
+        return failed(b, x, e);
     return 0;
 }
 
@@ -74,11 +83,8 @@ int st_boundary_complete(struct st_boundary *b, const struct st_exchange *x, con
                          struct st_trusted *outs, struct st_err *e)
 {
     struct st_exposed reply = {0};
-    if (b->transport->complete(b->transport->ctx, x, &reply, e)) {
-        if (b->hooks->drop)
-            b->hooks->drop(b->hooks->ctx, x);
-        return e->code;
-    }
+    if (b->transport->complete(b->transport->ctx, x, &reply, e))
+        return failed(b, x, e);
     if (b->hooks->leave(b->hooks->ctx, x, &reply, outs, e))
         return e->code;
     for (int i = 0; i < x->n_op; i++)

@@ -77,7 +77,8 @@ uint32_t st_boundary_rows(const struct st_boundary *b, uint32_t width);
  * the rows that take the expert would be in it, which tells the routing. */
 int st_boundary_check(const struct st_boundary *b, const struct st_plan *plan, struct st_err *e) ST_MUST_CHECK;
 
-/* Sends the rows of one UNTRUSTED group on their way. x->plan, ops and n_op are the caller's; in [n_row, n_in]. */
+/* Errors of the transport name the group's first weight; those that blame the worker's words are IO.
+ * Sends the rows of one UNTRUSTED group on their way. x->plan, ops and n_op are the caller's; in [n_row, n_in]. */
 int st_boundary_submit(struct st_boundary *b, struct st_exchange *x, const struct st_trusted *in,
                        struct st_err *e) ST_MUST_CHECK;
 /* Waits for the reply and fills outs [n_op] of [n_row, n_out_i], biases included. */
