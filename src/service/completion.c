@@ -605,7 +605,7 @@ static int prepare(struct st_completion *c, const char *client, struct st_oai_er
     }
     s->gen.vt->info(s->gen.g, &info);
     snprintf(c->model, sizeof c->model, "%s", info.model);
-    if (!info.ready)
+    if (!info.ready && !info.watched) /* a watched one says itself what is missing, and may recover by it */
         return st_oai_fail(err, 503, "server_error", "not_ready", NULL, "the model is not reachable yet; try again");
     for (int i = 0; i < 2; i++)
         if (st_oai_check_refused(&c->req, info.refused[i], err))

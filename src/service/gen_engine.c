@@ -9,8 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
+#define IDLE_LOOK_NS 500000000L
 #define RESULTS_MAX (4u << 20) /* bytes of results that wait for the event thread before the engine pauses */
 
 struct live;
@@ -52,6 +54,8 @@ struct result {
 struct st_gen {
     struct st_engine *engine;
     struct st_gen_info fixed; /* the fields that never change */
+    void (*watch)(void *ctx, struct st_gen_watch *out);
+    void *watch_ctx;
     uint32_t max_live, n_live;
     struct live *lives;
     struct event *event;
@@ -67,6 +71,7 @@ struct st_gen {
     struct command *commands, **commands_tail;
     struct st_buf results;
     struct live *ends, **ends_tail;
+    struct st_gen_watch seen;
     bool stop;
 };
 
@@ -197,14 +202,44 @@ static void run_commands(struct command *c)
     }
 }
 
+static void look(struct st_gen *g)
+{
+    struct st_gen_watch now;
+    if (!g->watch)
+        return;
+    g->watch(g->watch_ctx, &now);
+    pthread_mutex_lock(&g->lock);
+    g->seen = now;
+    pthread_mutex_unlock(&g->lock);
+}
+
+/* Until there is something to do; what is watched changes also while nothing is. */
+static void wait_for_work(struct st_gen *g, size_t n_active)
+{
+    while (!g->commands && !g->stop && n_active == 0) {
+        if (!g->watch) {
+            pthread_cond_wait(&g->work, &g->lock);
+            continue;
+        }
+        struct timespec end;
+        clock_gettime(CLOCK_MONOTONIC, &end);
+        end.tv_sec += (end.tv_nsec + IDLE_LOOK_NS) / 1000000000;
+        end.tv_nsec = (end.tv_nsec + IDLE_LOOK_NS) % 1000000000;
+        if (pthread_cond_clockwait(&g->work, &g->lock, CLOCK_MONOTONIC, &end) != ETIMEDOUT)
+            continue;
+        pthread_mutex_unlock(&g->lock);
+        look(g);
+        pthread_mutex_lock(&g->lock);
+    }
+}
+
 static void *engine_main(void *arg)
 {
     struct st_gen *g = arg;
     size_t n_active = 0;
     for (;;) {
         pthread_mutex_lock(&g->lock);
-        while (!g->commands && !g->stop && n_active == 0)
-            pthread_cond_wait(&g->work, &g->lock);
+        wait_for_work(g, n_active);
         struct command *c = g->commands;
         bool stop = g->stop;
         g->commands = NULL;
@@ -225,6 +260,7 @@ static void *engine_main(void *arg)
         st_engine_stats(g->engine, &st);
         atomic_store(&g->n_running, st.n_running);
         atomic_store(&g->n_waiting, st.n_waiting);
+        look(g);
         publish(g);
     }
     return NULL;
@@ -360,6 +396,13 @@ static void gen_info(struct st_gen *g, struct st_gen_info *out)
 {
     *out = g->fixed;
     out->ready = true;
+    if (g->watch) {
+        pthread_mutex_lock(&g->lock);
+        out->watch = g->seen;
+        pthread_mutex_unlock(&g->lock);
+        out->watched = true;
+        out->ready = out->watch.ready;
+    }
     out->n_running = atomic_load(&g->n_running);
     out->n_waiting = atomic_load(&g->n_waiting);
 }
@@ -419,6 +462,8 @@ int st_gen_engine_open(const void *opts, struct event_base *base, struct st_gen_
         return rc;
     g->engine = o->engine;
     g->max_live = o->max_live ? o->max_live : 1024;
+    g->watch = o->watch;
+    g->watch_ctx = o->watch_ctx;
     snprintf(g->fixed.model, sizeof g->fixed.model, "%s", o->model_name ? o->model_name : o->model->name);
     g->fixed.n_ctx = st_engine_ctx(o->engine);
     g->fixed.n_vocab = o->model->config.n_vocab;
@@ -431,6 +476,7 @@ int st_gen_engine_open(const void *opts, struct event_base *base, struct st_gen_
     pthread_mutex_init(&g->lock, NULL);
     pthread_cond_init(&g->work, NULL);
     pthread_cond_init(&g->room, NULL);
+    look(g);
     g->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (g->fd >= 0)
         g->event = event_new(base, g->fd, EV_READ | EV_PERSIST, on_results, g);

@@ -11,6 +11,10 @@ struct st_gen_engine_opts {
     const struct st_model *model; /* borrowed likewise */
     const char *model_name;       /* NULL = model->name */
     const char *protection, *scheme, *verified; /* static strings; NULL = "none", "none", "no" */
+    /* Asked on the engine's thread after every step and, while it idles, twice a second. NULL = nothing to watch; then
+     * it is always ready. */
+    void (*watch)(void *ctx, struct st_gen_watch *out);
+    void *watch_ctx;
     uint32_t max_live; /* requests that run or wait; 0 = 1024. More: POLICY. At most the engine's max_queue. */
 };
 

@@ -35,15 +35,27 @@ struct st_gen_refusal {
     const char *field, *why;
 };
 
+/* Figures of a protection that outsources layers, for /health and /metrics. */
+struct st_gen_watch {
+    bool ready; /* somebody is left to compute */
+    uint64_t pads_ready, pads_capacity, pads_made, pads_taken, pad_waits;
+    double pad_wait_s;
+    uint64_t exchanges, failed, rejects, kept; /* rejects: replies that did not pass; kept: groups that stayed here */
+    uint64_t bytes_up, bytes_down;
+    int quarantined;
+};
+
 /* What /v1/models, /health, headers and metrics say. */
 struct st_gen_info {
     char model[128];
     uint32_t n_ctx; /* 0 = not known yet */
     uint32_t n_vocab;
     bool ready;
-    const char *protection; /* "none", "covariant" */
-    const char *scheme;     /* "none", "tight" */
-    const char *verified;   /* "no", ... */
+    const char *protection; /* "none", "covariant", "masked" */
+    const char *scheme;     /* "none", "tight", "lwe-1280-12.8" */
+    const char *verified;   /* "no", "integrity", "none" */
+    bool watched;           /* watch is filled in */
+    struct st_gen_watch watch;
     uint32_t n_running, n_waiting;
     const struct st_gen_refusal *refused[2]; /* static lists, each ended by a NULL field; NULL = nothing is */
 };

@@ -49,6 +49,33 @@ static void head(struct st_buf *b, const char *name, const char *type, const cha
     st_buf_addf(b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
 }
 
+static void value(struct st_buf *b, const char *name, const char *type, const char *help, uint64_t v)
+{
+    head(b, name, type, help);
+    st_buf_addf(b, "%s %" PRIu64 "\n", name, v);
+}
+
+static void put_watch(const struct st_gen_watch *w, struct st_buf *b)
+{
+    value(b, "sotto_pads_ready", "gauge", "Pads made ahead and not used yet.", w->pads_ready);
+    value(b, "sotto_pads_capacity", "gauge", "Pads that the budget of memory holds.", w->pads_capacity);
+    value(b, "sotto_pads_made_total", "counter", "Pads made.", w->pads_made);
+    value(b, "sotto_pads_taken_total", "counter", "Pads used, one row each.", w->pads_taken);
+    value(b, "sotto_pad_waits_total", "counter", "Exchanges that waited for pads.", w->pad_waits);
+    head(b, "sotto_pad_wait_seconds_total", "counter", "Time that they waited.");
+    st_buf_addf(b, "sotto_pad_wait_seconds_total %.6f\n", w->pad_wait_s);
+    value(b, "sotto_exchanges_total", "counter", "Exchanges with workers that gave a result.", w->exchanges);
+    value(b, "sotto_exchanges_failed_total", "counter", "Exchanges that gave none.", w->failed);
+    value(b, "sotto_exchanges_kept_total", "counter", "Groups of layers computed here instead.", w->kept);
+    value(b, "sotto_worker_rejects_total", "counter", "Results of workers that did not pass their check.", w->rejects);
+    value(b, "sotto_workers_quarantined", "gauge", "Workers that are not used any more.", (uint64_t)w->quarantined);
+    head(b, "sotto_worker_bytes_total", "counter", "Bytes to and from workers.");
+    st_buf_addf(b,
+                "sotto_worker_bytes_total{direction=\"up\"} %" PRIu64
+                "\nsotto_worker_bytes_total{direction=\"down\"} %" PRIu64 "\n",
+                w->bytes_up, w->bytes_down);
+}
+
 void st_metrics_put(const struct st_metrics *m, const struct st_gen_info *info, struct st_buf *b)
 {
     char label[96];
@@ -77,4 +104,6 @@ void st_metrics_put(const struct st_metrics *m, const struct st_gen_info *info, 
                 info->scheme, info->verified, info->ready);
     head(b, "sotto_verification_failures_total", "counter", "Replies refused because a check failed.");
     st_buf_addf(b, "sotto_verification_failures_total %" PRIu64 "\n", m->verification_failures);
+    if (info->watched)
+        put_watch(&info->watch, b);
 }

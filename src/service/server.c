@@ -191,8 +191,17 @@ static void do_health(struct st_service *s, struct st_http_conn *c, double t0)
     s->gen.vt->info(s->gen.g, &info);
     bool ready = info.ready && !s->draining;
     st_buf_addf(&b, "{\"status\":\"%s\",\"ready\":%s,\"protection\":\"%s\",\"scheme\":\"%s\",\"verified\":\"%s\"",
-                s->draining ? "draining" : (info.ready ? "ok" : "starting"), ready ? "true" : "false", info.protection,
-                info.scheme, info.verified);
+                s->draining    ? "draining"
+                : info.ready   ? "ok"
+                : info.watched ? "no worker"
+                               : "starting",
+                ready ? "true" : "false", info.protection, info.scheme, info.verified);
+    if (info.watched)
+        st_buf_addf(&b,
+                    ",\"pads_ready\":%" PRIu64 ",\"pad_waits\":%" PRIu64 ",\"exchanges\":%" PRIu64
+                    ",\"rejects\":%" PRIu64 ",\"workers_quarantined\":%d",
+                    info.watch.pads_ready, info.watch.pad_waits, info.watch.exchanges, info.watch.rejects,
+                    info.watch.quarantined);
     st_buf_add_str(&b, ",\"model\":");
     st_json_quote(&b, info.model, strlen(info.model));
     st_buf_add_str(&b, "}");

@@ -642,6 +642,12 @@ bool st_worker_client_has(const struct st_worker_client *c, const char *name, ui
     return w && w->n_out == n_out && w->n_in == n_in;
 }
 
+bool st_worker_client_ready(struct st_worker_client *c, double seconds)
+{
+    struct st_err e = {0};
+    return connected(c, st_now() + seconds, &e) == 0;
+}
+
 uint32_t st_worker_client_max_row(const struct st_worker_client *c)
 {
     return c->list.welcome.max_row;

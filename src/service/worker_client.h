@@ -33,6 +33,8 @@ const struct st_transport *st_worker_client_transport(const struct st_worker_cli
  * refuses. Several pieces are asked for ahead. Kept by c. */
 int st_worker_client_hints(struct st_worker_client *c, const struct st_hint_source **out,
                            struct st_err *e) ST_MUST_CHECK;
+/* Whether a worker is there for the next exchange; tries for at most `seconds` to connect when none is. */
+bool st_worker_client_ready(struct st_worker_client *c, double seconds);
 /* Rows that the worker takes in one exchange: for st_boundary.max_row. */
 uint32_t st_worker_client_max_row(const struct st_worker_client *c);
 /* True when the worker has that matrix in that shape. */
