@@ -450,7 +450,7 @@ static void the_demo_reply_equals_the_plain_models(void **state)
     assert_non_null(strstr(json_string_value(json_object_get(o, "received")), "token_ids"));
     json_decref(o);
     assert_int_equal(count_files(dir), 0);
-    assert_error(sotto("demo --protect masked"), 7, "masked");
+    assert_error(sotto("demo --protect sealed"), 7, "sealed");
 }
 
 static void an_interrupted_demo_leaves_nothing_behind(void **state)
@@ -496,7 +496,7 @@ static void serve_answers_status_and_stops_on_sigterm(void **state)
     assert_int_equal(system(cmd), 0);
     assert_error(sotto("serve models/demo --host 0.0.0.0 --port 0"), 6, "API key");
     assert_error(sotto("proxy --key k --upstream http://x"), 2, "--tokenizer");
-    assert_error(sotto("proxy --protect masked"), 7, "masked");
+    assert_error(sotto("proxy --protect sealed"), 7, "sealed");
 }
 
 static void a_tokenizer_larger_than_the_vocabulary_is_refused_with_both_sizes(void **state)
@@ -530,6 +530,56 @@ static int teardown(void **state)
     return system(cmd);
 }
 
+static void options_of_masked_layers_that_do_not_go_together_are_named(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *options;
+        int code;
+        const char *says;
+    } bad[] = {
+        {"--protect masked", 2, "want --worker ADDRESS"},
+        {"--worker unix:/x", 2, "--worker: only with --protect masked"},
+        {"--show-egress", 2, "--show-egress: only with --protect masked"},
+        {"--protect sealed", 7, "supported: none, masked"},
+        {"--protect covariant", 7, "sotto proxy"},
+        {"--protect masked --worker unix:/x --scheme shamir", 2, "want one of lwe, otp, remo"},
+        {"--protect masked --worker unix:/x --params lwe-1", 2, "lwe-1280-12.8"},
+        {"--protect masked --worker unix:/x --scheme otp --params lwe-1280-12.8", 2, "--params: belongs to"},
+        {"--protect masked --worker unix:/x --scheme otp --hints h", 2, "--hints: belongs to"},
+        {"--protect masked --worker unix:/x --rank 8", 2, "--rank: belongs to --scheme remo"},
+        {"--protect masked --worker unix:/x --scheme remo --embedding remote", 2, "--embedding remote"},
+        {"--protect masked --worker unix:/x --private-weights", 7, "--private-weights"},
+        {"--protect masked --worker unix:/x --dtype f32", 2, "--dtype"},
+        {"--protect masked --worker unix:/x --pad-memory 3", 2, "--pad-memory"},
+        {"--protect masked --worker unix:/x --offload some", 2, "--offload"},
+        {"--protect masked --reference int", 2, "masked-int"},
+        {"--protect masked --reference masked-int --worker unix:/x", 2, "not with --worker"},
+        {"--protect masked --reference masked-int --scheme otp", 2, "not with --scheme"},
+        {"--protect masked --worker pigeon:/x", 2, "pigeon:/x"},
+        {"--protect masked --worker unix:/nonexistent/worker", 4, "worker unix:/nonexistent/worker"},
+        {"--protect masked --worker tcp://127.0.0.1:1 --worker-timeout 5", 4, "worker tcp://127.0.0.1:1"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_error(sotto("complete models/demo -p x -n 1 %s", bad[i].options), bad[i].code, bad[i].says);
+    assert_error(sotto("proxy --protect masked"), 2, "wants a MODEL");
+    assert_error(sotto("proxy --protect masked models/demo"), 2, "want --worker ADDRESS");
+    assert_error(sotto("proxy --protect masked models/demo --key k --worker unix:/x"), 2, "--key");
+    assert_error(sotto("proxy models/demo"), 2, "for --protect masked");
+    assert_error(sotto("proxy --worker unix:/x"), 2, "--worker: only with --protect masked");
+    assert_error(sotto("proxy --ctx 64 --key k"), 2, "--ctx");
+    assert_error(sotto("bench masked models/demo"), 2, "want --worker ADDRESS or --spawn");
+    assert_error(sotto("bench masked models/demo --spawn --clients 1,x"), 2, "--clients");
+    assert_error(sotto("bench engine models/demo --spawn"), 2, "--spawn");
+    /* The integer reference runs without a worker, protects nothing, and says so. */
+    assert_int_equal(sotto("complete models/demo -p 'Once upon' -n 4 --json --protect masked --reference masked-int"),
+                     0);
+    json_t *o = json();
+    assert_string_equal(json_string_value(json_object_get(o, "protection")), "none");
+    assert_string_equal(json_string_value(json_object_get(o, "scheme")), "masked-int");
+    json_decref(o);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -553,6 +603,7 @@ int main(void)
         cmocka_unit_test(an_interrupted_demo_leaves_nothing_behind),
         cmocka_unit_test(serve_answers_status_and_stops_on_sigterm),
         cmocka_unit_test(a_tokenizer_larger_than_the_vocabulary_is_refused_with_both_sizes),
+        cmocka_unit_test(options_of_masked_layers_that_do_not_go_together_are_named),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

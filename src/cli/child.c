@@ -1,10 +1,12 @@
 #include "cli/child.h"
+#include "base/file.h"
 #include "base/hooks.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -26,12 +28,27 @@ static char **clean_environment(void)
     return env;
 }
 
-int st_child_start(const char *const *args, struct st_child *out, struct st_err *e)
+/* Path of `program`: beside this one, or this one itself. */
+static int find_program(const char *program, char *path, size_t cap, struct st_err *e)
 {
-    static char name[] = "sotto";
-    char *argv[MAX_ARGS + 2] = {name};
+    char dir[ST_PATH_MAX];
+    if (!program) {
+        snprintf(path, cap, "/proc/self/exe");
+        return 0;
+    }
+    if (st_child_program_dir(dir, sizeof dir, e) || st_path_join(path, cap, dir, program, e))
+        return e->code;
+    return access(path, X_OK) == 0 ? 0 : st_fail(e, ST_IO, "%s: %s", path, strerror(errno));
+}
+
+int st_child_start(const char *program, const char *const *args, struct st_child *out, struct st_err *e)
+{
+    char path[ST_PATH_MAX];
+    char *argv[MAX_ARGS + 2] = {path};
     int fds[2], n = 1;
     *out = (struct st_child){0};
+    if (find_program(program, path, sizeof path, e))
+        return e->code;
     for (; args[n - 1] && n <= MAX_ARGS; n++)
         argv[n] = (char *)args[n - 1];
     char **env = clean_environment();
@@ -48,7 +65,7 @@ int st_child_start(const char *const *args, struct st_child *out, struct st_err 
         if (getppid() != parent || dup2(fds[1], STDOUT_FILENO) < 0)
             _exit(ST_IO);
         signal(SIGINT, SIG_IGN); /* Ctrl-C goes to the parent, which ends this process */
-        execve("/proc/self/exe", argv, env);
+        execve(path, argv, env);
         _exit(ST_IO);
     }
     close(fds[1]);
@@ -69,19 +86,38 @@ int st_child_line(struct st_child *c, double seconds, char *line, size_t cap, st
         struct pollfd p = {c->out, POLLIN, 0};
         double left = end - st_now();
         if (left <= 0)
-            return st_fail(e, ST_IO, "the server process said nothing for %.0f s", seconds);
+            return st_fail(e, ST_IO, "the child process said nothing for %.0f s", seconds);
         int rc = poll(&p, 1, (int)(left * 1e3) + 1);
         if (rc == 0 || (rc < 0 && errno == EINTR))
             continue;
         ssize_t got = read(c->out, line + n, 1);
         if (got <= 0)
-            return st_fail(e, ST_IO, "the server process ended at once");
+            return st_fail(e, ST_IO, "the child process ended at once");
         if (line[n] == '\n')
             break;
         n++;
     }
     line[n] = 0;
     return 0;
+}
+
+int st_child_wait(struct st_child *c, double seconds, struct st_err *e)
+{
+    const struct timespec tick = {0, 5 * 1000 * 1000};
+    int status = 0;
+    pid_t gone = 0;
+    for (double end = st_now() + seconds; gone == 0 && st_now() < end;) {
+        gone = waitpid(c->pid, &status, WNOHANG);
+        if (gone == 0)
+            nanosleep(&tick, NULL);
+    }
+    if (gone == 0)
+        return st_fail(e, ST_IO, "the child process did not end within %.0f s", seconds);
+    close(c->out);
+    *c = (struct st_child){0};
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0
+                                                         : st_fail(e, ST_IO, "the child process ended with status %d",
+                                                                   WIFEXITED(status) ? WEXITSTATUS(status) : -1);
 }
 
 void st_child_stop(struct st_child *c)

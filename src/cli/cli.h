@@ -19,11 +19,14 @@
 enum {
     ST_CLI_JSON = 1,    /* --json */
     ST_CLI_THREADS = 2, /* --threads, --cpu */
-    ST_CLI_MODEL = 4,   /* --tokenizer --dtype --kv-dtype --ctx --deterministic */
-    ST_CLI_CHAT = 8,    /* --chat-template */
-    ST_CLI_LISTEN = 32, /* --host --port --api-key-file --tls-cert --tls-key --allow-host --max-... --grace */
-    ST_CLI_UNLOCK = 64, /* --passphrase-file --passphrase --tcti */
-    ST_CLI_SAMPLE = 16, /* --temp --top-k --top-p --min-p --repetition-penalty --seed */
+    ST_CLI_TOKENIZER = 4,
+    ST_CLI_CHAT = 8,     /* --chat-template */
+    ST_CLI_SAMPLE = 16,  /* --temp --top-k --top-p --min-p --repetition-penalty --seed */
+    ST_CLI_LISTEN = 32,  /* --host --port --api-key-file --tls-cert --tls-key --allow-host --max-... --grace */
+    ST_CLI_UNLOCK = 64,  /* --passphrase-file --passphrase --tcti */
+    ST_CLI_ENGINE = 128, /* --dtype --kv-dtype --ctx --deterministic */
+    ST_CLI_MASKED = 256, /* --protect, --worker and what belongs to it (cli/masked.h) */
+    ST_CLI_MODEL = ST_CLI_TOKENIZER | ST_CLI_ENGINE,
 };
 
 enum st_cli_dtype { ST_CLI_DTYPE_KEEP, ST_CLI_DTYPE_F32, ST_CLI_DTYPE_BF16, ST_CLI_DTYPE_INT8 };
@@ -43,6 +46,19 @@ struct st_cli_listen {
 struct st_cli_unlock {
     const char *passphrase_file, *tcti;
     bool passphrase; /* ask for it */
+};
+
+/* How linear layers are outsourced (cli/masked.h). Zeros and NULL leave the choice to who uses it. */
+#define ST_CLI_MAX_WORKERS 16
+struct st_cli_masked {
+    const char *workers[ST_CLI_MAX_WORKERS];
+    int n_worker;
+    const char *worker_ca, *scheme, *params, *hints, *record, *reference;
+    double timeout_s;
+    uint32_t rank, pad_threads;
+    uint64_t pad_memory;
+    bool no_integrity, offload_all, embedding_remote, experts_all, allow_unlocked, private_weights, show_egress;
+    const char *first; /* the first of these options that was given, for errors */
 };
 
 /* What the frame has read before a command runs. Strings live as long as the process. */
@@ -65,6 +81,8 @@ struct st_cli {
     bool seed_given;
     struct st_cli_listen listen;
     struct st_cli_unlock unlock;
+    const char *protect; /* NULL = the command's default */
+    struct st_cli_masked masked;
 };
 
 struct st_cmd {
@@ -105,7 +123,7 @@ int st_opt_choice(const char *name, const char *arg, const char *const *choices,
 
 /* Options of a command including the shared ones, as flat lists for parsing, completion and manual. */
 struct st_opt_list {
-    const struct argp_option *p[96];
+    const struct argp_option *p[128];
     int n;
 };
 void st_cli_options(const struct st_cmd *cmd, struct st_opt_list *out);

@@ -1,8 +1,9 @@
-/* sotto bench engine: speed and memory of one model on this machine, beside the read bandwidth that bounds decoding. */
+/* sotto bench engine: speed and memory of one model on this machine, beside the read bandwidth that bounds decoding.
+ * sotto bench masked: bench_masked.c. */
 #include "base/hooks.h"
 #include "base/mem.h"
 #include "base/pool.h"
-#include "cli/open.h"
+#include "cli/bench_run.h"
 #include "text/json.h"
 
 #include <stdlib.h>
@@ -10,15 +11,20 @@
 
 struct bench_opts {
     uint32_t prompt, gen, batch;
+    const char *clients;
+    bool spawn, pin;
 };
-static const struct bench_opts defaults = {0, 128, 1};
+static const struct bench_opts defaults = {.gen = 128, .batch = 1};
 
-enum { KEY_PROMPT = ST_KEY(0), KEY_GEN, KEY_BATCH };
+enum { KEY_PROMPT = ST_KEY(0), KEY_GEN, KEY_BATCH, KEY_CLIENTS, KEY_SPAWN, KEY_PIN };
 
 static const struct argp_option options[] = {
     {"prompt", KEY_PROMPT, "N", 0, "Prompt tokens per request; default 512, or what the context leaves", 0},
     {"gen", KEY_GEN, "N", 0, "Tokens to generate per request; default 128", 0},
-    {"batch", KEY_BATCH, "N", 0, "Requests at once; default 1", 0},
+    {"batch", KEY_BATCH, "N", 0, "engine: requests at once; default 1", 0},
+    {"clients", KEY_CLIENTS, "LIST", 0, "masked: measure with so many requests at once; default 1,2,4,8,16", 0},
+    {"spawn", KEY_SPAWN, NULL, 0, "masked: start a worker on this machine instead of --worker", 0},
+    {"pin", KEY_PIN, NULL, 0, "masked: one CPU for this side and the plain engine, another for the worker", 0},
     {0},
 };
 
@@ -30,6 +36,15 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
         return st_opt_u32("--prompt", arg, 1, 1u << 20, &o->prompt, e);
     case KEY_GEN:
         return st_opt_u32("--gen", arg, 2, 1u << 20, &o->gen, e);
+    case KEY_CLIENTS:
+        o->clients = arg;
+        return 0;
+    case KEY_SPAWN:
+        o->spawn = true;
+        return 0;
+    case KEY_PIN:
+        o->pin = true;
+        return 0;
     default:
         return st_opt_u32("--batch", arg, 1, 1024, &o->batch, e);
     }
@@ -81,99 +96,6 @@ static int measure_roof(int n_threads, double *gbps, struct st_err *e)
     return rc;
 }
 
-struct lane {
-    uint64_t n;
-    double first, end;
-    struct st_err err;
-    bool done;
-};
-
-static bool on_token(void *arg, const struct st_sampled *tok)
-{
-    struct lane *l = arg;
-    (void)tok;
-    if (!l->n++)
-        l->first = st_now();
-    return true;
-}
-
-static void on_end(void *arg, enum st_finish finish, int64_t stop_id, const struct st_err *e)
-{
-    struct lane *l = arg;
-    (void)finish;
-    (void)stop_id;
-    l->end = st_now();
-    l->done = true;
-    if (e)
-        l->err = *e;
-}
-
-struct figures {
-    double ttft, prefill_tps, decode_tps, step_s;
-};
-
-/* One measured run: all prompts are submitted together; decoding is timed from the moment when the last of them has its
- * first token to the end of the first that ends, so that every step in between has `batch` rows. */
-static int measure(struct st_open *m, uint32_t n_prompt, uint32_t n_gen, uint32_t batch, struct figures *out,
-                   struct st_err *e)
-{
-    struct lane *lanes = NULL;
-    uint32_t *ids = NULL;
-    struct st_rng rng;
-    int rc;
-    st_rng_seed(&rng, 1);
-    if ((rc = st_alloc(&lanes, batch, sizeof *lanes, "bench", e)) != 0 ||
-        (rc = st_alloc(&ids, n_prompt, sizeof *ids, "bench", e)) != 0)
-        goto out;
-    memset(lanes, 0, batch * sizeof *lanes);
-    double start = st_now();
-    for (uint32_t b = 0; b < batch && !rc; b++) {
-        for (uint32_t i = 0; i < n_prompt; i++)
-            ids[i] = (uint32_t)(st_rng_next(&rng) % m->model->config.n_vocab);
-        struct st_request *request;
-        const struct st_request_opts req = {.ids = ids,
-                                            .n_ids = n_prompt,
-                                            .n_predict = n_gen,
-                                            .ignore_eos = true,
-                                            .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1},
-                                            .on_token = on_token,
-                                            .on_end = on_end,
-                                            .arg = &lanes[b]};
-        rc = st_engine_submit(m->engine, &req, &request, e);
-    }
-    double from = 0, to = 0;
-    uint64_t n_from = 0, n_to = 0;
-    for (size_t left = 1; left;) {
-        left = st_engine_step(m->engine);
-        uint64_t n = 0;
-        uint32_t n_first = 0, n_done = 0;
-        for (uint32_t b = 0; b < batch; b++) {
-            n += lanes[b].n;
-            n_first += lanes[b].n > 0;
-            n_done += lanes[b].done;
-        }
-        if (n_first == batch && !from) {
-            from = st_now();
-            n_from = n;
-        }
-        if (n_done && !to) {
-            to = st_now();
-            n_to = n;
-        }
-    }
-    for (uint32_t b = 0; b < batch && !rc; b++)
-        if ((rc = lanes[b].err.code) != 0)
-            *e = lanes[b].err;
-    out->ttft = lanes[0].first - start;
-    out->prefill_tps = from > start ? (double)n_prompt * batch / (from - start) : 0;
-    out->decode_tps = to > from && from > 0 ? (double)(n_to - n_from) / (to - from) : 0;
-    out->step_s = out->decode_tps > 0 ? batch / out->decode_tps : 0;
-out:
-    free(lanes);
-    free(ids);
-    return rc;
-}
-
 /* Key/value bytes that one decoding step reads, half-way through the reply. */
 static double kv_read(const struct st_open *m, enum st_dtype kv, const struct bench_opts *o)
 {
@@ -186,7 +108,7 @@ static double kv_read(const struct st_open *m, enum st_dtype kv, const struct be
 }
 
 static void print(const struct st_cli *cli, const struct st_open *m, const struct bench_opts *o,
-                  const struct figures *f, uint64_t rss, double read_gbps, double roof_gbps)
+                  const struct st_bench_figures *f, uint64_t rss, double read_gbps, double roof_gbps)
 {
     struct st_engine_stats s;
     struct st_buf name = {0};
@@ -215,17 +137,16 @@ static void print(const struct st_cli *cli, const struct st_open *m, const struc
     st_buf_free(&name);
 }
 
-static int run(const struct st_cli *cli, void *opts, struct st_err *e)
+static int run_engine(const struct st_cli *cli, struct bench_opts *o, struct st_err *e)
 {
-    struct bench_opts *o = opts;
     struct st_open m = {0};
     char path[ST_PATH_MAX];
     struct st_config config;
-    struct figures warm, f = {0};
+    struct st_bench_figures warm, f = {0};
     double roof;
     int rc;
-    if (strcmp(cli->args[0], "engine") != 0)
-        return st_fail(e, ST_USAGE, "bench: want one of engine, got '%s'", cli->args[0]);
+    if (o->clients || o->spawn || o->pin)
+        return st_fail(e, ST_USAGE, "bench engine: --clients, --spawn and --pin are for bench masked");
     if ((rc = st_open_model_path(cli->args[1], path, e)) != 0 || (rc = st_open_config(path, &config, e)) != 0)
         return rc;
     if (!o->prompt)
@@ -235,8 +156,9 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     if ((rc = st_open(cli, cli->args[1], 0, &eo, &m, e)) != 0)
         return rc;
     /* The first run maps the weights' pages; it is not counted. */
-    if ((rc = measure(&m, o->prompt < 32 ? o->prompt : 32, 2, 1, &warm, e)) != 0 ||
-        (rc = measure(&m, o->prompt, o->gen, o->batch, &f, e)) != 0)
+    const struct st_bench_run first = {.prompt = o->prompt < 32 ? o->prompt : 32, .gen = 2, .batch = 1};
+    const struct st_bench_run counted = {.prompt = o->prompt, .gen = o->gen, .batch = o->batch};
+    if ((rc = st_bench_run(&m, &first, &warm, e)) != 0 || (rc = st_bench_run(&m, &counted, &f, e)) != 0)
         goto out;
     uint64_t rss = st_mem_peak();
     bool is_f32 = m.model->config.dtype == ST_DTYPE_F32 || cli->dtype == ST_CLI_DTYPE_F32;
@@ -251,17 +173,35 @@ out:
     return rc;
 }
 
+static int run(const struct st_cli *cli, void *opts, struct st_err *e)
+{
+    struct bench_opts *o = opts;
+    if (strcmp(cli->args[0], "engine") == 0)
+        return run_engine(cli, o, e);
+    if (strcmp(cli->args[0], "masked") != 0)
+        return st_fail(e, ST_USAGE, "bench: want one of engine, masked, got '%s'", cli->args[0]);
+    const struct st_bench_masked mo = {
+        .prompt = o->prompt, .gen = o->gen, .clients = o->clients, .spawn = o->spawn, .pin = o->pin};
+    if (o->batch != 1)
+        return st_fail(e, ST_USAGE, "bench masked: want --clients instead of --batch");
+    return st_bench_masked(cli, &mo, e);
+}
+
 const struct st_cmd st_cmd_bench = {
     .name = "bench",
     .summary = "Measure speed and memory",
-    .args_doc = "engine MODEL",
+    .args_doc = "engine|masked MODEL",
     .min_args = 2,
     .max_args = 2,
-    .doc = "Measures prefill and decode speed on random tokens, memory, load time, and how much of this machine's read "
-           "bandwidth decoding uses.",
+    .doc = "engine: measures prefill and decode speed on random tokens, memory, load time, and how much of this "
+           "machine's "
+           "read bandwidth decoding uses. masked: decodes through a worker and says where the time of a token goes: "
+           "this side (masks, checks, the rest), worker, link, pads; beside the plain int8 engine.",
     .examples = "  sotto bench engine models/demo --prompt 128 --gen 64\n"
-                "  sotto bench engine ~/models/llama-1b --dtype int8 --batch 8 --json",
-    .shared = ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON,
+                "  sotto bench engine ~/models/llama-1b --dtype int8 --batch 8 --json\n"
+                "  sotto bench masked models/demo --spawn --pin\n"
+                "  sotto bench masked ~/models/llama-1b --worker tcp://gpu.example:7790 --json",
+    .shared = ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED,
     .options = options,
     .opts_size = sizeof(struct bench_opts),
     .defaults = &defaults,

@@ -2,6 +2,7 @@
  * cache makes the part that the engine has seen before free. */
 #include "base/hooks.h"
 #include "cli/generate.h"
+#include "cli/masked.h"
 #include "cli/open.h"
 #include "cli/source.h"
 
@@ -165,6 +166,17 @@ static int converse(struct chat *c, struct st_err *e)
     return rc;
 }
 
+static void print_banner(const struct st_open *m)
+{
+    struct st_masked_words w;
+    printf("%s, %u tokens of context, template %s. /help lists the commands.\n", m->model->name,
+           st_engine_ctx(m->engine), st_chat_name(m->chat));
+    if (!m->masked)
+        return;
+    st_masked_words(m->masked, &w);
+    printf("protection: %s, %s\n", w.protection, w.strength);
+}
+
 static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 {
     const struct chat_opts *o = opts;
@@ -180,8 +192,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     if (o->system && (rc = push(&c, ST_CHAT_SYSTEM, o->system, strlen(o->system), e)) != 0)
         goto out;
     if (c.terminal && !cli->quiet)
-        printf("%s, %u tokens of context, template %s. /help lists the commands.\n", c.m.model->name,
-               st_engine_ctx(c.m.engine), st_chat_name(c.m.chat));
+        print_banner(&c.m);
     /* No SA_RESTART: Ctrl-C also ends a waiting getline. */
     struct sigaction sa = {.sa_handler = on_sigint};
     sigaction(SIGINT, &sa, NULL);
@@ -206,7 +217,7 @@ const struct st_cmd st_cmd_chat = {
            "Standard input may be a pipe. The temperature is 0.7 unless --temp says otherwise.",
     .examples =
         "  sotto chat models/demo\n  echo \"Tell me a story about a dog.\" | sotto chat models/demo --temp 0 -n 100",
-    .shared = ST_CLI_MODEL | ST_CLI_CHAT | ST_CLI_SAMPLE | ST_CLI_THREADS,
+    .shared = ST_CLI_MODEL | ST_CLI_CHAT | ST_CLI_SAMPLE | ST_CLI_THREADS | ST_CLI_MASKED,
     .options = options,
     .opts_size = sizeof(struct chat_opts),
     .set = set,

@@ -75,7 +75,7 @@ static void add_ids(struct st_buf *b, const uint32_t *ids, size_t n)
 }
 
 /* Texts only with a tokenizer; text = prompt and completion, as the plain output. */
-static int print_json(const struct st_run *r, const struct st_buf *prompt, struct st_err *e)
+static int print_json(const struct st_open *m, const struct st_run *r, const struct st_buf *prompt, struct st_err *e)
 {
     struct st_buf b = {0}, all = {0};
     double n_decode = r->ids.len > 1 ? (double)(r->ids.len - 1) : 0;
@@ -94,6 +94,7 @@ static int print_json(const struct st_run *r, const struct st_buf *prompt, struc
     st_buf_add_str(&b, ",\"prompt_token_ids\":");
     add_ids(&b, r->req.ids, r->req.n_ids);
     st_buf_addf(&b, ",\"finish_reason\":\"%s\"", st_finish_word(r->finish));
+    st_open_put_protection(m, &b);
     st_buf_addf(&b, ",\"timings\":{\"ttft_ms\":%.3f,\"decode_ms\":%.3f,\"prefill_tps\":%.2f,\"decode_tps\":%.2f}}",
                 r->ttft_s * 1e3, r->decode_s * 1e3, r->ttft_s > 0 ? (double)r->req.n_ids / r->ttft_s : 0,
                 r->decode_s > 0 ? n_decode / r->decode_s : 0);
@@ -151,7 +152,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     if (st_run(m.engine, &r, e))
         goto out;
     if (cli->json)
-        print_json(&r, &prompt, e);
+        print_json(&m, &r, &prompt, e);
     else
         putchar('\n');
 out:
@@ -173,7 +174,7 @@ const struct st_cmd st_cmd_complete = {
            "Hugging Face directory, a llama2.c .bin file, or the name of a model in the Hugging Face cache.",
     .examples = "  sotto complete models/demo -p \"Once upon a time\" -n 100 --temp 0\n"
                 "  sotto complete stories260K.bin --tokenizer tok512.bin -p \"Lily\" -n 50 --json",
-    .shared = ST_CLI_MODEL | ST_CLI_SAMPLE | ST_CLI_THREADS | ST_CLI_JSON,
+    .shared = ST_CLI_MODEL | ST_CLI_SAMPLE | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED,
     .options = options,
     .opts_size = sizeof(struct complete_opts),
     .defaults = &defaults,

@@ -1,7 +1,9 @@
-/* sotto doctor: what this machine offers, and what would go wrong. Changes nothing and contacts nobody. */
+/* sotto doctor: what this machine offers, and what would go wrong. Changes nothing and contacts nobody but the workers
+ * that are named. */
 #include "base/mem.h"
 #include "base/secret.h"
 #include "cli/cli.h"
+#include "service/worker_client.h"
 #include "tensor/compute.h"
 #include "text/json.h"
 
@@ -22,22 +24,35 @@
 
 struct doctor_opts {
     bool network;
+    const char *workers[ST_CLI_MAX_WORKERS], *worker_ca;
+    int n_worker;
 };
 
-enum { KEY_NETWORK = ST_KEY(0) };
+enum { KEY_NETWORK = ST_KEY(0), KEY_WORKER, KEY_WORKER_CA };
 
 static const struct argp_option options[] = {
     {"network", KEY_NETWORK, NULL, 0, "List every host that sotto may contact", 0},
+    {"worker", KEY_WORKER, "ADDRESS", 0, "Ask this worker of masked layers what it has; may be repeated", 0},
+    {"worker-ca", KEY_WORKER_CA, "FILE", 0, "Certificates that a tls:// worker is checked against", 0},
     {0},
 };
 
 static int set(void *opts, int key, char *arg, struct st_err *e)
 {
-    (void)key;
-    (void)arg;
-    (void)e;
-    ((struct doctor_opts *)opts)->network = true;
-    return 0;
+    struct doctor_opts *o = opts;
+    switch (key) {
+    case KEY_WORKER:
+        if (o->n_worker == ST_CLI_MAX_WORKERS)
+            return st_fail(e, ST_USAGE, "--worker: at most %d", ST_CLI_MAX_WORKERS);
+        o->workers[o->n_worker++] = arg;
+        return 0;
+    case KEY_WORKER_CA:
+        o->worker_ca = arg;
+        return 0;
+    default:
+        o->network = true;
+        return 0;
+    }
 }
 
 enum verdict { GOOD, WARN, BAD };
@@ -104,6 +119,44 @@ static void first_line(const char *path, char *out, size_t cap)
         fclose(f);
 }
 
+/* Pads of masked layers (--protect masked) want as much locked memory as they take, or a system without swap. */
+static void check_pads(struct report *r, rlim_t limit, bool swaps)
+{
+    const size_t most = (size_t)1 << 30; /* the largest default of --pad-memory */
+    char want[ST_MEM_TEXT], have[ST_MEM_TEXT];
+    if (limit == RLIM_INFINITY || limit >= most)
+        row(r, "pads", GOOD, "masked layers: pads can be locked in memory");
+    else if (!swaps)
+        row(r, "pads", GOOD, "masked layers: only %s can be locked, but nothing is swapped",
+            st_mem_text((size_t)limit, have));
+    else
+        row(r, "pads", WARN,
+            "masked layers: up to %s of pads are to be locked, the limit is %s (ulimit -l) and swap is on: they would "
+            "be "
+            "refused",
+            st_mem_text(most, want), st_mem_text((size_t)limit, have));
+}
+
+static void check_worker(struct report *r, const char *address, const char *ca)
+{
+    static const uint8_t any[32];
+    const struct st_worker_client_opts o = {
+        .addresses = &address, .n_address = 1, .tls_ca = ca, .digest = any, .timeout_s = 5};
+    struct st_worker_client *c;
+    const struct st_hint_source *hints;
+    struct st_err e = {0};
+    if (st_worker_client_new(&o, &c, &e)) {
+        row(r, "worker", BAD, "%s", e.msg);
+        return;
+    }
+    if (st_worker_client_hints(c, &hints, &e))
+        row(r, "worker", WARN, "%.200s: answers; %s", address, e.msg);
+    else
+        row(r, "worker", GOOD, "%.200s: answers; hints of %s; %u rows at a time", address, hints->params,
+            st_worker_client_max_row(c));
+    st_worker_client_free(c);
+}
+
 static void check_memory(struct report *r)
 {
     char text[ST_MEM_TEXT], line[128];
@@ -133,6 +186,7 @@ static void check_memory(struct report *r)
         n_swap++;
     if (f)
         fclose(f);
+    check_pads(r, lim.rlim_cur, n_swap > 0);
     row(r, "swap", n_swap > 0 ? WARN : GOOD, "%s",
         n_swap > 0 ? "on: what a prompt leaves in memory may reach the disk" : "off");
     getrlimit(RLIMIT_NOFILE, &lim);
@@ -187,32 +241,45 @@ static void check_libraries(struct report *r)
         row(r, "openblas", WARN, "OPENBLAS_CORETYPE=%.40s is set and may slow it down", core);
 }
 
-/* Only the proxy opens connections; so the list is its upstream as configured, and a web proxy from the environment. */
+/* What one option of a command is set to outside the command line: by the environment, or else by the config file. */
+static int list_setting(const struct st_cmd *cmd, const char *option, const char *variable, const char *why,
+                        json_t *hosts, struct st_err *e)
+{
+    struct st_words w = {0};
+    size_t len = strlen(option);
+    const char *set = getenv(variable);
+    if (set && *set)
+        json_array_append_new(hosts, json_pack("{s:s, s:s+}", "host", set, "why", why, cmd->name));
+    if (st_cli_config(cmd, getenv("SOTTO_CONFIG"), &w, e))
+        return e->code;
+    for (int i = 0; i < w.n; i++) {
+        if (!(set && *set) && !strncmp(w.p[i], option, len))
+            json_array_append_new(hosts, json_pack("{s:s, s:s+}", "host", w.p[i] + len, "why", why, cmd->name));
+        free(w.p[i]);
+    }
+    free(w.p);
+    return 0;
+}
+
+/* The proxy asks its upstream, masked layers go to workers; so the list is those as configured, and a web proxy from
+ * the environment. */
 static int list_network(const struct st_cli *cli, json_t *hosts, struct st_err *e)
 {
     static const char *const proxies[] = {"HTTPS_PROXY", "https_proxy", "http_proxy", "ALL_PROXY", "all_proxy"};
-    struct st_words w = {0};
-    const struct st_cmd *proxy = NULL;
-    for (const struct st_cmd *const *c = st_commands; *c; c++)
-        if (!strcmp((*c)->name, "proxy"))
-            proxy = *c;
-    if (st_cli_config(proxy, getenv("SOTTO_CONFIG"), &w, e))
-        return e->code;
-    const char *up = getenv("SOTTO_UPSTREAM");
-    for (int i = 0; i < w.n; i++)
-        if (!strncmp(w.p[i], "--upstream=", 11) && !(up && *up))
-            up = w.p[i] + 11;
-    if (up && *up)
-        json_array_append_new(hosts, json_pack("{s:s, s:s}", "host", up, "why", "upstream of sotto proxy"));
+    for (const struct st_cmd *const *c = st_commands; *c; c++) {
+        if (!strcmp((*c)->name, "proxy") &&
+            list_setting(*c, "--upstream=", "SOTTO_UPSTREAM", "upstream of sotto ", hosts, e))
+            return e->code;
+        if (((*c)->shared & ST_CLI_MASKED) &&
+            list_setting(*c, "--worker=", "SOTTO_WORKER", "worker of sotto ", hosts, e))
+            return e->code;
+    }
     for (size_t i = 0; i < sizeof proxies / sizeof *proxies; i++) {
         const char *v = getenv(proxies[i]);
         if (v && *v) /* may hold a password: the name is enough */
             json_array_append_new(hosts,
                                   json_pack("{s:s, s:s}", "host", proxies[i], "why", "web proxy of the environment"));
     }
-    for (int i = 0; i < w.n; i++)
-        free(w.p[i]);
-    free(w.p);
     if (cli->json)
         return 0;
     size_t i;
@@ -220,7 +287,8 @@ static int list_network(const struct st_cli *cli, json_t *hosts, struct st_err *
     puts("\nHosts that sotto may contact:");
     json_array_foreach(hosts, i, h) printf("  %s  (%s)\n", json_string_value(json_object_get(h, "host")),
                                            json_string_value(json_object_get(h, "why")));
-    puts("  what you name with --upstream (sotto proxy) and --url (sotto status); nothing else");
+    puts("  what you name with --upstream (sotto proxy), --worker (masked layers) and --url (sotto status); nothing "
+         "else");
     return 0;
 }
 
@@ -235,6 +303,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     check_port(&r, 7789, "sotto serve");
     check_config(&r);
     check_libraries(&r);
+    for (int i = 0; i < o->n_worker; i++)
+        check_worker(&r, o->workers[i], o->worker_ca);
     int rc = o->network ? list_network(cli, hosts, e) : 0;
     if (!rc && cli->json) {
         json_t *all = json_pack("{s:b, s:O}", "ok", !r.n_bad, "checks", r.checks);
@@ -256,10 +326,10 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 const struct st_cmd st_cmd_doctor = {
     .name = "doctor",
     .summary = "Check this machine: CPU, memory, limits, ports, libraries",
-    .doc = "Shows what this machine offers and what would go wrong. Changes nothing and contacts nobody. --network "
-           "lists every "
-           "host that sotto may contact.",
-    .examples = "  sotto doctor\n  sotto doctor --network --json",
+    .doc =
+        "Shows what this machine offers and what would go wrong. Changes nothing and contacts nobody but the workers "
+        "named with --worker. --network lists every host that sotto may contact.",
+    .examples = "  sotto doctor\n  sotto doctor --network --json\n  sotto doctor --worker tcp://gpu.example:7790",
     .shared = ST_CLI_JSON | ST_CLI_THREADS,
     .options = options,
     .opts_size = sizeof(struct doctor_opts),

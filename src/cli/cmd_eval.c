@@ -198,15 +198,18 @@ static int eval_windows(struct eval *ev, const struct st_buf *text, struct st_er
 
 static void print(const struct st_cli *cli, const struct eval *ev)
 {
+    struct st_buf protection = {0};
+    st_open_put_protection(ev->m, &protection);
     double per_token = ev->nats / (double)ev->n_tokens, bits = ev->nats / M_LN2 / (double)ev->n_bytes;
     if (cli->json)
         printf("{\"nats_per_token\":%.8f,\"perplexity\":%.6f,\"bits_per_byte\":%.6f,\"tokens\":%llu,\"documents\":%llu,"
-               "\"bytes\":%llu,\"context\":%u}\n",
+               "\"bytes\":%llu,\"context\":%u%s}\n",
                per_token, exp(per_token), bits, (unsigned long long)ev->n_tokens, (unsigned long long)ev->n_docs,
-               (unsigned long long)ev->n_bytes, ev->n_ctx);
+               (unsigned long long)ev->n_bytes, ev->n_ctx, protection.p ? protection.p : "");
     else
         printf("perplexity %.4f  (%.6f nats per token, %.4f bits per byte; %llu tokens in %llu pieces)\n",
                exp(per_token), per_token, bits, (unsigned long long)ev->n_tokens, (unsigned long long)ev->n_docs);
+    st_buf_free(&protection);
 }
 
 static int run(const struct st_cli *cli, void *opts, struct st_err *e)
@@ -255,7 +258,7 @@ const struct st_cmd st_cmd_eval = {
            "to the context; without, the text is read in windows of the context length, BOS each.",
     .examples = "  sotto eval models/demo --text book.txt --json\n"
                 "  sotto eval stories260K.bin --text stories.txt --separator '<|endoftext|>'",
-    .shared = ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON,
+    .shared = ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED,
     .options = options,
     .opts_size = sizeof(struct eval_opts),
     .defaults = NULL,

@@ -54,6 +54,14 @@ static void on_end(void *arg, enum st_finish finish, int64_t stop_id, const stru
         p->err = *e;
 }
 
+static void print_end(const struct st_open *m)
+{
+    struct st_buf b = {0};
+    st_open_put_protection(m, &b);
+    printf("]%s}\n", b.p ? b.p : "");
+    st_buf_free(&b);
+}
+
 static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 {
     const struct logits_opts *o = opts;
@@ -84,7 +92,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     if ((rc = p.err.code) != 0)
         *e = p.err;
     else if (cli->json)
-        puts("]}");
+        print_end(&m);
 out:
     st_ids_free(&ids);
     st_open_close(&m);
@@ -101,7 +109,7 @@ const struct st_cmd st_cmd_logits = {
            "{\"n_tokens\", "
            "\"vocab_size\", \"logits\": [[...]]}; otherwise position, most likely id and its logit.",
     .examples = "  sotto logits models/demo --ids 1,2,3 --json",
-    .shared = ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON,
+    .shared = ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED,
     .options = options,
     .opts_size = sizeof(struct logits_opts),
     .set = set,

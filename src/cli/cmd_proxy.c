@@ -2,21 +2,21 @@
  * out. */
 #include "base/log.h"
 #include "cli/listen.h"
+#include "cli/masked.h"
+#include "cli/serve_engine.h"
 #include "cli/source.h"
 #include "service/gen_upstream.h"
 
 #include <string.h>
 
 struct proxy_opts {
-    const char *protect, *key, *source, *manifest, *upstream, *upstream_model, *dialect, *upstream_key_file, *ca_bundle;
+    const char *key, *source, *manifest, *upstream, *upstream_model, *dialect, *upstream_key_file, *ca_bundle;
     double stall_s;
     uint32_t max_queue, n_retry;
-    bool show_egress;
 };
 
 enum {
-    KEY_PROTECT = ST_KEY(0),
-    KEY_KEY,
+    KEY_KEY = ST_KEY(0),
     KEY_UPSTREAM,
     KEY_UPSTREAM_MODEL,
     KEY_UPSTREAM_DIALECT,
@@ -25,17 +25,17 @@ enum {
     KEY_STALL,
     KEY_RETRIES,
     KEY_MAX_QUEUE,
-    KEY_SHOW_EGRESS,
     KEY_TOKENIZER,
     KEY_MANIFEST,
 };
 
-static const struct proxy_opts defaults = {.protect = "covariant", .n_retry = 2};
+static const struct proxy_opts defaults = {.n_retry = 2};
 
 static const struct argp_option options[] = {
-    {"protect", KEY_PROTECT, "NAME", 0, "The protection; default and only one so far: covariant", 0},
     {"key", KEY_KEY, "FILE", 0, "Key file of the obfuscated checkpoint (sotto key new)", 0},
-    {"tokenizer", KEY_TOKENIZER, "SRC", 0, "The model that was obfuscated: its directory, here for its tokenizer", 0},
+    {"tokenizer", KEY_TOKENIZER, "SRC", 0,
+     "The model that was obfuscated: its directory, here for its tokenizer; masked: another tokenizer than the model's",
+     0},
     {"manifest", KEY_MANIFEST, "PATH", 0,
      "The obfuscated checkpoint, or a copy of its sotto.json: says how it was made, and a wrong key is told at once",
      0},
@@ -50,7 +50,6 @@ static const struct argp_option options[] = {
     {"stall", KEY_STALL, "SECONDS", 0, "Give up when the upstream sends no token for so long; default 300", 0},
     {"retries", KEY_RETRIES, "N", 0, "Tries after the first while nothing of a reply has come; default 2", 0},
     {"max-queue", KEY_MAX_QUEUE, "N", 0, "Requests at once; default 1024", 0},
-    {"show-egress", KEY_SHOW_EGRESS, NULL, 0, "Print what leaves this machine, per request, on standard error", 0},
     {0},
 };
 
@@ -58,9 +57,6 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
 {
     struct proxy_opts *o = opts;
     switch (key) {
-    case KEY_PROTECT:
-        o->protect = arg;
-        return 0;
     case KEY_KEY:
         o->key = arg;
         return 0;
@@ -89,18 +85,21 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
         return st_opt_real("--stall", arg, 1, 86400, &o->stall_s, e);
     case KEY_RETRIES:
         return st_opt_u32("--retries", arg, 0, 10, &o->n_retry, e);
-    case KEY_MAX_QUEUE:
-        return st_opt_u32("--max-queue", arg, 1, 1u << 20, &o->max_queue, e);
     default:
-        o->show_egress = true;
-        return 0;
+        return st_opt_u32("--max-queue", arg, 1, 1u << 20, &o->max_queue, e);
     }
 }
 
-static int check(const struct proxy_opts *o, struct st_err *e)
+static int check(const struct st_cli *cli, const struct proxy_opts *o, struct st_err *e)
 {
-    if (strcmp(o->protect, "covariant") != 0)
-        return st_fail(e, ST_UNSUPPORTED, "--protect: '%s' is not supported; supported: covariant", o->protect);
+    if (cli->n_args)
+        return st_fail(e, ST_USAGE, "proxy: '%s': a MODEL is for --protect masked", cli->args[0]);
+    if (cli->masked.first)
+        return st_fail(e, ST_USAGE, "--%s: only with --protect masked", cli->masked.first);
+    if (cli->dtype != ST_CLI_DTYPE_KEEP || cli->kv_dtype >= 0 || cli->n_ctx || cli->deterministic)
+        return st_fail(e, ST_USAGE,
+                       "proxy: --dtype, --kv-dtype, --ctx and --deterministic are for --protect masked: "
+                       "the upstream runs the model");
     if (!o->key || !o->source || !o->upstream)
         return st_fail(e, ST_USAGE, "proxy: want --key FILE, --tokenizer SRC and --upstream URL (missing: %s)",
                        !o->key      ? "--key"
@@ -109,11 +108,32 @@ static int check(const struct proxy_opts *o, struct st_err *e)
     return 0;
 }
 
+/* The engine is here, and so is everything but the linear layers: the endpoint of `sotto serve` on the proxy's port. */
+static int run_masked(const struct st_cli *cli, const struct proxy_opts *o, struct st_err *e)
+{
+    struct st_cli with = *cli;
+    bool masked;
+    if (o->key || o->manifest || o->upstream || o->upstream_model || o->dialect || o->upstream_key_file || o->ca_bundle)
+        return st_fail(e, ST_USAGE, "proxy: --key, --manifest, --upstream and --ca-bundle are for --protect covariant");
+    if (!cli->n_args)
+        return st_fail(e, ST_USAGE, "proxy: --protect masked wants a MODEL");
+    if (st_masked_wanted(cli, &masked, e))
+        return e->code;
+    with.tokenizer = o->source;
+    const struct st_serve_engine so = {.command = "proxy", .port = 7788, .max_queue = o->max_queue};
+    return st_serve_engine(&with, &so, e);
+}
+
 static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 {
     const struct proxy_opts *o = opts;
     struct st_source src;
-    if (check(o, e) || st_source_open(cli, o->source, o->key, o->manifest, &src, e))
+    if (cli->protect && strcmp(cli->protect, "masked") == 0)
+        return run_masked(cli, o, e);
+    if (cli->protect && strcmp(cli->protect, "covariant") != 0)
+        return st_fail(e, ST_UNSUPPORTED, "--protect: '%s' is not supported; supported: covariant, masked",
+                       cli->protect);
+    if (check(cli, o, e) || st_source_open(cli, o->source, o->key, o->manifest, &src, e))
         return e->code;
     const struct st_gen_upstream_opts uo = {.url = o->upstream,
                                             .api_key_file = o->upstream_key_file,
@@ -128,12 +148,13 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
                                             .stall_s = o->stall_s,
                                             .n_retry = o->n_retry,
                                             .max_live = o->max_queue,
-                                            .show_egress = o->show_egress};
+                                            .show_egress = cli->masked.show_egress};
     struct st_banner banner = {.cli = cli,
                                .command = "proxy",
                                .model = o->upstream,
                                .protection = "covariant",
                                .scheme = src.scheme,
+                               .verified = "no",
                                .note = "hides nothing from a server that has the base weights (docs/covariant.md)"};
     struct st_server_opts so;
     if (!o->manifest)
@@ -150,14 +171,20 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 const struct st_cmd st_cmd_proxy = {
     .name = "proxy",
     .summary = "The private endpoint on your machine, in front of an untrusted server",
+    .args_doc = "[MODEL]",
+    .max_args = 1,
     .doc = "An OpenAI-compatible endpoint on http://127.0.0.1:7788/v1. Prompts are templated and tokenised here, token "
            "ids are enciphered with the key, and an untrusted server that runs the obfuscated checkpoint continues "
-           "them. The key and the text never leave this machine.",
+           "them. The key and the text never leave this machine. With --protect masked this machine runs MODEL itself, "
+           "and "
+           "untrusted workers compute its linear layers on masked rows; that needs no key.",
     .examples = "  sotto proxy --key my.key --tokenizer my-model --manifest my-model.cov \\\n"
                 "      --upstream http://127.0.0.1:7789 --show-egress\n"
                 "  sotto proxy --key my.key --tokenizer my-model --manifest my-model.cov \\\n"
-                "      --upstream https://gpu.example:8000 --upstream-key-file gpu.key",
-    .shared = ST_CLI_LISTEN | ST_CLI_CHAT | ST_CLI_JSON | ST_CLI_UNLOCK,
+                "      --upstream https://gpu.example:8000 --upstream-key-file gpu.key\n"
+                "  sotto proxy --protect masked my-model --worker tls://gpu.example:7790",
+    .shared =
+        ST_CLI_LISTEN | ST_CLI_CHAT | ST_CLI_JSON | ST_CLI_UNLOCK | ST_CLI_ENGINE | ST_CLI_THREADS | ST_CLI_MASKED,
     .options = options,
     .opts_size = sizeof(struct proxy_opts),
     .defaults = &defaults,

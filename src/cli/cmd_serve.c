@@ -1,7 +1,5 @@
 /* sotto serve: an OpenAI-compatible endpoint on the engine of this process. */
-#include "cli/listen.h"
-#include "cli/open.h"
-#include "service/gen_engine.h"
+#include "cli/serve_engine.h"
 
 struct serve_opts {
     uint32_t max_batch, max_queue, max_row, kv_tokens;
@@ -16,7 +14,7 @@ static const struct argp_option options[] = {
     {"max-queue", KEY_MAX_QUEUE, "N", 0, "Requests that may wait; default 1024", 0},
     {"max-row", KEY_MAX_ROW, "N", 0, "Tokens per step; a long prompt is read in such pieces; default 512", 0},
     {"kv-tokens", KEY_KV_TOKENS, "N", 0, "Tokens that the key/value cache holds; default context times batch", 0},
-    {"model-name", KEY_NAME, "NAME", 0, "Name in /v1/models; default: last part of the path", 0},
+    {"model-name", KEY_NAME, "NAME", 0, "Its name in /v1/models; default: last part of the path", 0},
     {"ids-only", KEY_IDS_ONLY, NULL, 0, "Without a tokenizer: prompts and replies are token ids", 0},
     {0},
 };
@@ -42,50 +40,18 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
     }
 }
 
-/* Without a tokenizer: say what to do before the model is loaded. */
-static int check_tokenizer(const struct st_cli *cli, struct st_err *e)
-{
-    char path[ST_PATH_MAX], file[ST_PATH_MAX + 32];
-    if (st_open_model_path(cli->args[0], path, e))
-        return e->code;
-    if (cli->tokenizer || !st_path_is_dir(path))
-        return 0;
-    for (int i = 0; i < 2; i++) {
-        snprintf(file, sizeof file, "%s/%s", path, i ? "tokenizer.model" : "tokenizer.json");
-        if (st_path_exists(file))
-            return 0;
-    }
-    return st_fail(e, ST_USAGE, "%s: has no tokenizer; serve token ids with --ids-only, or name one with --tokenizer",
-                   path);
-}
-
 static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 {
     const struct serve_opts *o = opts;
-    struct st_open m = {0};
-    if (!o->ids_only && check_tokenizer(cli, e))
-        return e->code;
-    const struct st_engine_opts eo = {
-        .max_batch = o->max_batch, .max_queue = o->max_queue, .max_row = o->max_row, .n_kv = o->kv_tokens};
-    int rc = st_open(cli, cli->args[0], o->ids_only ? 0 : ST_OPEN_TOKENIZER | ST_OPEN_CHAT, &eo, &m, e);
-    if (rc)
-        return rc;
-    const struct st_gen_engine_opts go = {
-        .engine = m.engine, .model = m.model, .model_name = o->name, .max_live = o->max_queue};
-    struct st_banner banner = {.cli = cli,
-                               .command = "serve",
-                               .model = o->name ? o->name : m.model->name,
-                               .protection = "none",
-                               .scheme = "none",
-                               .note = o->ids_only ? "token ids only: no text comes in or goes out" : NULL};
-    struct st_server_opts so;
-    st_listen_opts(cli, 7789, &banner, &so);
-    so.tokenizer = m.tokenizer;
-    so.chat = m.chat;
-    so.source = (struct st_gen_source){st_gen_engine_open, &go};
-    rc = st_server_run(&so, e);
-    st_open_close(&m);
-    return rc;
+    const struct st_serve_engine so = {.command = "serve",
+                                       .port = 7789,
+                                       .max_batch = o->max_batch,
+                                       .max_queue = o->max_queue,
+                                       .max_row = o->max_row,
+                                       .kv_tokens = o->kv_tokens,
+                                       .name = o->name,
+                                       .ids_only = o->ids_only};
+    return st_serve_engine(cli, &so, e);
 }
 
 const struct st_cmd st_cmd_serve = {
@@ -96,11 +62,14 @@ const struct st_cmd st_cmd_serve = {
     .max_args = 1,
     .doc = "Serves a model on http://127.0.0.1:7789/v1. By itself this protects nothing: whoever runs it sees every "
            "prompt. An "
-           "obfuscated checkpoint is served the same way; only the proxy with the key can read what passes.",
+           "obfuscated checkpoint is served the same way; only the proxy with the key can read what passes. With "
+           "--protect "
+           "masked prompts stay in this process, and untrusted workers compute linear layers on masked rows.",
     .examples = "  sotto serve models/demo\n  sotto serve ~/models/llama-1b --dtype int8 --port 8000\n"
                 "  sotto serve my-model.cov --ids-only --host 0.0.0.0 \\\n"
-                "      --allow-host gpu.example --api-key-file keys.txt",
-    .shared = ST_CLI_LISTEN | ST_CLI_MODEL | ST_CLI_CHAT | ST_CLI_THREADS | ST_CLI_JSON,
+                "      --allow-host gpu.example --api-key-file keys.txt\n"
+                "  sotto serve ~/models/llama-1b --protect masked --worker tcp://gpu.example:7790",
+    .shared = ST_CLI_LISTEN | ST_CLI_MODEL | ST_CLI_CHAT | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED,
     .options = options,
     .opts_size = sizeof(struct serve_opts),
     .set = set,

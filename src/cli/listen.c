@@ -9,14 +9,17 @@ static void on_listen(void *arg, const char *url, int port)
     if (b->cli->json) {
         struct st_buf name = {0};
         st_json_quote(&name, b->model, strlen(b->model));
-        printf("{\"url\":\"%s\",\"port\":%d,\"model\":%s,\"protection\":\"%s\",\"scheme\":\"%s\"}\n", url, port,
-               name.p ? name.p : "null", b->protection, b->scheme);
+        printf("{\"url\":\"%s\",\"port\":%d,\"model\":%s,\"protection\":\"%s\",\"scheme\":\"%s\","
+               "\"verified\":\"%s\"}\n",
+               url, port, name.p ? name.p : "null", b->protection, b->scheme, b->verified);
         st_buf_free(&name);
     } else if (!b->cli->quiet) {
         printf("sotto %s: %s on %s\n  protection: %s%s%s\n", b->command, b->model, url, b->protection,
                strcmp(b->scheme, "none") ? ", scheme " : "", strcmp(b->scheme, "none") ? b->scheme : "");
         if (b->note)
             printf("  %s\n", b->note);
+        if (b->warning)
+            printf("  warning: %s\n", b->warning);
         printf("\nexport OPENAI_BASE_URL=%s/v1\nexport OPENAI_API_KEY=%s\n", url,
                b->cli->listen.api_key_file ? "<a key of the file>" : "any");
     }

@@ -8,7 +8,8 @@
 /* What is printed once the port is open. Strings are borrowed until then. */
 struct st_banner {
     const struct st_cli *cli;
-    const char *command, *model, *protection, *scheme, *note; /* note: a line of its own, may be NULL */
+    const char *command, *model, *protection, *scheme, *verified;
+    const char *note, *warning; /* lines of their own, may be NULL */
 };
 
 /* Fills everything but tokenizer, chat and source; b is kept until the server ends. */

@@ -1,5 +1,7 @@
 #include "cli/open.h"
 #include "base/hooks.h"
+#include "base/log.h"
+#include "cli/masked.h"
 #include "model/checkpoint.h"
 #include "model/locate.h"
 
@@ -96,6 +98,18 @@ int st_open_sampling(const struct st_cli *cli, float default_temp, struct st_sam
     return cli->seed_given ? 0 : st_random(&out->seed, sizeof out->seed, e);
 }
 
+/* What the planner chose; and what weakens the protection, which every command says, quiet or not. */
+static void tell(const struct st_open *o)
+{
+    struct st_masked_words w;
+    const char *line = st_masked_choice(o->masked);
+    for (size_t n; (n = strcspn(line, "\n")); line += n + (line[n] == '\n'))
+        st_log(ST_LOG_INFO, "%.*s", (int)n, line);
+    st_masked_words(o->masked, &w);
+    if (w.warning)
+        fprintf(stderr, "warning: %s\n", w.warning);
+}
+
 static int open_engine(const struct st_cli *cli, const char *path, const struct st_engine_opts *more,
                        struct st_open *out, struct st_err *e)
 {
@@ -103,7 +117,12 @@ static int open_engine(const struct st_cli *cli, const char *path, const struct 
     struct st_model_opts mo = {.dtype = load[cli->dtype], .n_threads = cli->n_threads, .progress = !cli->quiet};
     struct st_engine_opts eo = more ? *more : (struct st_engine_opts){0};
     double start = st_now();
+    bool masked;
+    if (st_masked_wanted(cli, &masked, e) || (masked && st_masked_model_opts(cli, path, &mo, e)))
+        return e->code;
     if (st_model_open(path, &mo, &out->model, e))
+        return e->code;
+    if (masked && st_masked_open(cli, path, out->model, &eo, &out->masked, e))
         return e->code;
     eo.n_threads = cli->n_threads;
     eo.isa = cli->isa;
@@ -115,6 +134,8 @@ static int open_engine(const struct st_cli *cli, const char *path, const struct 
     if (st_engine_new(out->model, &eo, &out->engine, e))
         return e->code;
     out->load_s = st_now() - start;
+    if (masked)
+        tell(out);
     return 0;
 }
 
@@ -142,7 +163,18 @@ void st_open_close(struct st_open *o)
         st_engine_free(o->engine);
     if (o->tokenizer)
         st_tokenizer_free(o->tokenizer);
+    if (o->masked)
+        st_masked_close(o->masked);
     if (o->model)
         st_model_close(o->model);
     *o = (struct st_open){0};
+}
+
+void st_open_put_protection(const struct st_open *o, struct st_buf *b)
+{
+    struct st_masked_words w;
+    if (!o->masked)
+        return;
+    st_masked_words(o->masked, &w);
+    st_buf_addf(b, ",\"protection\":\"%s\",\"scheme\":\"%s\",\"verified\":\"%s\"", w.protection, w.scheme, w.verified);
 }

@@ -7,11 +7,14 @@
 #include "engine/engine.h"
 #include "model/chat.h"
 
+struct st_masked_side;
+
 struct st_open {
     struct st_model *model;
     struct st_engine *engine;
     struct st_tokenizer *tokenizer;      /* NULL if not asked for */
     const struct st_chat_template *chat; /* NULL if not asked for */
+    struct st_masked_side *masked;       /* NULL without --protect masked (cli/masked.h) */
     double load_s;                       /* model and engine */
 };
 
@@ -21,6 +24,8 @@ enum { ST_OPEN_TOKENIZER = 1, ST_OPEN_CHAT = 2 /* needs the tokenizer */ };
 int st_open(const struct st_cli *cli, const char *model, unsigned what, const struct st_engine_opts *more,
             struct st_open *out, struct st_err *e) ST_MUST_CHECK;
 void st_open_close(struct st_open *o);
+/* Appends `,"protection":"masked","scheme":..,"verified":..` to a JSON object; nothing without a protection. */
+void st_open_put_protection(const struct st_open *o, struct st_buf *b);
 
 /* `org/name` to its snapshot in the Hugging Face cache; anything that exists is left as it is. IO names both places. */
 int st_open_model_path(const char *arg, char out[ST_PATH_MAX], struct st_err *e) ST_MUST_CHECK;

@@ -39,13 +39,67 @@ enum {
     KEY_PASSPHRASE_FILE,
     KEY_PASSPHRASE,
     KEY_TCTI,
+    KEY_PROTECT,
+    KEY_WORKER,
+    KEY_WORKER_CA,
+    KEY_WORKER_TIMEOUT,
+    KEY_SCHEME,
+    KEY_PARAMS,
+    KEY_HINTS,
+    KEY_RANK,
+    KEY_NO_INTEGRITY,
+    KEY_OFFLOAD,
+    KEY_EMBEDDING,
+    KEY_EXPERTS,
+    KEY_PAD_MEMORY,
+    KEY_PAD_THREADS,
+    KEY_ALLOW_UNLOCKED,
+    KEY_RECORD,
+    KEY_SHOW_EGRESS,
+    KEY_PRIVATE_WEIGHTS,
+    KEY_REFERENCE,
 };
 
-/* Group 10 puts them after the command's own options in the help. */
+/* Groups from 7 on put them after the command's own options in the help. */
 static const struct {
     unsigned shared; /* 0 = every command */
     struct argp_option o;
 } shared_options[] = {
+    {ST_CLI_MASKED, {"protect", KEY_PROTECT, "NAME", 0, "none, masked, or in sotto proxy covariant", 7}},
+    {ST_CLI_MASKED,
+     {"worker", KEY_WORKER, "ADDRESS", 0,
+      "masked: who computes the linear layers: tcp://, tls://HOST:PORT, unix:PATH or shm:PATH; may be repeated", 7}},
+    {ST_CLI_MASKED, {"worker-ca", KEY_WORKER_CA, "FILE", 0, "Certificates that a tls:// worker is checked against", 7}},
+    {ST_CLI_MASKED,
+     {"worker-timeout", KEY_WORKER_TIMEOUT, "SECONDS", 0, "For connecting, and for each exchange; default 30", 7}},
+    {ST_CLI_MASKED,
+     {"scheme", KEY_SCHEME, "NAME", 0, "How rows are masked: lwe (default), otp, or remo (breakable)", 7}},
+    {ST_CLI_MASKED, {"params", KEY_PARAMS, "NAME", 0, "Parameter set of lwe; default: that of the hints", 7}},
+    {ST_CLI_MASKED,
+     {"hints", KEY_HINTS, "FILE", 0, "Hints of lwe (sotto-worker prepare); default: from the worker", 7}},
+    {ST_CLI_MASKED, {"rank", KEY_RANK, "M", 0, "Rank of the masks of remo; default half the width of a row", 7}},
+    {ST_CLI_MASKED,
+     {"no-integrity", KEY_NO_INTEGRITY, NULL, 0, "Do not check what the worker returns; every output says so", 7}},
+    {ST_CLI_MASKED,
+     {"offload", KEY_OFFLOAD, "WHAT", 0,
+      "auto (default): a layer stays here when that is cheaper and its weights are here; all: none does", 7}},
+    {ST_CLI_MASKED,
+     {"embedding", KEY_EMBEDDING, "WHERE", 0, "Rows of the embedding: local (default), or remote, fetched masked", 7}},
+    {ST_CLI_MASKED,
+     {"experts", KEY_EXPERTS, "WHERE", 0, "Routed experts: local (default), or all: every one sees every row", 7}},
+    {ST_CLI_MASKED,
+     {"pad-memory", KEY_PAD_MEMORY, "BYTES", 0, "For pads made ahead; default 1/8 of what is free, at most 1G", 7}},
+    {ST_CLI_MASKED, {"pad-threads", KEY_PAD_THREADS, "N", 0, "That make pads; default 1", 7}},
+    {ST_CLI_MASKED,
+     {"allow-unlocked", KEY_ALLOW_UNLOCKED, NULL, 0, "Keep pads in memory that cannot be locked, although it swaps",
+      7}},
+    {ST_CLI_MASKED, {"record", KEY_RECORD, "FILE", 0, "Write what passes to and from the worker to FILE", 7}},
+    {ST_CLI_MASKED,
+     {"show-egress", KEY_SHOW_EGRESS, NULL, 0, "Print samples of what leaves this machine on standard error", 7}},
+    {ST_CLI_MASKED,
+     {"private-weights", KEY_PRIVATE_WEIGHTS, NULL, 0, "Weights that this side may not learn: refused so far", 7}},
+    {ST_CLI_MASKED,
+     {"reference", KEY_REFERENCE, "NAME", 0, "masked-int: instead of a worker, the exact integers of one, here", 7}},
     {ST_CLI_LISTEN, {"host", KEY_HOST, "ADDRESS", 0, "Listen there; default 127.0.0.1. Others need --api-key-file", 9}},
     {ST_CLI_LISTEN, {"port", KEY_PORT, "P", 0, "Port; 0 = chosen by the system", 9}},
     {ST_CLI_LISTEN, {"api-key-file", KEY_API_KEY_FILE, "FILE", 0, "Accept only these keys, one per line", 9}},
@@ -65,13 +119,13 @@ static const struct {
      {"passphrase", KEY_PASSPHRASE, NULL, 0, "For a key with a passphrase: ask for it on the terminal", 8}},
     {ST_CLI_UNLOCK,
      {"tcti", KEY_TCTI, "CONF", 0, "How to reach the TPM; default: TSS2_TCTI, else device:/dev/tpmrm0", 8}},
-    {ST_CLI_MODEL,
+    {ST_CLI_TOKENIZER,
      {"tokenizer", KEY_TOKENIZER, "FILE", 0, "Tokenizer file or directory; default: the model's own", 10}},
-    {ST_CLI_MODEL, {"dtype", KEY_DTYPE, "TYPE", 0, "Weights in memory: keep (default), f32, bf16 or int8", 10}},
-    {ST_CLI_MODEL,
+    {ST_CLI_ENGINE, {"dtype", KEY_DTYPE, "TYPE", 0, "Weights in memory: keep (default), f32, bf16 or int8", 10}},
+    {ST_CLI_ENGINE,
      {"kv-dtype", KEY_KV_DTYPE, "TYPE", 0, "Key/value cache: f32 or bf16; default: f32 for f32 models, else bf16", 10}},
-    {ST_CLI_MODEL, {"ctx", KEY_CTX, "N", 0, "Longest sequence in tokens; default: the model's, at most 4096", 10}},
-    {ST_CLI_MODEL,
+    {ST_CLI_ENGINE, {"ctx", KEY_CTX, "N", 0, "Longest sequence in tokens; default: the model's, at most 4096", 10}},
+    {ST_CLI_ENGINE,
      {"deterministic", KEY_DETERMINISTIC, NULL, 0, "Results do not depend on the other requests of a batch", 10}},
     {ST_CLI_CHAT,
      {"chat-template", KEY_CHAT_TEMPLATE, "NAME", 0,
@@ -106,6 +160,14 @@ void st_cli_options(const struct st_cmd *cmd, struct st_opt_list *out)
     for (size_t i = 0; i < N_SHARED && out->n < cap; i++)
         if (has_shared(cmd, i))
             out->p[out->n++] = &shared_options[i].o;
+}
+
+static const char *shared_name(int key)
+{
+    for (size_t i = 0; i < N_SHARED; i++)
+        if (shared_options[i].o.key == key)
+            return shared_options[i].o.name;
+    return "";
 }
 
 int st_opt_int(const char *name, const char *arg, int64_t min, int64_t max, int64_t *out, struct st_err *e)
@@ -249,6 +311,89 @@ static int set_model(struct st_cli *c, int key, char *arg, struct st_err *e)
     }
 }
 
+static int set_masked_switch(struct st_cli_masked *m, int key, char *arg, struct st_err *e)
+{
+    static const char *const offload[] = {"auto", "all", NULL}, *const embedding[] = {"local", "remote", NULL},
+                             *const experts[] = {"local", "all", NULL};
+    int i = 0, rc = 0;
+    switch (key) {
+    case KEY_NO_INTEGRITY:
+        m->no_integrity = true;
+        return 0;
+    case KEY_ALLOW_UNLOCKED:
+        m->allow_unlocked = true;
+        return 0;
+    case KEY_PRIVATE_WEIGHTS:
+        m->private_weights = true;
+        return 0;
+    case KEY_OFFLOAD:
+        rc = st_opt_choice("--offload", arg, offload, &i, e);
+        m->offload_all = i;
+        return rc;
+    case KEY_EMBEDDING:
+        rc = st_opt_choice("--embedding", arg, embedding, &i, e);
+        m->embedding_remote = i;
+        return rc;
+    default:
+        rc = st_opt_choice("--experts", arg, experts, &i, e);
+        m->experts_all = i;
+        return rc;
+    }
+}
+
+static int set_masked(struct st_cli *c, int key, char *arg, struct st_err *e)
+{
+    struct st_cli_masked *m = &c->masked;
+    const char **text = NULL;
+    if (key == KEY_PROTECT) {
+        c->protect = arg;
+        return 0;
+    }
+    if (key == KEY_SHOW_EGRESS) { /* other protections have it too */
+        m->show_egress = true;
+        return 0;
+    }
+    if (!m->first)
+        m->first = shared_name(key);
+    switch (key) {
+    case KEY_WORKER:
+        if (m->n_worker == ST_CLI_MAX_WORKERS)
+            return st_fail(e, ST_USAGE, "--worker: at most %d", ST_CLI_MAX_WORKERS);
+        m->workers[m->n_worker++] = arg;
+        return 0;
+    case KEY_WORKER_TIMEOUT:
+        return st_opt_real("--worker-timeout", arg, 0.1, 86400, &m->timeout_s, e);
+    case KEY_RANK:
+        return st_opt_u32("--rank", arg, 1, 1u << 20, &m->rank, e);
+    case KEY_PAD_MEMORY:
+        return st_opt_size("--pad-memory", arg, 1u << 16, &m->pad_memory, e);
+    case KEY_PAD_THREADS:
+        return st_opt_u32("--pad-threads", arg, 1, 1024, &m->pad_threads, e);
+    case KEY_WORKER_CA:
+        text = &m->worker_ca;
+        break;
+    case KEY_SCHEME:
+        text = &m->scheme;
+        break;
+    case KEY_PARAMS:
+        text = &m->params;
+        break;
+    case KEY_HINTS:
+        text = &m->hints;
+        break;
+    case KEY_RECORD:
+        text = &m->record;
+        break;
+    case KEY_REFERENCE:
+        text = &m->reference;
+        break;
+    default:
+        return set_masked_switch(m, key, arg, e);
+    }
+    *text = arg;
+    return 0;
+}
+
 static int set_shared(struct st_cli *c, int key, char *arg, struct st_err *e)
 {
     int64_t v = 0;
@@ -299,6 +444,8 @@ static int set_shared(struct st_cli *c, int key, char *arg, struct st_err *e)
         c->unlock.tcti = arg;
         return 0;
     default:
+        if (key >= KEY_PROTECT)
+            return set_masked(c, key, arg, e);
         return key >= KEY_HOST ? set_listen(&c->listen, key, arg, e) : set_model(c, key, arg, e);
     }
 }

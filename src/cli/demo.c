@@ -1,0 +1,249 @@
+#include "cli/demo.h"
+#include "base/hooks.h"
+#include "cli/columns.h"
+#include "cli/generate.h"
+#include "cli/http.h"
+#include "cli/open.h"
+#include "text/json.h"
+
+#include <dirent.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int sig)
+{
+    (void)sig;
+    interrupted = 1;
+}
+
+bool st_demo_interrupted(void)
+{
+    return interrupted != 0;
+}
+
+int st_demo_next(const struct st_demo *d, const char *what, struct st_err *e)
+{
+    if (interrupted)
+        return st_fail(e, ST_INTERNAL, "demo: interrupted");
+    if (!d->cli->json && !d->cli->quiet)
+        fprintf(stderr, "%5.1f s  %s\n", st_now() - d->start, what);
+    return 0;
+}
+
+/* Beside the program: a build tree (build/bin, build/NAME/bin) or an installation. */
+static int find_model(struct st_demo *d, struct st_err *e)
+{
+    static const char *const places[] = {"../../models/demo", "../../../models/demo", "../share/sotto/models/demo"};
+    char dir[ST_PATH_MAX / 2];
+    if (d->model_arg)
+        return st_open_model_path(d->model_arg, d->model, e);
+    if (st_child_program_dir(dir, sizeof dir, e))
+        return e->code;
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        snprintf(d->model, sizeof d->model, "%s/%s", dir, places[i]);
+        if (st_path_is_dir(d->model))
+            return 0;
+    }
+    return st_fail(e, ST_IO, "the demo model is not beside the program (%s); name a model with --model", dir);
+}
+
+static int make_temp(struct st_demo *d, struct st_err *e)
+{
+    const char *base = getenv("TMPDIR");
+    if (!base || !*base || strlen(base) > 40)
+        base = "/tmp";
+    snprintf(d->tmp, sizeof d->tmp, "%s/sotto-demo-XXXXXX", base);
+    if (!mkdtemp(d->tmp)) {
+        *d->tmp = 0;
+        return st_fail(e, ST_IO, "%s: cannot make a temporary directory", base);
+    }
+    return 0;
+}
+
+/* Removes a directory of plain files and directories, two levels deep: all that the demo makes. */
+static void remove_dir(const char *path, int depth)
+{
+    struct st_err ignored;
+    DIR *dir = opendir(path);
+    for (struct dirent *f; dir && (f = readdir(dir));) {
+        char name[ST_PATH_MAX];
+        if (!strcmp(f->d_name, ".") || !strcmp(f->d_name, ".."))
+            continue;
+        if (st_path_join(name, sizeof name, path, f->d_name, &ignored))
+            continue;
+        if (unlink(name) != 0 && depth > 0)
+            remove_dir(name, depth - 1);
+    }
+    if (dir)
+        closedir(dir);
+    rmdir(path);
+}
+
+int st_demo_begin(struct st_demo *d, struct st_err *e)
+{
+    /* Ctrl-C must not leave the child or the key behind. */
+    struct sigaction sa = {.sa_handler = on_signal};
+    sigaction(SIGINT, &sa, NULL);
+    sigaction(SIGTERM, &sa, NULL);
+    d->start = st_now();
+    return find_model(d, e) ? e->code : make_temp(d, e);
+}
+
+void st_demo_end(struct st_demo *d)
+{
+    st_server_stop(d->server);
+    st_child_stop(&d->child);
+    if (*d->tmp)
+        remove_dir(d->tmp, 2);
+    st_buf_wipe(&d->sent);
+    st_buf_wipe(&d->received);
+}
+
+void st_demo_reply_wipe(struct st_demo_reply *r)
+{
+    st_buf_wipe(&r->text);
+    st_buf_wipe(&r->pending);
+    st_ids_free(&r->ids);
+}
+
+bool st_demo_reply_equal(const struct st_demo_reply *a, const struct st_demo_reply *b)
+{
+    return a->ids.len && a->ids.len == b->ids.len && !memcmp(a->ids.p, b->ids.p, a->ids.len * sizeof *a->ids.p) &&
+           a->text.len == b->text.len && !memcmp(a->text.p ? a->text.p : "", b->text.p ? b->text.p : "", a->text.len);
+}
+
+/* It takes connections at once, but a proxy says ready only after its first look at the upstream. */
+static int wait_ready(const struct st_demo *d, struct st_err *e)
+{
+    const struct timespec tick = {0, 20 * 1000 * 1000};
+    char url[256];
+    snprintf(url, sizeof url, "%s/health", st_server_url(d->server));
+    for (double end = st_now() + 10; st_now() < end && !interrupted; nanosleep(&tick, NULL)) {
+        struct st_http h = {.url = url, .timeout_s = 2};
+        int rc = st_http_run(&h, e);
+        st_http_wipe(&h);
+        if (!rc && h.status == 200)
+            return 0;
+    }
+    return st_fail(e, ST_IO, "the endpoint did not become ready");
+}
+
+/* One event of the stream: {"choices": [{"delta": {"content"}, "token_ids": [...]}]}. */
+static void on_event(struct st_demo_reply *r, const char *text, size_t len)
+{
+    struct st_err e = {0};
+    json_t *o;
+    size_t i;
+    const json_t *id;
+    if (len == 6 && !memcmp(text, "[DONE]", 6))
+        return;
+    if (st_json_parse(text, len, "stream", &o, &e)) {
+        r->bad = true;
+        return;
+    }
+    const json_t *choice = json_array_get(json_object_get(o, "choices"), 0);
+    const char *piece = json_string_value(json_object_get(json_object_get(choice, "delta"), "content"));
+    if (json_object_get(o, "error"))
+        r->bad = true;
+    if (piece)
+        st_buf_add_str(&r->text, piece);
+    json_array_foreach(json_object_get(choice, "token_ids"), i, id)
+        st_ids_add(&r->ids, (uint32_t)json_integer_value(id));
+    json_decref(o);
+}
+
+static void on_data(void *arg, const char *p, size_t len)
+{
+    struct st_demo_reply *r = arg;
+    char *end;
+    st_buf_add(&r->pending, p, len);
+    while (!r->pending.failed && r->pending.len && (end = memchr(r->pending.p, '\n', r->pending.len))) {
+        size_t n = (size_t)(end - r->pending.p);
+        if (n > 6 && !memcmp(r->pending.p, "data: ", 6))
+            on_event(r, r->pending.p + 6, n - 6 - (end[-1] == '\r'));
+        st_buf_drop(&r->pending, n + 1);
+    }
+}
+
+static int chat(const struct st_demo *d, struct st_demo_reply *out, struct st_err *e)
+{
+    struct st_buf body = {0}, url = {0};
+    double start = st_now();
+    st_buf_addf(&url, "%s/v1/chat/completions", st_server_url(d->server));
+    st_buf_add_str(&body, "{\"messages\":[{\"role\":\"user\",\"content\":");
+    st_json_quote(&body, d->prompt, strlen(d->prompt));
+    st_buf_addf(&body, "}],\"stream\":true,\"temperature\":0,\"max_tokens\":%u,\"return_token_ids\":true}", d->n);
+    struct st_http h = {.url = url.p, .post = body.p, .timeout_s = 120, .on_data = on_data, .arg = out};
+    int rc = body.failed || url.failed ? st_fail(e, ST_MEMORY, "no memory for the chat") : st_http_run(&h, e);
+    if (!rc && (h.status != 200 || out->bad))
+        rc = st_fail(e, ST_IO, "the endpoint answered with status %ld%s", h.status,
+                     out->bad ? " and a broken stream" : "");
+    out->seconds = st_now() - start;
+    st_http_wipe(&h);
+    st_buf_wipe(&body);
+    st_buf_free(&url);
+    return rc;
+}
+
+int st_demo_talk(struct st_demo *d, const struct st_server_opts *o, struct st_demo_reply *out, struct st_err *e)
+{
+    int rc = st_server_start(o, &d->server, e);
+    if (!rc)
+        rc = wait_ready(d, e);
+    if (!rc)
+        rc = chat(d, out, e);
+    st_server_stop(d->server);
+    d->server = NULL;
+    return rc;
+}
+
+int st_demo_here(const struct st_demo *d, const struct st_cli *cli, struct st_demo_reply *out, struct st_err *e)
+{
+    struct st_open m;
+    struct st_ids ids = {0};
+    const struct st_engine_opts eo = {.max_batch = 1};
+    const struct st_chat_msg msg = {ST_CHAT_USER, d->prompt, strlen(d->prompt)};
+    struct st_run r = {.req = {.n_predict = d->n, .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1}}};
+    uint32_t stops[8];
+    int rc = st_open(cli, d->model, ST_OPEN_TOKENIZER | ST_OPEN_CHAT, &eo, &m, e);
+    if (rc)
+        return rc;
+    rc = st_chat_encode(m.chat, m.tokenizer, &msg, 1, &ids, e);
+    r.req.ids = ids.p;
+    r.req.n_ids = ids.len;
+    r.req.stop_ids = stops;
+    r.req.n_stop_ids = st_chat_stops(m.chat, m.tokenizer, stops, sizeof stops / sizeof *stops);
+    r.tokenizer = m.tokenizer;
+    if (!rc)
+        rc = st_run(m.engine, &r, e);
+    out->ids = r.ids;
+    out->text = r.text;
+    out->seconds = r.ttft_s + r.decode_s;
+    st_ids_free(&ids);
+    st_open_close(&m);
+    return rc;
+}
+
+void st_demo_put_field(struct st_buf *b, const char *name, const char *s, size_t len)
+{
+    st_buf_addf(b, ",\"%s\":", name);
+    st_json_quote(b, s ? s : "", s ? len : 0);
+}
+
+void st_demo_print_columns(const struct st_demo *d, const char *other, const struct st_buf *reply)
+{
+    int width = st_columns_width(STDOUT_FILENO);
+    char received[64], answered[64];
+    snprintf(received, sizeof received, "THE %s RECEIVED", other);
+    snprintf(answered, sizeof answered, "THE %s ANSWERED", other);
+    putchar('\n');
+    st_columns_print(stdout, width, "YOU WROTE", d->prompt, received, d->sent.p ? d->sent.p : "");
+    putchar('\n');
+    st_columns_print(stdout, width, "YOU READ", reply->p ? reply->p : "", answered, d->received.p ? d->received.p : "");
+    putchar('\n');
+}

@@ -1,0 +1,56 @@
+/* What the demos of all protections share: the model, a temporary directory, the process that stands for the untrusted
+ * machine, a client that talks HTTP to an endpoint of this process, and the same chat on an engine here. */
+#ifndef ST_CLI_DEMO_H
+#define ST_CLI_DEMO_H
+
+#include "cli/child.h"
+#include "cli/cli.h"
+#include "model/tokenizer.h"
+#include "service/server.h"
+
+/* One reply and its token ids. */
+struct st_demo_reply {
+    struct st_buf text;
+    struct st_ids ids;
+    double seconds;
+    struct st_buf pending; /* bytes of the stream not yet read */
+    bool bad;
+};
+void st_demo_reply_wipe(struct st_demo_reply *r);
+/* Text and ids; false when there are none. */
+bool st_demo_reply_equal(const struct st_demo_reply *a, const struct st_demo_reply *b);
+
+struct st_demo {
+    const struct st_cli *cli;
+    const char *protect, *model_arg, *prompt;
+    uint32_t n; /* longest reply */
+    double start;
+    char model[ST_PATH_MAX], tmp[64];
+    struct st_child child;        /* the untrusted machine */
+    struct st_server *server;     /* the endpoint in this process */
+    struct st_buf sent, received; /* as shown */
+};
+
+/* Finds the model, makes the directory, catches signals. IO. */
+int st_demo_begin(struct st_demo *d, struct st_err *e) ST_MUST_CHECK;
+/* Ends the child and the endpoint, removes the directory. */
+void st_demo_end(struct st_demo *d);
+/* Announces the next step. INTERNAL when the user wants to stop. */
+int st_demo_next(const struct st_demo *d, const char *what, struct st_err *e) ST_MUST_CHECK;
+bool st_demo_interrupted(void);
+/* Starts the endpoint, waits until it is ready, talks with it, stops it: then its threads are quiet. */
+int st_demo_talk(struct st_demo *d, const struct st_server_opts *o, struct st_demo_reply *out,
+                 struct st_err *e) ST_MUST_CHECK;
+/* The same chat on an engine of this process, as the options of `cli` say. */
+int st_demo_here(const struct st_demo *d, const struct st_cli *cli, struct st_demo_reply *out,
+                 struct st_err *e) ST_MUST_CHECK;
+/* `,"name":"text"` */
+void st_demo_put_field(struct st_buf *b, const char *name, const char *s, size_t len);
+/* Four columns of what each side saw. */
+void st_demo_print_columns(const struct st_demo *d, const char *other /* "SERVER" */, const struct st_buf *reply);
+
+/* The protections. VERIFY: the protected reply is not what it should be. */
+int st_demo_covariant(struct st_demo *d, struct st_err *e) ST_MUST_CHECK;
+int st_demo_masked(struct st_demo *d, struct st_err *e) ST_MUST_CHECK;
+
+#endif

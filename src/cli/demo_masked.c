@@ -1,0 +1,186 @@
+/* The demo of masked layers: a worker in a process of its own has the model, but sees masked rows only; the endpoint in
+ * this process has the prompt, the cache and the reply. Under one-time pads the reply must be exactly that of the same
+ * integers computed here; the default masks, which add a little noise, are shown beside it. */
+#include "base/hooks.h"
+#include "cli/demo.h"
+#include "cli/masked.h"
+#include "cli/open.h"
+#include "engine/record.h"
+#include "service/gen_engine.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define PAD_MEMORY ((uint64_t)48 << 20) /* enough for a short chat with a small model */
+#define SHOWN 24                        /* values of a sample */
+
+struct masked {
+    struct st_demo *d;
+    char hints[128], address[128], record[128];
+    struct st_demo_reply otp, lwe, here;
+    char lwe_scheme[48];
+    double prepare_s;
+};
+
+/* The owner of the weights makes hints, once per model, and starts the worker. */
+static int start_worker(struct masked *m, struct st_err *e)
+{
+    struct st_demo *d = m->d;
+    char threads[16], line[1024];
+    double start = st_now();
+    snprintf(m->hints, sizeof m->hints, "%s/hints", d->tmp);
+    snprintf(m->address, sizeof m->address, "unix:%s/worker", d->tmp);
+    snprintf(threads, sizeof threads, "%d", d->cli->n_threads);
+    const char *const prepare[] = {"prepare", d->model, "--out", m->hints, "--threads", threads, "--quiet", NULL};
+    const char *const serve[] = {"--model",   d->model, "--hints", m->hints, "--listen", m->address,
+                                 "--threads", threads,  "--quiet", "--json", NULL};
+    if (st_child_start("sotto-worker", prepare, &d->child, e) || st_child_wait(&d->child, 120, e))
+        return e->code;
+    m->prepare_s = st_now() - start;
+    if (st_demo_next(d, "starting an untrusted worker, which has the model", e) ||
+        st_child_start("sotto-worker", serve, &d->child, e) || st_child_line(&d->child, 30, line, sizeof line, e))
+        return e->code;
+    return 0;
+}
+
+static struct st_cli options(const struct masked *m, const char *scheme)
+{
+    struct st_cli cli = *m->d->cli;
+    cli.protect = "masked";
+    cli.kv_dtype = ST_DTYPE_F32;
+    cli.deterministic = true;
+    cli.quiet = true;
+    cli.masked = (struct st_cli_masked){.pad_memory = PAD_MEMORY, .offload_all = true, .allow_unlocked = true};
+    if (scheme) {
+        cli.masked.workers[0] = m->address;
+        cli.masked.n_worker = 1;
+        cli.masked.scheme = scheme;
+    } else {
+        cli.masked.reference = "masked-int";
+    }
+    return cli;
+}
+
+/* One chat through an endpoint whose engine masks its rows. */
+static int chat(struct masked *m, const char *scheme, const char *record, struct st_demo_reply *out, struct st_err *e)
+{
+    struct st_cli cli = options(m, scheme);
+    const struct st_engine_opts eo = {.max_batch = 1};
+    struct st_open o = {0};
+    struct st_masked_words w;
+    cli.masked.record = record;
+    if (st_open(&cli, m->d->model, ST_OPEN_TOKENIZER | ST_OPEN_CHAT, &eo, &o, e))
+        return e->code;
+    st_masked_words(o.masked, &w);
+    snprintf(m->lwe_scheme, sizeof m->lwe_scheme, "%s", w.scheme);
+    const struct st_gen_engine_opts go = {.engine = o.engine,
+                                          .model = o.model,
+                                          .protection = w.protection,
+                                          .scheme = w.scheme,
+                                          .verified = w.verified,
+                                          .watch = st_masked_watch,
+                                          .watch_ctx = o.masked};
+    const struct st_server_opts so = {.tokenizer = o.tokenizer, .chat = o.chat, .source = {st_gen_engine_open, &go}};
+    int rc = st_demo_talk(m->d, &so, out, e);
+    st_open_close(&o);
+    return rc;
+}
+
+static void describe(const struct st_record_entry *entry, struct st_buf *out)
+{
+    size_t n = entry->bytes.len / sizeof(uint32_t);
+    uint32_t v;
+    st_buf_addf(out, "%" PRIu32 " rows for layer %d (%s), residues modulo 4293918721:\n", entry->n_row, entry->layer,
+                entry->roles);
+    for (size_t i = 0; i < n && i < SHOWN; i++) {
+        memcpy(&v, (const char *)entry->bytes.p + i * sizeof v, sizeof v);
+        st_buf_addf(out, " %" PRIu32, v);
+    }
+    st_buf_add_str(out, n > SHOWN ? " ..." : "");
+}
+
+/* The first rows that left, and the worker's answer to them. */
+static int read_record(struct masked *m, struct st_err *e)
+{
+    struct st_demo *d = m->d;
+    struct st_record *r;
+    struct st_record_entry entry = {0};
+    if (st_record_open(m->record, &r, e))
+        return e->code;
+    int rc = st_record_next(r, &entry, e);
+    if (!rc && entry.kind == ST_RECORD_OUT)
+        describe(&entry, &d->sent);
+    if (!rc && (rc = st_record_next(r, &entry, e)) == 0 && entry.kind == ST_RECORD_IN)
+        describe(&entry, &d->received);
+    st_record_close(r);
+    if (!rc && (!d->sent.len || !d->received.len))
+        rc = st_fail(e, ST_INTERNAL, "demo: nothing went to the worker");
+    return rc;
+}
+
+static void print_text(const struct masked *m, bool equal, bool lwe_equal)
+{
+    st_demo_print_columns(m->d, "WORKER", &m->otp.text);
+    printf("protection: masked, scheme otp. The worker had the model, but saw rows that look random, one pad each.\n"
+           "%s: %zu tokens through the worker, %zu from the same integers computed here.\n\n"
+           "With the default scheme %s (no weights needed on this side; adds a little noise):\n%s\n(%s reply, "
+           "%zu tokens)\n",
+           equal ? "EQUAL" : "NOT EQUAL", m->otp.ids.len, m->here.ids.len, m->lwe_scheme,
+           m->lwe.text.p ? m->lwe.text.p : "", lwe_equal ? "the same" : "another", m->lwe.ids.len);
+}
+
+static void print_json(const struct masked *m, bool equal, bool lwe_equal)
+{
+    const struct st_demo *d = m->d;
+    struct st_buf b = {0};
+    st_buf_addf(&b, "{\"reply_equal\":%s,\"protect\":\"masked\",\"scheme\":\"otp\",\"verified\":\"integrity\"",
+                equal ? "true" : "false");
+    st_demo_put_field(&b, "prompt", d->prompt, strlen(d->prompt));
+    st_demo_put_field(&b, "sent", d->sent.p, d->sent.len);
+    st_demo_put_field(&b, "received", d->received.p, d->received.len);
+    st_demo_put_field(&b, "reply", m->otp.text.p, m->otp.text.len);
+    st_demo_put_field(&b, "plain_reply", m->here.text.p, m->here.text.len);
+    st_demo_put_field(&b, "lwe_scheme", m->lwe_scheme, strlen(m->lwe_scheme));
+    st_demo_put_field(&b, "lwe_reply", m->lwe.text.p, m->lwe.text.len);
+    st_buf_addf(&b,
+                ",\"lwe_equal\":%s,\"reply_tokens\":%zu,\"prepare_ms\":%.1f,\"chat_ms\":%.1f,\"lwe_chat_ms\":%.1f,"
+                "\"total_ms\":%.1f}",
+                lwe_equal ? "true" : "false", m->otp.ids.len, m->prepare_s * 1e3, m->otp.seconds * 1e3,
+                m->lwe.seconds * 1e3, (st_now() - d->start) * 1e3);
+    puts(b.p ? b.p : "{}");
+    st_buf_free(&b);
+}
+
+static int run_all(struct masked *m, struct st_err *e)
+{
+    struct st_demo *d = m->d;
+    const struct st_cli here = options(m, NULL);
+    int rc;
+    snprintf(m->record, sizeof m->record, "%s/record", d->tmp);
+    if ((rc = st_demo_next(d, "the owner of the weights prepares hints for the masks", e)) != 0 ||
+        (rc = start_worker(m, e)) != 0 ||
+        (rc = st_demo_next(d, "one chat through the endpoint, rows hidden by one-time pads", e)) != 0 ||
+        (rc = chat(m, "otp", m->record, &m->otp, e)) != 0 ||
+        (rc = st_demo_next(d, "the same chat, rows hidden by LWE masks", e)) != 0 ||
+        (rc = chat(m, "lwe", NULL, &m->lwe, e)) != 0 ||
+        (rc = st_demo_next(d, "the same chat with the same integers, computed here", e)) != 0 ||
+        (rc = st_demo_here(d, &here, &m->here, e)) != 0 || (rc = read_record(m, e)) != 0)
+        return rc;
+    bool equal = st_demo_reply_equal(&m->otp, &m->here), lwe_equal = st_demo_reply_equal(&m->lwe, &m->here);
+    if (d->cli->json)
+        print_json(m, equal, lwe_equal);
+    else
+        print_text(m, equal, lwe_equal);
+    return equal ? 0
+                 : st_fail(e, ST_VERIFY, "demo: the masked reply differs from the one of the integers computed here");
+}
+
+int st_demo_masked(struct st_demo *d, struct st_err *e)
+{
+    struct masked m = {.d = d};
+    int rc = run_all(&m, e);
+    st_demo_reply_wipe(&m.otp);
+    st_demo_reply_wipe(&m.lwe);
+    st_demo_reply_wipe(&m.here);
+    return rc;
+}
