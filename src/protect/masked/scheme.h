@@ -42,6 +42,7 @@ struct st_scheme_opts {
     uint32_t rank;                        /* remo: m; 0 = half of d */
     double mask_scale;                    /* remo: deviation of masks over that of rows; 0 = 100 */
     const struct st_transport *transport; /* remo asks the worker for M_pub W through it; else NULL */
+    uint32_t max_row;                     /* remo: rows of M_pub in one exchange; 0 = 32 */
     struct st_pool *pool;                 /* for set-up, by its thread; NULL = this thread */
     bool progress;
 };

@@ -53,8 +53,9 @@ static int fetch(const struct st_scheme_opts *o, const struct st_mask_group *g, 
                  struct st_err *e)
 {
     const struct st_transport *t = o->transport;
-    for (uint32_t at = 0; at < m; at += ASK_ROWS) {
-        uint32_t n = m - at < ASK_ROWS ? m - at : ASK_ROWS;
+    uint32_t most = o->max_row ? o->max_row : ASK_ROWS;
+    for (uint32_t at = 0, n; at < m; at += n) {
+        n = m - at < most ? m - at : most;
         struct st_exchange x = {
             .plan = o->plan, .ops = &o->plan->ops[g->op], .n_op = g->n_op, .n_row = n, .id = (UINT64_C(1) << 62) + at};
         struct st_exposed out = {rows + (size_t)at * g->d, (size_t)n * g->d * sizeof *rows, ST_EXPOSED_F32}, reply;
