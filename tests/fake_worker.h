@@ -86,7 +86,7 @@ struct fake {
     enum greeting greeting;
     const enum act *acts; /* of the requests in turn; the last one stays */
     int n_act;
-    size_t cut;
+    atomic_size_t cut;
     struct st_worker_weight *weights;
     uint32_t n_weight, max_row;
     uint8_t digest[32];

@@ -495,7 +495,7 @@ static void wrong_greetings_are_refused_by_name(void **state)
         {GREET_WRONG_DIGEST, ST_VERIFY, "another model: want digest 0102030000000000..., got 0102030000000000..."},
         {GREET_WRONG_VERSION, ST_UNSUPPORTED, "worker protocol version 2; this side has 1"},
         {GREET_GARBAGE, ST_INPUT, "not a frame"},
-        {GREET_FAILURE, ST_IO, "it says: no?such ?[31mmodel"},
+        {GREET_FAILURE, ST_VERIFY, "it says: no?such ?[31mmodel"},
         {GREET_WITH_PRODUCT, ST_INPUT, "instead of a WELCOME"},
         {GREET_TWICE_THE_SAME, ST_INPUT, "lists b.weight twice"},
         {GREET_HUGE, ST_INPUT, "oversized frame"},

@@ -169,7 +169,7 @@ static int arrived(void *arg, const struct st_worker_head *h, struct st_span pay
     uint32_t work_us = 0;
     if (h->type == ST_WORKER_FAILURE) {
         struct st_err said = {0};
-        if (st_worker_says(payload, &said, e))
+        if (st_worker_says(payload, false, &said, e))
             return e->code;
         if (!s) { /* about the connection, which ends */
             *e = said;

@@ -65,13 +65,14 @@ int64_t st_worker_list_find(const struct st_worker_list *l, const char *name)
     return -1;
 }
 
-int st_worker_says(struct st_span payload, struct st_err *said, struct st_err *e)
+int st_worker_says(struct st_span payload, bool greeting, struct st_err *said, struct st_err *e)
 {
     struct st_worker_failure f;
     if (st_worker_failure_parse(payload, &f, e))
         return e->code;
     /* A worker cannot make one of this side's own verdicts, nor its faults. */
-    bool may = f.code == ST_INPUT || f.code == ST_IO || f.code == ST_UNSUPPORTED || f.code == ST_MEMORY;
+    bool may = f.code == ST_INPUT || f.code == ST_IO || f.code == ST_UNSUPPORTED || f.code == ST_MEMORY ||
+               (greeting && f.code == ST_VERIFY);
     st_fail(said, may ? f.code : ST_IO, "it says: %s", f.text);
     return 0;
 }
@@ -135,7 +136,7 @@ static int greet(struct st_worker_conn *c, const uint8_t digest[32], double dead
     struct st_span p = {payload, (size_t)c->now.len};
     if (c->now.type == ST_WORKER_FAILURE) {
         struct st_err said = {0};
-        rc = st_worker_says(p, &said, e);
+        rc = st_worker_says(p, true, &said, e);
         if (!rc) {
             *e = said;
             rc = said.code;

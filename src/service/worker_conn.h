@@ -43,7 +43,8 @@ int st_worker_conn_take(struct st_worker_conn *c, const bool *stop, double deadl
 /* Nothing was received that nobody asked for, and the worker has not closed. */
 bool st_worker_conn_quiet(struct st_worker_conn *c);
 
-/* The payload of a FAILURE into said: `it says: TEXT`, with a code that a worker may give. INPUT: it is none. */
-int st_worker_says(struct st_span payload, struct st_err *said, struct st_err *e) ST_MUST_CHECK;
+/* The payload of a FAILURE into said: `it says: TEXT`, with a code that a worker may give: VERIFY (another model) in
+ * greeting alone. INPUT: it is none. */
+int st_worker_says(struct st_span payload, bool greeting, struct st_err *said, struct st_err *e) ST_MUST_CHECK;
 
 #endif
