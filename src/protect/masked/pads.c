@@ -78,7 +78,7 @@ static uint32_t *pad_at(const struct group *g, uint32_t block, uint32_t i)
 
 static void wipe_block(const struct st_pads *p, const struct group *g, uint32_t block, uint32_t from)
 {
-    OPENSSL_cleanse(pad_at(g, block, from), (p->batch - from) * g->words * sizeof(uint32_t));
+    explicit_bzero(pad_at(g, block, from), (p->batch - from) * g->words * sizeof(uint32_t));
 }
 
 /* Making */
@@ -296,8 +296,9 @@ void st_pads_done(struct st_pads *p, int group, uint32_t n, uint32_t **pads)
     struct group *g = &p->groups[group];
     if (!at_home(p))
         return;
+    /* With the memset of the C library: OPENSSL_cleanse takes three times as long. */
     for (uint32_t i = 0; i < n; i++)
-        OPENSSL_cleanse(pads[i], g->words * sizeof **pads);
+        explicit_bzero(pads[i], g->words * sizeof **pads);
     pthread_mutex_lock(&p->lock);
     for (uint32_t i = 0; i < n; i++) {
         struct block *b = &g->blocks[(size_t)(pads[i] - g->pads) / g->stride];
