@@ -1,10 +1,12 @@
-/* The frame of the `sotto` program. A subcommand is one file cmd_NAME.c that exports one `const struct st_cmd` and one
- * row in commands.def. It lists its options and sets them one by one; where a value came from it never knows:
+/* The frame of the programs `sotto` and `sotto-worker`. A subcommand is one file cmd_NAME.c that exports one `const
+ * struct st_cmd` and one row in commands.def. It lists its options and sets them one by one; where a value came from it
+ * never knows:
  *
  *   command line  >  environment SOTTO_<FLAG>  >  config file `flag = value` under [subcommand]
  *
  * The frame (options.c, config.c) turns the last two into options that stand before those of the command line.
- * Only the frame prints errors (`sotto: message`, one line on standard error) and sets the exit status (base/err.h). */
+ * Only the frame prints errors (`program: message`, one line on standard error) and sets the exit status (base/err.h).
+ */
 #ifndef ST_CLI_CLI_H
 #define ST_CLI_CLI_H
 
@@ -101,7 +103,16 @@ struct st_cmd {
     int (*run)(const struct st_cli *cli, void *opts, struct st_err *e);
 };
 
-/* All commands in the order of commands.def, ended by NULL. */
+/* The program that is built on this frame: sotto (program.c) or sotto-worker (worker/program.c). */
+struct st_program {
+    const char *name;           /* also of the section in docs and the completion's function, - as _ */
+    const char *purpose;        /* a sentence */
+    const char *config;         /* name of its config file */
+    const char *start;          /* what to try first, for the help */
+    const struct st_cmd *plain; /* the command when none is named; NULL = one must be */
+};
+extern const struct st_program st_program;
+/* All its commands, ended by NULL. */
 extern const struct st_cmd *const st_commands[];
 
 /* Keys of options that have no short name. */

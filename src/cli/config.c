@@ -89,16 +89,17 @@ out:
 
 int st_cli_config(const struct st_cmd *cmd, const char *explicit_path, struct st_words *w, struct st_err *e)
 {
-    const char *system = "/etc/sotto/config", *xdg = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
-    char user[ST_PATH_MAX] = "";
+    const char *xdg = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+    char system[64], user[ST_PATH_MAX] = "";
+    snprintf(system, sizeof system, "/etc/sotto/%s", st_program.config);
     if (explicit_path && !*explicit_path)
         return 0;
     if (explicit_path)
         return read_config(explicit_path, cmd, w, e);
     if (xdg && *xdg)
-        snprintf(user, sizeof user, "%s/sotto/config", xdg);
+        snprintf(user, sizeof user, "%s/sotto/%s", xdg, st_program.config);
     else if (home && *home)
-        snprintf(user, sizeof user, "%s/.config/sotto/config", home);
+        snprintf(user, sizeof user, "%s/.config/sotto/%s", home, st_program.config);
     if (st_path_exists(system) && read_config(system, cmd, w, e))
         return e->code;
     if (*user && st_path_exists(user) && read_config(user, cmd, w, e))

@@ -1,4 +1,4 @@
-/* sotto: finds the subcommand, lets the frame read its options, runs it, and turns an error into one line and an exit
+/* Finds the subcommand, lets the frame read its options, runs it, and turns an error into one line and an exit
  * status. */
 #include "base/log.h"
 #include "base/secret.h"
@@ -8,29 +8,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define X(name) extern const struct st_cmd st_cmd_##name;
-#include "cli/commands.def"
-#undef X
-
-const struct st_cmd *const st_commands[] = {
-#define X(name) &st_cmd_##name,
-#include "cli/commands.def"
-#undef X
-    NULL,
-};
-
-const char *argp_program_version = "sotto " SOTTO_VERSION;
+const char *argp_program_version;
 
 static void print_help(FILE *f)
 {
-    fputs("Usage: sotto COMMAND [ARGUMENT...] [OPTION...]\n"
-          "Private inference for large language models.\n\n",
-          f);
+    const char *name = st_program.name;
+    if (st_program.plain)
+        fprintf(f, "Usage: %s [OPTION...]\n  or:  %s COMMAND [ARGUMENT...] [OPTION...]\n%s\n\n", name, name,
+                st_program.purpose);
+    else
+        fprintf(f, "Usage: %s COMMAND [ARGUMENT...] [OPTION...]\n%s\n\n", name, st_program.purpose);
     for (const struct st_cmd *const *c = st_commands; *c; c++)
         fprintf(f, "  %-10s %s\n", (*c)->name, (*c)->summary);
-    fputs("\n`sotto COMMAND --help` explains a command. `sotto --version` prints the version.\n"
-          "Start with: sotto demo\n",
-          f);
+    fprintf(f, "\n`%s COMMAND --help` explains a command. `%s --version` prints the version.\n", name, name);
+    if (st_program.plain)
+        fprintf(f, "Without a command it is `%s`.\n", st_program.plain->name);
+    fprintf(f, "Start with: %s\n", st_program.start);
 }
 
 static const struct st_cmd *find(const char *name)
@@ -43,16 +36,20 @@ static const struct st_cmd *find(const char *name)
 
 static int run(int argc, char **argv, struct st_err *e)
 {
+    const struct st_cmd *cmd = argc > 1 ? find(argv[1]) : NULL;
+    bool plain = st_program.plain && argc > 1 && argv[1][0] == '-';
     if (argc < 2)
-        return st_fail(e, ST_USAGE, "no command given (see sotto --help)");
-    const struct st_cmd *cmd = find(argv[1]);
-    if (!cmd)
-        return st_fail(e, ST_USAGE, "unknown command '%s' (see sotto --help)", argv[1]);
+        return st_fail(e, ST_USAGE, "no command given (see %s --help)", st_program.name);
+    if (!cmd && !plain)
+        return st_fail(e, ST_USAGE, "unknown command '%s' (see %s --help)", argv[1], st_program.name);
+    if (plain)
+        cmd = st_program.plain;
+    const int skip = plain ? 0 : 1; /* words before the command's own, whose first is a name */
     struct st_cli cli;
     void *opts = calloc(1, cmd->opts_size + 1);
     if (!opts)
         return st_fail(e, ST_MEMORY, "no memory for options");
-    int rc = st_cli_parse(cmd, argc - 1, argv + 1, &cli, opts, e);
+    int rc = st_cli_parse(cmd, argc - skip, argv + skip, &cli, opts, e);
     if (!rc) {
         st_log_set_level(cli.quiet ? ST_LOG_ERROR : cli.verbose ? ST_LOG_DEBUG : ST_LOG_INFO);
         rc = cmd->run(&cli, opts, e);
@@ -69,6 +66,9 @@ int main(int argc, char **argv)
     /* A closed pipe or connection is an error return where it happens, not a signal. */
     signal(SIGPIPE, SIG_IGN);
     st_secret_process();
+    static char version[64];
+    snprintf(version, sizeof version, "%s %s", st_program.name, SOTTO_VERSION);
+    argp_program_version = version;
     if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
         print_help(stdout);
         return 0;
@@ -83,6 +83,6 @@ int main(int argc, char **argv)
     struct st_err e = {0};
     int rc = run(argc, asked ? explain : argv, &e);
     if (rc)
-        fprintf(stderr, "sotto: %s\n", e.msg);
+        fprintf(stderr, "%s: %s\n", st_program.name, e.msg);
     return rc;
 }

@@ -485,16 +485,16 @@ static error_t parse_root(int key, char *arg, struct argp_state *state)
         return 0;
     case ARGP_KEY_ARG:
         if (p->cli->n_args == p->cmd->max_args) {
-            st_fail(p->e, ST_USAGE, "%s: unexpected argument '%s' (see sotto %s --help)", p->cmd->name, arg,
-                    p->cmd->name);
+            st_fail(p->e, ST_USAGE, "%s: unexpected argument '%s' (see %s %s --help)", p->cmd->name, arg,
+                    st_program.name, p->cmd->name);
             return EINVAL;
         }
         p->cli->args[p->cli->n_args++] = arg;
         return 0;
     case ARGP_KEY_END:
         if (p->cli->n_args < p->cmd->min_args) {
-            st_fail(p->e, ST_USAGE, "%s: want the arguments %s (see sotto %s --help)", p->cmd->name, p->cmd->args_doc,
-                    p->cmd->name);
+            st_fail(p->e, ST_USAGE, "%s: want the arguments %s (see %s %s --help)", p->cmd->name, p->cmd->args_doc,
+                    st_program.name, p->cmd->name);
             return EINVAL;
         }
         return 0;
@@ -534,8 +534,8 @@ static int check_word(const struct st_cmd *cmd, const struct st_opt_list *l, con
             return 0;
         const struct argp_option *o = find_long(l, w + 2, len);
         if (!o)
-            return st_fail(e, ST_USAGE, "%s: unknown option '--%.*s' (see sotto %s --help)", cmd->name, (int)len, w + 2,
-                           cmd->name);
+            return st_fail(e, ST_USAGE, "%s: unknown option '--%.*s' (see %s %s --help)", cmd->name, (int)len, w + 2,
+                           st_program.name, cmd->name);
         if (has_value && !o->arg)
             return st_fail(e, ST_USAGE, "%s: option '--%s' takes no value", cmd->name, o->name);
         *takes_next = o->arg && !has_value;
@@ -547,7 +547,8 @@ static int check_word(const struct st_cmd *cmd, const struct st_opt_list *l, con
             continue;
         const struct argp_option *o = find_short(l, *c);
         if (!o)
-            return st_fail(e, ST_USAGE, "%s: unknown option '-%c' (see sotto %s --help)", cmd->name, *c, cmd->name);
+            return st_fail(e, ST_USAGE, "%s: unknown option '-%c' (see %s %s --help)", cmd->name, *c, st_program.name,
+                           cmd->name);
         if (o->arg) {
             *takes_next = !c[1];
             return 0;
@@ -645,7 +646,7 @@ static int all_words(const struct st_cmd *cmd, int argc, char **argv, struct st_
     st_cli_options(cmd, &l);
     if (check_words(cmd, &l, argc, argv, &config, e))
         return e->code;
-    snprintf(program, sizeof program, "sotto %s", cmd->name);
+    snprintf(program, sizeof program, "%s %s", st_program.name, cmd->name);
     if (st_words_add(w, program, e) || st_cli_config(cmd, config, w, e) || add_environment(&l, w, e))
         return e->code;
     for (int i = 1; i < argc; i++)
@@ -692,7 +693,8 @@ int st_cli_parse(const struct st_cmd *cmd, int argc, char **argv, struct st_cli 
     struct parse p = {cmd, cli, opts, e};
     e->code = 0;
     if (argp_parse(&root, w.n, w.p, 0, NULL, &p) && !e->code)
-        st_fail(e, ST_USAGE, "%s: cannot read the command line (see sotto %s --help)", cmd->name, cmd->name);
+        st_fail(e, ST_USAGE, "%s: cannot read the command line (see %s %s --help)", cmd->name, st_program.name,
+                cmd->name);
 out:
     free(doc);
     return e->code;
