@@ -9,7 +9,7 @@ build: deps-build
 # A private chat on this machine, in under ten seconds after the build.
 demo: deps-build
 	@cmake --preset release >/dev/null
-	@cmake --build --preset release --target sotto-cli
+	@cmake --build --preset release --target sotto-cli sotto-worker
 	@build/bin/sotto demo
 
 test: deps-build deps-test build
@@ -35,9 +35,10 @@ layers:
 install: build
 	@cmake --install build --prefix $(PREFIX)
 
-# docs/commands.md comes from the program's own tables.
+# The lists of commands come from the programs' own tables.
 docs: build
 	@build/bin/sotto help --format markdown >docs/commands.md
+	@build/bin/sotto-worker help --format markdown >docs/worker_commands.md
 
 deps-build:
 	@scripts/deps.sh build

@@ -187,14 +187,14 @@ static void flag_beats_environment_beats_file(void **state)
     put_file("config", "# a comment\n[help]\n  format = man  \n\n[complete]\ntop-p = 0.5\n");
     snprintf(env, sizeof env, "SOTTO_CONFIG=%s/config", tmp);
     assert_int_equal(sotto_with(env, "help"), 0);
-    assert_non_null(strstr(out.p, ".TH SOTTO"));
+    assert_non_null(strstr(out.p, ".TH sotto"));
     snprintf(env, sizeof env, "SOTTO_CONFIG=%s/config SOTTO_FORMAT=bash", tmp);
     assert_int_equal(sotto_with(env, "help"), 0);
     assert_non_null(strstr(out.p, "complete -F"));
     assert_int_equal(sotto_with(env, "help --format text"), 0);
     assert_non_null(strstr(out.p, "Commands of sotto"));
     assert_int_equal(sotto("help --config %s/config", tmp), 0);
-    assert_non_null(strstr(out.p, ".TH SOTTO"));
+    assert_non_null(strstr(out.p, ".TH sotto"));
 }
 
 static void unknown_keys_and_sections_are_refused_with_their_line(void **state)

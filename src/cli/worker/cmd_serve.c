@@ -155,16 +155,17 @@ static void print_json(const struct serving *s)
     const char *params = s->hints ? st_hints_source(s->hints)->params : "";
     st_json_quote(&b, params, strlen(params));
     st_buf_add_str(&b, ",\"listening\":[");
-    for (int i = 0; i < s->n_address; i++) {
-        bool metrics = !strncmp(s->addresses[i], "http", 4);
-        if (!metrics) {
-            st_json_quote(&b, s->addresses[i], strlen(s->addresses[i]));
-            st_buf_add_str(&b, i + 1 < s->n_address ? "," : "");
-        }
+    const int first = s->o->metrics ? 1 : 0; /* the metrics' own address */
+    for (int i = first; i < s->n_address; i++) {
+        st_buf_add_str(&b, i > first ? "," : "");
+        st_json_quote(&b, s->addresses[i], strlen(s->addresses[i]));
     }
     st_buf_add_str(&b, "],\"metrics\":");
-    bool metrics = s->o->metrics != NULL;
-    st_json_quote(&b, s->addresses[0], metrics ? strlen(s->addresses[0]) : 0);
+    if (first)
+        st_json_quote(&b, s->addresses[0], strlen(s->addresses[0]));
+    else
+        st_buf_add_str(&b, "null");
+    st_buf_add_str(&b, "}");
     puts(b.failed ? "{}" : b.p);
     st_buf_free(&b);
 }
@@ -175,7 +176,7 @@ static void print_banner(const struct serving *s)
     printf("sotto-worker: %s on %s (%s), %" PRIu32 " matrices, %s\n", s->model->name, s->backend->name,
            s->backend->describe(s->device), s->served.n, st_mem_text(s->bytes, size));
     for (int i = 0; i < s->n_address; i++)
-        printf("  %s %s\n", !strncmp(s->addresses[i], "http", 4) ? "metrics on " : "listening on", s->addresses[i]);
+        printf("  %s %s\n", i == 0 && s->o->metrics ? "metrics on  " : "listening on", s->addresses[i]);
     printf("  hints: %s\n", s->hints ? st_hints_source(s->hints)->params : "none (the scheme lwe needs them: --hints)");
     puts("  sees: masked rows, how many and when, and which matrices they go to. It has no prompt, reply or key, and "
          "no\n"
