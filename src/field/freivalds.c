@@ -66,8 +66,7 @@ bool st_freivalds_check(const struct st_freivalds *f, const uint32_t *u, const u
     uint32_t bad = 0;
     for (uint32_t r = 0; r < n_row; r++) {
         const uint32_t *in = u + (size_t)r * f->n_in, *out = v + (size_t)r * f->n_out;
-        for (uint32_t j = 0; j < f->n_out; j++)
-            bad |= out[j] >= ST_FQ;
+        bad |= k->most(out, f->n_out) >= ST_FQ;
         for (int i = 0; i < ST_FREIVALDS_N; i++)
             bad |= k->dot(out, f->s[i], f->n_out) ^ k->dot(in, f->ws[i], f->n_in);
     }

@@ -74,6 +74,14 @@ static void add_scaled(int64_t *sum, const int8_t *w, int32_t c, size_t n)
         sum[i] += (int64_t)w[i] * c;
 }
 
+static uint32_t most(const uint32_t *x, size_t n)
+{
+    uint32_t y = 0;
+    for (size_t i = 0; i < n; i++)
+        y = x[i] > y ? x[i] : y;
+    return y;
+}
+
 /* The products are exact in double; sixteen sums, so that all tables add in the same order. */
 static double square(const float *x, size_t n)
 {
@@ -189,5 +197,5 @@ static void sample(const uint32_t *r, size_t n, const uint32_t *threshold, size_
     }
 }
 
-const struct st_field_kernels ST_FIELD_TABLE = {dot,    add_scaled, square,      split,        join,  mask,
-                                                unmask, ntt,        ntt_inverse, ntt_multiply, sample};
+const struct st_field_kernels ST_FIELD_TABLE = {dot,  most,   add_scaled, square,      split,        join,
+                                                mask, unmask, ntt,        ntt_inverse, ntt_multiply, sample};

@@ -11,6 +11,8 @@
 struct st_field_kernels {
     /* Sum of a[i] * b[i] mod q. */
     uint32_t (*dot)(const uint32_t *a, const uint32_t *b, size_t n);
+    /* The largest of x, 0 of none. */
+    uint32_t (*most)(const uint32_t *x, size_t n);
     /* sum[i] += w[i] * c, |c| < 2^31; up to 2^24 calls on one sum. */
     void (*add_scaled)(int64_t *sum, const int8_t *w, int32_t c, size_t n);
     /* Sum of x[i]^2; not finite when an x is not. */

@@ -213,14 +213,6 @@ static int enter(void *ctx, const struct st_exchange *x, const struct st_trusted
 
 /* Way back. */
 
-static bool all_canonical(const uint32_t *v, size_t n)
-{
-    uint32_t most = 0;
-    for (size_t i = 0; i < n; i++)
-        most = v[i] > most ? v[i] : most;
-    return most < ST_FQ;
-}
-
 static bool all_finite(const float *v, size_t n)
 {
     uint32_t bad = 0;
@@ -238,7 +230,7 @@ static bool passes(const struct st_masked *m, const struct flight *f, const void
     if (m->o.scheme->domain == ST_MASK_F32)
         return all_finite(reply, (size_t)f->n_row * g->n);
     if (!m->integrity)
-        return all_canonical(v, (size_t)f->n_row * g->n);
+        return st_field_kernels()->most(v, (size_t)f->n_row * g->n) < ST_FQ;
     for (int k = 0; k < g->n_op; k++) {
         const struct st_freivalds *check = &m->checks.of[g->served[k]];
         good &= st_freivalds_check(check, f->u, v, f->n_row);
