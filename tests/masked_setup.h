@@ -53,7 +53,7 @@ static inline struct st_masked_opts options(struct setup *s, const char *scheme)
     struct st_masked_opts o = {.offload = ST_MASKED_OFFLOAD_ALL,
                                .quarantine = quarantine,
                                .quarantine_ctx = &s->n_quarantine,
-                               .pads = {.max_row = 64, .batch = 16, .memory = (size_t)64 << 20}};
+                               .pads = {.max_row = 64, .batch = 16, .memory = (size_t)4 << 20}};
     assert_ok(st_scheme_find(scheme, &o.scheme, &e), &e);
     s->scheme = o.scheme->name;
     o.scheme_opts.served = &s->served;

@@ -265,6 +265,49 @@ static void samples_follow_the_discrete_gaussian(void **state)
     free(x);
 }
 
+/* Secret and error of a mask are drawn from one stream, one behind the other. */
+static void secrets_and_errors_are_independent(void **state)
+{
+    enum { M = 1280, D = 1280, DRAWS = 400, CELLS = 8 };
+    static int8_t x[M + D];
+    static double joint[CELLS][CELLS];
+    struct st_gauss g;
+    struct st_err e;
+    struct st_stream *s = stream(21);
+    double product = 0, lag = 0, chi = 0, sigma = 12.8;
+    (void)state;
+    assert_int_equal(st_gauss_init(&g, sigma, &e), 0);
+    for (int draw = 0; draw < DRAWS; draw++) {
+        st_gauss_fill(&g, s, x, M);
+        st_gauss_fill(&g, s, x + M, D);
+        for (int k = 0; k < M; k++) {
+            int a = (x[k] + 128) * CELLS / 256, b = (x[M + k] + 128) * CELLS / 256;
+            joint[a][b]++;
+            product += (double)x[k] * x[M + k];
+            lag += (double)x[k] * x[k + 1];
+        }
+    }
+    double n = (double)DRAWS * M, row[CELLS] = {0}, column[CELLS] = {0};
+    int freedom = 0;
+    for (int a = 0; a < CELLS; a++)
+        for (int b = 0; b < CELLS; b++) {
+            row[a] += joint[a][b];
+            column[b] += joint[a][b];
+        }
+    for (int a = 0; a < CELLS; a++)
+        for (int b = 0; b < CELLS; b++) {
+            double want = row[a] * column[b] / n;
+            if (want < 20)
+                continue;
+            chi += (joint[a][b] - want) * (joint[a][b] - want) / want;
+            freedom++;
+        }
+    assert_true(freedom >= 9 && chi < freedom + 5 * sqrt(2.0 * freedom));
+    assert_true(fabs(product / n) < 5 * sigma * sigma / sqrt(n));
+    assert_true(fabs(lag / n) < 5 * sigma * sigma / sqrt(n));
+    st_stream_free(s);
+}
+
 static void every_kernel_draws_the_same_samples(void **state)
 {
     enum { N = 1000 };
@@ -350,10 +393,15 @@ static void wrong_products_are_caught(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(q_is_prime_and_arithmetic_is_exact),   cmocka_unit_test(products_are_exact_in_every_shape),
-        cmocka_unit_test(three_limbs_round_to_the_nearest_256), cmocka_unit_test(transforms_multiply_polynomials),
-        cmocka_unit_test(rows_masked_and_unmasked_come_back),   cmocka_unit_test(samples_follow_the_discrete_gaussian),
-        cmocka_unit_test(every_kernel_draws_the_same_samples),  cmocka_unit_test(wrong_products_are_caught),
+        cmocka_unit_test(q_is_prime_and_arithmetic_is_exact),
+        cmocka_unit_test(products_are_exact_in_every_shape),
+        cmocka_unit_test(three_limbs_round_to_the_nearest_256),
+        cmocka_unit_test(transforms_multiply_polynomials),
+        cmocka_unit_test(rows_masked_and_unmasked_come_back),
+        cmocka_unit_test(samples_follow_the_discrete_gaussian),
+        cmocka_unit_test(secrets_and_errors_are_independent),
+        cmocka_unit_test(every_kernel_draws_the_same_samples),
+        cmocka_unit_test(wrong_products_are_caught),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -93,7 +93,13 @@ static void run_greedy(struct setup *s, struct st_boundary *b, struct client *c)
     st_engine_free(en);
 }
 
-static void one_time_pads_give_the_tokens_of_the_reference_in_every_dense_architecture(void **state)
+#define MOE "\"moe_intermediate_size\": 48, \"norm_topk_prob\": true, "
+#define LATENT                                                                                                         \
+    "\"kv_lora_rank\": 24, \"qk_nope_head_dim\": 16, \"qk_rope_head_dim\": 8, \"v_head_dim\": 12, "                    \
+    "\"q_lora_rank\": 20, \"moe_intermediate_size\": 40, \"n_routed_experts\": 4, \"num_experts_per_tok\": 2, "        \
+    "\"first_k_dense_replace\": 1, \"n_shared_experts\": 1"
+
+static void one_time_pads_give_the_tokens_of_the_reference_in_every_architecture(void **state)
 {
     (void)state;
     static const struct tiny models[] = {
@@ -101,18 +107,29 @@ static void one_time_pads_give_the_tokens_of_the_reference_in_every_dense_archit
         {.seed = 2, .arch = "MistralForCausalLM", .head_dim = 32},
         {.seed = 3, .arch = "Qwen2ForCausalLM"},
         {.seed = 4, .arch = "Qwen3ForCausalLM", .dtype = ST_DTYPE_BF16},
+        {.seed = 7, .arch = "MixtralForCausalLM", .extra = "\"num_local_experts\": 4, \"num_experts_per_tok\": 2"},
+        {.seed = 8, .arch = "Qwen3MoeForCausalLM", .extra = MOE "\"num_experts\": 4, \"num_experts_per_tok\": 2"},
+        {.seed = 9, .arch = "DeepseekV2ForCausalLM", .n_kv_head = 4, .extra = LATENT},
+        {.seed = 10,
+         .arch = "DeepseekV3ForCausalLM",
+         .n_kv_head = 4,
+         .extra = LATENT ", \"n_group\": 2, \"topk_group\": 1, \"norm_topk_prob\": true"},
     };
-    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
-        struct setup s;
-        struct client masked = {0}, reference = {0};
-        set_up(&s, &models[i], "otp");
-        with_reference(&s);
-        run_greedy(&s, &s.b, &masked);
-        run_greedy(&s, &s.ref, &reference);
-        assert_memory_equal(masked.ids, reference.ids, sizeof masked.ids);
-        assert_all_wiped(&s);
-        tear_down(&s);
-    }
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++)
+        for (int all = 0; all < (i < 4 ? 1 : 2); all++) {
+            struct setup s;
+            struct client masked = {0}, reference = {0};
+            plant(&s, &models[i],
+                  &(struct st_masked_place){.experts = all ? ST_MASKED_EXPERTS_ALL : ST_MASKED_EXPERTS_LOCAL});
+            struct st_masked_opts o = options(&s, "otp");
+            mask(&s, &o);
+            with_reference(&s);
+            run_greedy(&s, &s.b, &masked);
+            run_greedy(&s, &s.ref, &reference);
+            assert_memory_equal(masked.ids, reference.ids, sizeof masked.ids);
+            assert_all_wiped(&s);
+            tear_down(&s);
+        }
 }
 
 /* Largest distance from exact products of the unrounded rows, over the largest of them in the row. */
@@ -648,7 +665,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_time_pads_equal_the_integer_reference_bit_by_bit),
         cmocka_unit_test(fetched_embeddings_are_the_rows_of_the_table),
-        cmocka_unit_test(one_time_pads_give_the_tokens_of_the_reference_in_every_dense_architecture),
+        cmocka_unit_test(one_time_pads_give_the_tokens_of_the_reference_in_every_architecture),
         cmocka_unit_test(every_scheme_stays_within_its_error),
         cmocka_unit_test(logits_stay_close_to_those_without_masks),
         cmocka_unit_test(a_hundred_thousand_wrong_replies_are_all_caught),
