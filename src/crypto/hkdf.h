@@ -11,4 +11,10 @@
 int st_hkdf_sha256(const uint8_t *ikm, size_t ikm_len, const uint8_t *salt, size_t salt_len, const uint8_t *info,
                    size_t info_len, uint8_t *out, size_t len, struct st_err *e) ST_MUST_CHECK;
 
+/* Its two halves (sections 2.2 and 2.3). ikm must not be empty. */
+int st_hkdf_extract(const uint8_t *ikm, size_t ikm_len, const uint8_t *salt, size_t salt_len, uint8_t prk[32],
+                    struct st_err *e) ST_MUST_CHECK;
+int st_hkdf_expand(const uint8_t prk[32], const uint8_t *info, size_t info_len, uint8_t *out, size_t len,
+                   struct st_err *e) ST_MUST_CHECK;
+
 #endif
