@@ -76,24 +76,11 @@ static int cpu_open(const struct st_backend_opts *o, void **out, struct st_err *
     return 0;
 }
 
-/* INTERNAL: the caller checks what comes over the wire; this only keeps a mistake of its from becoming a wrong read. */
-static int check(const struct cpu *c, uint32_t n_row, const struct st_backend_job *jobs, int n_job, struct st_err *e)
-{
-    if (n_row == 0 || n_row > c->max_row || n_job < 1)
-        return st_fail(e, ST_INTERNAL, "backend: %u rows for %d matrices: want 1..%u rows and a matrix", n_row, n_job,
-                       c->max_row);
-    for (int i = 0; i < n_job; i++)
-        if (jobs[i].weight >= c->n_weight || c->weights[jobs[i].weight].n_in != c->weights[jobs[0].weight].n_in)
-            return st_fail(e, ST_INTERNAL, "backend: matrix %u of %u does not fit the rows", jobs[i].weight,
-                           c->n_weight);
-    return 0;
-}
-
 static int cpu_multiply(void *b, const uint32_t *rows, uint32_t n_row, const struct st_backend_job *jobs, int n_job,
                         struct st_err *e)
 {
     struct cpu *c = b;
-    int rc = check(c, n_row, jobs, n_job, e);
+    int rc = st_backend_check(c->weights, c->n_weight, c->max_row, n_row, jobs, n_job, e);
     if (rc)
         return rc;
     uint32_t n_in = c->weights[jobs[0].weight].n_in;
@@ -114,7 +101,7 @@ static int cpu_multiply_f32(void *b, const float *rows, uint32_t n_row, const st
                             struct st_err *e)
 {
     struct cpu *c = b;
-    int rc = check(c, n_row, jobs, n_job, e);
+    int rc = st_backend_check(c->weights, c->n_weight, c->max_row, n_row, jobs, n_job, e);
     if (rc)
         return rc;
     for (int first = 0, n; first < n_job; first += n) {
