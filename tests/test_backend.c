@@ -106,6 +106,14 @@ static int open_devices(void **state)
             }
             n_device++;
         }
+    /* A GPU, where the build has the backend and the machine a device. */
+    struct device *gpu = &devices[n_device];
+    o.isa = NULL;
+    gpu->name = "cuda";
+    if (st_backend_find("cuda", &gpu->b, &e) || gpu->b->open(&o, &gpu->open, &e))
+        print_message("cuda: %s, skipped\n", e.msg);
+    else
+        n_device++;
     return n_device ? 0 : 1;
 }
 
@@ -227,6 +235,28 @@ static void an_unknown_device_or_instruction_set_is_refused_by_name(void **state
     assert_null(open);
 }
 
+static void a_gpu_that_is_not_there_is_named(void **state)
+{
+    const struct st_backend *b;
+    struct st_err e;
+    void *open;
+    (void)state;
+    if (st_backend_find("cuda", &b, &e)) {
+        print_message("this build has no CUDA backend, skipped\n");
+        return;
+    }
+    struct st_backend_opts o = {.weights = weights, .n_weight = 2 * N_SHAPE, .max_row = MAX_ROW};
+    int rc = b->open(&o, &open, &e);
+    if (rc == 0) {
+        b->close(open);
+        return;
+    }
+    assert_int_equal(rc, ST_UNSUPPORTED);
+    assert_null(open);
+    assert_non_null(strstr(e.msg, "cuda"));
+    assert_true(strstr(e.msg, "driver") || strstr(e.msg, "GPU"));
+}
+
 static void rows_beyond_the_limit_and_matrices_that_do_not_fit_are_refused(void **state)
 {
     static uint32_t rows[1], out[16];
@@ -247,6 +277,7 @@ int main(void)
         cmocka_unit_test(products_modulo_q_are_exact_in_every_shape),
         cmocka_unit_test(f32_rows_are_not_rounded),
         cmocka_unit_test(an_unknown_device_or_instruction_set_is_refused_by_name),
+        cmocka_unit_test(a_gpu_that_is_not_there_is_named),
         cmocka_unit_test(rows_beyond_the_limit_and_matrices_that_do_not_fit_are_refused),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);
