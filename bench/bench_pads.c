@@ -176,22 +176,22 @@ static int read_hints(void *ctx, const char *name, uint32_t n_out, uint32_t n_in
 
 static const uint8_t digest[ST_LWE_DIGEST];
 
-static struct st_scheme_opts scheme_opts(struct bench *b, bool hints24)
+static struct st_scheme_opts scheme_opts(struct bench *b, bool hints32)
 {
     return (struct st_scheme_opts){.served = &b->served,
                                    .digest = digest,
                                    .plan = &b->model.plan,
                                    .params = b->params,
-                                   .hints24 = hints24,
+                                   .hints32 = hints32,
                                    .hints = &b->hints};
 }
 
 /* Microseconds per row of all groups of one layer. */
-static double time_pads(struct bench *b, const char *name, bool hints24)
+static double time_pads(struct bench *b, const char *name, bool hints32)
 {
     const struct st_scheme *scheme;
     struct st_mask_groups groups;
-    struct st_scheme_opts o = scheme_opts(b, hints24);
+    struct st_scheme_opts o = scheme_opts(b, hints32);
     struct st_stream *random;
     struct st_err e = {0};
     void *state;
@@ -228,13 +228,13 @@ static void bench_pads(struct bench *b)
     char lwe24[80], lwe32[80];
     const struct {
         const char *scheme, *name;
-        bool hints24;
-    } rows[] = {{"otp", "otp", false}, {"lwe", lwe24, true}, {"lwe", lwe32, false}};
+        bool hints32;
+    } rows[] = {{"otp", "otp", false}, {"lwe", lwe24, false}, {"lwe", lwe32, true}};
     double otp = 0;
     snprintf(lwe24, sizeof lwe24, "%s/24", b->params->name);
     snprintf(lwe32, sizeof lwe32, "%s/32", b->params->name);
     for (int i = 0; i < 3; i++) {
-        double us = time_pads(b, rows[i].scheme, rows[i].hints24);
+        double us = time_pads(b, rows[i].scheme, rows[i].hints32);
         otp = i ? otp : us;
         print(b, "pads", rows[i].name, b->batch, "us/layer/row", us);
         print(b, "pads", rows[i].name, b->batch, "tokens/s/core", 1e6 / (us * MODEL_LAYERS));
@@ -348,7 +348,7 @@ static void bench_online(struct bench *b)
 {
     static const uint32_t sizes[] = {1, 8, 64};
     struct st_masked_opts o = {.scheme = &random_scheme,
-                               .scheme_opts = scheme_opts(b, true),
+                               .scheme_opts = scheme_opts(b, false),
                                .offload = ST_MASKED_OFFLOAD_ALL,
                                .pads = {.n_threads = 1, .batch = MAX_ROWS, .max_row = MAX_ROWS}};
     struct buffers f = {.in = take((size_t)MAX_ROWS * MAX_IN, sizeof(float)),

@@ -68,7 +68,6 @@ static inline struct st_masked_opts options(struct setup *s, const char *scheme)
             hints_init(&s->hints, &s->served, p, setup_digest);
         }
         o.scheme_opts.hints = &s->hints.source;
-        o.scheme_opts.hints24 = true;
         o.scheme_opts.check_hints = true;
     }
     return o;

@@ -80,7 +80,7 @@ static void bench_make(struct bench *b, uint32_t d, const uint32_t *n_out, enum 
         memcpy(b->group.scale + at, b->w[k].scale, b->w[k].n_out * sizeof(float));
     b->random = stream(d);
     b->o = (struct st_scheme_opts){
-        .served = &b->served, .groups = &b->group, .n_group = 1, .digest = digest, .plan = &b->plan, .hints24 = true};
+        .served = &b->served, .groups = &b->group, .n_group = 1, .digest = digest, .plan = &b->plan};
 }
 
 static int bench_open(struct bench *b, const char *scheme, const struct st_lwe_params *params, struct st_err *e)
@@ -269,11 +269,11 @@ static void no_sum_wraps_even_for_rows_along_a_column(void **state)
         double closest = 0;
         for (size_t w = 0; w < 4; w++)
             for (int pattern = RANDOM; pattern < N_PATTERN; pattern++)
-                for (int hints24 = 0; hints24 < (p && widths[w] >= 512 ? 2 : 1); hints24++) {
+                for (int hints32 = 0; hints32 < (p && widths[w] >= 512 ? 2 : 1); hints32++) {
                     struct bench b;
                     struct st_err e;
                     bench_make(&b, widths[w], n_out, pattern);
-                    b.o.hints24 = hints24;
+                    b.o.hints32 = hints32;
                     assert_ok(bench_open(&b, p ? "lwe" : "otp", p, &e), &e);
                     check_rows(&b, &closest);
                     bench_free(&b);

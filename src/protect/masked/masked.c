@@ -459,6 +459,7 @@ static int set_up(struct st_masked *m, struct st_err *e)
     if ((m->integrity || so->check_hints) &&
         st_mask_checks_init(&m->checks, &m->groups, so->served, so->pool, so->progress, e))
         return e->code;
+    so->max_row = so->max_row ? so->max_row : o->pads.max_row;
     so->groups = m->groups.g;
     so->n_group = m->groups.n;
     so->checks = m->checks.of;

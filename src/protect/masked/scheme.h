@@ -36,13 +36,13 @@ struct st_scheme_opts {
     const uint8_t *digest;             /* [32] of the model */
     const struct st_plan *plan;
     const struct st_lwe_params *params;   /* lwe */
-    bool hints24;                         /* lwe: keep hints in 24 bits, for rows that are wide enough */
+    bool hints32;                         /* lwe: keep hints whole; else in 24 bits, for rows that are wide enough */
     const struct st_hint_source *hints;   /* lwe */
     bool check_hints;                     /* lwe: H s = B (W s); needs checks */
     uint32_t rank;                        /* remo: m; 0 = half of d */
     double mask_scale;                    /* remo: deviation of masks over that of rows; 0 = 100 */
     const struct st_transport *transport; /* remo asks the worker for M_pub W through it; else NULL */
-    uint32_t max_row;                     /* remo: rows of M_pub in one exchange; 0 = 32 */
+    uint32_t max_row;                     /* remo: rows of M_pub in one exchange; 0 = 32 (masked.c: as of pads) */
     struct st_pool *pool;                 /* for set-up, by its thread; NULL = this thread */
     bool progress;
 };

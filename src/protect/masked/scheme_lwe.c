@@ -39,7 +39,7 @@ struct lwe {
 
 static uint32_t limbs_of(const struct st_scheme_opts *o, const struct st_mask_group *g)
 {
-    return o->hints24 && g->d >= NARROW ? 3 : 4;
+    return g->d >= NARROW && !o->hints32 ? 3 : 4;
 }
 
 static const char *lwe_strength(const void *s)
@@ -219,7 +219,7 @@ static int alloc_planes(struct lwe *l, const struct st_scheme_opts *o, uint64_t 
     }
     if (bytes > room)
         return st_fail(e, ST_MEMORY, "not enough memory for hints: %s needed, %s available%s", st_mem_text(bytes, need),
-                       st_mem_text(room, have), o->hints24 ? "" : " (24-bit hints need a quarter less)");
+                       st_mem_text(room, have), o->hints32 ? " (24-bit hints need a quarter less)" : "");
     if (st_area_new(&l->planes, bytes, 1, "hints", e))
         return e->code;
     uint8_t *p = l->planes.p;
