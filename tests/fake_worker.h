@@ -62,6 +62,7 @@ enum act {
     FAILS, /* FAILURE of that request */
     FAILS_ALL,
     FAILURE_TOO_LONG,
+    REFUSES, /* FAILURE of all before the rows are in, and hangs up */
     HANGS_UP,
     LAST,          /* honest, and hangs up behind it */
     FLIPPED,       /* one bit of the head or of the numbers behind it */
@@ -374,11 +375,19 @@ static inline void fake_serve(struct fake *f, struct fake_pipe *p)
     while (ok && fake_move(f, p, head, sizeof head, false)) {
         if (st_worker_head_parse(head, ST_WORKER_MAX_PAYLOAD, &h, &e))
             fake_die(e.msg);
+        int i = f->n_request++;
+        enum act act = f->acts[i < f->n_act ? i : f->n_act - 1];
+        if (act == REFUSES) {
+            struct st_buf b = {0};
+            st_worker_failure_add(&b, 0, ST_IO, "not now");
+            fake_put(f, p, b.p, b.len);
+            st_buf_free(&b);
+            return;
+        }
         uint8_t *payload = malloc(h.len);
         ok = fake_move(f, p, payload, h.len, false);
-        int i = f->n_request++;
         if (ok)
-            ok = fake_act(f, p, f->acts[i < f->n_act ? i : f->n_act - 1], &h, (struct st_span){payload, h.len});
+            ok = fake_act(f, p, act, &h, (struct st_span){payload, h.len});
         free(payload);
     }
 }

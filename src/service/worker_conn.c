@@ -7,6 +7,7 @@
 
 /* Of a list of matrices: 20 times that of the largest model there is. */
 #define MAX_WELCOME (64u << 20)
+#define SAYS "it says: "
 
 struct st_worker_conn {
     struct st_link *link;
@@ -73,7 +74,7 @@ int st_worker_says(struct st_span payload, bool greeting, struct st_err *said, s
     /* A worker cannot make one of this side's own verdicts, nor its faults. */
     bool may = f.code == ST_INPUT || f.code == ST_IO || f.code == ST_UNSUPPORTED || f.code == ST_MEMORY ||
                (greeting && f.code == ST_VERIFY);
-    st_fail(said, may ? f.code : ST_IO, "it says: %s", f.text);
+    st_fail(said, may ? f.code : ST_IO, SAYS "%s", f.text);
     return 0;
 }
 
@@ -212,6 +213,19 @@ static int take_some(struct st_worker_conn *c, bool *moved, struct st_err *e)
     return c->taker.arrived(c->taker.arg, &c->now, (struct st_span){c->payload, (size_t)c->now.len}, e);
 }
 
+/* The worker may have said why before it closed: that is the better reason. */
+static int last_words(struct st_worker_conn *c, struct st_err *e)
+{
+    struct st_err why = {0};
+    bool moved = true;
+    while (moved && !why.code) {
+        moved = false;
+        if (take_some(c, &moved, &why) && strncmp(why.msg, SAYS, strlen(SAYS)) == 0)
+            *e = why;
+    }
+    return e->code;
+}
+
 int st_worker_conn_send(struct st_worker_conn *c, struct st_span head, struct st_span body, double deadline,
                         struct st_err *e)
 {
@@ -220,7 +234,7 @@ int st_worker_conn_send(struct st_worker_conn *c, struct st_span head, struct st
         size_t sent;
         bool moved = false;
         if (st_link_send(c->link, v, 2, &sent, e))
-            return e->code;
+            return last_words(c, e);
         for (int i = 0; i < 2; i++) {
             size_t some = sent < v[i].iov_len ? sent : v[i].iov_len;
             v[i].iov_base = (uint8_t *)v[i].iov_base + some;
