@@ -420,6 +420,8 @@ static void a_file_that_is_there_stays_and_failures_leave_nothing(void **state)
     snprintf(path, sizeof path, "%s/other", d.dir);
     expect_refusal(st_hints_write(path, &o, &e), &e, ST_INPUT, "c.weight^T: no weights here");
     d.w[2].w = w;
+    ((float *)d.w[1].scale)[69] = INFINITY;
+    expect_refusal(st_hints_write(path, &o, &e), &e, ST_INPUT, "a.weight: output 69: its weights are not finite");
     int n = 0;
     DIR *dir = opendir(d.dir);
     for (struct dirent *f; (f = readdir(dir));)

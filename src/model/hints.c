@@ -194,7 +194,7 @@ static int parse(struct st_hints *h, struct st_err *e)
 
 static const struct matrix *find(const struct st_hints *h, const char *name)
 {
-    struct matrix key;
+    struct matrix key = {.n_out = 0};
     if (strlen(name) >= sizeof key.name)
         return NULL;
     strcpy(key.name, name);

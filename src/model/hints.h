@@ -61,7 +61,7 @@ struct st_hints_make {
 /* Bytes of the file. */
 uint64_t st_hints_bytes(const struct st_hints_make *o);
 /* Writes the file atomically (a temporary file beside it, then a link), never over another. Memory: the basis, and a
- * few MiB per thread. INPUT: a matrix without weights. IO, MEMORY. */
+ * few MiB per thread. INPUT: a matrix without weights, or with weights that are not finite. IO, MEMORY. */
 int st_hints_write(const char *path, const struct st_hints_make *o, struct st_err *e) ST_MUST_CHECK;
 
 #endif

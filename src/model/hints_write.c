@@ -179,6 +179,9 @@ static int check_served(const char *path, const struct st_served *s, uint32_t *n
         if (w->n_in > ST_HINTS_SIDE_MAX || w->n_out > ST_HINTS_SIDE_MAX)
             return st_fail(e, ST_UNSUPPORTED, "%s: %s: [%u, %u]: want sides of at most %u", path, w->name, w->n_out,
                            w->n_in, ST_HINTS_SIDE_MAX);
+        for (uint32_t k = 0; k < w->n_out; k++)
+            if (!isfinite(w->scale[k]))
+                return st_fail(e, ST_INPUT, "%s: %s: output %u: its weights are not finite", path, w->name, k);
         *n_in = w->n_in > *n_in ? w->n_in : *n_in;
     }
     return s->n ? 0 : st_fail(e, ST_INPUT, "%s: no matrices to make hints of", path);

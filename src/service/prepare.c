@@ -67,6 +67,7 @@ int st_prepare_run(const struct st_prepare_opts *o, struct st_prepare_result *ou
     if (rc)
         return rc;
     out->params = params->name;
+    out->note = params->note;
     out->bits_classical = params->bits_classical;
     out->bits_quantum = params->bits_quantum;
     rc = st_model_digest(o->model, o->progress, out->digest, e);

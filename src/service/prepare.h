@@ -22,6 +22,7 @@ struct st_prepare_opts {
 struct st_prepare_result {
     uint8_t digest[32]; /* of the model */
     const char *params;
+    const char *note; /* what is to be said about the set, or "" */
     int bits_classical, bits_quantum;
     uint32_t n_matrix;
     uint64_t hint_bytes; /* of the file that was made, else 0 */

@@ -53,18 +53,19 @@ static void print_result(const struct st_cli *cli, const struct st_prepare_opts 
         st_buf_add_str(&b, ",\"digest\":\"");
         for (int i = 0; i < 32; i++)
             st_buf_addf(&b, "%02x", r->digest[i]);
-        st_buf_addf(&b,
-                    "\",\"params\":\"%s\",\"bits_classical\":%d,\"bits_quantum\":%d,\"matrices\":%" PRIu32
-                    ",\"hint_bytes\":%" PRIu64 ",\"seconds\":%.3f}",
-                    r->params, r->bits_classical, r->bits_quantum, r->n_matrix, r->hint_bytes, r->seconds);
+        st_buf_addf(
+            &b,
+            "\",\"params\":\"%s\",\"bits_classical\":%d,\"bits_quantum\":%d,\"note\":\"%s\",\"matrices\":%" PRIu32
+            ",\"hint_bytes\":%" PRIu64 ",\"seconds\":%.3f}",
+            r->params, r->bits_classical, r->bits_quantum, r->note, r->n_matrix, r->hint_bytes, r->seconds);
         puts(b.failed ? "{}" : b.p);
         st_buf_free(&b);
     } else if (!cli->quiet) {
         if (o->hints)
             printf("%s: hints of %" PRIu32 " matrices, %s, made in %.1f s\n  parameter set %s: %d bits classical, %d "
-                   "quantum (core-SVP)\n  whoever has these hints can compute the weights from them\n",
+                   "quantum (core-SVP)%s%s\n  whoever has these hints can compute the weights from them\n",
                    o->hints, r->n_matrix, st_mem_text(r->hint_bytes, size), r->seconds, r->params, r->bits_classical,
-                   r->bits_quantum);
+                   r->bits_quantum, *r->note ? ", " : "", r->note);
         if (o->kit)
             printf("%s: the trusted side's part of the model\n", o->kit);
     }
