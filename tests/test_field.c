@@ -170,6 +170,12 @@ static void transforms_multiply_polynomials(void **state)
     st_rng_seed(&rng, 7);
     fill(&rng, a[0][0], 2 * ST_NTT_N * ST_NTT_LANES);
     fill(&rng, b[0], 2 * ST_NTT_N);
+    for (int c = 0; c < ST_NTT_N; c++) { /* the ends of the range as well */
+        a[0][c][0] = ST_FQ - 1;
+        a[1][c][5] = 0;
+        a[1][c][10] = c % 3 ? 1 : ST_FQ - 1;
+        b[1][c] = c % 5 ? b[1][c] : ST_FQ - 1;
+    }
     for (int isa = 0; isa < 3; isa++) {
         if (!dot_of(isa))
             continue;
@@ -193,6 +199,41 @@ static void transforms_multiply_polynomials(void **state)
                 assert_int_equal(sum[c][l], mod(want));
             }
     }
+}
+
+static void sums_of_products_are_exact_whatever_the_words(void **state)
+{
+    enum { N = 203 };
+    static uint32_t x[N], a[N], b[N];
+    struct st_rng rng;
+    (void)state;
+    st_rng_seed(&rng, 13);
+    for (int round = 0; round < 50; round++)
+        for (size_t n = 0; n <= N; n += round % 2 ? 1 : 29) {
+            fill(&rng, x, N);
+            fill(&rng, a, N);
+            fill(&rng, b, N);
+            for (size_t i = 0; round % 3 == 0 && i < n; i++)
+                x[i] = a[i] = UINT32_MAX;
+            size_t at = st_rng_next(&rng) % N;
+            if (round % 5 == 1)
+                x[at] = ST_FQ + (uint32_t)(st_rng_next(&rng) % 4);
+            __int128 want[2] = {0};
+            bool above = false;
+            for (size_t i = 0; i < n; i++) {
+                want[0] += (__int128)x[i] * a[i];
+                want[1] += (__int128)x[i] * b[i];
+                above |= x[i] >= ST_FQ;
+            }
+            for (int isa = 0; isa < 3; isa++) {
+                uint32_t got[2];
+                if (!dot_of(isa))
+                    continue;
+                assert_int_equal(tables[isa]->dots(x, a, b, n, got), above);
+                assert_int_equal(got[0], mod(want[0]));
+                assert_int_equal(got[1], mod(want[1]));
+            }
+        }
 }
 
 static void rows_masked_and_unmasked_come_back(void **state)
@@ -397,6 +438,7 @@ int main(void)
         cmocka_unit_test(products_are_exact_in_every_shape),
         cmocka_unit_test(three_limbs_round_to_the_nearest_256),
         cmocka_unit_test(transforms_multiply_polynomials),
+        cmocka_unit_test(sums_of_products_are_exact_whatever_the_words),
         cmocka_unit_test(rows_masked_and_unmasked_come_back),
         cmocka_unit_test(samples_follow_the_discrete_gaussian),
         cmocka_unit_test(secrets_and_errors_are_independent),

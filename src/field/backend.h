@@ -46,8 +46,8 @@ struct st_backend {
 /* UNSUPPORTED lists the names that this program has. */
 int st_backend_find(const char *name, const struct st_backend **out, struct st_err *e) ST_MUST_CHECK;
 
-/* For backends: INTERNAL when a call does not fit what was opened. What comes over the wire is checked before; this keeps
- * a mistake from becoming a wrong read. */
+/* For backends: INTERNAL when a call does not fit what was opened. What comes over the wire is checked before; this
+ * keeps a mistake from becoming a wrong read. */
 int st_backend_check(const struct st_backend_weight *weights, uint32_t n_weight, uint32_t max_row, uint32_t n_row,
                      const struct st_backend_job *jobs, int n_job, struct st_err *e) ST_MUST_CHECK;
 

@@ -5,12 +5,14 @@
 
 #include "field/ntt.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 struct st_field_kernels {
-    /* Sum of a[i] * b[i] mod q. */
-    uint32_t (*dot)(const uint32_t *a, const uint32_t *b, size_t n);
+    /* out = sums of x[i] * a[i] and x[i] * b[i] mod q; x may hold any words. True when one of them is
+     * not below q. */
+    bool (*dots)(const uint32_t *x, const uint32_t *a, const uint32_t *b, size_t n, uint32_t out[2]);
     /* The largest of x, 0 of none. */
     uint32_t (*most)(const uint32_t *x, size_t n);
     /* sum[i] += w[i] * c, |c| < 2^31; up to 2^24 calls on one sum. */

@@ -1,6 +1,7 @@
 /* Small secret integers: the discrete Gaussian of parameter sigma by its cumulative table, 31 bits of precision and a
- * sign, cut where less than 2^-32 of it is left (about 6.5 sigma). One pass over the whole table for every sample, so
- * that the time does not depend on what is drawn. The distance to the exact distribution is below 2^-24 per sample. */
+ * sign, cut where less than 2^-32 of it is left (about 6.5 sigma). Every sample is compared with the whole table, or
+ * found by a search within registers: neither the time nor which memory is read depends on what is drawn. The distance
+ * to the exact distribution is below 2^-24 per sample. */
 #ifndef ST_FIELD_SAMPLER_H
 #define ST_FIELD_SAMPLER_H
 
