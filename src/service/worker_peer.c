@@ -1,6 +1,6 @@
 #include "base/hooks.h"
-#include "base/log.h"
 #include "field/fq.h"
+#include "field/kernels.h"
 #include "service/worker_priv.h"
 
 #include <inttypes.h>
@@ -387,21 +387,13 @@ static int admit(struct st_worker_peer *c, bool *moved, struct st_err *e)
     return 0;
 }
 
-static bool all_residues(const uint32_t *x, size_t n)
-{
-    uint32_t bad = 0;
-    for (size_t i = 0; i < n; i++)
-        bad |= x[i] >= ST_FQ;
-    return !bad;
-}
-
 static void end_rows(struct st_worker_peer *c)
 {
     struct st_worker_request *r = c->filling;
     c->filling = NULL;
     c->worker->n.requests++;
     next_frame(c);
-    if (r->what.format == ST_WORKER_FIELD && !all_residues(r->rows, r->rows_len / 4)) {
+    if (r->what.format == ST_WORKER_FIELD && st_field_kernels()->most(r->rows, r->rows_len / 4) >= ST_FQ) {
         st_fail(&r->err, ST_INPUT, "MULTIPLY rows: a value is no residue, want less than %u", ST_FQ);
         st_worker_peer_reply(c, r);
     } else
