@@ -263,7 +263,7 @@ static void a_worker_that_stops_half_way_is_given_up(void **state)
         f.cut = cuts[i];
         fake_open(&f, i % 2 ? "shm" : "tcp");
         fake_start(&f);
-        struct st_worker_client *c = connect_fake(&f, 0.1);
+        struct st_worker_client *c = connect_fake(&f, 0.3);
         assert_int_equal(once(c, &e), ST_IO);
         assert_non_null(strstr(e.msg, "timed out"));
         must_work(c);
