@@ -7,7 +7,8 @@
 
 #include <immintrin.h>
 
-extern const struct st_gemv_kernel st_gemv_f32_avx2, st_gemv_f16_avx2, st_gemv_bf16_avx2, st_gemv_i8_avx2, st_gemv_i8_f32_avx2;
+extern const struct st_gemv_kernel st_gemv_f32_avx2, st_gemv_f16_avx2, st_gemv_bf16_avx2, st_gemv_i8_avx2,
+    st_gemv_i8_f32_avx2;
 extern const struct st_gemm_kernel st_gemm_f32_avx2;
 
 /* Rows become columns: 8 x 8 values of 32 bits. */

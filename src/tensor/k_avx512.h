@@ -7,8 +7,8 @@
 
 #include <immintrin.h>
 
-extern const struct st_gemv_kernel st_gemv_f32_avx512, st_gemv_f16_avx512, st_gemv_bf16_avx512, st_gemv_i8_avx512, st_gemv_i8_f32_avx512,
-    st_gemv_bf16_many_avx512;
+extern const struct st_gemv_kernel st_gemv_f32_avx512, st_gemv_f16_avx512, st_gemv_bf16_avx512, st_gemv_i8_avx512,
+    st_gemv_i8_f32_avx512, st_gemv_bf16_many_avx512;
 extern const struct st_gemm_kernel st_gemm_f32_avx512, st_gemm_bf16_avx512;
 
 typedef float st_unaligned_f32 __attribute__((aligned(1), may_alias));

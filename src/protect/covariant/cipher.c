@@ -2,8 +2,8 @@
 
 #include "base/buf.h"
 #include "base/file.h"
-#include "model/digest.h"
 #include "model/checkpoint.h"
+#include "model/digest.h"
 
 #include <openssl/crypto.h>
 #include <stdlib.h>
