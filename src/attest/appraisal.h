@@ -1,0 +1,53 @@
+/* What was found out about evidence: checks (was it signed, by whom, when, is anything revoked) and claims (what the
+ * signed part says). Verifiers fill it, one evidence item at a time; they decide nothing. Only policy.c judges.
+ *
+ * A check starts as FAIL and is set good on one line. Names are stable words: "tdx.signature", "tdx.chain",
+ * "tdx.tcb_info", "snp.report_data". A claim stands here only if it lies inside what a signature covers; what does not
+ * is a claim whose name ends in "_unsigned". */
+#ifndef ST_ATTEST_APPRAISAL_H
+#define ST_ATTEST_APPRAISAL_H
+
+#include "base/buf.h"
+
+#include <stdbool.h>
+
+#define ST_APPRAISAL_MAX 512 /* checks, and claims, of one appraisal */
+
+enum st_check_result {
+    ST_CHECK_FAIL,
+    ST_CHECK_PASS,
+    ST_CHECK_ABSENT, /* what it needs was not given: no collateral, no CRL, no event log */
+};
+struct st_check {
+    char name[64];
+    enum st_check_result result;
+    char detail[256]; /* value and what was wanted; one line, no control characters */
+};
+
+enum st_claim_type { ST_CLAIM_TEXT, ST_CLAIM_HEX, ST_CLAIM_NUMBER, ST_CLAIM_BOOL, ST_CLAIM_TIME };
+struct st_claim {
+    char name[64]; /* "tdx.mrtd", "tdx.report_data", "tpm.pcr.7", "nvgpu.driver" */
+    enum st_claim_type type;
+    char *text;      /* TEXT: as it is; HEX: lower-case digits; owned */
+    uint64_t number; /* NUMBER, BOOL; TIME: seconds since 1970 */
+};
+
+struct st_appraisal {
+    struct st_check *checks;
+    struct st_claim *claims;
+    size_t n_check, n_claim;
+    bool failed; /* no memory, or more than ST_APPRAISAL_MAX: then nothing of it may be believed */
+};
+void st_appraisal_wipe(struct st_appraisal *a);
+/* Adds a check that fails until its result is set; the pointer is valid until the next one is added, never NULL. */
+struct st_check *st_appraisal_check(struct st_appraisal *a, const char *name, const char *fmt, ...) ST_PRINTF(3, 4);
+void st_appraisal_text(struct st_appraisal *a, const char *name, const char *text);
+void st_appraisal_hex(struct st_appraisal *a, const char *name, const void *p, size_t len);
+void st_appraisal_number(struct st_appraisal *a, const char *name, uint64_t v);
+void st_appraisal_bool(struct st_appraisal *a, const char *name, bool v);
+void st_appraisal_time(struct st_appraisal *a, const char *name, int64_t unix_time);
+/* NULL when it is not there. */
+const struct st_check *st_appraisal_find_check(const struct st_appraisal *a, const char *name);
+const struct st_claim *st_appraisal_find_claim(const struct st_appraisal *a, const char *name);
+
+#endif

@@ -1,0 +1,62 @@
+/* Evidence as it comes from a node or lies in a file: a bundle of items, or one raw quote or report. Hostile input.
+ *
+ * Bundle, JSON: {"version": 1, "items": [{"kind": "tdx", "evidence": BASE64, "endorsements": [{"type": "collateral",
+ * "data": BASE64}, ...]}, ...]}; unknown fields, unknown kinds and a kind that comes twice are refused; "comment" is
+ * allowed anywhere. A raw file is recognised by content (DCAP quote, SEV-SNP report, TPMS_ATTEST, SPDM report as bytes
+ * or hexadecimal digits) and becomes a bundle of one item. Endorsements are what others say about the maker of the
+ * evidence: certificates, revocation lists, reference values; they may also come as files of their own. */
+#ifndef ST_ATTEST_EVIDENCE_H
+#define ST_ATTEST_EVIDENCE_H
+
+#include "base/buf.h"
+
+#define ST_EVIDENCE_MAX_ITEMS 8
+#define ST_EVIDENCE_MAX_ENDORSEMENTS 32
+#define ST_EVIDENCE_MAX_BYTES ((size_t)4 << 20) /* of a bundle */
+
+/* Types of endorsements, recognised by content when they come as files. */
+#define ST_ENDORSEMENTS(X)                                                                                             \
+    X(CERTS, "certs")               /* PEM or DER certificates, leaf first or in any order */                          \
+    X(CRL, "crl")                   /* DER or PEM */                                                                   \
+    X(COLLATERAL, "collateral")     /* Intel: JSON as dcap-qvl writes it */                                            \
+    X(TCB_INFO, "tcb_info")         /* Intel: {"tcbInfo": .., "signature": ..} */                                      \
+    X(QE_IDENTITY, "qe_identity")   /* Intel: {"enclaveIdentity": .., "signature": ..} */                              \
+    X(EVENT_LOG, "event_log")       /* TCG2 crypto-agile event log */                                                  \
+    X(SIGNATURE, "signature")       /* TPMT_SIGNATURE or raw, of a TPM quote */                                        \
+    X(AK_PUBLIC, "ak_public")       /* TPM2B_PUBLIC or SubjectPublicKeyInfo */                                         \
+    X(RIM, "rim")                   /* NVIDIA: swidtag XML */                                                          \
+    X(RUNTIME_DATA, "runtime_data") /* Azure: HCL runtime data that a report binds */
+enum st_endorsement_type {
+#define X(id, name) ST_ENDORSEMENT_##id,
+    ST_ENDORSEMENTS(X)
+#undef X
+        ST_ENDORSEMENT_COUNT
+};
+
+struct st_endorsement {
+    enum st_endorsement_type type;
+    struct st_span data; /* owned by the bundle */
+};
+struct st_evidence {
+    const char *kind; /* of the verifier: "tdx", "sgx", "snp", "tpm", "nvgpu", "sim" */
+    struct st_span data;
+    struct st_endorsement endorsements[ST_EVIDENCE_MAX_ENDORSEMENTS];
+    size_t n_endorsement;
+};
+struct st_bundle {
+    struct st_evidence items[ST_EVIDENCE_MAX_ITEMS];
+    size_t n_item;
+    void *memory; /* what the spans point into */
+};
+
+/* A bundle or a raw item. INPUT names `where` and the field; UNSUPPORTED: not recognised, lists what is. */
+int st_bundle_parse(const void *p, size_t len, const char *where, struct st_bundle *out,
+                    struct st_err *e) ST_MUST_CHECK;
+void st_bundle_free(struct st_bundle *b);
+/* Adds a file of endorsements, recognised by content, to the item that can use it (or to all that can). Copied. */
+int st_bundle_endorse(struct st_bundle *b, const void *p, size_t len, const char *where,
+                      struct st_err *e) ST_MUST_CHECK;
+/* SHA-256 of one item as it enters the composite binding: length-prefixed kind and data. */
+void st_evidence_digest(const struct st_evidence *e, uint8_t out[32]);
+
+#endif
