@@ -398,7 +398,7 @@ static void trusted(const struct options *o)
     r.y = map(LAYER_OUT * 4);
     r.scale = map(LAYER_OUT * 4);
     r.check = (struct st_freivalds){
-        LAYER_IN, LAYER_OUT, {map(LAYER_OUT * 4), map(LAYER_OUT * 4)}, {map(LAYER_IN * 4), map(LAYER_IN * 4)}};
+        LAYER_IN, LAYER_OUT, {map(LAYER_OUT * 4), map(LAYER_OUT * 4)}, {map(LAYER_IN * 4), map(LAYER_IN * 4)}, true};
     for (int i = 0; i < ST_FREIVALDS_N; i++) {
         fill(r.check.s[i], LAYER_OUT);
         fill(r.check.ws[i], LAYER_IN);

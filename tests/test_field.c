@@ -431,6 +431,59 @@ static void wrong_products_are_caught(void **state)
     st_stream_free(s);
 }
 
+static void matrices_on_the_same_rows_are_checked_as_one(void **state)
+{
+    enum { N = 3, ROWS = 3, N_IN = 70, N_S = 100 };
+    static const uint32_t n_out[N] = {40, 9, 33};
+    static int8_t w[N][40 * N_IN];
+    uint32_t u[ROWS * N_IN], v[ROWS * (40 + 9 + 33)], *s[ST_FREIVALDS_N];
+    struct st_freivalds part[N], all;
+    const struct st_freivalds *parts[N] = {&part[0], &part[1], &part[2]};
+    struct st_stream *random;
+    struct st_rng rng;
+    struct st_err e;
+    (void)state;
+    st_rng_seed(&rng, 17);
+    assert_int_equal(st_stream_new((const uint8_t *)"parts", 5, NULL, 0, "test", &random, &e), 0);
+    assert_int_equal(st_freivalds_draw(s, N_S, random, &e), 0);
+    fill(&rng, u, ROWS * N_IN);
+    uint32_t at = 0, *to = v;
+    for (int k = 0; k < N; at += n_out[k++]) {
+        for (uint32_t i = 0; i < n_out[k] * N_IN; i++)
+            w[k][i] = (int8_t)st_rng_next(&rng);
+        assert_int_equal(st_freivalds_init_shared(&part[k], w[k], n_out[k], N_IN, s, at, &e), 0);
+        for (int r = 0; r < ROWS; r++)
+            for (uint32_t j = 0; j < n_out[k]; j++) {
+                __int128 sum = 0;
+                for (int i = 0; i < N_IN; i++)
+                    sum += (__int128)u[r * N_IN + i] * w[k][j * N_IN + (uint32_t)i];
+                *to++ = mod(sum);
+            }
+    }
+    assert_int_equal(st_freivalds_join(&all, parts, N, &e), 0);
+    assert_true(st_freivalds_check_parts(&all, n_out, N, u, v, ROWS));
+    for (int i = 0; i < 20000; i++) {
+        size_t from = st_rng_next(&rng) % (sizeof v / sizeof *v), with = st_rng_next(&rng) % (sizeof v / sizeof *v);
+        uint32_t by = 1 + (uint32_t)(st_rng_next(&rng) % (ST_FQ - 1)), kept[2] = {v[from], v[with]};
+        v[from] = st_fq_add(v[from], by); /* what one gains, the other loses */
+        if (with != from)
+            v[with] = st_fq_sub(v[with], by);
+        assert_false(st_freivalds_check_parts(&all, n_out, N, u, v, ROWS));
+        v[with] = kept[1];
+        v[from] = kept[0];
+    }
+    assert_true(st_freivalds_check_parts(&all, n_out, N, u, v, ROWS));
+    /* In another order they are no group. */
+    st_freivalds_wipe(&all);
+    parts[0] = &part[1];
+    parts[1] = &part[0];
+    assert_int_equal(st_freivalds_join(&all, parts, N, &e), ST_INTERNAL);
+    for (int k = 0; k < N; k++)
+        st_freivalds_wipe(&part[k]);
+    st_freivalds_free_s(s, N_S);
+    st_stream_free(random);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -444,6 +497,7 @@ int main(void)
         cmocka_unit_test(secrets_and_errors_are_independent),
         cmocka_unit_test(every_kernel_draws_the_same_samples),
         cmocka_unit_test(wrong_products_are_caught),
+        cmocka_unit_test(matrices_on_the_same_rows_are_checked_as_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -226,17 +226,11 @@ static bool passes(const struct st_masked *m, const struct flight *f, const void
 {
     const struct st_mask_group *g = group_of(m, f);
     const uint32_t *v = reply;
-    bool good = true;
     if (m->o.scheme->domain == ST_MASK_F32)
         return all_finite(reply, (size_t)f->n_row * g->n);
     if (!m->integrity)
         return st_field_kernels()->most(v, (size_t)f->n_row * g->n) < ST_FQ;
-    for (int k = 0; k < g->n_op; k++) {
-        const struct st_freivalds *check = &m->checks.of[g->served[k]];
-        good &= st_freivalds_check(check, f->u, v, f->n_row);
-        v += (size_t)f->n_row * check->n_out;
-    }
-    return good;
+    return st_mask_checks_pass(&m->checks, g, f->group, f->u, v, f->n_row);
 }
 
 static int reject(struct st_masked *m, int group, struct st_err *e)
