@@ -96,7 +96,7 @@ static int open_devices(void **state)
     }
     struct st_backend_opts o = {.weights = weights, .n_weight = 2 * N_SHAPE, .max_row = MAX_ROW};
     for (int i = 0; i < 3; i++)
-        for (int threads = 1; threads <= 2; threads++) {
+        for (int threads = i ? 1 : 2; threads <= 2; threads++) {
             struct device *d = &devices[n_device];
             o.isa = d->name = isas[i];
             o.n_threads = threads;
