@@ -331,8 +331,10 @@ static int lwe_make(void *s, int group, uint32_t n, struct st_stream *random, ui
         uint32_t *mask = pads + i * stride;
         memmove(mask, pads + (size_t)i * g->d, g->d * sizeof *mask);
         draw_e(l, random, noise, g->d);
-        for (uint32_t k = 0; k < g->d; k++)
-            mask[k] = st_fq_add(mask[k], st_fq_from(noise[k]));
+        for (uint32_t k = 0; k < g->d; k++) {
+            uint32_t small = (uint32_t)noise[k];
+            mask[k] = st_fq_add(mask[k], small + (ST_FQ & (0 - (small >> 31))));
+        }
     }
     struct st_field_product f = {
         .s = c, .lds = m, .n_s = n, .u = {h->p, g->n, h->n_limb, m}, .out = pads + g->d, .out_s = stride, .out_u = 1};
