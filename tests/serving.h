@@ -31,6 +31,8 @@ struct mock {
     atomic_bool ready;
     atomic_int n_live, n_cancelled, n_started;
     const char *protection;
+    bool watched;
+    struct st_gen_watch watch;
 };
 
 struct st_gen {
@@ -147,6 +149,8 @@ static void mock_info(struct st_gen *g, struct st_gen_info *out)
                                 .protection = g->m->protection,
                                 .scheme = "none",
                                 .verified = "no",
+                                .watched = g->m->watched,
+                                .watch = g->m->watch,
                                 .n_running = (uint32_t)g->m->n_live};
     snprintf(out->model, sizeof out->model, "mock");
 }

@@ -103,6 +103,46 @@ static void models_health_and_metrics_are_served(void **state)
     free(a);
 }
 
+static void a_protection_without_workers_is_not_ready_but_says_itself_why(void **state)
+{
+    (void)state;
+    mock.ready = false;
+    mock.watched = true;
+    mock.watch = (struct st_gen_watch){.pads_ready = 7,
+                                       .pads_made = 20,
+                                       .pads_taken = 13,
+                                       .pad_waits = 2,
+                                       .pad_wait_s = 0.25,
+                                       .exchanges = 11,
+                                       .rejects = 1,
+                                       .bytes_up = 4096,
+                                       .quarantined = 1};
+    mock.fail_after = 0;
+    mock.fail_code = ST_VERIFY;
+    start(NULL);
+    char *a = ask(port, "GET", "/health", NULL, NULL);
+    assert_int_equal(status_of(a), 503);
+    assert_non_null(strstr(a, "\"status\":\"no worker\""));
+    assert_non_null(strstr(a, "\"workers_quarantined\":1"));
+    free(a);
+    assert_error(ask(port, "POST", TEXT, NULL, "{\"prompt\":[1]}"), 502, "integrity");
+    mock.fail_after = 2;
+    a = ask(port, "POST", TEXT, NULL, "{\"prompt\":[5,6],\"stream\":true,\"return_token_ids\":true}");
+    assert_int_equal(status_of(a), 200);
+    assert_non_null(strstr(a, "\"token_ids\":[6]"));
+    assert_non_null(strstr(a, "\"code\":\"integrity\""));
+    assert_null(strstr(a, "[DONE]"));
+    free(a);
+    a = ask(port, "GET", "/metrics", NULL, NULL);
+    assert_non_null(strstr(a, "sotto_verification_failures_total 2\n"));
+    assert_non_null(strstr(a, "sotto_pads_ready 7\n"));
+    assert_non_null(strstr(a, "sotto_pads_taken_total 13\n"));
+    assert_non_null(strstr(a, "sotto_pad_wait_seconds_total 0.250000\n"));
+    assert_non_null(strstr(a, "sotto_worker_bytes_total{direction=\"up\"} 4096\n"));
+    assert_non_null(strstr(a, "sotto_workers_quarantined 1\n"));
+    free(a);
+}
+
 static void errors_have_the_api_shape(void **state)
 {
     (void)state;
@@ -680,6 +720,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         T(models_health_and_metrics_are_served),
+        T(a_protection_without_workers_is_not_ready_but_says_itself_why),
         T(errors_have_the_api_shape),
         T(a_server_without_tokenizer_takes_ids_only),
         T(chats_are_answered_whole),
