@@ -15,7 +15,8 @@
 
 #define MAX_CLIENTS 16
 #define MAX_ROUNDS 16
-#define FILL_S 120 /* longest wait for full pads */
+#define FILL_S 60   /* longest wait for full pads */
+#define STILL_S 0.4 /* no new pad for so long: the pool is full */
 
 /* All counters at one moment. */
 struct moment {
@@ -101,7 +102,7 @@ static int choose_cpus(struct bench *b, struct st_err *e)
 static int make_hints(struct bench *b, const char *model, struct st_err *e)
 {
     const char *params = b->cli.masked.params;
-    const char *const args[] = {"prepare", model, "--out", b->hints, "--quiet", params ? "--params" : NULL,
+    const char *const args[] = {"prepare", model, "--out", b->hints, "--quiet", "--config=", params ? "--params" : NULL,
                                 params,    NULL};
     snprintf(b->hints, sizeof b->hints, "%s/hints", b->tmp);
     if (st_child_start("sotto-worker", args, &b->worker, e))
@@ -131,9 +132,9 @@ static int spawn(struct bench *b, struct st_err *e)
         hints = b->hints;
     }
     snprintf(threads, sizeof threads, "%d", b->o->pin ? 1 : b->cli.n_threads);
-    const char *const args[] = {
-        "--model", model, "--listen", b->address, "--threads", threads, "--quiet", "--json", lwe ? "--hints" : NULL,
-        hints,     NULL};
+    const char *const args[] = {"--model", model,     "--listen",  b->address, "--threads",
+                                threads,   "--quiet", "--config=", "--json",   lwe ? "--hints" : NULL,
+                                hints,     NULL};
     if ((b->o->pin && pin_to(b->cpu_worker, e)) || st_child_start("sotto-worker", args, &b->worker, e) ||
         st_child_line(&b->worker, 600, line, sizeof line, e))
         return e->code;
@@ -173,13 +174,18 @@ static void wait_for_pads(struct bench *b)
 {
     const struct timespec tick = {0, 20 * 1000 * 1000};
     struct st_masked_figures f;
-    double start = st_now();
-    do {
-        nanosleep(&tick, NULL);
+    double start = st_now(), grown = start;
+    size_t ready = 0;
+    while (st_now() - grown < STILL_S && st_now() - start < FILL_S) {
         st_masked_figures(b->m.masked, &f);
-    } while (f.masked.pads.ready < f.masked.pads.capacity && st_now() - start < FILL_S);
+        if (f.masked.pads.ready > ready) {
+            ready = f.masked.pads.ready;
+            grown = st_now();
+        }
+        nanosleep(&tick, NULL);
+    }
     if (!b->fill_s)
-        b->fill_s = st_now() - start;
+        b->fill_s = grown - start;
 }
 
 struct costs { /* microseconds per token */

@@ -31,9 +31,10 @@ static int start_worker(struct masked *m, struct st_err *e)
     snprintf(m->hints, sizeof m->hints, "%s/hints", d->tmp);
     snprintf(m->address, sizeof m->address, "unix:%s/worker", d->tmp);
     snprintf(threads, sizeof threads, "%d", d->cli->n_threads);
-    const char *const prepare[] = {"prepare", d->model, "--out", m->hints, "--threads", threads, "--quiet", NULL};
-    const char *const serve[] = {"--model",   d->model, "--hints", m->hints, "--listen", m->address,
-                                 "--threads", threads,  "--quiet", "--json", NULL};
+    const char *const prepare[] = {"prepare", d->model,  "--out",     m->hints, "--threads",
+                                   threads,   "--quiet", "--config=", NULL};
+    const char *const serve[] = {"--model",   d->model, "--hints", m->hints,    "--listen", m->address,
+                                 "--threads", threads,  "--quiet", "--config=", "--json",   NULL};
     if (st_child_start("sotto-worker", prepare, &d->child, e) || st_child_wait(&d->child, 120, e))
         return e->code;
     m->prepare_s = st_now() - start;
