@@ -139,6 +139,25 @@ static void size_rows(struct st_masked_side *s, struct st_pads_opts *pads, const
     pads->max_row = s->boundary.max_row;
 }
 
+/* Everything that leaves must be served there; found now, not in the middle of a request. */
+static int check_worker(const struct st_masked_side *s, struct st_err *e)
+{
+    const struct st_plan *p = &s->model->plan;
+    for (int i = 0; i < p->n_op; i++) {
+        const struct st_plan_op *op = &p->ops[i];
+        if (op->place != ST_PLACE_UNTRUSTED)
+            continue;
+        const struct st_plan_weight *w = &p->weights[op->weight];
+        bool fetch = op->op == ST_OP_EMBED;
+        char name[ST_PLAN_NAME + 2];
+        snprintf(name, sizeof name, fetch ? "%s^T" : "%s", w->name);
+        if (!st_worker_client_has(s->client, name, fetch ? w->n_in : w->n_out, fetch ? w->n_out : w->n_in))
+            return st_fail(e, ST_INPUT, "worker %s: does not serve %s%s", s->o->workers[0], w->name,
+                           fetch ? " for --embedding remote (sotto-worker --embedding)" : "");
+    }
+    return 0;
+}
+
 /* Who computes: the worker's end, with what watches and records in front of it. */
 static int open_transport(struct st_masked_side *s, struct st_err *e)
 {
@@ -148,7 +167,7 @@ static int open_transport(struct st_masked_side *s, struct st_err *e)
                                              .tls_ca = o->worker_ca,
                                              .digest = s->digest,
                                              .timeout_s = o->timeout_s};
-    if (st_worker_client_new(&co, &s->client, e))
+    if (st_worker_client_new(&co, &s->client, e) || check_worker(s, e))
         return e->code;
     s->boundary.transport = st_worker_client_transport(s->client);
     if (o->record) {

@@ -15,9 +15,10 @@ struct st_worker_client;
 struct st_worker_client_opts {
     const char *const *addresses; /* tcp://HOST:PORT, tls://HOST:PORT, unix:PATH, shm:PATH */
     int n_address;
-    const char *tls_ca;    /* PEM; NULL = the system's */
-    const uint8_t *digest; /* [32] of the model; another one is refused by name */
-    double timeout_s;      /* of submit (connecting included), and of complete; 0 = 30 */
+    const char *tls_ca; /* PEM; NULL = the system's */
+    const uint8_t
+        *digest;      /* [32] of the model; another one is refused by name. Zeros = any (to ask what a worker has) */
+    double timeout_s; /* of submit (connecting included), and of complete; 0 = 30 */
 };
 
 /* Connects to the first worker that answers. IO: names each address and why; VERIFY: another model; UNSUPPORTED:

@@ -29,8 +29,8 @@ struct st_worker_taker {
     void *arg;
 };
 
-/* digest: of the model that the worker must have. Fills list, which the caller frees. IO, VERIFY, UNSUPPORTED, INPUT as
- * of st_worker_client_new(); messages do not name the address. */
+/* digest: of the model that the worker must have; zeros = any. Fills list, which the caller frees. IO, VERIFY,
+ * UNSUPPORTED, INPUT as of st_worker_client_new(); messages do not name the address. */
 int st_worker_conn_open(const char *address, const char *tls_ca, const uint8_t digest[32], double deadline,
                         const struct st_worker_taker *taker, struct st_worker_conn **out, struct st_worker_list *list,
                         struct st_err *e) ST_MUST_CHECK;

@@ -144,7 +144,7 @@ def text(tmp_path_factory):
     """Stories of the shared data; without it what the demo model itself tells."""
     file = tmp_path_factory.mktemp("text") / "text"
     if STORIES.exists():
-        stories = STORIES.read_text(encoding="utf-8").split("<|endoftext|>")[:24]
+        stories = STORIES.read_text(encoding="utf-8").split("<|endoftext|>")[:16]
     else:
         print(f"{STORIES} is not there: text of the demo model instead")
         stories = [output("complete", DEMO, "-p", p, "-n", 200, "-q", "--temp", 1, "--seed", 1)
@@ -263,7 +263,7 @@ def test_every_mistake_gets_one_clear_line(demo, made, tmp_path):
         refused(5, "model", *ask, *masked(w, "otp"))
     with Worker(DEMO, f"unix:{tmp_path}/n") as w:
         refused(3, "missing hints", *ask, *masked(w, "lwe"))
-        refused(4, "", *ask, *masked(w, "otp", "--embedding", "remote", "--offload", "all"))
+        refused(3, "sotto-worker --embedding", *ask, *masked(w, "otp", "--embedding", "remote"))
     refused(8, "pads", *ask, "--protect", "masked", "--worker", demo.address, "--scheme", "otp", "--pad-memory", "64K")
 
 
