@@ -481,6 +481,40 @@ static void nothing_is_allocated_per_token(void **state)
     tear_down(&s);
 }
 
+static void set_up_and_redrawing_take_all_threads_of_a_pool(void **state)
+{
+    (void)state;
+    struct setup s;
+    struct st_err e = {0};
+    struct st_pool *pool;
+    struct rows r;
+    struct lie l = {.kind = ALL_ZERO, .n_row = 2, .n = 64};
+    assert_ok(st_pool_new(3, &pool, &e), &e);
+    plant(&s, &(struct tiny){.seed = 18, .n_layer = 5}, &(struct st_masked_place){0});
+    struct st_masked_opts o = options(&s, "lwe");
+    o.scheme_opts.pool = pool;
+    mask(&s, &o);
+    for (int g = 0; g < 21; g++) {
+        s.worker.arg = &l;
+        rows_make(&r, &s, g, 2, 4);
+        assert_ok(send(&s, &s.b, &r, r.outs, &e), &e);
+        s.worker.twist = tell;
+        expect_refusal(send(&s, &s.b, &r, r.outs, &e), &e, ST_VERIFY, "not the product");
+        s.worker.twist = NULL;
+        assert_ok(send(&s, &s.b, &r, r.outs, &e), &e);
+        rows_free(&r);
+    }
+    assert_int_equal(stats_of(&s).n_redraw, 21);
+    st_masked_free(s.masked);
+    s.masked = NULL;
+    s.hints.wrong = HINTS_FLIPPED;
+    s.hints.wrong_name = "model.layers.3.mlp.up_proj.weight";
+    expect_refusal(st_masked_new(s.m, &o, &s.masked, &e), &e, ST_VERIFY,
+                   "hints of model.layers.3.mlp.up_proj.weight do not belong to its weights");
+    tear_down(&s);
+    st_pool_free(pool);
+}
+
 /* What may not be run, and what is said about what runs. */
 static void integrity_is_given_up_only_when_asked(void **state)
 {
@@ -675,6 +709,7 @@ int main(void)
         cmocka_unit_test(rows_that_are_no_numbers_never_leave),
         cmocka_unit_test(several_exchanges_are_in_flight_and_come_back_in_any_order),
         cmocka_unit_test(nothing_is_allocated_per_token),
+        cmocka_unit_test(set_up_and_redrawing_take_all_threads_of_a_pool),
         cmocka_unit_test(integrity_is_given_up_only_when_asked),
         cmocka_unit_test(long_prefills_stay_here_and_the_plan_says_so),
         cmocka_unit_test(two_runs_of_one_prompt_share_no_row),
