@@ -352,6 +352,7 @@ static void pads(const struct options *o)
 struct row {
     const struct st_field_kernels *k;
     struct st_freivalds check;
+    struct st_freivalds_secret secret;
     struct st_ntt ntt;
     uint32_t *u, *v, *pad;
     float *x, *y, *scale;
@@ -397,10 +398,14 @@ static void trusted(const struct options *o)
     r.x = map(LAYER_OUT * 4);
     r.y = map(LAYER_OUT * 4);
     r.scale = map(LAYER_OUT * 4);
-    r.check = (struct st_freivalds){
-        LAYER_IN, LAYER_OUT, {map(LAYER_OUT * 4), map(LAYER_OUT * 4)}, {map(LAYER_IN * 4), map(LAYER_IN * 4)}, true};
+    r.secret = (struct st_freivalds_secret){{map(LAYER_OUT * 4), map(LAYER_OUT * 4)}, LAYER_OUT};
+    r.check = (struct st_freivalds){.n_in = LAYER_IN,
+                                    .n_matrix = 1,
+                                    .n_out = {LAYER_OUT},
+                                    .secret = &r.secret,
+                                    .ws = {map(LAYER_IN * 4), map(LAYER_IN * 4)}};
     for (int i = 0; i < ST_FREIVALDS_N; i++) {
-        fill(r.check.s[i], LAYER_OUT);
+        fill(r.secret.s[i], LAYER_OUT);
         fill(r.check.ws[i], LAYER_IN);
     }
     fill(r.u, LAYER_OUT);

@@ -395,7 +395,10 @@ static void wrong_products_are_caught(void **state)
     st_field_product(NULL, dot_of(0), &(struct st_field_product){w, N_IN, N_OUT, {limbs, ROWS, 4, N_IN}, v, 1, N_OUT});
     for (int draw = 0; draw < DRAWS; draw++) {
         struct st_freivalds f;
-        assert_int_equal(st_freivalds_init(&f, w, N_OUT, N_IN, s, &e), 0);
+        struct st_freivalds_secret secret;
+        const struct st_freivalds_matrix one = {w, N_OUT};
+        assert_int_equal(st_freivalds_secret_init(&secret, N_OUT + draw, s, &e), 0);
+        assert_int_equal(st_freivalds_init(&f, &one, 1, N_IN, &secret, &e), 0);
         assert_true(st_freivalds_check(&f, u, v, ROWS));
         for (int i = 0; i < PER_KIND; i++) {
             uint32_t at = (uint32_t)(st_rng_next(&rng) % (ROWS * N_OUT)), row = at / N_OUT * N_OUT;
@@ -427,6 +430,7 @@ static void wrong_products_are_caught(void **state)
                 assert_false(st_freivalds_check(&f, u, bad, ROWS));
             }
         st_freivalds_wipe(&f);
+        st_freivalds_secret_wipe(&secret);
     }
     st_stream_free(s);
 }
@@ -436,22 +440,23 @@ static void matrices_on_the_same_rows_are_checked_as_one(void **state)
     enum { N = 3, ROWS = 3, N_IN = 70, N_S = 100 };
     static const uint32_t n_out[N] = {40, 9, 33};
     static int8_t w[N][40 * N_IN];
-    uint32_t u[ROWS * N_IN], v[ROWS * (40 + 9 + 33)], *s[ST_FREIVALDS_N];
-    struct st_freivalds part[N], all;
-    const struct st_freivalds *parts[N] = {&part[0], &part[1], &part[2]};
+    uint32_t u[ROWS * N_IN], v[ROWS * (40 + 9 + 33)];
+    struct st_freivalds_secret secret;
+    struct st_freivalds_matrix parts[N];
+    struct st_freivalds all;
     struct st_stream *random;
     struct st_rng rng;
     struct st_err e;
     (void)state;
     st_rng_seed(&rng, 17);
     assert_int_equal(st_stream_new((const uint8_t *)"parts", 5, NULL, 0, "test", &random, &e), 0);
-    assert_int_equal(st_freivalds_draw(s, N_S, random, &e), 0);
+    assert_int_equal(st_freivalds_secret_init(&secret, N_S, random, &e), 0);
     fill(&rng, u, ROWS * N_IN);
-    uint32_t at = 0, *to = v;
-    for (int k = 0; k < N; at += n_out[k++]) {
+    uint32_t *to = v;
+    for (int k = 0; k < N; k++) {
         for (uint32_t i = 0; i < n_out[k] * N_IN; i++)
             w[k][i] = (int8_t)st_rng_next(&rng);
-        assert_int_equal(st_freivalds_init_shared(&part[k], w[k], n_out[k], N_IN, s, at, &e), 0);
+        parts[k] = (struct st_freivalds_matrix){w[k], n_out[k]};
         for (int r = 0; r < ROWS; r++)
             for (uint32_t j = 0; j < n_out[k]; j++) {
                 __int128 sum = 0;
@@ -460,27 +465,24 @@ static void matrices_on_the_same_rows_are_checked_as_one(void **state)
                 *to++ = mod(sum);
             }
     }
-    assert_int_equal(st_freivalds_join(&all, parts, N, &e), 0);
-    assert_true(st_freivalds_check_parts(&all, n_out, N, u, v, ROWS));
+    assert_int_equal(st_freivalds_init(&all, parts, N, N_IN, &secret, &e), 0);
+    assert_true(st_freivalds_check(&all, u, v, ROWS));
     for (int i = 0; i < 20000; i++) {
         size_t from = st_rng_next(&rng) % (sizeof v / sizeof *v), with = st_rng_next(&rng) % (sizeof v / sizeof *v);
         uint32_t by = 1 + (uint32_t)(st_rng_next(&rng) % (ST_FQ - 1)), kept[2] = {v[from], v[with]};
         v[from] = st_fq_add(v[from], by); /* what one gains, the other loses */
         if (with != from)
             v[with] = st_fq_sub(v[with], by);
-        assert_false(st_freivalds_check_parts(&all, n_out, N, u, v, ROWS));
+        assert_false(st_freivalds_check(&all, u, v, ROWS));
         v[with] = kept[1];
         v[from] = kept[0];
     }
-    assert_true(st_freivalds_check_parts(&all, n_out, N, u, v, ROWS));
-    /* In another order they are no group. */
+    assert_true(st_freivalds_check(&all, u, v, ROWS));
+    /* More outputs than the secret has. */
     st_freivalds_wipe(&all);
-    parts[0] = &part[1];
-    parts[1] = &part[0];
-    assert_int_equal(st_freivalds_join(&all, parts, N, &e), ST_INTERNAL);
-    for (int k = 0; k < N; k++)
-        st_freivalds_wipe(&part[k]);
-    st_freivalds_free_s(s, N_S);
+    parts[1].n_out = 60;
+    assert_int_equal(st_freivalds_init(&all, parts, N, N_IN, &secret, &e), ST_UNSUPPORTED);
+    st_freivalds_secret_wipe(&secret);
     st_stream_free(random);
 }
 

@@ -5,6 +5,7 @@
 
 #include <openssl/crypto.h>
 #include <stdlib.h>
+#include <string.h>
 
 _Static_assert(ST_FREIVALDS_N == 2, "the kernel takes two vectors at once");
 
@@ -15,95 +16,67 @@ static void wipe(void *p, size_t bytes)
     free(p);
 }
 
+int st_freivalds_secret_init(struct st_freivalds_secret *s, uint32_t n, struct st_stream *random, struct st_err *e)
+{
+    *s = (struct st_freivalds_secret){.n = n};
+    for (int i = 0; i < ST_FREIVALDS_N; i++) {
+        if (st_alloc(&s->s[i], n, sizeof *s->s[i], "integrity check", e)) {
+            st_freivalds_secret_wipe(s);
+            return e->code;
+        }
+        for (uint32_t j = 0; j < n; j++)
+            s->s[i][j] = (uint32_t)st_stream_below(random, ST_FQ);
+    }
+    return 0;
+}
+
+void st_freivalds_secret_wipe(struct st_freivalds_secret *s)
+{
+    for (int i = 0; i < ST_FREIVALDS_N; i++)
+        wipe(s->s[i], s->n * sizeof *s->s[i]);
+    *s = (struct st_freivalds_secret){0};
+}
+
 /* sum [n_in] += W^T s; |w s| < 2^38, so 2^24 rows fit 63 bits. */
-static int multiply(const int8_t *w, uint32_t n_out, uint32_t n_in, const uint32_t *s, uint32_t *ws, struct st_err *e)
+static void multiply(const struct st_freivalds_matrix *w, uint32_t n_in, const uint32_t *s, int64_t *sum)
 {
     const struct st_field_kernels *k = st_field_kernels();
-    int64_t *sum;
-    int rc = st_alloc(&sum, n_in, sizeof *sum, "integrity check", e);
-    if (rc)
-        return rc;
-    for (uint32_t j = 0; j < n_out; j++)
-        k->add_scaled(sum, w + (size_t)j * n_in, st_fq_centre(s[j]), n_in);
-    for (uint32_t i = 0; i < n_in; i++) {
+    for (uint32_t j = 0; j < w->n_out; j++)
+        k->add_scaled(sum, w->w + (size_t)j * n_in, st_fq_centre(s[j]), n_in);
+}
+
+static void reduce(const int64_t *sum, uint32_t *ws, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
         uint64_t sign = 0 - (uint64_t)(sum[i] < 0), size = ((uint64_t)sum[i] ^ sign) - sign;
         uint32_t r = st_fq_reduce(size), minus = st_fq_sub(0, r);
         ws[i] = (r & (uint32_t)~sign) | (minus & (uint32_t)sign);
     }
-    wipe(sum, n_in * sizeof *sum);
-    return 0;
 }
 
-int st_freivalds_draw(uint32_t *s[ST_FREIVALDS_N], uint32_t n, struct st_stream *random, struct st_err *e)
+int st_freivalds_init(struct st_freivalds *f, const struct st_freivalds_matrix *w, uint32_t n_matrix, uint32_t n_in,
+                      const struct st_freivalds_secret *s, struct st_err *e)
 {
-    int rc = 0;
-    for (int i = 0; i < ST_FREIVALDS_N; i++)
-        s[i] = NULL;
+    int64_t *sum = NULL;
+    uint64_t n = 0;
+    *f = (struct st_freivalds){.n_in = n_in, .n_matrix = n_matrix, .secret = s};
+    for (uint32_t k = 0; k < n_matrix && k < ST_FREIVALDS_MAX; k++)
+        n += f->n_out[k] = w[k].n_out;
+    if (n_matrix > ST_FREIVALDS_MAX || n >= 1u << 24 || n > s->n)
+        return st_fail(e, ST_UNSUPPORTED, "integrity check: %u matrices of %llu outputs, want at most %d of %u",
+                       n_matrix, (unsigned long long)n, ST_FREIVALDS_MAX, s->n);
+    int rc = st_alloc(&sum, n_in, sizeof *sum, "integrity check", e);
     for (int i = 0; i < ST_FREIVALDS_N && !rc; i++) {
-        rc = st_alloc(&s[i], n, sizeof *s[i], "integrity check", e);
-        for (uint32_t j = 0; !rc && j < n; j++)
-            s[i][j] = (uint32_t)st_stream_below(random, ST_FQ);
-    }
-    if (rc)
-        st_freivalds_free_s(s, n);
-    return rc;
-}
-
-void st_freivalds_free_s(uint32_t *s[ST_FREIVALDS_N], uint32_t n)
-{
-    for (int i = 0; i < ST_FREIVALDS_N; i++) {
-        wipe(s[i], n * sizeof *s[i]);
-        s[i] = NULL;
-    }
-}
-
-int st_freivalds_init_shared(struct st_freivalds *f, const int8_t *w, uint32_t n_out, uint32_t n_in,
-                             uint32_t *const s[ST_FREIVALDS_N], uint32_t at, struct st_err *e)
-{
-    int rc = n_out < 1u << 24 ? 0 : st_fail(e, ST_UNSUPPORTED, "integrity check: more than 2^24 outputs");
-    *f = (struct st_freivalds){.n_in = n_in, .n_out = n_out, .shared = true};
-    for (int i = 0; i < ST_FREIVALDS_N && !rc; i++) {
-        f->s[i] = s[i] + at;
         rc = st_alloc(&f->ws[i], n_in, sizeof *f->ws[i], "integrity check", e);
-        if (!rc)
-            rc = multiply(w, n_out, n_in, f->s[i], f->ws[i], e);
+        if (rc)
+            break;
+        const uint32_t *part = s->s[i];
+        memset(sum, 0, n_in * sizeof *sum);
+        for (uint32_t k = 0; k < n_matrix; part += w[k++].n_out)
+            multiply(&w[k], n_in, part, sum);
+        reduce(sum, f->ws[i], n_in);
     }
-    if (rc)
-        st_freivalds_wipe(f);
-    return rc;
-}
-
-int st_freivalds_init(struct st_freivalds *f, const int8_t *w, uint32_t n_out, uint32_t n_in, struct st_stream *random,
-                      struct st_err *e)
-{
-    uint32_t *s[ST_FREIVALDS_N];
-    *f = (struct st_freivalds){0};
-    if (st_freivalds_draw(s, n_out, random, e))
-        return e->code;
-    if (st_freivalds_init_shared(f, w, n_out, n_in, s, 0, e)) {
-        st_freivalds_free_s(s, n_out);
-        return e->code;
-    }
-    f->shared = false;
-    return 0;
-}
-
-int st_freivalds_join(struct st_freivalds *f, const struct st_freivalds *const *parts, int n, struct st_err *e)
-{
-    int rc = 0;
-    *f = (struct st_freivalds){.n_in = parts[0]->n_in, .shared = true};
-    for (int k = 0; k < n && !rc; k++) {
-        if (parts[k]->n_in != f->n_in || parts[k]->s[0] != parts[0]->s[0] + f->n_out)
-            rc = st_fail(e, ST_INTERNAL, "integrity check: matrices that do not belong together");
-        f->n_out += parts[k]->n_out;
-    }
-    for (int i = 0; i < ST_FREIVALDS_N && !rc; i++) {
-        f->s[i] = parts[0]->s[i];
-        rc = st_alloc(&f->ws[i], f->n_in, sizeof *f->ws[i], "integrity check", e);
-        for (int k = 0; k < n && !rc; k++)
-            for (uint32_t j = 0; j < f->n_in; j++)
-                f->ws[i][j] = st_fq_add(f->ws[i][j], parts[k]->ws[i][j]);
-    }
+    wipe(sum, n_in * sizeof *sum);
     if (rc)
         st_freivalds_wipe(f);
     return rc;
@@ -111,37 +84,29 @@ int st_freivalds_join(struct st_freivalds *f, const struct st_freivalds *const *
 
 void st_freivalds_wipe(struct st_freivalds *f)
 {
-    for (int i = 0; i < ST_FREIVALDS_N; i++) {
-        if (!f->shared)
-            wipe(f->s[i], f->n_out * sizeof *f->s[i]);
+    for (int i = 0; i < ST_FREIVALDS_N; i++)
         wipe(f->ws[i], f->n_in * sizeof *f->ws[i]);
-    }
     *f = (struct st_freivalds){0};
 }
 
-bool st_freivalds_check_parts(const struct st_freivalds *f, const uint32_t *n_out, int n, const uint32_t *u,
-                              const uint32_t *v, uint32_t n_row)
+bool st_freivalds_check(const struct st_freivalds *f, const uint32_t *u, const uint32_t *v, uint32_t n_row)
 {
     const struct st_field_kernels *kernels = st_field_kernels();
     uint32_t bad = 0;
     for (uint32_t r = 0; r < n_row; r++) {
         uint32_t got[ST_FREIVALDS_N] = {0}, want[ST_FREIVALDS_N], part[ST_FREIVALDS_N], at = 0;
-        const uint32_t *of_matrix = v;
-        kernels->dots(u + (size_t)r * f->n_in, f->ws[0], f->ws[1], f->n_in, want);
-        for (int k = 0; k < n; k++) {
-            bad |= kernels->dots(of_matrix + (size_t)r * n_out[k], f->s[0] + at, f->s[1] + at, n_out[k], part);
+        const uint32_t *from = v;
+        for (uint32_t k = 0; k < f->n_matrix; k++) {
+            uint32_t n = f->n_out[k];
+            bad |= kernels->dots(from + (size_t)r * n, f->secret->s[0] + at, f->secret->s[1] + at, n, part);
             for (int i = 0; i < ST_FREIVALDS_N; i++)
                 got[i] = st_fq_add(got[i], part[i]);
-            at += n_out[k];
-            of_matrix += (size_t)n_row * n_out[k];
+            from += (size_t)n_row * n;
+            at += n;
         }
+        kernels->dots(u + (size_t)r * f->n_in, f->ws[0], f->ws[1], f->n_in, want);
         for (int i = 0; i < ST_FREIVALDS_N; i++)
             bad |= got[i] ^ want[i];
     }
     return bad == 0;
-}
-
-bool st_freivalds_check(const struct st_freivalds *f, const uint32_t *u, const uint32_t *v, uint32_t n_row)
-{
-    return st_freivalds_check_parts(f, &f->n_out, 1, u, v, n_row);
 }

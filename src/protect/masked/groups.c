@@ -84,18 +84,10 @@ static int find_groups(struct st_mask_groups *g, const struct st_served *s, bool
     return 0;
 }
 
-struct norms {
-    const struct st_served *served;
-    double *norm; /* [served->n] largest of the columns */
-};
-
-static int norm_of(void *ctx, int at, int thread, struct st_err *e)
+/* Largest sum of squares of a column. */
+static uint64_t largest_square(const struct st_served_weight *w)
 {
-    const struct norms *n = ctx;
-    const struct st_served_weight *w = &n->served->weights[at];
     uint64_t most = 0;
-    (void)thread;
-    (void)e;
     for (uint32_t j = 0; j < w->n_out; j++) {
         const int8_t *row = w->w + (size_t)j * w->n_in;
         uint64_t sum = 0;
@@ -108,28 +100,28 @@ static int norm_of(void *ctx, int at, int thread, struct st_err *e)
         }
         most = sum > most ? sum : most;
     }
-    n->norm[at] = sqrt((double)most);
-    return 0;
+    return most;
 }
 
-static int fill_norms(struct st_mask_groups *g, const struct st_served *s, struct st_pool *pool, struct st_err *e)
+struct filling {
+    struct st_mask_groups *g;
+    const struct st_served *served;
+};
+
+static int fill_norm(void *ctx, int group, struct st_err *e)
 {
-    struct norms n = {s, NULL};
-    if (st_alloc(&n.norm, s->n, sizeof *n.norm, "norms", e))
-        return e->code;
-    int rc = st_mask_groups_each(g, s, pool, NULL, norm_of, &n, e);
-    for (int i = 0; i < g->n && !rc; i++) {
-        float *scale = g->g[i].scale;
-        g->g[i].norm = 1;
-        for (int k = 0; k < g->g[i].n_op; k++) {
-            const struct st_served_weight *w = &s->weights[g->g[i].served[k]];
-            g->g[i].norm = fmax(g->g[i].norm, n.norm[g->g[i].served[k]]);
-            memcpy(scale, w->scale, w->n_out * sizeof *scale);
-            scale += w->n_out;
-        }
+    const struct filling *f = ctx;
+    struct st_mask_group *g = &f->g->g[group];
+    float *scale = g->scale;
+    (void)e;
+    g->norm = 1;
+    for (int k = 0; k < g->n_op; k++) {
+        const struct st_served_weight *w = &f->served->weights[g->served[k]];
+        g->norm = fmax(g->norm, sqrt((double)largest_square(w)));
+        memcpy(scale, w->scale, w->n_out * sizeof *scale);
+        scale += w->n_out;
     }
-    free(n.norm);
-    return rc;
+    return 0;
 }
 
 int st_mask_groups_init(struct st_mask_groups *g, const struct st_plan *plan, const struct st_served *served,
@@ -145,7 +137,7 @@ int st_mask_groups_init(struct st_mask_groups *g, const struct st_plan *plan, co
         for (int k = 0; k < g->g[i].n_op; k++)
             g->weights = g->weights && served->weights[g->g[i].served[k]].w;
     if (!rc && g->weights)
-        rc = fill_norms(g, served, pool, e);
+        rc = st_mask_groups_each(g, pool, NULL, fill_norm, &(struct filling){g, served}, e);
     if (rc)
         st_mask_groups_free(g);
     return rc;
@@ -185,10 +177,9 @@ const char *st_mask_site(const struct st_plan *plan, const struct st_mask_group 
 
 struct each {
     const struct st_mask_groups *g;
-    const struct st_served *served;
-    int (*fn)(void *ctx, int served, int thread, struct st_err *e);
+    int (*fn)(void *ctx, int group, struct st_err *e);
     void *ctx;
-    atomic_int next; /* group, counted from the end: the head is large and starts first */
+    atomic_int next; /* counted from the end */
     atomic_ullong done;
     atomic_flag failing;
     atomic_bool failed;
@@ -196,39 +187,37 @@ struct each {
     struct st_progress *bar;
 };
 
+static uint64_t group_bytes(const struct st_mask_group *g)
+{
+    return (uint64_t)g->d * g->n;
+}
+
 static void each_part(void *arg, int thread, int n_threads)
 {
     struct each *w = arg;
     (void)n_threads;
-    for (int i; (i = atomic_fetch_sub(&w->next, 1)) >= 0 && !atomic_load(&w->failed);) {
-        const struct st_mask_group *g = &w->g->g[i];
-        for (int k = 0; k < g->n_op; k++) {
-            const struct st_served_weight *one = &w->served->weights[g->served[k]];
-            struct st_err e = {0};
-            if (w->fn(w->ctx, g->served[k], thread, &e)) {
-                if (!atomic_flag_test_and_set(&w->failing))
-                    w->err = e;
-                atomic_store(&w->failed, true);
-                return;
-            }
-            uint64_t bytes = (uint64_t)one->n_out * one->n_in;
-            uint64_t done = atomic_fetch_add(&w->done, bytes) + bytes;
-            if (thread == 0 && w->bar)
-                st_progress_update(w->bar, done);
+    for (int i; !atomic_load(&w->failed) && (i = atomic_fetch_sub(&w->next, 1)) >= 0;) {
+        struct st_err e = {0};
+        if (w->fn(w->ctx, i, &e)) {
+            if (!atomic_flag_test_and_set(&w->failing))
+                w->err = e;
+            atomic_store(&w->failed, true);
+            return;
         }
+        uint64_t bytes = group_bytes(&w->g->g[i]), done = atomic_fetch_add(&w->done, bytes) + bytes;
+        if (thread == 0 && w->bar)
+            st_progress_update(w->bar, done);
     }
 }
 
-int st_mask_groups_each(const struct st_mask_groups *g, const struct st_served *served, struct st_pool *pool,
-                        const char *label, int (*fn)(void *ctx, int served, int thread, struct st_err *e), void *ctx,
-                        struct st_err *e)
+int st_mask_groups_each(const struct st_mask_groups *g, struct st_pool *pool, const char *label,
+                        int (*fn)(void *ctx, int group, struct st_err *e), void *ctx, struct st_err *e)
 {
     struct st_progress bar;
-    struct each w = {.g = g, .served = served, .fn = fn, .ctx = ctx, .failing = ATOMIC_FLAG_INIT};
+    struct each w = {.g = g, .fn = fn, .ctx = ctx, .failing = ATOMIC_FLAG_INIT};
     uint64_t total = 0;
     for (int i = 0; i < g->n; i++)
-        for (int k = 0; k < g->g[i].n_op; k++)
-            total += (uint64_t)served->weights[g->g[i].served[k]].n_out * g->g[i].d;
+        total += group_bytes(&g->g[i]);
     atomic_init(&w.next, g->n - 1);
     if (label) {
         st_progress_start(&bar, label, "B", total);

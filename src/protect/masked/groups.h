@@ -27,11 +27,10 @@ int st_mask_groups_find(const struct st_mask_groups *g, const struct st_exchange
 #define ST_MASK_SITE 320
 const char *st_mask_site(const struct st_plan *plan, const struct st_mask_group *g, char out[ST_MASK_SITE]);
 
-/* Calls fn for every matrix of the groups, each once, largest last to start first, spread over the threads of the pool;
- * stops after the first failure and returns it. */
-int st_mask_groups_each(const struct st_mask_groups *g, const struct st_served *served, struct st_pool *pool,
+/* Calls fn for every group, spread over the threads of the pool, the last first: the head is large. Stops after the
+ * first failure and returns it. */
+int st_mask_groups_each(const struct st_mask_groups *g, struct st_pool *pool,
                         const char *label /* of a progress bar, or NULL */,
-                        int (*fn)(void *ctx, int served, int thread, struct st_err *e), void *ctx,
-                        struct st_err *e) ST_MUST_CHECK;
+                        int (*fn)(void *ctx, int group, struct st_err *e), void *ctx, struct st_err *e) ST_MUST_CHECK;
 
 #endif

@@ -230,7 +230,7 @@ static bool passes(const struct st_masked *m, const struct flight *f, const void
         return all_finite(reply, (size_t)f->n_row * g->n);
     if (!m->integrity)
         return st_field_kernels()->most(v, (size_t)f->n_row * g->n) < ST_FQ;
-    return st_mask_checks_pass(&m->checks, g, f->group, f->u, v, f->n_row);
+    return st_freivalds_check(&m->checks.of[f->group], f->u, v, f->n_row);
 }
 
 static int reject(struct st_masked *m, int group, struct st_err *e)

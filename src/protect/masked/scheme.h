@@ -32,7 +32,7 @@ struct st_scheme_opts {
      * used). */
     struct st_mask_group *groups;
     int n_group;
-    const struct st_freivalds *checks; /* [served->n] secrets of the integrity check; NULL without weights */
+    const struct st_freivalds *checks; /* [n_group] of the integrity check; NULL without weights */
     const uint8_t *digest;             /* [32] of the model */
     const struct st_plan *plan;
     const struct st_lwe_params *params;   /* lwe */
@@ -54,7 +54,7 @@ struct st_scheme {
      * classical)", "remo-32: breakable: ...". */
     const char *(*strength)(const void *s);
     /* UNSUPPORTED, POLICY (no weights here for otp), MEMORY (says how much), VERIFY (hints do not belong to the
-     * weights; names the matrix). */
+     * weights; names the layer). */
     int (*open)(const struct st_scheme_opts *o, void **out, struct st_err *e);
     void (*close)(void *s);
     /* Part of q/2 that masks take from the range of a group, in units of ||X||_2 (rows.h): 0 for exact pads. */

@@ -10,7 +10,7 @@
 #include "base/mem.h"
 #include "field/fq.h"
 #include "field/sampler.h"
-#include "protect/masked/scheme.h"
+#include "protect/masked/groups.h"
 
 #include <math.h>
 #include <openssl/crypto.h>
@@ -57,6 +57,7 @@ struct reading {
     uint8_t *planes; /* of the matrix */
     float *scale;    /* of the matrix, in its group */
     uint32_t n_limb, next;
+    uint32_t column;                  /* of the group, where the matrix begins */
     const struct st_freivalds *check; /* NULL: hints are taken as they are */
     int n_threads;
     uint64_t *sums; /* [n_threads][ST_FREIVALDS_N][2][m]: halves of H s */
@@ -95,7 +96,7 @@ static void read_part(void *arg, int thread, int n_threads)
             st_limbs_split(h, 1, c->m, to);
         for (int v = 0; r->check && v < ST_FREIVALDS_N; v++) {
             uint64_t *low = r->sums + ((size_t)thread * ST_FREIVALDS_N + (size_t)v) * 2 * m;
-            add_hint(low, low + m, h, r->check->s[v][column], c->m);
+            add_hint(low, low + m, h, r->check->secret->s[v][r->column + column], c->m);
         }
     }
     if (most >= ST_FQ)
@@ -140,14 +141,16 @@ static int take_columns(void *arg, const struct st_hint_columns *c, struct st_er
     return 0;
 }
 
-/* H s = B (W s) for both secret vectors, with the hints as they came, before any rounding. */
-static int check_matrix(struct reading *r, struct st_err *e)
+/* H s = B (W s) for both secret vectors and the matrices of a group together, with the hints as they came, before any
+ * rounding. */
+static int check_group(struct reading *r, struct st_err *e)
 {
     uint32_t m = r->l->params->m, *want, bad = 0;
+    char site[ST_MASK_SITE];
     if (st_alloc(&want, m, sizeof *want, "check of hints", e))
         return e->code;
     for (int v = 0; v < ST_FREIVALDS_N; v++) {
-        st_lwe_basis_times(&r->l->basis, r->check->ws[v], r->w->n_in, want);
+        st_lwe_basis_times(&r->l->basis, r->check->ws[v], r->g->d, want);
         for (uint32_t k = 0; k < m; k++) {
             uint32_t got = 0;
             for (int t = 0; t < r->n_threads; t++) {
@@ -160,21 +163,40 @@ static int check_matrix(struct reading *r, struct st_err *e)
     }
     OPENSSL_cleanse(want, m * sizeof *want);
     free(want);
-    return bad ? st_fail(e, ST_VERIFY, "hints of %s do not belong to its weights", r->w->name) : 0;
+    return bad ? st_fail(e, ST_VERIFY, "hints of %s do not belong to the weights", st_mask_site(r->o->plan, r->g, site))
+               : 0;
 }
 
 static int read_matrix(struct reading *r, struct st_err *e)
 {
     const struct st_hint_source *h = r->o->hints;
-    size_t sums = (size_t)r->n_threads * ST_FREIVALDS_N * 2 * r->l->params->m * sizeof *r->sums;
     r->next = 0;
-    if (r->check)
-        memset(r->sums, 0, sums);
     if (h->read(h->ctx, r->w->name, r->w->n_out, r->w->n_in, take_columns, r, e))
         return e->code;
     if (r->next != r->w->n_out)
         return st_fail(e, ST_INPUT, "hints of %s: want %u columns, got %u", r->w->name, r->w->n_out, r->next);
-    return r->check ? check_matrix(r, e) : 0;
+    return 0;
+}
+
+static int read_group(struct reading *r, int group, struct st_err *e)
+{
+    const struct st_scheme_opts *o = r->o;
+    uint32_t m = r->l->params->m;
+    r->g = &r->l->groups[group];
+    r->g->norm = fmax(r->g->norm, 1);
+    r->n_limb = r->l->hints[group].n_limb;
+    r->check = o->check_hints ? &o->checks[group] : NULL;
+    r->column = 0;
+    memset(r->sums, 0, (size_t)r->n_threads * ST_FREIVALDS_N * 2 * m * sizeof *r->sums);
+    for (int k = 0; k < r->g->n_op; k++) {
+        r->w = &o->served->weights[r->g->served[k]];
+        r->planes = r->l->hints[group].p + (size_t)r->column * r->n_limb * m;
+        r->scale = r->g->scale + r->column;
+        if (read_matrix(r, e))
+            return e->code;
+        r->column += r->w->n_out;
+    }
+    return r->check ? check_group(r, e) : 0;
 }
 
 static int read_all(struct lwe *l, const struct st_scheme_opts *o, uint64_t total, struct st_err *e)
@@ -187,21 +209,8 @@ static int read_all(struct lwe *l, const struct st_scheme_opts *o, uint64_t tota
     st_progress_start(&bar, "hints", "B", total);
     bar.on = bar.on && o->progress;
     int rc = 0;
-    for (int i = 0; i < o->n_group && !rc; i++) {
-        r.g = &l->groups[i];
-        r.n_limb = l->hints[i].n_limb;
-        r.planes = l->hints[i].p;
-        r.scale = r.g->scale;
-        r.g->norm = fmax(r.g->norm, 1);
-        for (int k = 0; k < r.g->n_op && !rc; k++) {
-            int at = r.g->served[k];
-            r.w = &o->served->weights[at];
-            r.check = o->check_hints ? &o->checks[at] : NULL;
-            rc = read_matrix(&r, e);
-            r.planes += (size_t)r.w->n_out * r.n_limb * l->params->m;
-            r.scale += r.w->n_out;
-        }
-    }
+    for (int i = 0; i < o->n_group && !rc; i++)
+        rc = read_group(&r, i, e);
     st_progress_end(&bar);
     OPENSSL_cleanse(r.sums, sums * sizeof *r.sums);
     free(r.sums);
