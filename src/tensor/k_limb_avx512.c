@@ -1,7 +1,5 @@
 #include "tensor/k_avx512.h"
 
-#include <string.h>
-
 #define STEP 64
 
 /* The lanes of each of four vectors, added up. */
@@ -109,18 +107,18 @@ static void pack(const uint8_t *rows, size_t ld, uint32_t n, uint32_t n_lane, ui
 /* Rows of a tile: as many as leave their sums in registers. */
 #define MR_MAX 16
 
-/* Four bytes of each of `mr` rows times `nv` vectors of the panel. */
-static ST_INLINE void tile_step(const uint8_t *const from[MR_MAX], size_t at, const uint8_t *panel,
-                                const bool rows_signed, const int mr, const int nv, __m512i sum[MR_MAX][4])
+/* Four bytes of each of `mr` rows, STEP apart, times `nv` vectors of the panel. */
+static ST_INLINE void tile_step(const uint8_t *from, const uint8_t *panel, const bool rows_signed, const int mr,
+                                const int nv, __m512i sum[MR_MAX][4])
 {
-    typedef int32_t unaligned_word __attribute__((aligned(1), may_alias));
+    typedef int32_t word __attribute__((may_alias));
     __m512i p[4];
     ST_UNROLL
     for (int j = 0; j < nv; j++)
         p[j] = _mm512_loadu_si512(panel + 64 * j);
     ST_UNROLL
     for (int i = 0; i < mr; i++) {
-        __m512i w = _mm512_set1_epi32(*(const unaligned_word *)(from[i] + at));
+        __m512i w = _mm512_set1_epi32(*(const word *)(from + i * STEP));
         ST_HOLD(w);
         ST_UNROLL
         for (int j = 0; j < nv; j++)
@@ -128,12 +126,35 @@ static ST_INLINE void tile_step(const uint8_t *const from[MR_MAX], size_t at, co
     }
 }
 
+/* One line of each row, side by side: where rows are a power of two apart their lines share a few places of the cache,
+ * and would drive each other out before the next four bytes of them are used. */
+static ST_INLINE void tile_lines(const struct st_limb_tile *t, const uint8_t *const from[MR_MAX], uint32_t k,
+                                 const int mr, uint8_t *to)
+{
+    if (t->n_k - k >= STEP) {
+        ST_UNROLL
+        for (int i = 0; i < mr; i++)
+            _mm512_store_si512(to + i * STEP, _mm512_loadu_si512(from[i] + k));
+    } else {
+        __mmask64 have = ((__mmask64)1 << (t->n_k - k)) - 1;
+        ST_UNROLL
+        for (int i = 0; i < mr; i++)
+            _mm512_store_si512(to + i * STEP, _mm512_maskz_loadu_epi8(have, from[i] + k));
+    }
+    if (t->ahead) {
+        ST_UNROLL
+        for (int i = 0; i < mr; i++)
+            __builtin_prefetch(from[i] + t->ahead + k, 0, 2);
+    }
+}
+
 static ST_INLINE void tile_rows(const struct st_limb_tile *t, uint32_t row, const bool rows_signed, const int mr,
                                 const int nv)
 {
+    _Alignas(64) uint8_t lines[2][MR_MAX * STEP];
     const uint8_t *from[MR_MAX], *panel = t->panel;
     __m512i sum[MR_MAX][4];
-    uint32_t left = t->n_row - row, k = 0;
+    uint32_t left = t->n_row - row;
     ST_UNROLL
     for (int i = 0; i < mr; i++) {
         /* The missing rows of a short tile are computed from its last one and thrown away. */
@@ -143,26 +164,18 @@ static ST_INLINE void tile_rows(const struct st_limb_tile *t, uint32_t row, cons
         for (int j = 0; j < nv; j++)
             sum[i][j] = _mm512_loadu_si512(t->sum + (r * (uint32_t)nv + (uint32_t)j) * 16);
     }
-    for (; k + 16 <= t->n_k; k += 16, panel += 4 * 64 * nv) {
-        if (t->ahead && k % 64 == 0) {
+    tile_lines(t, from, 0, mr, lines[0]);
+    for (uint32_t k = 0; k < t->n_k; k += STEP) {
+        const uint8_t *line = lines[k / STEP % 2];
+        if (t->n_k - k > STEP)
+            tile_lines(t, from, k + STEP, mr, lines[(k / STEP + 1) % 2]);
+        uint32_t words = t->n_k - k < STEP ? (t->n_k - k + 3) / 4 : STEP / 4, i = 0;
+        for (; i + 4 <= words; i += 4, panel += 4 * 64 * nv)
             ST_UNROLL
-            for (int i = 0; i < mr; i++)
-                __builtin_prefetch(from[i] + t->ahead + k, 0, 2);
-        }
-        ST_UNROLL
         for (int part = 0; part < 4; part++)
-            tile_step(from, k + 4 * (uint32_t)part, panel + part * 64 * nv, rows_signed, mr, nv, sum);
-    }
-    for (; k + 4 <= t->n_k; k += 4, panel += 64 * nv)
-        tile_step(from, k, panel, rows_signed, mr, nv, sum);
-    if (k < t->n_k) {
-        uint8_t end[MR_MAX][4] = {{0}};
-        const uint8_t *last[MR_MAX];
-        for (int i = 0; i < mr; i++) {
-            memcpy(end[i], from[i] + k, t->n_k - k);
-            last[i] = end[i];
-        }
-        tile_step(last, 0, panel, rows_signed, mr, nv, sum);
+            tile_step(line + (i + (uint32_t)part) * 4, panel + part * 64 * nv, rows_signed, mr, nv, sum);
+        for (; i < words; i++, panel += 64 * nv)
+            tile_step(line + i * 4, panel, rows_signed, mr, nv, sum);
     }
     ST_UNROLL
     for (int i = 0; i < mr; i++)
