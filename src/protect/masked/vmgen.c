@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #define KERNEL_GROUP 1 /* group 2 is what udev sends on */
@@ -66,10 +68,12 @@ static int open_uevent(void)
     return fd;
 }
 
+/* Some containers link /dev/kmsg to a console: only the kernel's own log will do. */
 static int open_log(void)
 {
-    int fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    if (fd >= 0 && lseek(fd, 0, SEEK_END) < 0) {
+    struct stat st;
+    int fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+    if (fd >= 0 && (fstat(fd, &st) || !S_ISCHR(st.st_mode) || st.st_rdev != makedev(1, 11) || lseek(fd, 0, SEEK_END))) {
         close(fd);
         fd = -1;
     }
