@@ -17,7 +17,8 @@
 #include "field/backend.h"
 #include "field/fq.h"
 #include "field/freivalds.h"
-#include "field/kernels.h"
+#include "field/mask_kernels.h"
+#include "field/ntt.h"
 #include "field/product.h"
 #include "tensor/compute.h"
 
@@ -350,7 +351,7 @@ static void pads(const struct options *o)
 #define LAYER_OUT (4096 + 1024 + 1024 + 4096 + 14336 + 14336 + 4096)
 
 struct row {
-    const struct st_field_kernels *k;
+    const struct st_mask_kernels *k;
     struct st_freivalds check;
     struct st_freivalds_secret secret;
     struct st_ntt ntt;
@@ -391,7 +392,7 @@ static void run_ntt(void *arg, uint32_t i)
 static void trusted(const struct options *o)
 {
     static struct row r;
-    r.k = st_field_kernels();
+    r.k = st_mask_kernels();
     r.u = map(LAYER_OUT * 4);
     r.v = map(LAYER_OUT * 4);
     r.pad = map(LAYER_OUT * 4);

@@ -3,7 +3,7 @@
  * That they fail is a regression check and no proof. */
 #include "masked_setup.h"
 
-#include "field/kernels.h"
+#include "field/mask_kernels.h"
 #include "field/sampler.h"
 #include "protect/masked/groups.h"
 #include "protect/masked/rows.h"
@@ -320,7 +320,7 @@ static void mask_twice(const struct st_scheme *scheme, void *scheme_state, const
         float alpha;
         if (scheme->domain == ST_MASK_FIELD) {
             assert_ok(st_rows_alpha(x, D, g->norm, scheme->slack(scheme_state, 0), &alpha, &e), &e);
-            st_field_kernels()->mask(x, alpha, pad, u, D);
+            st_mask_kernels()->mask(x, alpha, pad, u, D);
         }
         for (int k = 0; k < D; k++)
             sent[r][k] = scheme->domain == ST_MASK_FIELD ? u[k] : (double)(x[k] + ((const float *)pad)[k]);

@@ -4,7 +4,7 @@
 #include "masked_make.h"
 
 #include "crypto/stream.h"
-#include "field/kernels.h"
+#include "field/mask_kernels.h"
 #include "protect/masked/rows.h"
 
 #include <sys/resource.h>
@@ -246,8 +246,8 @@ static void check_rows(struct bench *b, double *closest)
             for (uint32_t i = 0; i < d; i++)
                 x[i] = sizes[kind] * (float)w[i];
             assert_ok(st_rows_alpha(x, d, b->group.norm, slack, &alpha, &e), &e);
-            st_field_kernels()->mask(x, alpha, mask, u, d);
-            st_field_kernels()->mask(x, alpha, zero, plain, d);
+            st_mask_kernels()->mask(x, alpha, mask, u, d);
+            st_mask_kernels()->mask(x, alpha, zero, plain, d);
             int64_t sum = 0;
             for (uint32_t i = 0; i < d; i++)
                 sum += (int64_t)st_fq_centre(plain[i]) * w[i];
@@ -468,7 +468,7 @@ static void masked_rows_look_uniform_even_for_equal_rows(void **state)
             x[i] = i == 5 ? 100 : 1;
         assert_ok(st_rows_alpha(x, D, b.group.norm, b.scheme->slack(b.state, 0), &alpha, &e), &e);
         for (size_t r = 0; r < N; r++)
-            st_field_kernels()->mask(x, alpha, pads + r * (D + b.group.n), u + r * D, D);
+            st_mask_kernels()->mask(x, alpha, pads + r * (D + b.group.n), u + r * D, D);
         check_uniform(u, N * D, names[s]);
         for (size_t r = 0; r < N; r++) /* the same place of each row: nothing of it stays */
             pads[r] = u[r * D + 5];

@@ -1,7 +1,7 @@
 #include "field/freivalds.h"
 #include "base/buf.h"
 #include "field/fq.h"
-#include "field/kernels.h"
+#include "field/mask_kernels.h"
 
 #include <openssl/crypto.h>
 #include <stdlib.h>
@@ -40,7 +40,7 @@ void st_freivalds_secret_wipe(struct st_freivalds_secret *s)
 /* sum [n_in] += W^T s; |w s| < 2^38, so 2^24 rows fit 63 bits. */
 static void multiply(const struct st_freivalds_matrix *w, uint32_t n_in, const uint32_t *s, int64_t *sum)
 {
-    const struct st_field_kernels *k = st_field_kernels();
+    const struct st_mask_kernels *k = st_mask_kernels();
     for (uint32_t j = 0; j < w->n_out; j++)
         k->add_scaled(sum, w->w + (size_t)j * n_in, st_fq_centre(s[j]), n_in);
 }
@@ -91,7 +91,7 @@ void st_freivalds_wipe(struct st_freivalds *f)
 
 bool st_freivalds_check(const struct st_freivalds *f, const uint32_t *u, const uint32_t *v, uint32_t n_row)
 {
-    const struct st_field_kernels *kernels = st_field_kernels();
+    const struct st_mask_kernels *kernels = st_mask_kernels();
     uint32_t bad = 0;
     for (uint32_t r = 0; r < n_row; r++) {
         uint32_t got[ST_FREIVALDS_N] = {0}, want[ST_FREIVALDS_N], part[ST_FREIVALDS_N], at = 0;

@@ -1,5 +1,5 @@
 #include "field/sampler.h"
-#include "field/kernels.h"
+#include "field/mask_kernels.h"
 
 #include <math.h>
 #include <openssl/crypto.h>
@@ -28,7 +28,7 @@ int st_gauss_init(struct st_gauss *g, double sigma, struct st_err *e)
 void st_gauss_fill(const struct st_gauss *g, struct st_stream *s, int8_t *out, size_t n)
 {
     uint32_t r[CHUNK];
-    const struct st_field_kernels *k = st_field_kernels();
+    const struct st_mask_kernels *k = st_mask_kernels();
     for (size_t at = 0; at < n; at += CHUNK) {
         size_t m = n - at < CHUNK ? n - at : CHUNK;
         st_stream_bytes(s, r, m * sizeof *r);

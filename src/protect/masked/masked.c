@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "field/fq.h"
 #include "field/kernels.h"
+#include "field/mask_kernels.h"
 #include "protect/masked/check.h"
 #include "protect/masked/groups.h"
 #include "protect/masked/rows.h"
@@ -107,7 +108,7 @@ static void forget(struct st_masked *m, struct flight *f)
 /* In f32 rows are brought to deviation 1, which masks are made for. */
 static int float_alpha(const float *x, uint32_t d, float *alpha, struct st_err *e)
 {
-    double square = x ? st_field_kernels()->square(x, d) : 1;
+    double square = x ? st_mask_kernels()->square(x, d) : 1;
     if (!isfinite(square) || square > 0x1p190)
         return st_fail(e, ST_VERIFY, "a row holds a value that is not finite");
     *alpha = square < 0x1p-190 ? 0x1p96f : (float)sqrt(d / square);
@@ -153,7 +154,7 @@ static void mask_rows(struct st_masked *m, struct flight *f, const struct st_tru
         if (m->o.scheme->domain == ST_MASK_F32)
             mask_float(x, id, f->alpha[r], (const float *)f->pads[r], (float *)u, d);
         else if (x)
-            st_field_kernels()->mask(x, f->alpha[r], f->pads[r], u, d);
+            st_mask_kernels()->mask(x, f->alpha[r], f->pads[r], u, d);
         else
             mask_id(id, f->alpha[r], f->pads[r], u, d);
     }
@@ -263,7 +264,7 @@ static void unmask_rows(const struct st_masked *m, const struct flight *f, const
             if (m->o.scheme->domain == ST_MASK_F32)
                 unmask_float((const float *)v, (const float *)pad, f->alpha[r], y, n_out);
             else
-                st_field_kernels()->unmask(v, pad, g->scale + column, 1 / f->alpha[r], y, n_out);
+                st_mask_kernels()->unmask(v, pad, g->scale + column, 1 / f->alpha[r], y, n_out);
         }
         column += n_out;
     }

@@ -1,6 +1,6 @@
 #include "protect/masked/rows.h"
 #include "field/fq.h"
-#include "field/kernels.h"
+#include "field/mask_kernels.h"
 
 #include <math.h>
 
@@ -15,7 +15,7 @@
 
 int st_rows_alpha(const float *x, uint32_t d, double norm, double slack, float *alpha, struct st_err *e)
 {
-    double square = x ? st_field_kernels()->square(x, d) : 1;
+    double square = x ? st_mask_kernels()->square(x, d) : 1;
     double room = ST_FQ / 2.0 / norm - slack - sqrt(d) / 2;
     if (!isfinite(square))
         return st_fail(e, ST_VERIFY, "a row holds a value that is not finite");
