@@ -13,7 +13,9 @@ import os
 import pathlib
 import signal
 import socket
+import struct
 import subprocess
+import threading
 import time
 
 import numpy as np
@@ -368,6 +370,70 @@ def test_a_request_after_a_worker_was_lost_works_on_another_or_says_that_there_i
         taken = value(s.get("/metrics")[1], "sotto_pads_taken_total")
         assert s.complete()[0] == 502
         assert value(s.get("/metrics")[1], "sotto_pads_taken_total") > taken  # a try takes fresh pads
+
+
+class Liar:
+    """Passes frames on between a client and a worker, and changes one residue in the reply number `at`."""
+    PRODUCT = 4
+
+    def __init__(self, path, worker, at):
+        self.address, self.to, self.at, self.seen = f"unix:{path}", worker.address.removeprefix("unix:"), at, 0
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                near, far = self.listener.accept()[0], socket.socket(socket.AF_UNIX)
+            except OSError:
+                return
+            far.connect(self.to)
+            threading.Thread(target=self.up, args=(near, far), daemon=True).start()
+            threading.Thread(target=self.down, args=(far, near), daemon=True).start()
+
+    def up(self, near, far):
+        with contextlib.suppress(OSError):
+            while data := near.recv(1 << 16):
+                far.sendall(data)
+        far.close()
+
+    def down(self, far, near):
+        with contextlib.suppress(OSError), far.makefile("rb") as f:
+            while head := f.read(32):
+                kind, length = struct.unpack_from("<8xII8xQ", head)[1:]
+                payload = bytearray(f.read(length))
+                self.seen += kind == self.PRODUCT
+                if kind == self.PRODUCT and self.seen == self.at:
+                    payload[-4] ^= 1
+                near.sendall(head + payload)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.listener.close()
+
+
+def test_a_wrong_result_ends_its_request_and_its_worker(made, demo):
+    with Liar(made / "liar.sock", demo, at=60) as liar, Server(
+            "serve", DEMO, "--protect", "masked", "--worker", liar.address, "--worker", demo.address, "--offload", "all",
+            *SMALL) as s:
+        status, reply, _ = s.complete()
+        assert status == 502 and reply["error"]["code"] == "integrity" and "layer" in reply["error"]["message"]
+        seen = liar.seen
+        assert s.complete()[0] == 200 and liar.seen == seen  # on the honest one
+        m = s.get("/metrics")[1]
+        assert value(m, "sotto_verification_failures_total") == 1 and value(m, "sotto_worker_rejects_total") == 1
+        assert value(m, "sotto_workers_quarantined") == 1
+        assert s.get("/health")[0] == 200
+    with Liar(made / "liar2.sock", demo, at=60) as liar, Server(
+            "serve", DEMO, "--protect", "masked", "--worker", liar.address, "--offload", "all", *SMALL) as s:
+        assert s.complete()[0] == 502
+        status, reply, _ = s.complete()
+        assert status == 502 and "no worker is left" in reply["error"]["message"]
+        s.wait_health(503)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
