@@ -6,11 +6,13 @@ build: deps-build
 	@cmake --preset release >/dev/null
 	@cmake --build --preset release
 
-# A private chat on this machine, in under ten seconds after the build.
+# Two private chats on this machine, one per protection, in under ten seconds after the build.
 demo: deps-build
 	@cmake --preset release >/dev/null
 	@cmake --build --preset release --target sotto-cli sotto-worker
 	@build/bin/sotto demo
+	@echo
+	@build/bin/sotto demo --protect masked
 
 test: deps-build deps-test build
 	@scripts/test.py build
@@ -24,6 +26,7 @@ bench: deps-bench build
 	@scripts/venv.sh && .venv/bin/pip install -q gguf==0.19.0
 	@.venv/bin/python bench/engine_vs_llamacpp.py
 	@.venv/bin/python bench/obfuscated_vs_plain.py
+	@.venv/bin/python bench/masked_vs_plain.py
 	@cmake --build --preset release --target bench_gemm
 	@.venv/bin/python bench/obfuscate_rate.py
 	@cmake --build --preset release --target proxy_overhead
