@@ -195,6 +195,21 @@ def test_the_planner_keeps_long_prompts_here_and_says_so(demo):
     assert len(json.loads(r.stdout)["token_ids"]) == 8
 
 
+def test_a_recording_holds_what_passed_and_never_goes_over_another(demo, tmp_path):
+    ask = ["complete", DEMO, "--ids", "77,78,79,80", "-n", 3, *masked(demo, "otp", "--offload", "all", "--record", tmp_path / "r")]
+    output(*ask)
+    first = (tmp_path / "r").read_bytes()
+    assert first.startswith(b"STRECORD") and (tmp_path / "r").stat().st_mode & 0o777 == 0o600
+    assert b"q,k,v" in first and len(first) > 3 * 25 * 256
+    refused(4, "r: File exists", *ask)
+    (tmp_path / "r").unlink()
+    output(*ask)
+    second = (tmp_path / "r").read_bytes()
+    rows = [np.frombuffer(x, dtype="<u8") for x in (first, second)]
+    shared = np.intersect1d(rows[0][rows[0] > 1 << 40], rows[1][rows[1] > 1 << 40])
+    assert len(shared) < 64  # names of roles only: the same prompt gives other rows
+
+
 # ---- experts, embedding, a side without weights -------------------------------------------------
 
 @pytest.mark.parametrize("name", ["mixtral-gqa", "qwen3moe-dense-first", "deepseek-v3-noaux"])
