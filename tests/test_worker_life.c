@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "certificate.h"
+#include "mutate.h"
 #include "net/shm.h"
 #include "worker_child.h"
 
@@ -63,6 +64,43 @@ static void a_client_that_leaves_at_any_point_harms_nobody(void **state)
             check_product(other, cut + 1, &one_a);
     }
     free(rows);
+    st_buf_free(&b);
+    close(other);
+    stop();
+}
+
+/* Whatever comes back, it comes in whole frames or the connection ends, and others are served. */
+static void damaged_streams_leave_the_worker_whole(void **state)
+{
+    struct st_buf b = {0};
+    struct reply r = {0};
+    struct st_rng rng;
+    uint32_t *rows;
+    (void)state;
+    st_rng_seed(&rng, 5);
+    start(&(struct st_worker_opts){.backend = &plain_backend, .max_memory = 1, .max_conn = 8});
+    int other = greeted(listening[0]);
+    st_worker_hello_add(&b, digest);
+    size_t hot = b.len;
+    for (uint64_t i = 1; i <= 3; i++) {
+        ask(&b, i, &(struct st_worker_multiply){ST_WORKER_FIELD, 2, 2, {A, B}, {0}}, i, &rows);
+        free(rows);
+    }
+    st_worker_hint_add(&b, 4, &(struct st_worker_hint){A, 0, 1});
+    for (uint64_t i = 1; i <= 300; i++) {
+        size_t len, from = i % 2 ? 0 : hot; /* half of them greet properly first */
+        uint8_t *p = mutate(&rng, b.p + from, b.len - from, 2 * ST_WORKER_HEAD, &len);
+        int fd = from ? greeted(listening[0]) : dial(listening[0]);
+        put(fd, p, len);
+        shutdown(fd, SHUT_WR);
+        while (reply(fd, &r))
+            ;
+        close(fd);
+        free(p);
+        if (i % 16 == 0)
+            check_product(other, i, &one_a);
+    }
+    free(r.payload);
     st_buf_free(&b);
     close(other);
     stop();
@@ -411,6 +449,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(a_client_that_stops_reading_is_dropped_and_holds_nobody_up),
         CASE(a_client_that_leaves_at_any_point_harms_nobody),
+        CASE(damaged_streams_leave_the_worker_whole),
         CASE(silence_and_half_a_frame_run_out_of_time),
         CASE(connections_over_the_limit_are_told_and_silent_ones_give_way),
         CASE(drain_finishes_what_runs_and_takes_nothing_new),
