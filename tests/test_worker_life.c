@@ -380,7 +380,7 @@ static void hints_come_as_they_stand_in_the_file(void **state)
     char path[96];
     const struct st_lwe_params *p;
     struct st_worker_hint h = {A, 20, 4}, got;
-    struct st_hints *hints;
+    struct st_hints *hints = NULL;
     struct st_span records;
     struct st_err e;
     struct st_buf b = {0};

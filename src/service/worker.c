@@ -84,7 +84,9 @@ static void on_done(evutil_socket_t fd, short what, void *arg)
     (void)what;
     for (struct st_worker_request *r = st_worker_queue_done(w->queue), *next; r; r = next) {
         next = r->next;
-        if (r->batch_rows && !r->err.code)
+        if (r->batch_rows && r->err.code)
+            st_log(ST_LOG_WARN, "%s: %s", w->o.backend->name, r->err.msg);
+        else if (r->batch_rows)
             st_worker_count_batch(&w->n, r->batch_rows, r->work_us * 1e-6);
         if (r->conn)
             st_worker_peer_reply(r->conn, r);

@@ -24,7 +24,7 @@ struct st_worker_opts {
     const char *metrics;            /* HOST:PORT for /health and /metrics; NULL = none */
     uint32_t max_row;               /* rows of one product, all clients together, at most the device's; 0 = 512 */
     uint32_t max_conn, max_pending; /* 0 = 256, 8 */
-    size_t max_memory;              /* of requests and replies; 0 = a quarter of what is free */
+    size_t max_memory; /* of requests and replies, a batch side by side not included; 0 = a quarter of what is free */
     /* Without a request; for a frame to arrive, and a reply to leave (longer for long ones); to drain. 0 = 600, 30, 30,
      * 30. */
     double idle_s, receive_s, send_s, grace_s;

@@ -1,4 +1,5 @@
 #include "base/hooks.h"
+#include "base/log.h"
 #include "field/fq.h"
 #include "field/kernels.h"
 #include "service/worker_priv.h"
@@ -190,6 +191,7 @@ static void abandon(struct st_worker_peer *c)
 /* The client broke the protocol: it hears why, then the connection ends. */
 static int break_off(struct st_worker_peer *c, const struct st_err *why)
 {
+    st_log(ST_LOG_DEBUG, "a client is let go: %s", why->msg);
     abandon(c);
     c->state = CLOSING;
     return put_failure(c, 0, why);
