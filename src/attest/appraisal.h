@@ -1,9 +1,12 @@
 /* What was found out about evidence: checks (was it signed, by whom, when, is anything revoked) and claims (what the
  * signed part says). Verifiers fill it, one evidence item at a time; they decide nothing. Only policy.c judges.
  *
- * A check starts as FAIL and is set good on one line. Names are stable words: "tdx.signature", "tdx.chain",
- * "tdx.tcb_info", "snp.report_data". A claim stands here only if it lies inside what a signature covers; what does not
- * is a claim whose name ends in "_unsigned". */
+ * A check starts as FAIL and is set good on one line. Names are stable words, KIND first: "tdx.signature", "tdx.chain",
+ * "tdx.tcb_info". A claim stands here only if it lies inside what a signature covers; what does not is a claim whose
+ * name ends in "_unsigned". Claims that policy.c knows by name, so that every kind must use these:
+ *   KIND.report_data  HEX   what the owner put in: report data (tdx, sgx, snp, sim), qualifying data (tpm), nonce
+ * (nvgpu) KIND.debug        BOOL  a debugger can look inside KIND.tcb_status   TEXT  the vendor's word for the
+ * platform's patch level, worst of all parts ("UpToDate") snp.policy.NAME   BOOL or NUMBER, snp.vmpl NUMBER */
 #ifndef ST_ATTEST_APPRAISAL_H
 #define ST_ATTEST_APPRAISAL_H
 
@@ -18,8 +21,16 @@ enum st_check_result {
     ST_CHECK_PASS,
     ST_CHECK_ABSENT, /* what it needs was not given: no collateral, no CRL, no event log */
 };
+/* What a check is about: how far a policy may do without it. */
+enum st_check_area {
+    ST_AREA_SIGNATURE,  /* form, signatures, chains: must pass under every policy */
+    ST_AREA_REVOCATION, /* revocation lists: ABSENT passes where the policy says "if_present" */
+    ST_AREA_STATUS,     /* vendors' statements on patch levels, reference values, event logs, links between items */
+    ST_AREA_POLICY,     /* the policy's own demands; policy.c only */
+};
 struct st_check {
     char name[64];
+    enum st_check_area area; /* the strictest unless set */
     enum st_check_result result;
     char detail[256]; /* value and what was wanted; one line, no control characters */
 };
@@ -28,7 +39,7 @@ enum st_claim_type { ST_CLAIM_TEXT, ST_CLAIM_HEX, ST_CLAIM_NUMBER, ST_CLAIM_BOOL
 struct st_claim {
     char name[64]; /* "tdx.mrtd", "tdx.report_data", "tpm.pcr.7", "nvgpu.driver" */
     enum st_claim_type type;
-    char *text;      /* TEXT: as it is; HEX: lower-case digits; owned */
+    char *text;      /* TEXT: control characters as '?'; HEX: lower-case digits; owned */
     uint64_t number; /* NUMBER, BOOL; TIME: seconds since 1970 */
 };
 
@@ -41,6 +52,8 @@ struct st_appraisal {
 void st_appraisal_wipe(struct st_appraisal *a);
 /* Adds a check that fails until its result is set; the pointer is valid until the next one is added, never NULL. */
 struct st_check *st_appraisal_check(struct st_appraisal *a, const char *name, const char *fmt, ...) ST_PRINTF(3, 4);
+/* Replaces its detail. */
+void st_check_detail(struct st_check *c, const char *fmt, ...) ST_PRINTF(2, 3);
 void st_appraisal_text(struct st_appraisal *a, const char *name, const char *text);
 void st_appraisal_hex(struct st_appraisal *a, const char *name, const void *p, size_t len);
 void st_appraisal_number(struct st_appraisal *a, const char *name, uint64_t v);

@@ -1,6 +1,7 @@
 /* Tokenizer files that are no JSON: tiktoken rank files as Llama-3 ships them (lines of base64 token and rank), and
  * llama2.c's tokenizer.bin (u32 longest token; then per token f32 score, u32 length, bytes; little-endian). */
 #include "model/tok.h"
+#include "text/base64.h"
 #include "text/utf8.h"
 
 #include <math.h>
@@ -10,45 +11,13 @@
 /* Rank files.
  * ------------------------------------------------------------------------------------------------------------ */
 
-static int base64_value(int c)
-{
-    if (c >= 'A' && c <= 'Z')
-        return c - 'A';
-    if (c >= 'a' && c <= 'z')
-        return c - 'a' + 26;
-    if (c >= '0' && c <= '9')
-        return c - '0' + 52;
-    return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
-/* Decodes s[len], padded base64, into out; false when it is none. */
-static bool base64(const char *s, size_t len, struct st_buf *out)
-{
-    if (len == 0 || len % 4)
-        return false;
-    size_t pad = (s[len - 1] == '=') + (s[len - 2] == '=' && s[len - 1] == '=');
-    uint32_t bits = 0;
-    for (size_t i = 0; i < len; i++) {
-        int v = i + pad >= len ? 0 : base64_value(s[i]);
-        if (v < 0)
-            return false;
-        bits = bits << 6 | (uint32_t)v;
-        if (i % 4 == 3) {
-            uint8_t b[3] = {(uint8_t)(bits >> 16), (uint8_t)(bits >> 8), (uint8_t)bits};
-            st_buf_add(out, b, i + 1 == len ? 3 - pad : 3);
-            bits = 0;
-        }
-    }
-    return true;
-}
-
 static int read_rank_line(const char *line, size_t len, size_t number, const char *where, struct st_buf *token,
                           struct st_tokenizer *t, struct st_err *e)
 {
     const char *space = memchr(line, ' ', len);
     uint32_t rank = 0;
     st_buf_clear(token);
-    bool ok = space && base64(line, (size_t)(space - line), token) && space + 1 < line + len;
+    bool ok = space && st_base64_decode(line, (size_t)(space - line), token) && space + 1 < line + len;
     for (const char *c = ok ? space + 1 : NULL; ok && c < line + len; c++) {
         ok = *c >= '0' && *c <= '9' && rank < ST_TOK_MAX_ID;
         rank = rank * 10 + (uint32_t)(*c - '0');

@@ -1,0 +1,149 @@
+/* Endorsements that come as files of their own: what they are is read from their content. */
+#include "attest/bundle.h"
+#include "text/json.h"
+
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/x509.h>
+#include <string.h>
+
+#define BIT(t) (1u << ST_ENDORSEMENT_##t)
+
+static bool holds(const uint8_t *p, size_t len, const char *text)
+{
+    return memmem(p, len, text, strlen(text)) != NULL;
+}
+
+static unsigned recognise_pem(const uint8_t *p, size_t len)
+{
+    unsigned t = 0;
+    if (holds(p, len, "-----BEGIN CERTIFICATE-----"))
+        t |= BIT(CERTS);
+    if (holds(p, len, "-----BEGIN X509 CRL-----"))
+        t |= BIT(CRL);
+    if (holds(p, len, "-----BEGIN PUBLIC KEY-----"))
+        t |= BIT(AK_PUBLIC);
+    return t;
+}
+
+/* One DER value; what follows is the reader's business. */
+static unsigned recognise_der(const uint8_t *p, size_t len)
+{
+    const uint8_t *at = p;
+    unsigned t = 0;
+    X509 *cert = d2i_X509(NULL, &at, (long)len);
+    at = p;
+    X509_CRL *crl = cert ? NULL : d2i_X509_CRL(NULL, &at, (long)len);
+    at = p;
+    EVP_PKEY *key = cert || crl ? NULL : d2i_PUBKEY(NULL, &at, (long)len);
+    t = cert ? BIT(CERTS) : crl ? BIT(CRL) : key ? BIT(AK_PUBLIC) : 0;
+    X509_free(cert);
+    X509_CRL_free(crl);
+    EVP_PKEY_free(key);
+    ERR_clear_error();
+    return t;
+}
+
+static unsigned recognise_json(const uint8_t *p, size_t len)
+{
+    static const struct {
+        const char *field;
+        unsigned type;
+    } fields[] = {{"tcb_info", BIT(COLLATERAL)},
+                  {"tcbInfo", BIT(TCB_INFO)},
+                  {"enclaveIdentity", BIT(QE_IDENTITY)},
+                  {"vm-configuration", BIT(RUNTIME_DATA)}};
+    json_t *o;
+    struct st_err e;
+    unsigned t = 0;
+    if (st_json_parse(p, len, "", &o, &e))
+        return 0;
+    for (size_t i = 0; i < sizeof fields / sizeof *fields && !t; i++)
+        if (json_object_get(o, fields[i].field))
+            t = fields[i].type;
+    json_decref(o);
+    return t;
+}
+
+static unsigned be16(const uint8_t *p)
+{
+    return (unsigned)p[0] << 8 | p[1];
+}
+
+/* TPMT_PUBLIC: type RSA or ECC, name algorithm SHA-256, SHA-384 or SHA-512 (TPM 2.0 Part 2, 12.2.4). */
+static bool is_tpmt_public(const uint8_t *p, size_t len)
+{
+    return len >= 10 && (be16(p) == 0x0001 || be16(p) == 0x0023) && be16(p + 2) >= 0x000b && be16(p + 2) <= 0x000d;
+}
+
+/* TPMT_SIGNATURE: RSASSA, RSAPSS or ECDSA, then the hash algorithm (11.3.4); or an RSA signature as it is. */
+static bool is_tpm_signature(const uint8_t *p, size_t len)
+{
+    if (len == 256 || len == 384 || len == 512)
+        return true;
+    unsigned scheme = len >= 8 ? be16(p) : 0;
+    return (scheme == 0x0014 || scheme == 0x0016 || scheme == 0x0018) && be16(p + 2) >= 0x000b && be16(p + 2) <= 0x000d;
+}
+
+/* The first event of a TCG2 log: PCR 0, EV_NO_ACTION, a SHA-1 digest of zeros, a size, then its own name. */
+static bool is_event_log(const uint8_t *p, size_t len)
+{
+    static const uint8_t head[28] = {0, 0, 0, 0, 3};
+    return len >= 48 && memcmp(p, head, sizeof head) == 0 && memcmp(p + 32, "Spec ID Event03", 16) == 0;
+}
+
+unsigned st_endorsement_recognise(const uint8_t *p, size_t len)
+{
+    size_t i = 0;
+    if (len == 0)
+        return 0;
+    if (holds(p, len, "-----BEGIN "))
+        return recognise_pem(p, len);
+    if (is_event_log(p, len))
+        return BIT(EVENT_LOG);
+    while (i < len && (p[i] == ' ' || p[i] == '\n' || p[i] == '\r' || p[i] == '\t'))
+        i++;
+    if (i < len && p[i] == '{')
+        return recognise_json(p, len);
+    if (holds(p, len < 4096 ? len : 4096, "<SoftwareIdentity") ||
+        holds(p, len < 4096 ? len : 4096, ":SoftwareIdentity"))
+        return BIT(RIM);
+    if (p[0] == 0x30 && recognise_der(p, len))
+        return recognise_der(p, len);
+    if (is_tpmt_public(p, len) || (len > 2 && be16(p) == len - 2 && is_tpmt_public(p + 2, len - 2)))
+        return BIT(AK_PUBLIC);
+    return is_tpm_signature(p, len) ? BIT(SIGNATURE) : 0;
+}
+
+static int add_types(struct st_bundle *b, unsigned types, struct st_span data, const char *where, bool *used,
+                     struct st_err *e)
+{
+    for (size_t i = 0; i < b->n_item; i++) {
+        const struct st_verifier *v = st_verifier_find(b->items[i].kind);
+        for (int t = 0; t < ST_ENDORSEMENT_COUNT; t++) {
+            if (!(types & v->endorsements & 1u << t))
+                continue;
+            if (st_bundle_attach(&b->items[i], (enum st_endorsement_type)t, data, where, e))
+                return e->code;
+            *used = true;
+        }
+    }
+    return 0;
+}
+
+int st_bundle_endorse(struct st_bundle *b, const void *p, size_t len, const char *where, struct st_err *e)
+{
+    struct st_span data;
+    bool used = false;
+    unsigned types = len <= ST_EVIDENCE_MAX_BYTES ? st_endorsement_recognise(p, len) : 0;
+    if (!types)
+        return st_fail(e, ST_INPUT,
+                       "%s: want certificates, a revocation list, Intel collateral, an event log, a TPM signature or "
+                       "public key, runtime data or a RIM, got something else",
+                       where);
+    if (st_bundle_keep(b, p, len, &data, e) || add_types(b, types, data, where, &used, e))
+        return e->code;
+    if (used)
+        return 0;
+    return st_fail(e, ST_INPUT, "%s: endorsements of this type say nothing about the evidence here", where);
+}
