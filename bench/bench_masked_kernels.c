@@ -219,13 +219,17 @@ static void close_layer(struct layer *l, const struct shape *s)
 static void print_worker(const struct options *o, const char *model, const char *what, uint32_t n_row,
                          const double t[3])
 {
-    if (o->csv)
+    double ratio = t[2] > 0 ? t[0] / t[2] : 0;
+    if (o->csv) {
         printf("worker,%s,%s,%u,%.2f,%.2f,%.3f,%.2f,%.3f\n", model, what, n_row, t[0] * 1e6, t[1] * 1e6, t[0] / t[1],
-               t[2] * 1e6, t[2] > 0 ? t[0] / t[2] : 0);
-    else
-        printf("  %-5s %-12s %4u rows %10.1f us   int8 layer %10.1f us, ratio %5.2f   plain bytes %10.1f us, ratio "
-               "%5.2f\n",
-               model, what, n_row, t[0] * 1e6, t[1] * 1e6, t[0] / t[1], t[2] * 1e6, t[2] > 0 ? t[0] / t[2] : 0);
+               t[2] * 1e6, ratio);
+    } else {
+        printf("  %-5s %-12s %4u rows %10.1f us   int8 layer %10.1f us, ratio %5.2f", model, what, n_row, t[0] * 1e6,
+               t[1] * 1e6, t[0] / t[1]);
+        if (ratio > 0)
+            printf("   plain bytes %10.1f us, ratio %5.2f", t[2] * 1e6, ratio);
+        printf("\n");
+    }
     fflush(stdout);
 }
 
@@ -247,7 +251,7 @@ static void worker(const struct options *o)
             const struct shape *s = &shapes[i];
             struct contestant c[] = {{run_masked, 0}, {run_linear, 0}, {run_plain, 0}};
             open_layer(&l, o, s, bytes, scale);
-            int n = rows[r] == 1 || l.kernels->tile ? 3 : 2;
+            int n = l.kernels->tile ? 3 : 2; /* the plain product needs the kernels of bytes */
             l.n_row = rows[r];
             race(c, n, &l, l.n_mat, o->seconds);
             double t[] = {c[0].best, c[1].best, n == 3 ? c[2].best : 0};

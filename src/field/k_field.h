@@ -68,6 +68,18 @@ static void split(const uint32_t *x, size_t n, uint32_t more, uint32_t n_limb, u
             p[l * n + i] = (uint8_t)((x[i] + more) >> 8 * (l + 4 - n_limb));
 }
 
+/* Centred, |x| < 2^31 - 2^18: the upper digit fits. */
+static void digits(const uint8_t *p, size_t ld, uint32_t n_limb, size_t n, int16_t *low, int16_t *high)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t x = p[i] | (uint32_t)p[i + ld] << 8 | (uint32_t)p[i + 2 * ld] << 16;
+        x = n_limb == 4 ? x | (uint32_t)p[i + (n_limb - 1) * ld] << 24 : x << 8;
+        int32_t centred = st_fq_centre(x);
+        low[i] = (int16_t)centred;
+        high[i] = (int16_t)((centred - low[i]) >> 16);
+    }
+}
+
 /* |sum| < 2^31, so |value| < 2^31 * (1 + 2^8 + 2^16 + 2^24) < 2^56; q 2^24 makes it positive and stays below 2^57. Each
  * fold replaces 2^32 by 2^20 - 1: below 2^57 -> 2^46 -> 2^35 -> 2^32 + 2^23 < 2q. */
 static inline uint32_t join_one(const int32_t *sum, size_t limb, uint32_t n_limb)
@@ -135,4 +147,4 @@ static void ntt_multiply(uint32_t (*sum)[ST_NTT_LANES], uint32_t (*x)[ST_NTT_LAN
         }
 }
 
-const struct st_field_kernels ST_FIELD_TABLE = {most, split, join, ntt, ntt_inverse, ntt_multiply};
+const struct st_field_kernels ST_FIELD_TABLE = {most, split, digits, join, ntt, ntt_inverse, ntt_multiply};

@@ -14,6 +14,9 @@ struct st_field_kernels {
     /* x [n] to byte planes: byte l of plane l is bits 8 (l + 4 - n_limb).. of x + add, n bytes a plane. x + add < 2^32.
      */
     void (*split)(const uint32_t *x, size_t n, uint32_t add, uint32_t n_limb, uint8_t *p);
+    /* n values of planes (as split makes them, ld bytes apart) to two signed digits: low[i] + 2^16 high[i] = x[i] mod
+     * q. */
+    void (*digits)(const uint8_t *p, size_t ld, uint32_t n_limb, size_t n, int16_t *low, int16_t *high);
     /* out[i] = sum over l < n_limb of sum[i * step + l * limb] * 2^(8 (l + 4 - n_limb)) mod q. */
     void (*join)(const int32_t *sum, size_t n, size_t step, size_t limb, uint32_t n_limb, uint32_t *out);
     /* Transforms in place; tables in Montgomery form, in the order of use (ntt.c). */

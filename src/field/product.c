@@ -9,8 +9,14 @@
 #define PANEL (128u << 10)
 #define ROWS 192 /* byte vectors of the larger side in one chunk */
 struct scratch {
-    _Alignas(64) uint8_t panel[PANEL];
-    int32_t sum[ROWS * ST_LIMB_LANES];
+    union {
+        _Alignas(64) uint8_t panel[PANEL];
+        int16_t digits[PANEL / 2];
+    };
+    union {
+        _Alignas(64) int32_t sum[ROWS * ST_LIMB_LANES];
+        int64_t sum64[ROWS * ST_LIMB_LANES / 2];
+    };
     uint32_t joined[ROWS];
     /* Results, one row per vector of the smaller side: rows of `out` may lie a power of two apart, where writing them
      * in turns would miss the cache each time. */
@@ -108,6 +114,41 @@ static void dots(st_limb_dot_fn *f, const struct part *t, bool copy, struct scra
     }
 }
 
+/* The same by products of 16 bits: the digits of the vectors of u always go to the stack. */
+static void dots16(st_limb_dot_fn *f, const struct part *t, bool s_streams, struct scratch *w)
+{
+    const struct st_field_product *p = t->p;
+    uint32_t step = s_streams ? (PANEL / (t->n_v * 4) - PAD) / 64 * 64 : DOT_K;
+    uint32_t ldu = (least(step, t->n_k) + 63) / 64 * 64 + PAD / 2;
+    int16_t *u = w->digits;
+    int64_t *sum = w->sum64;
+    clear(w, (size_t)t->n_v * ldu * 4, t->n_v * t->n_s * 4);
+    for (uint32_t k = 0; k < t->n_k; k += step) {
+        uint32_t n_k = least(step, t->n_k - k), n_s = t->n_v == 1 ? t->n_s : ST_LIMB_S;
+        for (uint32_t v = 0; v < t->n_v; v++)
+            st_field_kernels()->digits(plane(t, v) + k, p->u.len, p->u.n_limb, n_k, u + v * 2 * ldu,
+                                       u + (v * 2 + 1) * ldu);
+        for (uint32_t i = 0; i < t->n_s; i += n_s)
+            for (uint32_t v = 0; v < t->n_v; v++)
+                f->dot16(&(struct st_limb_dot16){.s = vector(t, i) + k,
+                                                 .lds = p->lds,
+                                                 .n_s = least(n_s, t->n_s - i),
+                                                 .u = u + v * 2 * ldu,
+                                                 .ldu = ldu,
+                                                 .n_k = n_k,
+                                                 .stream = s_streams && v == 0 && n_k == p->lds,
+                                                 .sum = sum + ((size_t)v * t->n_s + i) * 2});
+    }
+    /* |low| <= 2^16 * 2^7 * 2^15, so |low + 2^16 high| < 2^55. */
+    for (uint32_t v = 0; v < t->n_v; v++) {
+        for (uint32_t i = 0; i < t->n_s; i++) {
+            const int64_t *x = sum + ((size_t)v * t->n_s + i) * 2;
+            w->joined[i] = st_fq_from(x[0] + x[1] * 65536);
+        }
+        put(t, 0, v, w->joined, t->n_s, p->out_s);
+    }
+}
+
 /* The same for one panel of the smaller side. s_rows: the rows that are read where they lie are those of s. */
 static void tiles(st_limb_dot_fn *f, const struct part *t, bool s_rows, struct scratch *w)
 {
@@ -191,6 +232,8 @@ static void chunk(st_limb_dot_fn *f, const struct st_field_product *p, const str
             t.n_v = y->s_rows ? least(group, p->u.n_vec - g) : hi - lo;
             if (y->tile)
                 tiles(f, &t, y->s_rows, w);
+            else if (f->dot16)
+                dots16(f, &t, y->s_rows, w);
             else
                 dots(f, &t, y->s_rows, w);
         }

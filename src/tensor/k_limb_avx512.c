@@ -208,4 +208,4 @@ static void tile(const struct st_limb_tile *t)
     }
 }
 
-const struct st_limb_kernels st_limb_avx512 = {dot, pack, tile};
+const struct st_limb_kernels st_limb_avx512 = {dot, NULL, pack, tile};

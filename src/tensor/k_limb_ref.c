@@ -13,4 +13,4 @@ static void dot(const struct st_limb_dot *t)
         }
 }
 
-const struct st_limb_kernels st_limb_ref = {dot, NULL, NULL};
+const struct st_limb_kernels st_limb_ref = {.dot = dot};

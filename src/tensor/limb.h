@@ -31,6 +31,18 @@ struct st_limb_dot {
     int32_t *sum; /* [n_s][ST_LIMB_U], added to */
 };
 
+/* The same where the fast product is one of 16 bits: u is one vector of two signed digits. */
+struct st_limb_dot16 {
+    const int8_t *s; /* [n_s] vectors of n_k, lds bytes apart; any alignment */
+    size_t lds;
+    uint32_t n_s;
+    const int16_t *u; /* [2][n_k], ldu values apart */
+    size_t ldu;
+    uint32_t n_k;
+    bool stream;  /* as above */
+    int64_t *sum; /* [n_s][2], added to */
+};
+
 /* Many vectors of both sides. The smaller side is packed to a panel once; the other is read where it lies. */
 #define ST_LIMB_LANES 64 /* vectors in one panel */
 struct st_limb_tile {
@@ -45,9 +57,11 @@ struct st_limb_tile {
     int32_t *sum; /* [n_row][n_lane], 64-byte aligned, added to */
 };
 
+/* Of dot and dot16 there is one. */
 struct st_limb_kernels {
     void (*dot)(const struct st_limb_dot *t);
-    /* n vectors (up to n_lane; zeros in the lanes behind) of n_k bytes, ld apart. NULL with tile: dot does all. */
+    void (*dot16)(const struct st_limb_dot16 *t);
+    /* n vectors (up to n_lane; zeros in the lanes behind) of n_k bytes, ld apart. NULL with tile: the others do all. */
     void (*pack)(const uint8_t *rows, size_t ld, uint32_t n, uint32_t n_lane, uint32_t n_k, uint8_t *panel);
     void (*tile)(const struct st_limb_tile *t);
 };
