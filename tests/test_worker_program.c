@@ -248,7 +248,7 @@ static void check_row(int fd, uint32_t id, const struct st_served_weight *w)
 static void it_serves_every_matrix_of_the_model_with_norms_folded_and_the_embedding(void **state)
 {
     struct sockaddr_un a = {.sun_family = AF_UNIX};
-    char listen[96], line[2048];
+    char listen[128], line[2048];
     const struct st_model_opts how = {.dtype = ST_LOAD_INT8, .fold_norms = true, .n_threads = 1};
     const char *const args[] = {"--model", MODEL,    "--listen", listen,      "--embedding", "--threads",
                                 "1",       "--json", "--quiet",  "--config=", NULL};
