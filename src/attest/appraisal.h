@@ -1,12 +1,15 @@
 /* What was found out about evidence: checks (was it signed, by whom, when, is anything revoked) and claims (what the
  * signed part says). Verifiers fill it, one evidence item at a time; they decide nothing. Only policy.c judges.
  *
- * A check starts as FAIL and is set good on one line. Names are stable words, KIND first: "tdx.signature", "tdx.chain",
- * "tdx.tcb_info". A claim stands here only if it lies inside what a signature covers; what does not is a claim whose
- * name ends in "_unsigned". Claims that policy.c knows by name, so that every kind must use these:
- *   KIND.report_data  HEX   what the owner put in: report data (tdx, sgx, snp, sim), qualifying data (tpm), nonce
- * (nvgpu) KIND.debug        BOOL  a debugger can look inside KIND.tcb_status   TEXT  the vendor's word for the
- * platform's patch level, worst of all parts ("UpToDate") snp.policy.NAME   BOOL or NUMBER, snp.vmpl NUMBER */
+ * A check starts as FAIL and is set good on one line. Names are stable words, KIND first: "tdx.tcb_info". Every kind
+ * has KIND.signature (this evidence was signed by that key) and KIND.chain (that key is the vendor's); KIND.revocation
+ * where there are lists. A claim stands here only if it lies inside what a signature covers; what does not is a claim
+ * whose name ends in "_unsigned". Claims that policy.c knows by name: KIND.report_data  HEX   what the owner put in:
+ * report data (tdx, sgx, snp, sim), qualifying data (tpm), nonce (nvgpu) KIND.debug        BOOL  a debugger can look
+ * inside (tdx, sgx, snp, sim) KIND.tcb_status   TEXT  the vendor's word for the platform's patch level, worst of all
+ * parts (tdx, sgx) snp.policy.NAME   BOOL or NUMBER, snp.vmpl NUMBER tpm.ak            HEX   SHA-256 of the attestation
+ * key's SubjectPublicKeyInfo (DER) KIND.runtime_ak   HEX   the same of the key that the runtime data names (Azure:
+ * HCLAkPub), when report_data is the digest of that runtime data. Equal to tpm.ak it stands for tpm.chain */
 #ifndef ST_ATTEST_APPRAISAL_H
 #define ST_ATTEST_APPRAISAL_H
 
@@ -29,7 +32,7 @@ enum st_check_area {
     ST_AREA_POLICY,     /* the policy's own demands; policy.c only */
 };
 struct st_check {
-    char name[64];
+    char name[80];
     enum st_check_area area; /* the strictest unless set */
     enum st_check_result result;
     char detail[256]; /* value and what was wanted; one line, no control characters */

@@ -3,39 +3,56 @@
  * when all of them passed, and starts as bad.
  *
  * {"version": 1,
- *  "require": ["tdx", "nvgpu"] or "any",        kinds that must be there (any: one of those this build knows, never
- * sim) "allow": ["tpm"],                            further kinds that may be there; others are refused "measurements":
- * {"tdx.mrtd": [HEX, ...], "tpm.pcr.7": [HEX], ...},   claim: allowed values "tcb": {"tdx": ["UpToDate",
- * "SWHardeningNeeded"], ...},              allowed status; default UpToDate only "minimum": {"snp.tcb.microcode": 209,
- * ...},  numbers: at least "debug": false,                              default; true allows debug guests, for
- * development "snp_policy": {...}, "gpu": true, "model": [HEX, ...], "max_age_s": N, "revocation": "required" (default)
- * or "if_present", "sim_root": PEM,                             only with it is evidence of kind sim accepted
- *  "signature_only": true}                      chain and signature alone, for `sotto attest verify` only
+ *  "require": ["tdx", "nvgpu"] or "any",         kinds that must be there ("any": one of those this build knows, not
+ * sim) "allow": ["tpm"],                             further kinds that may be there; others are refused
+ *  "measurements": {"tdx.mrtd": [HEX, ...], ..}, claim: allowed values
+ *  "image": true,                                the measurements pin an image that measures engine and model
+ *  "tcb": {"tdx": ["UpToDate", ...], ...},       allowed status; default UpToDate only
+ *  "minimum": {"snp.tcb.microcode": 209, ...},   claim: at least
+ *  "debug": false,                               default; true allows debug guests, for development
+ *  "snp_policy": {"migrate_ma": false, ...},     claim snp.policy.NAME: value; and "vmpl"
+ *  "gpu": true, "model": [HEX, ...], "max_age_s": N,
+ *  "revocation": "required" (default) or "if_present",
+ *  "optional": ["nvgpu.rim", ...],               checks that may be absent, by name
+ *  "sim_root": HEX,                              Ed25519 key; only with it is evidence of kind sim accepted
+ *  "signature_only": true}                       signatures and chains alone, for `sotto attest verify` only
  * Unknown fields are refused; "comment" is allowed anywhere. docs/attestation.md is the whole schema. */
 #ifndef ST_ATTEST_POLICY_H
 #define ST_ATTEST_POLICY_H
 
 #include "attest/verifier.h"
 
+#define ST_POLICY_MAX_BYTES ((size_t)1 << 20)
+
 struct st_policy;
 int st_policy_parse(const void *p, size_t len, const char *where, struct st_policy **out,
                     struct st_err *e) ST_MUST_CHECK;
 void st_policy_free(struct st_policy *p);
+/* True: only signatures and chains are judged. Whoever means to rely on evidence refuses such a policy. */
 bool st_policy_signature_only(const struct st_policy *p);
 
 struct st_verdict {
     bool good;
+    /* What is wrong when it is not good: ST_VERIFY when a check of the evidence failed or is missing, ST_POLICY when
+     * only demands of the policy are not met. 0 when good. */
+    int code;
     struct st_appraisal found; /* all items, then the policy's own checks */
-    bool model_verified;       /* the model digest counts: launch measurements of an image are pinned */
+    bool model_stated;         /* the bundle names a model */
+    bool model_verified;       /* its digest counts: launch measurements of an image are pinned ("image") and hold */
 };
 struct st_judge {
     const struct st_policy *policy;
     const struct st_bundle *bundle;
     int64_t time;
-    struct st_span
-        nonce; /* expected in the evidence's report data (as SHA-512 padded, or as given); len 0 = not asked */
+    /* Expected in the binding; in a bundle without one, in the report data of every item, as it is or hashed (SHA-512,
+     * or SHA-256 where there is room for 32 bytes only). len 0 = not asked. */
+    struct st_span nonce;
+    int64_t
+        nonce_time; /* when the nonce came into being, by the caller's own knowledge; for max_age_s. 0 = not known */
 };
-/* Returns an error only when nothing could be judged (INPUT, MEMORY); a bad verdict is no error. */
+/* True when the policy can live without this check's passing. */
+bool st_policy_tolerates(const struct st_policy *p, const struct st_check *c);
+/* Returns an error only when nothing could be judged (MEMORY, INTERNAL); a bad verdict is no error. */
 int st_policy_judge(const struct st_judge *j, struct st_verdict *out, struct st_err *e) ST_MUST_CHECK;
 void st_verdict_wipe(struct st_verdict *v);
 
