@@ -16,7 +16,7 @@
 
 struct bench {
     struct st_lwe_basis masks, hints;
-    st_limb_dot_fn *dot;
+    const struct st_limb_kernels *limb;
     uint32_t d, m;
     int8_t *small; /* [N_SECRET][max(d, m)] */
     uint32_t *out;
@@ -31,12 +31,12 @@ static double cpu_seconds(void)
 
 static void masks(const struct bench *b)
 {
-    st_lwe_basis_apply(&b->masks, NULL, b->dot, b->small, N_SECRET, b->d, b->out);
+    st_lwe_basis_apply(&b->masks, NULL, b->limb, b->small, N_SECRET, b->d, b->out);
 }
 
 static void hints(const struct bench *b)
 {
-    st_lwe_basis_hints(&b->hints, b->dot, b->small, ST_LWE_HINTS, b->d, b->out);
+    st_lwe_basis_hints(&b->hints, b->limb, b->small, ST_LWE_HINTS, b->d, b->out);
 }
 
 /* Microseconds per vector, the best pass. */
@@ -58,7 +58,7 @@ static int open_bench(struct bench *b, const char *name, struct st_err *e)
     const struct st_lwe_params *p;
     int rc = st_lwe_params_find(name, &p, e);
     if (!rc)
-        rc = st_limb_dot_find(NULL, &b->dot, e);
+        rc = st_limb_find(NULL, &b->limb, e);
     if (!rc)
         rc = st_lwe_basis_init(&b->masks, p, digest, b->d, e);
     if (!rc)

@@ -104,7 +104,7 @@ struct layer {
     const struct st_backend *backend;
     void *device;
     struct st_compute *compute;
-    st_limb_dot_fn *kernels;
+    const struct st_limb_kernels *kernels;
     struct st_backend_weight weights[MAX_MAT];
     struct st_mat mats[MAX_MAT];
     uint32_t n_mat, n_row;
@@ -191,7 +191,7 @@ static void open_layer(struct layer *l, const struct options *o, const struct sh
     struct st_backend_opts bo = {l->weights, l->n_mat, MAX_ROW, o->n_threads, o->isa};
     struct st_compute_opts co = {.n_threads = o->n_threads, .isa = o->isa, .max_row = MAX_ROW, .max_width = s->n_in};
     if (st_backend_find("cpu", &l->backend, &e) || l->backend->open(&bo, &l->device, &e) ||
-        st_compute_new(&co, &l->compute, &e) || st_limb_dot_find(o->isa, &l->kernels, &e))
+        st_compute_new(&co, &l->compute, &e) || st_limb_find(o->isa, &l->kernels, &e))
         stop(&e);
     l->rows = map((size_t)MAX_ROW * s->n_in * 4);
     l->out = map((size_t)MAX_ROW * s->n_out * 4);
@@ -285,7 +285,7 @@ static void print_figure(const struct options *o, const char *part, const char *
 
 /* Byte products per second of tiles that never leave the first-level cache: as near to the registers' rate as these
  * kernels come. 0 without tiles. */
-static double roof(st_limb_dot_fn *k, double seconds)
+static double roof(const struct st_limb_kernels *k, double seconds)
 {
     static _Alignas(64) uint8_t panel[64 * 128], rows[6 * 128];
     static _Alignas(64) int32_t sum[6 * 64];
@@ -304,7 +304,7 @@ static double roof(st_limb_dot_fn *k, double seconds)
     return best;
 }
 
-static double time_product(st_limb_dot_fn *k, const struct st_field_product *p, double seconds)
+static double time_product(const struct st_limb_kernels *k, const struct st_field_product *p, double seconds)
 {
     double best = 1e9, end = st_now() + seconds;
     do {
@@ -321,8 +321,8 @@ static void pads(const struct options *o)
 {
     enum { N = 64, M = 1280, COLUMNS = 43008, PART = 4096 };
     struct st_err e;
-    st_limb_dot_fn *k;
-    if (st_limb_dot_find(o->isa, &k, &e))
+    const struct st_limb_kernels *k;
+    if (st_limb_find(o->isa, &k, &e))
         stop(&e);
     double top = roof(k, o->seconds);
     int8_t *s = map((size_t)PART * 4096);

@@ -173,8 +173,8 @@ static inline int hints_read(void *ctx, const char *name, uint32_t n_out, uint32
     const struct st_served_weight *w = f->served->weights;
     uint32_t m = f->basis.params->m, *h = malloc((size_t)ST_LWE_HINTS * m * sizeof *h);
     float norm[ST_LWE_HINTS], scale[ST_LWE_HINTS];
-    st_limb_dot_fn *dot;
-    int rc = st_limb_dot_find(NULL, &dot, e);
+    const struct st_limb_kernels *limb;
+    int rc = st_limb_find(NULL, &limb, e);
     while (strcmp(w->name, name) != 0)
         w++;
     bool bad = f->wrong && strcmp(name, f->wrong_name) == 0;
@@ -182,7 +182,7 @@ static inline int hints_read(void *ctx, const char *name, uint32_t n_out, uint32
         tiny_die("hints of another shape");
     for (uint32_t at = 0, n; at < n_out && !rc; at += n) {
         n = n_out - at < ST_LWE_HINTS ? n_out - at : ST_LWE_HINTS;
-        st_lwe_basis_hints(&f->basis, dot, w->w + (size_t)at * n_in, n, n_in, h);
+        st_lwe_basis_hints(&f->basis, limb, w->w + (size_t)at * n_in, n, n_in, h);
         for (uint32_t j = 0; j < n; j++) {
             double sum = 0;
             for (uint32_t k = 0; k < n_in; k++)

@@ -21,11 +21,11 @@ static const char *const isas[] = {"ref", "avx2", "avx512"};
 static const struct st_field_kernels *const tables[] = {&st_field_ref, &st_field_avx2, &st_field_avx512};
 static const struct st_mask_kernels *const masks[] = {&st_mask_ref, &st_mask_avx2, &st_mask_avx512};
 
-static st_limb_dot_fn *dot_of(int isa)
+static const struct st_limb_kernels *limb_of(int isa)
 {
     struct st_err e;
-    st_limb_dot_fn *dot;
-    return st_limb_dot_find(isas[isa], &dot, &e) ? NULL : dot;
+    const struct st_limb_kernels *limb;
+    return st_limb_find(isas[isa], &limb, &e) ? NULL : limb;
 }
 
 static void *buffer(size_t bytes)
@@ -92,7 +92,7 @@ static void q_is_prime_and_arithmetic_is_exact(void **state)
 /* One product, all of it or 64 sampled results, against 128 bits. */
 static void check_product(struct st_pool *pool, int isa, uint32_t n_s, uint32_t n_vec, uint32_t len, int extreme)
 {
-    st_limb_dot_fn *dot = dot_of(isa);
+    const struct st_limb_kernels *limb = limb_of(isa);
     struct st_rng rng;
     st_rng_seed(&rng, n_s * 7919u + n_vec * 31u + len);
     int8_t *s = buffer((size_t)n_s * len);
@@ -104,7 +104,7 @@ static void check_product(struct st_pool *pool, int isa, uint32_t n_s, uint32_t 
     for (size_t i = 0; extreme && i < (size_t)n_vec * len; i++)
         u[i] = ST_FQ - 1;
     st_limbs_split(u, n_vec, len, limbs);
-    st_field_product(pool, dot, &(struct st_field_product){s, len, n_s, {limbs, n_vec, 4, len}, out, n_vec, 1});
+    st_field_product(pool, limb, &(struct st_field_product){s, len, n_s, {limbs, n_vec, 4, len}, out, n_vec, 1});
     size_t total = (size_t)n_s * n_vec, step = total > 64 ? total / 64 : 1;
     for (size_t at = 0; at < total; at += step) {
         __int128 want = 0;
@@ -127,7 +127,7 @@ static void products_are_exact_in_every_shape(void **state)
     (void)state;
     assert_int_equal(st_pool_new(2, &pool, &e), 0);
     for (int isa = 0; isa < 3; isa++) {
-        if (!dot_of(isa)) {
+        if (!limb_of(isa)) {
             print_message("%s: this CPU lacks it, skipped\n", isas[isa]);
             continue;
         }
@@ -179,7 +179,7 @@ static void transforms_multiply_polynomials(void **state)
         b[1][c] = c % 5 ? b[1][c] : ST_FQ - 1;
     }
     for (int isa = 0; isa < 3; isa++) {
-        if (!dot_of(isa))
+        if (!limb_of(isa))
             continue;
         const struct st_field_kernels *k = tables[isa];
         memset(sum, 0, sizeof sum);
@@ -229,7 +229,7 @@ static void sums_of_products_are_exact_whatever_the_words(void **state)
             }
             for (int isa = 0; isa < 3; isa++) {
                 uint32_t got[2];
-                if (!dot_of(isa))
+                if (!limb_of(isa))
                     continue;
                 assert_int_equal(masks[isa]->dots(x, a, b, n, got), above);
                 assert_int_equal(got[0], mod(want[0]));
@@ -253,7 +253,7 @@ static void rows_masked_and_unmasked_come_back(void **state)
     }
     x[0] = 0;
     for (int isa = 0; isa < 3; isa++) {
-        if (!dot_of(isa))
+        if (!limb_of(isa))
             continue;
         masks[isa]->mask(x, 128, pad, u, N);
         masks[isa]->unmask(u, pad, scale, 1 / 128.0f, y, N);
@@ -367,7 +367,7 @@ static void every_kernel_draws_the_same_samples(void **state)
     r[1] = UINT32_MAX;
     assert_int_equal(st_gauss_init(&g, 12.8, &e), 0);
     for (int isa = 0; isa < 3; isa++) {
-        if (!dot_of(isa))
+        if (!limb_of(isa))
             continue;
         masks[isa]->sample(r, N, g.threshold, g.n, x);
         if (isa)
@@ -394,7 +394,7 @@ static void wrong_products_are_caught(void **state)
         w[i] = (int8_t)((int)(st_rng_next(&rng) % 255) - 127);
     fill(&rng, u, ROWS * N_IN);
     st_limbs_split(u, ROWS, N_IN, limbs);
-    st_field_product(NULL, dot_of(0), &(struct st_field_product){w, N_IN, N_OUT, {limbs, ROWS, 4, N_IN}, v, 1, N_OUT});
+    st_field_product(NULL, limb_of(0), &(struct st_field_product){w, N_IN, N_OUT, {limbs, ROWS, 4, N_IN}, v, 1, N_OUT});
     for (int draw = 0; draw < DRAWS; draw++) {
         struct st_freivalds f;
         struct st_freivalds_secret secret;

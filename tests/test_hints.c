@@ -85,7 +85,7 @@ static void made_free(struct made *d)
 struct check {
     const struct st_served_weight *w;
     struct st_lwe_basis basis;
-    st_limb_dot_fn *dot;
+    const struct st_limb_kernels *limb;
     uint32_t next, fail_at; /* fail_at: the sink fails at that column; 0 = never */
 };
 
@@ -103,7 +103,7 @@ static int compare_columns(void *arg, const struct st_hint_columns *c, struct st
         double sum = 0;
         for (uint32_t j = 0; j < k->w->n_in; j++)
             sum += (double)w[j] * w[j];
-        st_lwe_basis_hints(&k->basis, k->dot, w, 1, k->w->n_in, want);
+        st_lwe_basis_hints(&k->basis, k->limb, w, 1, k->w->n_in, want);
         assert_memory_equal(want, c->h + (size_t)i * c->m, c->m * sizeof *want);
         assert_true(c->scale[i] == k->w->scale[c->first + i]);
         assert_true((double)c->norm[i] >= sqrt(sum) && (double)c->norm[i] <= sqrt(sum) * (1 + 2e-7));
@@ -148,7 +148,7 @@ static void what_is_written_is_read_back(void **state)
         const struct st_lwe_params *p;
         ok(st_lwe_params_find(names[i], &p, &e), &e);
         ok(st_lwe_basis_init_hints(&k.basis, p, digest, 300, &e), &e);
-        ok(st_limb_dot_find(NULL, &k.dot, &e), &e);
+        ok(st_limb_find(NULL, &k.limb, &e), &e);
         for (size_t j = 0; j < COUNT(d.w); j++) {
             k.w = &d.w[j];
             k.next = 0;

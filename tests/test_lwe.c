@@ -45,12 +45,12 @@ static struct st_lwe_basis basis(const char *name, uint32_t d, bool for_hints)
     return b;
 }
 
-static st_limb_dot_fn *best_dot(void)
+static const struct st_limb_kernels *best_limb(void)
 {
-    st_limb_dot_fn *dot;
+    const struct st_limb_kernels *limb;
     struct st_err e;
-    ok(st_limb_dot_find(NULL, &dot, &e), &e);
-    return dot;
+    ok(st_limb_find(NULL, &limb, &e), &e);
+    return limb;
 }
 
 static void *random_bytes(size_t n, uint64_t seed)
@@ -175,8 +175,8 @@ static void secrets_times_the_basis_equal_the_schoolbook_product(void **state)
             uint32_t n = shapes[k].n, d = shapes[k].d;
             int8_t *c = random_bytes((size_t)n * m, k);
             uint32_t *got = malloc((size_t)n * d * 4), *threads = malloc((size_t)n * d * 4);
-            st_lwe_basis_apply(&b, NULL, best_dot(), c, n, d, got);
-            st_lwe_basis_apply(&b, pool, best_dot(), c, n, d, threads);
+            st_lwe_basis_apply(&b, NULL, best_limb(), c, n, d, got);
+            st_lwe_basis_apply(&b, pool, best_limb(), c, n, d, threads);
             assert_memory_equal(got, threads, (size_t)n * d * 4);
             for (uint32_t r = 0; r < n; r++)
                 for (uint32_t j = 0; j < d; j++) {
@@ -208,7 +208,7 @@ static void hints_equal_the_schoolbook_product(void **state)
             uint32_t n = shapes[k].n, d = shapes[k].d;
             int8_t *w = random_bytes((size_t)n * d, k + 10);
             w[0] = -128;
-            st_lwe_basis_hints(&b, best_dot(), w, n, d, got);
+            st_lwe_basis_hints(&b, best_limb(), w, n, d, got);
             int64_t *want = malloc(m * sizeof *want);
             for (uint32_t r = 0; r < n; r++) {
                 memset(want, 0, m * sizeof *want);
@@ -241,7 +241,7 @@ static void hints_of_more_inputs_than_one_limb_product_takes_are_whole(void **st
         for (uint32_t t = 0; t < m; t++)
             want[t] = st_fq_add(want[t], st_fq_mul(column[t], st_fq_from(w[places[i]])));
     }
-    st_lwe_basis_hints(&b, best_dot(), w, 1, d, got);
+    st_lwe_basis_hints(&b, best_limb(), w, 1, d, got);
     assert_memory_equal(got, want, m * sizeof *want);
     free(w);
     free(got);
@@ -260,7 +260,7 @@ static void honest_hints_pass_the_check_with_secret_vectors(void **state)
         int8_t *w = random_bytes((size_t)n * d, i);
         struct st_rng r;
         st_rng_seed(&r, i);
-        st_lwe_basis_hints(&maker, best_dot(), w, n, d, hints);
+        st_lwe_basis_hints(&maker, best_limb(), w, n, d, hints);
         for (uint32_t j = 0; j < n; j++) {
             s[j] = (uint32_t)(st_rng_next(&r) % ST_FQ);
             for (uint32_t k = 0; k < d; k++)

@@ -258,11 +258,11 @@ static void without_their_error_lwe_masks_fall_to_the_public_basis(void **state)
     struct st_stream *random;
     struct st_rng rng;
     struct st_err e;
-    st_limb_dot_fn *limb_dot;
+    const struct st_limb_kernels *limb;
     assert_ok(st_lwe_basis_init(&basis, &toy, digest, WIDE, &e), &e);
     assert_ok(st_gauss_init(&gauss, 12.8, &e), &e);
     assert_ok(st_stream_new(digest, 32, NULL, 0, "test", &random, &e), &e);
-    assert_ok(st_limb_dot_find(NULL, &limb_dot, &e), &e);
+    assert_ok(st_limb_find(NULL, &limb, &e), &e);
     for (uint32_t k = 0; k < WIDE; k++) {
         st_lwe_basis_column(&basis, k, column);
         for (int i = 0; i < M; i++)
@@ -283,7 +283,7 @@ static void without_their_error_lwe_masks_fall_to_the_public_basis(void **state)
             double best = INFINITY;
             st_gauss_fill(&gauss, random, c, M);
             st_gauss_fill(&gauss, random, noise, WIDE);
-            st_lwe_basis_apply(&basis, NULL, limb_dot, c, 1, WIDE, mask_row);
+            st_lwe_basis_apply(&basis, NULL, limb, c, 1, WIDE, mask_row);
             for (int k = 0; k < WIDE; k++)
                 mask_row[k] = st_fq_add(st_fq_add(mask_row[k], rows[token][k]), st_fq_from(with_e * noise[k]));
             remove_factor(mask_row, p, seen);

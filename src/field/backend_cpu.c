@@ -12,7 +12,7 @@ struct cpu {
     const struct st_backend_weight *weights;
     uint32_t n_weight, max_row;
     struct st_compute *compute; /* its threads serve both kinds of product */
-    st_limb_dot_fn *dot;
+    const struct st_limb_kernels *limb;
     struct st_area limbs; /* of the rows of one call */
     struct st_linear_job *linear;
     struct st_mat *mats; /* [n_weight] */
@@ -56,7 +56,7 @@ static int cpu_open(const struct st_backend_opts *o, void **out, struct st_err *
         max_in = o->weights[i].n_in > max_in ? o->weights[i].n_in : max_in;
     rc = allocate(c, max_in, e);
     if (!rc)
-        rc = st_limb_dot_find(o->isa, &c->dot, e);
+        rc = st_limb_find(o->isa, &c->limb, e);
     if (!rc)
         rc = st_compute_new(&(struct st_compute_opts){.n_threads = o->n_threads,
                                                       .isa = o->isa,
@@ -92,7 +92,7 @@ static int cpu_multiply(void *b, const uint32_t *rows, uint32_t n_row, const str
             p[n] = (struct st_field_product){w->w, n_in,    w->n_out, {c->limbs.p, n_row, 4, n_in}, jobs[first + n].out,
                                              1,    w->n_out};
         }
-        st_field_products(st_compute_pool(c->compute), c->dot, p, (uint32_t)n);
+        st_field_products(st_compute_pool(c->compute), c->limb, p, (uint32_t)n);
     }
     return 0;
 }

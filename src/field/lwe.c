@@ -265,8 +265,8 @@ static void apply_module(void *arg, int thread, int n_threads)
     explicit_bzero(sum, sizeof sum);
 }
 
-void st_lwe_basis_apply(const struct st_lwe_basis *b, struct st_pool *pool, st_limb_dot_fn *dot, const int8_t *c,
-                        uint32_t n, uint32_t d, uint32_t *out)
+void st_lwe_basis_apply(const struct st_lwe_basis *b, struct st_pool *pool, const struct st_limb_kernels *limb,
+                        const int8_t *c, uint32_t n, uint32_t d, uint32_t *out)
 {
     if (b->params->module) {
         struct apply a = {b, c, n, d, out};
@@ -279,7 +279,7 @@ void st_lwe_basis_apply(const struct st_lwe_basis *b, struct st_pool *pool, st_l
     struct st_limbs u = b->limbs;
     u.n_vec = d;
     st_field_product(
-        pool, dot,
+        pool, limb,
         &(struct st_field_product){.s = c, .lds = b->params->m, .n_s = n, .u = u, .out = out, .out_s = d, .out_u = 1});
 }
 
@@ -407,8 +407,8 @@ void st_lwe_basis_column(const struct st_lwe_basis *b, uint32_t column, uint32_t
 }
 
 /* Piece by piece, the last one through a copy that is filled up with zeros. */
-static void dense_hints(const struct st_lwe_basis *b, st_limb_dot_fn *dot, const int8_t *w, uint32_t n, uint32_t d,
-                        uint32_t *out)
+static void dense_hints(const struct st_lwe_basis *b, const struct st_limb_kernels *limb, const int8_t *w, uint32_t n,
+                        uint32_t d, uint32_t *out)
 {
     const uint32_t m = b->params->m;
     int8_t filled[ST_LWE_HINTS * ST_LWE_PIECE];
@@ -425,17 +425,17 @@ static void dense_hints(const struct st_lwe_basis *b, st_limb_dot_fn *dot, const
             p.lds = ST_LWE_PIECE;
         }
         p.u.p += (size_t)first * m * 4;
-        st_field_product(NULL, dot, &p);
+        st_field_product(NULL, limb, &p);
         for (size_t i = 0; i < (size_t)n * m; i++)
             out[i] = st_fq_add(out[i], part[i]);
     }
 }
 
-void st_lwe_basis_hints(const struct st_lwe_basis *b, st_limb_dot_fn *dot, const int8_t *w, uint32_t n, uint32_t d,
-                        uint32_t *out)
+void st_lwe_basis_hints(const struct st_lwe_basis *b, const struct st_limb_kernels *limb, const int8_t *w, uint32_t n,
+                        uint32_t d, uint32_t *out)
 {
     if (b->params->module)
         module_hints(b, w, n, d, out);
     else
-        dense_hints(b, dot, w, n, d, out);
+        dense_hints(b, limb, w, n, d, out);
 }

@@ -60,17 +60,17 @@ int st_lwe_basis_init_hints(struct st_lwe_basis *b, const struct st_lwe_params *
 void st_lwe_basis_free(struct st_lwe_basis *b);
 /* One column of B, [m] residues: for tests. */
 void st_lwe_basis_column(const struct st_lwe_basis *b, uint32_t column, uint32_t *out);
-/* out [n][d] = c B for n secrets c [n][m]; d <= b->d. Best with n a multiple of 16. pool NULL: on this thread. dot: of
+/* out [n][d] = c B for n secrets c [n][m]; d <= b->d. Best with n a multiple of 16. pool NULL: on this thread. limb: of
  * a dense set. Constant time in c; scratch that depends on c is wiped. Takes up to 160 KiB of stack. */
-void st_lwe_basis_apply(const struct st_lwe_basis *b, struct st_pool *pool, st_limb_dot_fn *dot, const int8_t *c,
-                        uint32_t n, uint32_t d, uint32_t *out);
+void st_lwe_basis_apply(const struct st_lwe_basis *b, struct st_pool *pool, const struct st_limb_kernels *limb,
+                        const int8_t *c, uint32_t n, uint32_t d, uint32_t *out);
 /* out [m] = B x for one x [d] of residues, d <= 2^24, with a basis for masks: the right side of the check of hints, H s
  * = B (W s). Constant time in x, and scratch is wiped: W s is a secret. */
 void st_lwe_basis_times(const struct st_lwe_basis *b, const uint32_t *x, uint32_t d, uint32_t *out);
 /* Hints of n <= ST_LWE_HINTS outputs: out [n][m] = B w_j for int8 weights w [n][d], on this thread. Takes up to 220 KiB
  * of stack. */
 #define ST_LWE_HINTS ST_NTT_LANES
-void st_lwe_basis_hints(const struct st_lwe_basis *b, st_limb_dot_fn *dot, const int8_t *w, uint32_t n, uint32_t d,
-                        uint32_t *out);
+void st_lwe_basis_hints(const struct st_lwe_basis *b, const struct st_limb_kernels *limb, const int8_t *w, uint32_t n,
+                        uint32_t d, uint32_t *out);
 
 #endif

@@ -85,7 +85,7 @@ static void clear(struct scratch *w, size_t panel_used, size_t n_sum)
 
 /* n_s <= ROWS, n_v <= DOT_VECS, by dot products. `copy`: the planes, few, go to the stack, and s is read once, in the
  * order of memory; otherwise u is the larger side. */
-static void dots(st_limb_dot_fn *f, const struct part *t, bool copy, struct scratch *w)
+static void dots(const struct st_limb_kernels *f, const struct part *t, bool copy, struct scratch *w)
 {
     const struct st_field_product *p = t->p;
     uint32_t n_limb = p->u.n_limb, n_plane = t->n_v * n_limb;
@@ -115,7 +115,7 @@ static void dots(st_limb_dot_fn *f, const struct part *t, bool copy, struct scra
 }
 
 /* The same by products of 16 bits: the digits of the vectors of u always go to the stack. */
-static void dots16(st_limb_dot_fn *f, const struct part *t, bool s_streams, struct scratch *w)
+static void dots16(const struct st_limb_kernels *f, const struct part *t, bool s_streams, struct scratch *w)
 {
     const struct st_field_product *p = t->p;
     uint32_t step = s_streams ? (PANEL / (t->n_v * 4) - PAD) / 64 * 64 : DOT_K;
@@ -150,7 +150,7 @@ static void dots16(st_limb_dot_fn *f, const struct part *t, bool s_streams, stru
 }
 
 /* The same for one panel of the smaller side. s_rows: the rows that are read where they lie are those of s. */
-static void tiles(st_limb_dot_fn *f, const struct part *t, bool s_rows, struct scratch *w)
+static void tiles(const struct st_limb_kernels *f, const struct part *t, bool s_rows, struct scratch *w)
 {
     const struct st_field_product *p = t->p;
     const struct st_field_kernels *fk = st_field_kernels();
@@ -200,7 +200,7 @@ struct way {
     size_t first;      /* chunks of the products before this one */
 };
 
-static struct way way_of(st_limb_dot_fn *f, const struct st_field_product *p, uint32_t n_threads)
+static struct way way_of(const struct st_limb_kernels *f, const struct st_field_product *p, uint32_t n_threads)
 {
     struct way y = {.s_rows = p->n_s >= p->u.n_vec};
     uint32_t few = y.s_rows ? p->u.n_vec * p->u.n_limb : p->n_s, most = y.s_rows ? ROWS : ROWS / p->u.n_limb;
@@ -217,8 +217,8 @@ static struct way way_of(st_limb_dot_fn *f, const struct st_field_product *p, ui
 }
 
 /* Items [lo, hi) of the larger side times all of the smaller. */
-static void chunk(st_limb_dot_fn *f, const struct st_field_product *p, const struct way *y, uint32_t lo, uint32_t hi,
-                  struct scratch *w)
+static void chunk(const struct st_limb_kernels *f, const struct st_field_product *p, const struct way *y, uint32_t lo,
+                  uint32_t hi, struct scratch *w)
 {
     uint32_t n_limb = p->u.n_limb, group = y->tile ? ST_LIMB_LANES : ROWS;
     if (y->s_rows)
@@ -242,7 +242,7 @@ static void chunk(st_limb_dot_fn *f, const struct st_field_product *p, const str
 /* Every thread starts with a contiguous share of the chunks, one sequential stream through memory, and then helps with
  * the others'. */
 struct work {
-    st_limb_dot_fn *f;
+    const struct st_limb_kernels *f;
     const struct st_field_product *p;
     uint32_t n;
     uint32_t n_share;
@@ -280,14 +280,15 @@ static void run(void *arg, int thread, int n_threads)
     explicit_bzero(scratch.block, y.tile ? sizeof scratch.block : 0);
 }
 
-void st_field_products(struct st_pool *pool, st_limb_dot_fn *dot, const struct st_field_product *p, uint32_t n)
+void st_field_products(struct st_pool *pool, const struct st_limb_kernels *f, const struct st_field_product *p,
+                       uint32_t n)
 {
-    struct work w = {.f = dot, .p = p, .n = n};
+    struct work w = {.f = f, .p = p, .n = n};
     uint32_t n_threads = pool ? (uint32_t)st_pool_size(pool) : 1;
     size_t total = 0;
     w.n_share = least(n_threads, MAX_SHARE);
     for (uint32_t i = 0; i < n; i++) {
-        struct way y = way_of(dot, &p[i], n_threads);
+        struct way y = way_of(f, &p[i], n_threads);
         total += (y.n_item + y.chunk - 1) / y.chunk;
     }
     for (uint32_t i = 0; i < w.n_share; i++) {
@@ -301,7 +302,7 @@ void st_field_products(struct st_pool *pool, st_limb_dot_fn *dot, const struct s
         run(&w, 0, 1);
 }
 
-void st_field_product(struct st_pool *pool, st_limb_dot_fn *dot, const struct st_field_product *p)
+void st_field_product(struct st_pool *pool, const struct st_limb_kernels *f, const struct st_field_product *p)
 {
-    st_field_products(pool, dot, p, 1);
+    st_field_products(pool, f, p, 1);
 }

@@ -41,8 +41,9 @@ struct st_field_product {
     size_t out_s, out_u;
 };
 /* pool NULL: on this thread. */
-void st_field_product(struct st_pool *pool, st_limb_dot_fn *dot, const struct st_field_product *p);
+void st_field_product(struct st_pool *pool, const struct st_limb_kernels *limb, const struct st_field_product *p);
 /* Several in one step of the pool: less waiting when they are small. */
-void st_field_products(struct st_pool *pool, st_limb_dot_fn *dot, const struct st_field_product *p, uint32_t n);
+void st_field_products(struct st_pool *pool, const struct st_limb_kernels *limb, const struct st_field_product *p,
+                       uint32_t n);
 
 #endif

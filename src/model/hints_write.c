@@ -17,7 +17,7 @@ struct writer {
     const struct st_hints_make *o;
     struct st_file_out file;
     struct st_lwe_basis basis;
-    st_limb_dot_fn *dot;
+    const struct st_limb_kernels *limb;
     struct st_pool *pool;
     struct st_progress bar;
     EVP_MD_CTX *sha;
@@ -52,7 +52,7 @@ static void make_part(void *arg, int thread, int n_threads)
     for (uint32_t from; (from = atomic_fetch_add(&x->taken, ST_LWE_HINTS)) < x->n;) {
         uint32_t n = x->n - from < ST_LWE_HINTS ? x->n - from : ST_LWE_HINTS;
         const int8_t *columns = w->w + (size_t)(x->first + from) * w->n_in;
-        st_lwe_basis_hints(&x->basis, x->dot, columns, n, w->n_in, hints);
+        st_lwe_basis_hints(&x->basis, x->limb, columns, n, w->n_in, hints);
         for (uint32_t i = 0; i < n; i++) {
             uint8_t *record = x->records + (from + i) * st_hints_record(m);
             float norm = norm_of(columns + (size_t)i * w->n_in, w->n_in);
@@ -194,7 +194,7 @@ static int open_writer(struct writer *x, const char *path, struct st_err *e)
     uint32_t n_in = 0;
     int rc = check_served(path, o->served, &n_in, e);
     if (!rc)
-        rc = st_limb_dot_find(NULL, &x->dot, e);
+        rc = st_limb_find(NULL, &x->limb, e);
     if (!rc)
         rc = st_lwe_basis_init_hints(&x->basis, o->params, o->digest, n_in, e);
     if (!rc)

@@ -105,7 +105,7 @@ static struct st_kernels with_fallback(const struct st_kernels *own, bool exact_
     return k;
 }
 
-int st_limb_dot_find(const char *isa, st_limb_dot_fn **out, struct st_err *e)
+int st_limb_find(const char *isa, const struct st_limb_kernels **out, struct st_err *e)
 {
     const struct st_kernels *k;
     int rc = st_kernels_find(isa, &k, e);

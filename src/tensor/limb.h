@@ -67,7 +67,6 @@ struct st_limb_kernels {
 };
 
 /* isa: NULL = the best of this CPU; "ref", "avx2", "avx512"; UNSUPPORTED when the CPU lacks it. */
-typedef const struct st_limb_kernels st_limb_dot_fn;
-int st_limb_dot_find(const char *isa, st_limb_dot_fn **out, struct st_err *e) ST_MUST_CHECK;
+int st_limb_find(const char *isa, const struct st_limb_kernels **out, struct st_err *e) ST_MUST_CHECK;
 
 #endif

@@ -26,7 +26,7 @@ struct lwe {
     const struct st_lwe_params *params;
     struct st_lwe_basis basis;
     struct st_gauss gauss;
-    st_limb_dot_fn *dot;
+    const struct st_limb_kernels *limb;
     const struct st_served *served;
     struct st_mask_group *groups;
     struct hints {
@@ -276,7 +276,7 @@ static int lwe_open(const struct st_scheme_opts *o, void **out, struct st_err *e
         d = o->groups[i].d > d ? o->groups[i].d : d;
     snprintf(l->strength, sizeof l->strength, "%s: hidden under %s (%d bits classical)%s%s", p->name,
              p->module ? "Module-LWE" : "LWE", p->bits_classical, *p->note ? ", " : "", p->note);
-    if (st_gauss_init(&l->gauss, p->sigma, e) || st_limb_dot_find(NULL, &l->dot, e) ||
+    if (st_gauss_init(&l->gauss, p->sigma, e) || st_limb_find(NULL, &l->limb, e) ||
         st_alloc(&l->hints, (size_t)o->n_group, sizeof *l->hints, "hints", e) || alloc_planes(l, o, &wire, e) ||
         st_lwe_basis_init(&l->basis, p, o->digest, d, e) || read_all(l, o, wire, e)) {
         lwe_close(l);
@@ -335,7 +335,7 @@ static int lwe_make(void *s, int group, uint32_t n, struct st_stream *random, ui
     for (uint32_t i = 0; i < n; i++)
         draw_c(l, random, c + (size_t)i * m);
     /* c B stands in the pads' own memory, packed at its front, and moves apart from the last row on. */
-    st_lwe_basis_apply(&l->basis, NULL, l->dot, c, n, g->d, pads);
+    st_lwe_basis_apply(&l->basis, NULL, l->limb, c, n, g->d, pads);
     for (uint32_t i = n; i-- > 0;) {
         uint32_t *mask = pads + i * stride;
         memmove(mask, pads + (size_t)i * g->d, g->d * sizeof *mask);
@@ -347,7 +347,7 @@ static int lwe_make(void *s, int group, uint32_t n, struct st_stream *random, ui
     }
     struct st_field_product f = {
         .s = c, .lds = m, .n_s = n, .u = {h->p, g->n, h->n_limb, m}, .out = pads + g->d, .out_s = stride, .out_u = 1};
-    st_field_product(NULL, l->dot, &f);
+    st_field_product(NULL, l->limb, &f);
     st_locked_free(&scratch);
     return 0;
 }

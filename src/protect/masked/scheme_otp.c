@@ -11,7 +11,7 @@
 struct otp {
     const struct st_served *served;
     const struct st_mask_group *groups;
-    st_limb_dot_fn *dot;
+    const struct st_limb_kernels *limb;
     size_t bytes;
 };
 
@@ -38,7 +38,7 @@ static int otp_open(const struct st_scheme_opts *o, void **out, struct st_err *e
     if (st_alloc(&p, 1, sizeof *p, "scheme otp", e))
         return e->code;
     *p = (struct otp){.served = o->served, .groups = o->groups, .bytes = bytes};
-    if (st_limb_dot_find(NULL, &p->dot, e)) {
+    if (st_limb_find(NULL, &p->limb, e)) {
         free(p);
         return e->code;
     }
@@ -92,7 +92,7 @@ static void multiply(const struct make *m, uint32_t from, uint32_t len)
                                      .out = from ? m->part : m->pads + at,
                                      .out_s = 1,
                                      .out_u = from ? w->n_out : m->stride};
-        st_field_product(NULL, m->p->dot, &f);
+        st_field_product(NULL, m->p->limb, &f);
         for (uint32_t i = 0; from && i < m->n; i++)
             for (uint32_t j = 0; j < w->n_out; j++) {
                 uint32_t *sum = m->pads + (size_t)i * m->stride + at + j;
