@@ -13,6 +13,26 @@ static void inside(struct st_span part, struct st_span whole)
         abort();
 }
 
+/* A receiver that asks for as many bytes as it needs comes to the same. */
+static void in_pieces(struct st_span p, const struct st_worker_multiply *want, int want_rc)
+{
+    struct st_worker_multiply m;
+    struct st_err e;
+    size_t have = 0, need = 0;
+    int rc = 0;
+    do {
+        have = need;
+        uint8_t *piece = malloc(have ? have : 1);
+        if (!piece || have > p.len)
+            abort();
+        memcpy(piece, p.p, have);
+        rc = st_worker_multiply_begin((struct st_span){piece, have}, p.len, &m, &need, &e);
+        free(piece);
+    } while (!rc && need > have);
+    if (rc != want_rc || (!rc && (m.n_row != want->n_row || m.rows.len != want->rows.len)))
+        abort();
+}
+
 /* Parses and writes again into b; the rows or values of large frames are appended as they are. */
 static int both_ways(const struct st_worker_head *h, struct st_span p, struct st_buf *b, struct st_err *e)
 {
@@ -38,6 +58,7 @@ static int both_ways(const struct st_worker_head *h, struct st_span p, struct st
     case ST_WORKER_MULTIPLY:
         if (!(rc = st_worker_multiply_parse(p, &m, e)))
             st_worker_multiply_add(b, h->id, &m, (tail = m.rows).len);
+        in_pieces(p, &m, rc);
         break;
     case ST_WORKER_PRODUCT:
         if (!(rc = st_worker_product_parse(p, &r, e)))
