@@ -38,6 +38,16 @@ void st_buf_add(struct st_buf *b, const void *p, size_t len)
     b->p[b->len] = 0;
 }
 
+void *st_buf_room(struct st_buf *b, size_t len)
+{
+    if (!reserve(b, len))
+        return NULL;
+    char *p = b->p + b->len;
+    b->len += len;
+    b->p[b->len] = 0;
+    return p;
+}
+
 void st_buf_add_str(struct st_buf *b, const char *s)
 {
     st_buf_add(b, s, strlen(s));
