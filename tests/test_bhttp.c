@@ -117,6 +117,7 @@ static void the_requests_of_rfc_9292_are_read_however_they_are_cut(void **state)
             assert_int_equal(content.len, 0);
             assert_int_equal(st_bhttp_trailers(&r).n, 0);
             st_bhttp_reader_wipe(&r);
+            st_buf_free(&content);
         }
     }
 }

@@ -384,6 +384,7 @@ static void one_form_is_never_taken_for_the_other(void **state)
         make_request(&client, form, ring, "text", 4, 100, &b);
         expect_closed(serve(&server, !form, ring, &b, &got, &e), &e);
         st_ohttp_wipe(&server);
+        st_ohttp_wipe(&client);
         st_buf_clear(&b);
         assert_ok(st_ohttp_client(&client, ST_OHTTP_WHOLE, st_keyring_current(ring), MAX, &b, &e), &e);
         expect_refusal(st_ohttp_seal(&client, "x", 1, false, &b, &e), &e, ST_USAGE, "final");
@@ -561,12 +562,13 @@ static void a_reply_begins_only_after_a_request_and_once(void **state)
     expect_refusal(st_ohttp_reply(&server, &b, &e), &e, ST_USAGE, "has one");
     st_ohttp_wipe(&server);
     st_ohttp_wipe(&client);
+    st_keyring_free(ring);
     struct st_keyring_opts bad = opts;
+    struct st_keyring *none;
     bad.n_aeads = 0;
-    expect_refusal(st_keyring_new(&bad, &ring, &e), &e, ST_USAGE, "aeads");
+    expect_refusal(st_keyring_new(&bad, &none, &e), &e, ST_USAGE, "aeads");
     bad = opts;
     bad.max_requests = (1u << 24) + 1;
-    struct st_keyring *none;
     expect_refusal(st_keyring_new(&bad, &none, &e), &e, ST_USAGE, "requests");
     st_buf_free(&b);
     st_buf_free(&got);
@@ -595,8 +597,11 @@ static void configurations_go_there_and_back_and_others_are_skipped(void **state
     st_ohttp_config_add_list(&again, got, 2);
     assert_memory_equal(again.p, b.p, again.len);
     for (size_t cut = 0; cut < again.len; cut++) {
-        int rc = st_ohttp_config_parse_list((struct st_span){(uint8_t *)again.p, cut}, got, &n, &e);
+        uint8_t *exact = malloc(cut + !cut); /* so that a sanitizer sees a read behind it */
+        memcpy(exact, again.p, cut);
+        int rc = st_ohttp_config_parse_list((struct st_span){exact, cut}, got, &n, &e);
         assert_true(rc != 0 || cut == again.len / 2); /* between the two */
+        free(exact);
     }
     st_buf_clear(&b);
     both[1].id = both[0].id;
@@ -621,8 +626,12 @@ static void configurations_that_are_none_are_refused(void **state)
     struct st_err e;
     struct st_ohttp_config c;
     struct bytes b = bytes_hex(whole_config);
-    for (size_t cut = 0; cut < b.len; cut++)
-        expect_refusal(st_ohttp_config_parse((struct st_span){b.p, cut}, &c, &e), &e, ST_INPUT, "key configuration");
+    for (size_t cut = 0; cut < b.len; cut++) {
+        uint8_t *exact = malloc(cut + !cut);
+        memcpy(exact, b.p, cut);
+        expect_refusal(st_ohttp_config_parse((struct st_span){exact, cut}, &c, &e), &e, ST_INPUT, "key configuration");
+        free(exact);
+    }
     b.p[b.len] = 0;
     expect_refusal(st_ohttp_config_parse((struct st_span){b.p, b.len + 1}, &c, &e), &e, ST_INPUT, "suites");
     b.p[36] = 0; /* no suites */

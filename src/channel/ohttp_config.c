@@ -67,8 +67,8 @@ int st_ohttp_config_parse_list(struct st_span bytes, struct st_ohttp_config c[ST
     uint8_t seen[ST_OHTTP_CONFIGS_MAX];
     *n = 0;
     for (size_t i = 0; bytes.len; i++) {
-        size_t len = bytes.len < 2 ? SIZE_MAX : get_u16(bytes.p);
-        if (len > bytes.len - 2)
+        size_t len = bytes.len < 2 ? 0 : get_u16(bytes.p);
+        if (bytes.len < 2 || len > bytes.len - 2)
             return st_fail(e, ST_INPUT, "key configurations: number %zu is cut short", i);
         if (i == ST_OHTTP_CONFIGS_MAX)
             return st_fail(e, ST_INPUT, "key configurations: want at most %d", ST_OHTTP_CONFIGS_MAX);
