@@ -14,6 +14,7 @@ lib:libcrypto libssl-dev
 lib:jansson libjansson-dev
 lib:libpcre2-8 libpcre2-dev
 lib:libutf8proc libutf8proc-dev
+lib:libxml-2.0 libxml2-dev
 lib:libevent_openssl libevent-dev
 lib:libcurl libcurl4-openssl-dev
 lib:openblas libopenblas-dev

@@ -139,21 +139,32 @@ void st_crls_free(struct st_crls *c)
     c->n = 0;
 }
 
+static bool issued_another(const struct st_certs *c, const X509 *x)
+{
+    for (size_t k = 0; k < c->n; k++)
+        if (X509_cmp(x, c->p[k]) != 0 && X509_NAME_cmp(X509_get_subject_name(x), X509_get_issuer_name(c->p[k])) == 0)
+            return true;
+    return false;
+}
+
 X509 *st_certs_leaf(const struct st_certs *c)
 {
-    X509 *leaf = NULL;
+    X509 *leaf = NULL, *plain = NULL; /* plain: no CA */
+    bool several = false, several_plain = false;
     for (size_t i = 0; i < c->n; i++) {
-        bool issuer = false;
-        for (size_t k = 0; k < c->n && !issuer; k++)
-            issuer = X509_cmp(c->p[i], c->p[k]) != 0 &&
-                     X509_NAME_cmp(X509_get_subject_name(c->p[i]), X509_get_issuer_name(c->p[k])) == 0;
-        if (issuer || (leaf && X509_cmp(leaf, c->p[i]) == 0))
+        X509 *x = c->p[i];
+        if (issued_another(c, x) || (leaf && X509_cmp(leaf, x) == 0) || (plain && X509_cmp(plain, x) == 0))
             continue;
-        if (leaf)
-            return NULL;
-        leaf = c->p[i];
+        several = several || leaf;
+        leaf = x;
+        if (X509_get_extension_flags(x) & EXFLAG_CA)
+            continue;
+        several_plain = several_plain || plain;
+        plain = x;
     }
-    return leaf;
+    if (!several)
+        return leaf;
+    return several_plain ? NULL : plain;
 }
 
 /* ---- chains ---- */

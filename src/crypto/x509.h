@@ -19,7 +19,8 @@ struct st_certs {
  * equal bytes 0 or 0xff is padding), behind those that are there. INPUT names `where`: none, damaged, too many. */
 int st_certs_add(struct st_certs *c, const void *p, size_t len, const char *where, struct st_err *e) ST_MUST_CHECK;
 void st_certs_free(struct st_certs *c);
-/* The one that issued no other of the set; NULL when that is none or several. Borrowed. */
+/* The one that issued no other of the set; where that are several, the only one of them that is no CA. Else NULL.
+ * Borrowed. */
 X509 *st_certs_leaf(const struct st_certs *c);
 
 struct st_crls {
