@@ -60,7 +60,7 @@ def run_interop(env):
         return [0, 1]
     with tempfile.TemporaryDirectory() as tmp:
         xml = os.path.join(tmp, "interop.xml")
-        code = subprocess.run([os.path.join(ROOT, ".venv/bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider",
+        code = subprocess.run([os.path.join(ROOT, ".venv/bin/python"), "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider",
                                f"--junitxml={xml}", "tests/interop"], cwd=ROOT, env=env).returncode
         try:
             suites = list(ET.parse(xml).getroot().iter("testsuite"))
