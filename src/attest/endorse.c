@@ -97,14 +97,14 @@ unsigned st_endorsement_recognise(const uint8_t *p, size_t len)
     size_t i = 0;
     if (len == 0)
         return 0;
+    while (i < len && (p[i] == ' ' || p[i] == '\n' || p[i] == '\r' || p[i] == '\t'))
+        i++;
+    if (i < len && p[i] == '{') /* first: collateral has certificates as PEM in its strings */
+        return recognise_json(p, len);
     if (holds(p, len, "-----BEGIN "))
         return recognise_pem(p, len);
     if (is_event_log(p, len))
         return BIT(EVENT_LOG);
-    while (i < len && (p[i] == ' ' || p[i] == '\n' || p[i] == '\r' || p[i] == '\t'))
-        i++;
-    if (i < len && p[i] == '{')
-        return recognise_json(p, len);
     if (holds(p, len < 4096 ? len : 4096, "<SoftwareIdentity") ||
         holds(p, len < 4096 ? len : 4096, ":SoftwareIdentity"))
         return BIT(RIM);
