@@ -26,7 +26,7 @@ static const struct sample {
     size_t used; /* bytes up to the end of the signature data; what follows is padding */
     int64_t time;
     const char *fmspc;
-    bool whole; /* every byte of its certificates is flipped too; of the others' every eighth */
+    bool whole; /* every byte of its certificates is flipped too; of the others' every 32nd */
 } samples[] = {
     {"tdx/azure_v4.dat", "tdx", 4, 4936, JUNE_2025, "00806f050000", true},
     {"tdx/cos113_v4.dat", "tdx", 4, 4935, JUNE_2025, "00806f050000", false},
@@ -279,7 +279,7 @@ static void test_every_flipped_byte_is_refused_but_padding_behind_the_quote(void
         assert_ok(st_dcap_parse(copy, ev.data.len, &q, &e), &e);
         size_t certs = (size_t)(q.pck_chain.p - copy);
         for (size_t at = 0; at < ev.data.len; at++) {
-            if (at >= samples[i].used ? at % 97 : at >= certs && !samples[i].whole && at % 8)
+            if (at >= samples[i].used ? at % 97 : at >= certs && !samples[i].whole && at % 32)
                 continue;
             copy[at] ^= (uint8_t)(1u << at % 8);
             if (accepted(&ev, samples[i].time) != (at >= samples[i].used))
