@@ -314,7 +314,9 @@ static inline bool fake_act(struct fake *f, struct fake_pipe *p, enum act act, c
     if (act == FAILS || act == FAILS_ALL || act == FAILURE_TOO_LONG)
         st_buf_clear(&b);
     if (act == FAILS || act == FAILS_ALL)
-        st_worker_failure_add(&b, act == FAILS ? h->id : 0, ST_MEMORY, "no\x07 memory");
+        st_worker_failure_add(&b, act == FAILS ? h->id : 0, ST_MEMORY,
+                              "no\x07 memory\xc2\x9b"
+                              "1A");
     if (act == FAILURE_TOO_LONG) {
         uint8_t head[ST_WORKER_HEAD];
         st_worker_head_write(head, &(struct st_worker_head){ST_WORKER_FAILURE, h->id, 100000});

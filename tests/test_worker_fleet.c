@@ -129,6 +129,36 @@ static void a_worker_is_blamed_for_its_own_reply_only(void **state)
     fake_stop(&two);
 }
 
+static void a_worker_that_refuses_makes_room_for_the_next_one(void **state)
+{
+    (void)state;
+    struct fake one = FAKE(HONEST, FAILS, HONEST), two = FAKE(HONEST);
+    struct st_err e;
+    struct trip t;
+    fake_open(&one, "unix");
+    fake_open(&two, "unix");
+    fake_start(&one);
+    fake_start(&two);
+    struct st_worker_client *c = connect_to((const char *const[]){one.address, two.address}, 2, 10);
+    must_work(c);
+    assert_int_equal(once(c, &e), ST_MEMORY);
+    must_work(c);
+    must_work(c);
+    assert_int_equal(two.n_request, 2);
+    st_worker_client_free(c);
+    /* One that takes fewer rows than it said at first. */
+    one.greeting = GREET_FEW_ROWS;
+    c = connect_to((const char *const[]){one.address, two.address}, 2, 10);
+    trip_init(&t, 0, 40, 7, ST_EXPOSED_FIELD);
+    assert_int_equal(trip_run(c, &t), ST_INPUT);
+    assert_int_equal(trip_run(c, &t), 0);
+    assert_true(trip_right(&t));
+    trip_free(&t);
+    st_worker_client_free(c);
+    fake_stop(&one);
+    fake_stop(&two);
+}
+
 /* An honest worker as a process of its own. */
 static pid_t spawn(struct fake *f)
 {
@@ -335,6 +365,7 @@ int main(void)
         cmocka_unit_test(every_address_and_why_is_named_when_none_answers),
         cmocka_unit_test(a_quarantined_worker_is_never_used_again),
         cmocka_unit_test(a_worker_is_blamed_for_its_own_reply_only),
+        cmocka_unit_test(a_worker_that_refuses_makes_room_for_the_next_one),
         cmocka_unit_test(killed_and_restarted_workers_are_found_again),
         cmocka_unit_test(a_stopped_worker_is_left_for_the_second_one),
         cmocka_unit_test(hints_come_whole_and_in_order),

@@ -271,7 +271,7 @@ static void fields_out_of_range_are_named(void **state)
         {ST_WORKER_WELCOME, 32, 0, "WELCOME max rows"},
         {ST_WORKER_WELCOME, 44, 1, "WELCOME max payload"}, /* the upper half of the number */
         {ST_WORKER_WELCOME, 48, 64, "WELCOME parameter set"},
-        {ST_WORKER_WELCOME, 52, 0x2d65770a, "WELCOME parameter set: has a control character"},
+        {ST_WORKER_WELCOME, 52, 0x2d65770a, "WELCOME parameter set: has a character that is no printable ASCII"},
         {ST_WORKER_WELCOME, 65, 0, "WELCOME number of weights"},
         {ST_WORKER_WELCOME, 65, 1u << 20, "WELCOME number of weights: 1048576 in"},
         {ST_WORKER_WELCOME, 65, UINT32_MAX, "WELCOME number of weights"},

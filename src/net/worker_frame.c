@@ -39,7 +39,8 @@ static int take_u32(struct reader *r, const char *field, uint32_t min, uint32_t 
     return 0;
 }
 
-/* Fewer than cap bytes. Control characters are refused, or replaced when the text is only to be shown. */
+/* Fewer than cap bytes of printable ASCII, since terminals, logs and JSON show them: an 8-bit control character moves
+ * cursors as well as others do. What is not that is refused, or replaced when the text is only to be shown. */
 static int take_text(struct reader *r, const char *field, size_t cap, bool shown, char *out)
 {
     uint32_t n = 0;
@@ -49,10 +50,10 @@ static int take_text(struct reader *r, const char *field, size_t cap, bool shown
     if (!p)
         return r->e->code;
     for (uint32_t i = 0; i < n; i++) {
-        bool control = p[i] < 0x20 || p[i] == 0x7f;
-        if (control && !shown)
-            return st_fail(r->e, ST_INPUT, "%s: has a control character", field);
-        out[i] = control ? '?' : (char)p[i];
+        bool printable = p[i] >= 0x20 && p[i] < 0x7f;
+        if (!printable && !shown)
+            return st_fail(r->e, ST_INPUT, "%s: has a character that is no printable ASCII", field);
+        out[i] = printable ? (char)p[i] : '?';
     }
     out[n] = 0;
     return 0;

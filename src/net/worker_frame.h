@@ -2,7 +2,7 @@
  * through shared memory. Little-endian. Both ends are hostile to each other: every length is checked here before
  * anything is allocated or read. No socket in this file: bytes to structs and back.
  *
- * A text is u32 length and bytes, without control characters.
+ * A text is u32 length and bytes of printable ASCII.
  *
  * - frame: magic "STWORKER", u32 version, u32 type, u64 id, u64 length of the payload
  * - HELLO, of the client: digest [32] of the model that it wants (zeros = any), u32 0
@@ -86,7 +86,7 @@ struct st_worker_hint {
 };
 struct st_worker_failure {
     int code;
-    char text[256]; /* control characters replaced */
+    char text[256]; /* what is no printable ASCII replaced */
 };
 int st_worker_hello_parse(struct st_span p, uint8_t digest[32], struct st_err *e) ST_MUST_CHECK;
 int st_worker_welcome_parse(struct st_span p, struct st_worker_welcome *out, struct st_err *e) ST_MUST_CHECK;

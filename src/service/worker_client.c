@@ -62,6 +62,7 @@ struct st_worker_client {
     int next;     /* where the next connection is tried first */
     int current;  /* of conn */
     int answered; /* gave the reply that was completed last, or -1 */
+    bool refused; /* the current one did not do what it was asked for: another one is next, if there is one */
     struct st_worker_conn *conn;
     struct st_worker_list list;
     double used; /* when conn was last of use */
@@ -177,6 +178,7 @@ static int arrived(void *arg, const struct st_worker_head *h, struct st_span pay
         }
         s->err = said;
         blame(c, &s->err);
+        c->refused = true;
     } else if (s->type == ST_WORKER_PRODUCT ? check_product(s, payload, &work_us, e) : check_columns(c, s, payload, e))
         return e->code;
     double now = st_now(), wait = now - s->start, work = work_us * 1e-6;
@@ -205,6 +207,7 @@ static int try_address(struct st_worker_client *c, int i, double deadline, struc
     c->list = list;
     c->next = i;
     c->used = st_now();
+    c->refused = false;
     pthread_mutex_lock(&c->lock);
     snprintf(c->stats.address, sizeof c->stats.address, "%s", c->addresses[i].text);
     pthread_mutex_unlock(&c->lock);
@@ -224,13 +227,16 @@ static bool waiting(const struct st_worker_client *c)
 static int connected(struct st_worker_client *c, double deadline, struct st_err *e)
 {
     int left = 0;
-    if (c->conn && !waiting(c) && st_now() - c->used > IDLE_S && !st_worker_conn_quiet(c->conn))
+    for (int i = 0; i < c->n_address; i++)
+        left += !c->addresses[i].quarantined;
+    if (c->conn && !waiting(c) && c->refused && left > 1) {
+        c->next = (c->current + 1) % c->n_address;
+        disconnect(c, e);
+    } else if (c->conn && !waiting(c) && st_now() - c->used > IDLE_S && !st_worker_conn_quiet(c->conn))
         disconnect(c, e);
     *e = (struct st_err){0};
     if (c->conn)
         return 0;
-    for (int i = 0; i < c->n_address; i++)
-        left += !c->addresses[i].quarantined;
     if (left == 0)
         return st_fail(e, ST_VERIFY, "no worker is left: %d of %d returned wrong results", c->n_address, c->n_address);
     struct st_buf all = {0};
@@ -403,7 +409,13 @@ static int submit(void *ctx, const struct st_exchange *x, const struct st_expose
         if (c->slots[i].state != SLOT_FREE && c->slots[i].state != SLOT_LENT && c->slots[i].exchange == x->id &&
             c->slots[i].type == ST_WORKER_PRODUCT)
             slot_forget(&c->slots[i]);
-    if (connected(c, deadline, e) || describe(c, x, rows, &m, &len, e) || slot_take(c, len, &s, e))
+    if (connected(c, deadline, e))
+        return failed(c, e);
+    if (describe(c, x, rows, &m, &len, e)) {
+        c->refused = e->code == ST_INPUT; /* what it says of itself has changed since it was chosen */
+        return failed(c, e);
+    }
+    if (slot_take(c, len, &s, e))
         return failed(c, e);
     s->exchange = x->id;
     s->type = ST_WORKER_PRODUCT;

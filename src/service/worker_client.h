@@ -2,7 +2,8 @@
  * of hints. Blocking, with a deadline on every exchange; used by the engine's thread (hints: before it starts).
  *
  * A worker that is gone, late, or speaks nonsense is closed and its exchange fails; the next exchange connects again or
- * goes to the next address. One that returned a wrong product is quarantined: never used again by this process. When
+ * goes to the next address. One that refuses an exchange keeps its connection when it is the only one; else the next
+ * exchange goes elsewhere. One that returned a wrong product is quarantined: never used again by this process. When
  * none is left, exchanges fail with a line that says so. */
 #ifndef ST_SERVICE_WORKER_CLIENT_H
 #define ST_SERVICE_WORKER_CLIENT_H

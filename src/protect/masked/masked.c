@@ -160,7 +160,8 @@ static void mask_rows(struct st_masked *m, struct flight *f, const struct st_tru
     }
 }
 
-/* After a reject: the answers to it may have told something about s. */
+/* After a reject: the answers to it may have told something about s. When it fails there is no check, and replies to
+ * what is still in flight do not pass. */
 static int redraw(struct st_masked *m, struct st_err *e)
 {
     st_mask_checks_wipe(&m->checks);
@@ -231,7 +232,7 @@ static bool passes(const struct st_masked *m, const struct flight *f, const void
         return all_finite(reply, (size_t)f->n_row * g->n);
     if (!m->integrity)
         return st_field_kernels()->most(v, (size_t)f->n_row * g->n) < ST_FQ;
-    return st_freivalds_check(&m->checks.of[f->group], f->u, v, f->n_row);
+    return m->checks.of && st_freivalds_check(&m->checks.of[f->group], f->u, v, f->n_row);
 }
 
 static int reject(struct st_masked *m, int group, struct st_err *e)
