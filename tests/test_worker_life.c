@@ -43,6 +43,36 @@ static void a_client_that_stops_reading_is_dropped_and_holds_nobody_up(void **st
     stop();
 }
 
+static void a_slow_reader_loses_the_memory_that_others_wait_for(void **state)
+{
+    /* At the slowest rate that is allowed while nobody waits, the first reply would take 100 seconds. */
+    static const struct st_worker_multiply most = {ST_WORKER_FIELD, 400, 1, {WIDE}, {0}};
+    static const struct st_worker_multiply half = {ST_WORKER_FIELD, 200, 1, {WIDE}, {0}};
+    struct pollfd answered;
+    struct st_buf b = {0};
+    uint32_t *rows;
+    int small = 4096;
+    (void)state;
+    start(&(struct st_worker_opts){.send_s = 0.5, .max_memory = 8 << 20});
+    int deaf = greeted(listening[0]), other = greeted(listening[0]);
+    setsockopt(deaf, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+    ask(&b, 1, &most, 1, &rows);
+    put(deaf, b.p, b.len);
+    free(rows);
+    answered = (struct pollfd){deaf, POLLIN, 0};
+    assert_int_equal(poll(&answered, 1, 10000), 1);
+    st_buf_clear(&b);
+    ask(&b, 2, &half, 2, &rows);
+    put(other, b.p, b.len);
+    free(rows);
+    answered = (struct pollfd){other, POLLIN, 0};
+    assert_int_equal(poll(&answered, 1, 20000), 1);
+    st_buf_free(&b);
+    close(deaf);
+    close(other);
+    stop();
+}
+
 static void a_client_that_leaves_at_any_point_harms_nobody(void **state)
 {
     struct st_buf b = {0};
@@ -448,6 +478,7 @@ int main(void)
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         CASE(a_client_that_stops_reading_is_dropped_and_holds_nobody_up),
+        CASE(a_slow_reader_loses_the_memory_that_others_wait_for),
         CASE(a_client_that_leaves_at_any_point_harms_nobody),
         CASE(damaged_streams_leave_the_worker_whole),
         CASE(silence_and_half_a_frame_run_out_of_time),

@@ -17,15 +17,17 @@ static size_t on_body(char *p, size_t size, size_t n, void *arg)
     return h->body.failed ? 0 : len;
 }
 
-/* Copies the value of header `name` if the line is that one; printable characters only. */
+/* Copies the value of header `name` if the line is that one; printable characters only, and no spaces around it. */
 static void take(const char *line, size_t len, const char *name, char out[32])
 {
     size_t n = strlen(name), k = 0;
     if (len <= n || strncasecmp(line, name, n) != 0 || line[n] != ':')
         return;
     for (size_t i = n + 1; i < len && k < 31; i++)
-        if (isgraph((unsigned char)line[i]))
+        if (isgraph((unsigned char)line[i]) || (line[i] == ' ' && k))
             out[k++] = line[i];
+    while (k && out[k - 1] == ' ')
+        k--;
     out[k] = 0;
 }
 

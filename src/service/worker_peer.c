@@ -9,11 +9,12 @@
 #include <string.h>
 
 enum {
-    STAGE = 16 << 10,    /* bytes received at once; the rest of long rows goes straight into their request */
-    PART = 128,          /* the longest payload that is no rows, or what stands before them */
-    TURN = 8,            /* frames of one client before others have their turn */
-    MIN_RATE = 64 << 10, /* bytes per second that a frame may take longer for its length */
-    LEAVING = 64,        /* connections beyond the limit that only hear why, or finish */
+    STAGE = 16 << 10,     /* bytes received at once; the rest of long rows goes straight into their request */
+    PART = 128,           /* the longest payload that is no rows, or what stands before them */
+    TURN = 8,             /* frames of one client before others have their turn */
+    MIN_RATE = 64 << 10,  /* bytes per second that a frame may take longer for its length */
+    HURRY_RATE = 4 << 20, /* the same while others wait for the memory that it holds */
+    LEAVING = 64,         /* connections beyond the limit that only hear why, or finish */
 };
 #define HELLO_S 10.0
 #define LINGER_S 2.0
@@ -638,6 +639,29 @@ void st_worker_peer_drain(struct st_worker *w)
         drain(c);
 }
 
+/* A slow client must not keep everybody from the memory of its long rows or replies. */
+static bool is_late(const struct st_worker_peer *c, double until, uint64_t len, double now)
+{
+    const struct st_worker_peer *other = c->worker->waiting;
+    if (other == c)
+        other = c->next_waiting;
+    if (other)
+        until -= (double)len / MIN_RATE - (double)len / HURRY_RATE;
+    return now > until;
+}
+
+static bool sends_late(const struct st_worker_peer *c, double now)
+{
+    uint64_t len = c->out ? c->out->head.len + c->out->body.len : 0;
+    return c->send_until > 0 && is_late(c, c->send_until, len, now);
+}
+
+static bool receives_late(const struct st_worker_peer *c, double now)
+{
+    uint64_t len = c->input == IN_ROWS ? c->what.rows.len : 0;
+    return c->frame_until > 0 && is_late(c, c->frame_until, len, now);
+}
+
 void st_worker_peer_sweep(struct st_worker *w)
 {
     double now = st_now();
@@ -645,9 +669,9 @@ void st_worker_peer_sweep(struct st_worker *w)
     for (struct st_worker_peer *c = w->conns, *next; c; c = next) {
         next = c->next;
         bool idle = c->state == OPEN && !c->n_pending && !c->frame_until && c->input == IN_HEAD;
-        if ((c->send_until && now > c->send_until) || (idle && now > c->active + w->o.idle_s))
+        if (sends_late(c, now) || (idle && now > c->active + w->o.idle_s))
             st_worker_peer_free(c);
-        else if (c->frame_until && now > c->frame_until) {
+        else if (receives_late(c, now)) {
             st_fail(&late, ST_IO, "timed out: a frame has not arrived whole");
             if (break_off(c, &late))
                 st_worker_peer_free(c);
