@@ -441,9 +441,9 @@ static void hints_come_as_they_stand_in_the_file(void **state)
         struct st_worker_hint h;
         const char *says;
     } wrong[] = {{{N_WEIGHT, 0, 1}, "HINT weight: want 0..4, got 5"},
-                 {{A, 20, 5}, "a.weight"},
+                 {{A, 20, 5}, "HINT columns: a.weight has 24, got 5 from 20 on"},
                  {{A, INT32_MAX, INT32_MAX}, "a.weight"},
-                 {{WIDE, 0, 1}, "wide"}};
+                 {{WIDE, 0, 1}, "wide: this worker has no hints of it"}}; /* and nothing of the file's path */
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         st_buf_clear(&b);
         st_worker_hint_add(&b, 10 + i, &wrong[i].h);

@@ -277,8 +277,13 @@ static int check_hint(struct st_worker_peer *c, const struct st_worker_hint *h, 
         return st_fail(e, ST_INPUT, "missing hints: this worker was started without --hints");
     if (h->weight >= w->o.served->n)
         return st_fail(e, ST_INPUT, "HINT weight: want 0..%" PRIu32 ", got %" PRIu32, w->o.served->n - 1, h->weight);
-    if (st_hints_columns(w->o.hints, w->o.served->weights[h->weight].name, h->first, h->n, &p, &records->len, e))
-        return e->code;
+    const struct st_served_weight *m = &w->o.served->weights[h->weight];
+    if (h->first >= m->n_out || h->n > m->n_out - h->first)
+        return st_fail(e, ST_INPUT, "HINT columns: %s has %" PRIu32 ", got %" PRIu32 " from %" PRIu32 " on", m->name,
+                       m->n_out, h->n, h->first);
+    /* What the file says of itself is not for clients: it names its path. */
+    if (st_hints_columns(w->o.hints, m->name, h->first, h->n, &p, &records->len, e))
+        return st_fail(e, ST_INPUT, "%s: this worker has no hints of it", m->name);
     if (records->len > ST_WORKER_MAX_PAYLOAD - 12)
         return st_fail(e, ST_INPUT, "HINT columns: %" PRIu32 " are too many for one frame", h->n);
     records->p = p;
