@@ -2,12 +2,10 @@
 #include "expect.h"
 
 #include "attest/dcap.h"
-#include "attest/intel_collateral.h"
-#include "attest/intel_tcb.h"
-#include "attest/verifier.h"
+#include "attest/policy.h"
 #include "base/file.h"
-#include "crypto/digest.h"
 #include "intel_checks.h"
+#include "text/json.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -355,6 +353,175 @@ static void test_flipped_bytes_of_collateral_are_refused(void **state)
     st_bundle_free(&b);
 }
 
+/* Under a policy.
+ * ------------------------------------------------------------------------------------------------------------ */
+
+#define MRTD_DCAPQVL "91eb2b44d141d4ece09f0c75c2c53d247a3c68edd7fafe8a3520c942a604a407de03ae6dc5f87f27428b2538873118b7"
+static const char *const tdx_collateral[] = {"collateral/dcapqvl_tdx.json", NULL};
+static const char *const sgx_collateral[] = {"collateral/dcapqvl_sgx.json", NULL};
+
+struct wanted {
+    const char *policy;
+    const char *fails; /* a check that does not pass; NULL = the verdict is good */
+    struct st_span nonce;
+    int64_t nonce_time;
+};
+
+static void judge(const struct st_bundle *b, const struct wanted *w)
+{
+    struct st_policy *p;
+    struct st_verdict v;
+    struct st_err e;
+    assert_ok(st_policy_parse(w->policy, strlen(w->policy), "policy", &p, &e), &e);
+    struct st_judge j = {.policy = p, .bundle = b, .time = JUNE_2025, .nonce = w->nonce, .nonce_time = w->nonce_time};
+    assert_ok(st_policy_judge(&j, &v, &e), &e);
+    for (size_t i = 0; i < v.found.n_check; i++) {
+        const struct st_check *c = &v.found.checks[i];
+        bool bad = !st_policy_tolerates(p, c);
+        if (bad != (w->fails && strcmp(c->name, w->fails) == 0))
+            fail_msg("%s: %s: %s (%s)", w->policy, c->name, bad ? "fails" : "passes", c->detail);
+    }
+    assert_int_equal(v.good, w->fails == NULL);
+    if (w->fails)
+        assert_non_null(st_appraisal_find_check(&v.found, w->fails));
+    st_verdict_wipe(&v);
+    st_policy_free(p);
+}
+
+static void judge_tdx(const struct wanted *w)
+{
+    struct st_bundle b;
+    if (!open_sample("tdx/dcapqvl_v4.dat", tdx_collateral, &b))
+        skip();
+    judge(&b, w);
+    st_bundle_free(&b);
+}
+
+static void test_a_quote_that_meets_the_policy_gets_a_good_verdict(void **state)
+{
+    (void)state;
+    judge_tdx(&(struct wanted){"{\"version\":1,\"require\":[\"tdx\"]}", .fails = NULL});
+    judge_tdx(&(struct wanted){"{\"version\":1,\"require\":[\"tdx\"],\"measurements\":{\"tdx.mrtd\":[\"" MRTD_DCAPQVL
+                               "\"],"
+                               "\"tdx.td_attributes\":[\"0000001000000000\"],\"tdx.migratable\":[false]},\"minimum\":{"
+                               "\"tdx.tcb_evaluation\":17}}",
+                               .fails = NULL});
+}
+
+static void test_gap_n4_evidence_without_its_collateral_is_refused(void **state)
+{
+    static const char policy[] =
+        "{\"version\":1,\"require\":[\"tdx\"],\"optional\":[\"tdx.collateral\",\"tdx.tcb_info\","
+        "\"tdx.qe_identity\",\"tdx.collateral_dates\",\"tdx.tcb\"],"
+        "\"revocation\":\"if_present\"}";
+    struct st_bundle b;
+    (void)state;
+    if (!open_sample("tdx/dcapqvl_v4.dat", NULL, &b))
+        skip();
+    /* Even a policy that calls every statement optional wants a patch level. */
+    judge(&b, &(struct wanted){policy, .fails = "policy.tcb.tdx"});
+    judge(&b, &(struct wanted){"{\"version\":1,\"require\":\"any\",\"signature_only\":true}", .fails = NULL});
+    st_bundle_free(&b);
+}
+
+static void test_gap_n5_n9_another_nonce_or_evidence_of_unknown_age_is_refused(void **state)
+{
+    static const char any[] = "{\"version\":1,\"require\":[\"tdx\"]}";
+    static const char young[] = "{\"version\":1,\"require\":[\"tdx\"],\"max_age_s\":3600}";
+    struct st_bundle b;
+    struct st_dcap_quote q;
+    struct st_err e;
+    (void)state;
+    if (!open_sample("tdx/dcapqvl_v4.dat", tdx_collateral, &b))
+        skip();
+    assert_ok(st_dcap_parse(b.items[0].data.p, b.items[0].data.len, &q, &e), &e);
+    uint8_t nonce[64];
+    memcpy(nonce, q.td.report_data, 64);
+    struct st_span n = {nonce, 64};
+    judge(&b, &(struct wanted){any, .fails = NULL, .nonce = n});
+    judge(&b, &(struct wanted){young, .fails = NULL, .nonce = n, .nonce_time = JUNE_2025 - 60});
+    judge(&b, &(struct wanted){young, .fails = "policy.max_age_s", .nonce = n, .nonce_time = JUNE_2025 - 7200});
+    judge(&b, &(struct wanted){young, .fails = "policy.max_age_s"});
+    nonce[63] ^= 1;
+    judge(&b, &(struct wanted){any, .fails = "policy.nonce.tdx", .nonce = n});
+    st_bundle_free(&b);
+}
+
+static void test_gap_n6_an_unknown_launch_measurement_is_refused(void **state)
+{
+    (void)state;
+    judge_tdx(&(struct wanted){"{\"version\":1,\"require\":[\"tdx\"],\"measurements\":{\"tdx.mrtd\":[\"00\"]}}",
+                               .fails = "policy.tdx.mrtd"});
+    judge_tdx(&(struct wanted){"{\"version\":1,\"require\":[\"tdx\"],\"measurements\":{\"tdx.rtmr2\":[\"" MRTD_DCAPQVL
+                               "\"]}}",
+                               .fails = "policy.tdx.rtmr2"});
+    judge_tdx(&(struct wanted){"{\"version\":1,\"require\":[\"tdx\"],\"measurements\":{\"tdx.padding_unsigned\":[70]}}",
+                               .fails = "policy.tdx.padding_unsigned"});
+}
+
+static void test_gap_n6_a_patch_level_below_the_floor_is_refused(void **state)
+{
+    struct st_bundle b;
+    (void)state;
+    judge_tdx(&(struct wanted){"{\"version\":1,\"require\":[\"tdx\"],\"minimum\":{\"tdx.tcb_evaluation\":18}}",
+                               .fails = "policy.minimum.tdx.tcb_evaluation"});
+    judge_tdx(&(struct wanted){"{\"version\":1,\"require\":[\"tdx\"],\"tcb\":{\"tdx\":[\"OutOfDate\"]}}",
+                               .fails = "policy.tcb.tdx"});
+    if (!open_sample("sgx/dcapqvl_v3.dat", sgx_collateral, &b))
+        skip();
+    judge(&b, &(struct wanted){"{\"version\":1,\"require\":[\"sgx\"]}", .fails = "policy.tcb.sgx"});
+    judge(&b,
+          &(struct wanted){"{\"version\":1,\"require\":[\"sgx\"],\"tcb\":{\"sgx\":[\"ConfigurationAndSWHardeningNeeded"
+                           "\"]}}",
+                           .fails = NULL});
+    st_bundle_free(&b);
+}
+
+static void test_gap_n6_revocation_is_not_optional_unless_the_policy_says_so(void **state)
+{
+    static const char *const statements[] = {"collateral/dcapqvl_tdx.json", NULL};
+    struct st_bundle b;
+    struct st_buf text = {0};
+    (void)state;
+    if (!open_sample("tdx/dcapqvl_v4.dat", NULL, &b) || !shared(statements[0], &text))
+        skip();
+    /* The same statements as replies of Intel's service, without the lists. */
+    json_t *o;
+    struct st_err e;
+    assert_ok(st_json_parse(text.p, text.len, "collateral", &o, &e), &e);
+    struct st_buf tcb = {0}, qe = {0};
+#define FIELD(name) json_string_value(json_object_get(o, name))
+    st_buf_addf(&tcb, "{\"tcbInfo\":%s,\"signature\":\"%s\"}", FIELD("tcb_info"), FIELD("tcb_info_signature"));
+    st_buf_addf(&qe, "{\"enclaveIdentity\":%s,\"signature\":\"%s\"}", FIELD("qe_identity"),
+                FIELD("qe_identity_signature"));
+    const char *chain = FIELD("tcb_info_issuer_chain");
+    assert_ok(st_bundle_endorse(&b, tcb.p, tcb.len, "tcb", &e), &e);
+    assert_ok(st_bundle_endorse(&b, qe.p, qe.len, "qe", &e), &e);
+    assert_ok(st_bundle_endorse(&b, chain, strlen(chain), "chain", &e), &e);
+    judge(&b, &(struct wanted){"{\"version\":1,\"require\":[\"tdx\"]}", .fails = "tdx.crl"});
+    judge(&b, &(struct wanted){"{\"version\":1,\"require\":[\"tdx\"],\"revocation\":\"if_present\"}", .fails = NULL});
+    json_decref(o);
+    st_buf_free(&tcb);
+    st_buf_free(&qe);
+    st_buf_free(&text);
+    st_bundle_free(&b);
+}
+
+static void test_two_platforms_in_one_bundle_are_refused(void **state)
+{
+    struct st_bundle tdx, sgx;
+    (void)state;
+    if (!open_sample("tdx/dcapqvl_v4.dat", tdx_collateral, &tdx) ||
+        !open_sample("sgx/dcapqvl_v3.dat", sgx_collateral, &sgx))
+        skip();
+    struct st_bundle both = {.items = {tdx.items[0], sgx.items[0]}, .n_item = 2};
+    judge(&both, &(struct wanted){"{\"version\":1,\"require\":[\"tdx\",\"sgx\"],\"tcb\":{\"sgx\":"
+                                  "[\"ConfigurationAndSWHardeningNeeded\"]}}",
+                                  .fails = "policy.platforms"});
+    st_bundle_free(&tdx);
+    st_bundle_free(&sgx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -367,6 +534,13 @@ int main(void)
         cmocka_unit_test(test_collateral_of_another_platform_does_not_fit),
         cmocka_unit_test(test_a_v5_quote_with_tcb_info_from_intels_service),
         cmocka_unit_test(test_a_v4_quote_with_collateral_from_intels_service),
+        cmocka_unit_test(test_a_quote_that_meets_the_policy_gets_a_good_verdict),
+        cmocka_unit_test(test_gap_n4_evidence_without_its_collateral_is_refused),
+        cmocka_unit_test(test_gap_n5_n9_another_nonce_or_evidence_of_unknown_age_is_refused),
+        cmocka_unit_test(test_gap_n6_an_unknown_launch_measurement_is_refused),
+        cmocka_unit_test(test_gap_n6_a_patch_level_below_the_floor_is_refused),
+        cmocka_unit_test(test_gap_n6_revocation_is_not_optional_unless_the_policy_says_so),
+        cmocka_unit_test(test_two_platforms_in_one_bundle_are_refused),
         cmocka_unit_test(test_every_flipped_byte_is_refused_but_padding_behind_the_quote),
         cmocka_unit_test(test_every_truncation_is_refused_but_of_padding),
         cmocka_unit_test(test_flipped_bytes_of_collateral_are_refused),

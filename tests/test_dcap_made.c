@@ -4,7 +4,6 @@
 #include "attest/dcap.h"
 #include "attest/intel_collateral.h"
 #include "attest/intel_tcb.h"
-#include "attest/policy.h"
 #include "attest/verifier.h"
 #include "intel_checks.h"
 #include "quote_make.h"
@@ -210,6 +209,35 @@ static void test_reserved_bytes_that_are_not_zero_fail(void **state)
     quote_start(&q, 3, false, false);
     q.body[48] &= 0xfe; /* not initialised */
     made_fails(m, &q, "reserved", "reserved");
+}
+
+static void test_every_debug_bit_shows_as_debug(void **state)
+{
+    struct maker *m = *state;
+    struct quote_make q;
+    struct st_appraisal a;
+    for (int bit = 0; bit < 8; bit++) { /* the whole group "TD under debug" */
+        quote_start(&q, 5, true, bit & 1);
+        q.body[120] = (uint8_t)(1 << bit);
+        appraise(m, &q, &a);
+        expect_checks(&a, "tdx", "", ST_CHECK_PASS);
+        assert_int_equal(intel_claim(&a, "tdx", "debug")->number, 1);
+        assert_int_equal(intel_claim(&a, "tdx", "migratable")->number, 0);
+        st_appraisal_wipe(&a);
+    }
+    quote_start(&q, 4, true, false);
+    q.body[123] |= 0x20;
+    appraise(m, &q, &a);
+    assert_int_equal(intel_claim(&a, "tdx", "debug")->number, 0);
+    assert_int_equal(intel_claim(&a, "tdx", "migratable")->number, 1);
+    st_appraisal_wipe(&a);
+    make_statements(m, false);
+    quote_start(&q, 3, false, false);
+    q.body[48] |= 2;
+    appraise(m, &q, &a);
+    expect_checks(&a, "sgx", "", ST_CHECK_PASS);
+    assert_int_equal(intel_claim(&a, "sgx", "debug")->number, 1);
+    st_appraisal_wipe(&a);
 }
 
 static void test_a_quoting_enclave_that_is_no_intels_fails(void **state)
@@ -666,6 +694,7 @@ int main(void)
         CASE(test_the_other_kinds_verifier_refuses_a_quote),
         CASE(test_every_truncation_and_flip_of_a_made_quote_is_refused),
         CASE(test_reserved_bytes_that_are_not_zero_fail),
+        CASE(test_every_debug_bit_shows_as_debug),
         CASE(test_a_quoting_enclave_that_is_no_intels_fails),
         CASE(test_the_quoting_enclave_must_bind_key_and_auth_data),
         CASE(test_only_the_pck_certificates_key_signs_for_the_quoting_enclave),
