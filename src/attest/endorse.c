@@ -52,7 +52,8 @@ static unsigned recognise_json(const uint8_t *p, size_t len)
     } fields[] = {{"tcb_info", BIT(COLLATERAL)},
                   {"tcbInfo", BIT(TCB_INFO)},
                   {"enclaveIdentity", BIT(QE_IDENTITY)},
-                  {"vm-configuration", BIT(RUNTIME_DATA)}};
+                  {"vm-configuration", BIT(RUNTIME_DATA)},
+                  {"pcrs", BIT(PCRS)}};
     json_t *o;
     struct st_err e;
     unsigned t = 0;
@@ -138,8 +139,8 @@ int st_bundle_endorse(struct st_bundle *b, const void *p, size_t len, const char
     unsigned types = len <= ST_EVIDENCE_MAX_BYTES ? st_endorsement_recognise(p, len) : 0;
     if (!types)
         return st_fail(e, ST_INPUT,
-                       "%s: want certificates, a revocation list, Intel collateral, an event log, a TPM signature or "
-                       "public key, runtime data or a RIM, got something else",
+                       "%s: want certificates, a revocation list, Intel collateral, an event log, a TPM signature, "
+                       "public key or PCR values, runtime data or a RIM, got something else",
                        where);
     if (st_bundle_keep(b, p, len, &data, e) || add_types(b, types, data, where, &used, e))
         return e->code;

@@ -27,6 +27,7 @@
     X(EVENT_LOG, "event_log")       /* TCG2 crypto-agile event log */                                                  \
     X(SIGNATURE, "signature")       /* TPMT_SIGNATURE or raw, of a TPM quote */                                        \
     X(AK_PUBLIC, "ak_public")       /* TPM2B_PUBLIC, TPMT_PUBLIC or SubjectPublicKeyInfo */                            \
+    X(PCRS, "pcrs")                 /* {"pcrs": {"sha256": {"0": HEX, ..}}}, of a TPM quote */                         \
     X(RIM, "rim")                   /* NVIDIA: swidtag XML */                                                          \
     X(RUNTIME_DATA, "runtime_data") /* Azure: HCL runtime data (JSON) that a report binds */
 enum st_endorsement_type {
