@@ -45,18 +45,27 @@ static int verify_signature(const struct work *w, X509 *x, struct st_err *e)
     return st_ecdsa_verify(X509_get0_pubkey(x), r->raw, ST_SNP_SIGNED, r->r, r->s, 48, e);
 }
 
-/* The certificate whose key signed, whatever else was given; else the first whose key is of that kind. */
-static void choose_leaf(struct work *w)
+/* The certificate whose key signed, whatever else was given; else the first whose key is of that kind. Returns what
+ * verify_signature() says about it. */
+static int choose_leaf(struct work *w, struct st_err *e)
 {
-    struct st_err e;
-    for (size_t i = 0; i < w->given.n && !w->leaf; i++)
-        if (verify_signature(w, w->given.p[i], &e) == 0)
-            w->leaf = w->given.p[i];
-    for (size_t i = 0; i < w->given.n && !w->leaf; i++) {
-        const EVP_PKEY *key = X509_get0_pubkey(w->given.p[i]);
-        if (key && EVP_PKEY_get_base_id(key) == EVP_PKEY_EC)
-            w->leaf = w->given.p[i];
+    int rc = 0;
+    for (size_t i = 0; i < w->given.n; i++) {
+        X509 *x = w->given.p[i];
+        const EVP_PKEY *key = X509_get0_pubkey(x);
+        if (!key || EVP_PKEY_get_base_id(key) != EVP_PKEY_EC)
+            continue;
+        struct st_err why;
+        int one = verify_signature(w, x, &why);
+        if (!w->leaf || one == 0) {
+            w->leaf = x;
+            rc = one;
+            *e = why;
+        }
+        if (one == 0)
+            break;
     }
+    return rc;
 }
 
 static int read_certs(struct work *w, struct st_err *e)
@@ -184,9 +193,8 @@ static void check_revocation(struct work *w)
 
 static void check_signatures(struct work *w)
 {
-    struct st_err e = {0};
-    int rc = read_certs(w, &e);
-    choose_leaf(w);
+    struct st_err e = {0}, unsigned_by = {0};
+    int rc = read_certs(w, &e), sig = choose_leaf(w, &unsigned_by);
     if (!rc)
         rc = fill_chain(w, &e);
     if (!rc && !w->leaf) {
@@ -195,8 +203,8 @@ static void check_signatures(struct work *w)
         st_settle_absent(w->out, "snp.chain", ST_AREA_SIGNATURE, why);
         return;
     }
-    int sig = rc ? rc : verify_signature(w, w->leaf, &e);
-    st_settle(w->out, "snp.signature", ST_AREA_SIGNATURE, "by the certificate's key", sig, &e);
+    st_settle(w->out, "snp.signature", ST_AREA_SIGNATURE, "by the certificate's key", rc ? rc : sig,
+              rc ? &e : &unsigned_by);
     if (!rc)
         check_certificate(w);
     if (!rc)
