@@ -8,11 +8,13 @@
 #include "text/json.h"
 
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+#define SHM "shm:"
 #define MAX_CLIENTS 16
 #define MAX_ROUNDS 16
 #define FILL_S 60   /* longest wait for full pads */
@@ -110,6 +112,28 @@ static int make_hints(struct bench *b, const char *model, struct st_err *e)
     return st_child_wait(&b->worker, 3600, e);
 }
 
+/* Calls only what a signal handler may call. */
+static void remove_files(const struct bench *b)
+{
+    if (!*b->tmp)
+        return;
+    if (*b->hints)
+        unlink(b->hints);
+    if (*b->address)
+        unlink(b->address + strlen(SHM));
+    rmdir(b->tmp);
+}
+
+static const struct bench *volatile spawned;
+
+/* Ctrl-C must not leave the files behind: hints are large. The worker dies with this process. */
+static void on_signal(int sig)
+{
+    if (spawned)
+        remove_files(spawned);
+    raise(sig);
+}
+
 static int spawn(struct bench *b, struct st_err *e)
 {
     char model[ST_PATH_MAX], threads[16], line[1024];
@@ -124,7 +148,11 @@ static int spawn(struct bench *b, struct st_err *e)
         *b->tmp = 0;
         return st_fail(e, ST_IO, "cannot make a temporary directory (TMPDIR)");
     }
-    snprintf(b->address, sizeof b->address, "shm:%s/worker", b->tmp);
+    snprintf(b->address, sizeof b->address, SHM "%s/worker", b->tmp);
+    const struct sigaction sa = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    spawned = b;
+    sigaction(SIGINT, &sa, NULL);
+    sigaction(SIGTERM, &sa, NULL);
     bool lwe = strcmp(scheme->name, "lwe") == 0;
     if (lwe && !hints) {
         if (make_hints(b, model, e))
@@ -294,13 +322,8 @@ static void clean_up(struct bench *b)
 {
     st_open_close(&b->m);
     st_child_stop(&b->worker);
-    if (!*b->tmp)
-        return;
-    if (*b->hints)
-        unlink(b->hints);
-    if (*b->address)
-        unlink(strchr(b->address, ':') + 1);
-    rmdir(b->tmp);
+    spawned = NULL;
+    remove_files(b);
 }
 
 int st_bench_masked(const struct st_cli *cli, const struct st_bench_masked *o, struct st_err *e)
