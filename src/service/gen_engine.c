@@ -1,5 +1,6 @@
 #include "service/gen_engine.h"
 #include "base/buf.h"
+#include "base/log.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -71,7 +72,8 @@ struct st_gen {
     struct command *commands, **commands_tail;
     struct st_buf results;
     struct live *ends, **ends_tail;
-    struct st_gen_watch seen;
+    struct st_gen_watch seen; /* written by one thread, which reads it without the lock */
+    bool looked;
     bool stop;
 };
 
@@ -202,12 +204,28 @@ static void run_commands(struct command *c)
     }
 }
 
+/* What changed since the last look, for whoever reads the log. */
+static void report(const struct st_gen_watch *before, const struct st_gen_watch *now)
+{
+    if (now->quarantined > before->quarantined)
+        st_log(ST_LOG_WARN, "a worker returned a wrong result and is not used any more (%llu in all)",
+               (unsigned long long)now->quarantined);
+    if (now->failed > before->failed)
+        st_log(ST_LOG_WARN, "exchanges with workers that failed: %llu", (unsigned long long)(now->failed - before->failed));
+    if (before->ready != now->ready)
+        st_log(now->ready ? ST_LOG_INFO : ST_LOG_WARN, "%s",
+               now->ready ? "a worker answers" : "no worker answers: requests fail until one does");
+}
+
 static void look(struct st_gen *g)
 {
     struct st_gen_watch now;
     if (!g->watch)
         return;
     g->watch(g->watch_ctx, &now);
+    if (g->looked)
+        report(&g->seen, &now);
+    g->looked = true;
     pthread_mutex_lock(&g->lock);
     g->seen = now;
     pthread_mutex_unlock(&g->lock);
