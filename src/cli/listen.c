@@ -16,6 +16,8 @@ static void on_listen(void *arg, const char *url, int port)
     } else if (!b->cli->quiet) {
         printf("sotto %s: %s on %s\n  protection: %s%s%s\n", b->command, b->model, url, b->protection,
                strcmp(b->scheme, "none") ? ", scheme " : "", strcmp(b->scheme, "none") ? b->scheme : "");
+        if (b->input)
+            printf("  %s\n", b->input);
         if (b->note)
             printf("  %s\n", b->note);
         if (b->warning)

@@ -9,7 +9,7 @@
 struct st_banner {
     const struct st_cli *cli;
     const char *command, *model, *protection, *scheme, *verified;
-    const char *note, *warning; /* lines of their own, may be NULL */
+    const char *input, *note, *warning; /* lines of their own, may be NULL */
 };
 
 /* Fills everything but tokenizer, chat and source; b is kept until the server ends. */

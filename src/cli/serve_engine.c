@@ -48,7 +48,8 @@ int st_serve_engine(const struct st_cli *cli, const struct st_serve_engine *o, s
                                .protection = w.protection,
                                .scheme = w.scheme,
                                .verified = w.verified,
-                               .note = o->ids_only ? "token ids only: no text comes in or goes out" : w.strength,
+                               .note = w.strength,
+                               .input = o->ids_only ? "token ids only: no text comes in or goes out" : NULL,
                                .warning = w.warning};
     struct st_server_opts so;
     st_listen_opts(cli, o->port, &banner, &so);
