@@ -115,7 +115,7 @@ static void help_manual_completion_and_docs_come_from_its_own_tables(void **stat
 static void wrong_input_gets_one_line_and_its_exit_code(void **state)
 {
     (void)state;
-    assert_error(worker(""), 2, "no command given (see sotto-worker --help)");
+    assert_error(worker(""), 2, "want --model DIR (see sotto-worker --help)");
     assert_error(worker("frobnicate"), 2, "unknown command 'frobnicate'");
     assert_error(worker("--listen tcp://127.0.0.1:0"), 2, "want --model DIR");
     assert_error(worker("--model " MODEL " --lissten x"), 2, "unknown option '--lissten'");
@@ -126,6 +126,7 @@ static void wrong_input_gets_one_line_and_its_exit_code(void **state)
     assert_error(worker("--model " MODEL " --listen tls://127.0.0.1:0"), 2, "want a certificate");
     assert_error(worker("--model " MODEL " --tls-cert @/c"), 2, "belong together");
     assert_error(worker("--model " MODEL " --metrics nowhere:x"), 2, "nowhere:x");
+    assert_error(worker("--model " MODEL " --metrics 9101"), 2, "--metrics: want HOST:PORT, got '9101'");
     assert_error(worker("--model " MODEL " --hints @/none"), 4, "none");
     assert_error(worker("--model " MODEL " --max-row 0"), 2, "--max-row");
     assert_error(worker("prepare"), 2, "want the arguments MODEL");

@@ -68,7 +68,8 @@ const struct st_cmd st_cmd_serve = {
     .examples = "  sotto serve models/demo\n  sotto serve ~/models/llama-1b --dtype int8 --port 8000\n"
                 "  sotto serve my-model.cov --ids-only --host 0.0.0.0 \\\n"
                 "      --allow-host gpu.example --api-key-file keys.txt\n"
-                "  sotto serve ~/models/llama-1b --protect masked --worker tcp://gpu.example:7790",
+                "  sotto serve ~/models/llama-1b --protect masked \\\n"
+                "      --worker tls://gpu.example:7790",
     .shared = ST_CLI_LISTEN | ST_CLI_MODEL | ST_CLI_CHAT | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED,
     .options = options,
     .opts_size = sizeof(struct serve_opts),

@@ -37,8 +37,8 @@ static const struct st_cmd *find(const char *name)
 static int run(int argc, char **argv, struct st_err *e)
 {
     const struct st_cmd *cmd = argc > 1 ? find(argv[1]) : NULL;
-    bool plain = st_program.plain && argc > 1 && argv[1][0] == '-';
-    if (argc < 2)
+    bool plain = st_program.plain && (argc < 2 || argv[1][0] == '-'); /* also when all is in the config file */
+    if (argc < 2 && !plain)
         return st_fail(e, ST_USAGE, "no command given (see %s --help)", st_program.name);
     if (!cmd && !plain)
         return st_fail(e, ST_USAGE, "unknown command '%s' (see %s --help)", argv[1], st_program.name);

@@ -93,6 +93,8 @@ int st_worker_metrics_new(struct st_worker *w, const char *address, struct st_ht
     char full[300];
     *out = NULL;
     snprintf(full, sizeof full, "tcp://%s", address);
+    if (!strrchr(address, ':'))
+        return st_fail(e, ST_USAGE, "--metrics: want HOST:PORT, got '%s'", address);
     if (st_address_parse(full, 0, &a, e))
         return e->code;
     const struct st_http_server_opts o = {.host = a.host,

@@ -287,8 +287,10 @@ const struct st_cmd st_cmd_worker_serve = {
         "requests finish.",
     .examples = "  sotto-worker --model models/demo\n"
                 "  sotto-worker prepare models/demo --out demo.hints\n"
-                "  sotto-worker --model models/demo --hints demo.hints --listen unix:/run/sotto/worker\n"
-                "  sotto-worker --model M --hints M.hints --listen tcp://0.0.0.0:7790 --tls-cert c.pem --tls-key k.pem",
+                "  sotto-worker --model models/demo --hints demo.hints \\\n"
+                "      --listen unix:/run/sotto/worker\n"
+                "  sotto-worker --model M --hints M.hints --listen tcp://0.0.0.0:7790 \\\n"
+                "      --tls-cert c.pem --tls-key k.pem",
     .shared = ST_CLI_JSON | ST_CLI_THREADS,
     .options = options,
     .opts_size = sizeof(struct serve_opts),
