@@ -146,7 +146,7 @@ static void check_worker(struct report *r, const char *address, const char *ca)
     const struct st_hint_source *hints;
     struct st_err e = {0};
     if (st_worker_client_new(&o, &c, &e)) {
-        row(r, "worker", BAD, "%s", e.msg);
+        row(r, "worker", BAD, "%s", e.msg + (strncmp(e.msg, "worker ", 7) == 0 ? 7 : 0));
         return;
     }
     if (st_worker_client_hints(c, &hints, &e))
@@ -301,6 +301,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     check_memory(&r);
     check_port(&r, 7788, "sotto proxy");
     check_port(&r, 7789, "sotto serve");
+    check_port(&r, 7790, "sotto-worker");
     check_config(&r);
     check_libraries(&r);
     for (int i = 0; i < o->n_worker; i++)

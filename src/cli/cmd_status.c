@@ -51,12 +51,18 @@ static void print(const struct st_cli *cli, const char *url, const struct st_htt
     size_t i;
     const json_t *m, *list = json_object_get(models, "data");
     if (!cli->json) {
-        printf("%s: %s\n  protection: %s\n  scheme:     %s\n  verified:   %s\n", url,
-               health->status == 200 ? "ready" : "not ready", *health->protection ? health->protection : "unknown",
-               *health->scheme ? health->scheme : "unknown", *health->verified ? health->verified : "unknown");
+        /* Quoted, because what comes from outside may hold control characters. */
+        const char *state = json_string_value(json_object_get(health_json, "status"));
+        struct st_buf why = {0};
+        if (health->status != 200 && state)
+            st_json_quote(&why, state, strlen(state));
+        printf("%s: %s%s%s\n  protection: %s\n  scheme:     %s\n  verified:   %s\n", url,
+               health->status == 200 ? "ready" : "not ready", why.p ? ": " : "", why.p ? why.p : "",
+               *health->protection ? health->protection : "unknown", *health->scheme ? health->scheme : "unknown",
+               *health->verified ? health->verified : "unknown");
+        st_buf_free(&why);
         json_array_foreach(list, i, m)
         {
-            /* Quoted, because a name from outside may hold control characters. */
             const char *id = json_string_value(json_object_get(m, "id"));
             struct st_buf q = {0};
             st_json_quote(&q, id ? id : "", id ? strlen(id) : 0);
