@@ -249,6 +249,7 @@ static void certificates_are_verified(void **state)
     far_start(CERT, KEY, TLS1_3_VERSION);
     expect_refusal(dial("tls://127.0.0.1", OTHER_CERT, 10, &l, &e), &e, ST_VERIFY, "certificate: ");
     expect_refusal(dial("tls://127.0.0.1", NULL, 10, &l, &e), &e, ST_VERIFY, "certificate: self-signed");
+    assert_non_null(strstr(e.msg, "--worker-ca"));
     expect_refusal(dial("tls://localhost", CERT, 10, &l, &e), &e, ST_VERIFY, "certificate: hostname mismatch");
     expect_refusal(dial("tls://127.0.0.2", CERT, 10, &l, &e), &e, ST_IO, "refused");
     expect_refusal(dial("tls://127.0.0.1", KEY, 10, &l, &e), &e, ST_INPUT, "want certificates in PEM");

@@ -391,7 +391,7 @@ static void wrong_greetings_are_refused_by_name(void **state)
         {GREET_WITH_PRODUCT, ST_INPUT, "instead of a WELCOME"},
         {GREET_TWICE_THE_SAME, ST_INPUT, "lists b.weight twice"},
         {GREET_HUGE, ST_INPUT, "oversized frame"},
-        {GREET_HUNG_UP, ST_IO, "closed the connection"},
+        {GREET_HUNG_UP, ST_IO, "closed the connection instead of a greeting"},
         {GREET_SILENCE, ST_IO, "timed out"},
     };
     static const char *const kinds[] = {"tcp", "unix", "shm"};

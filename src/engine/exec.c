@@ -108,8 +108,8 @@ static int check_plan(const struct st_model *m, const struct st_boundary *b, str
     for (int i = 0; i < p->n_op; i++) {
         const struct st_plan_op *op = &p->ops[i];
         if (op->place == ST_PLACE_TRUSTED && op->weight >= 0 && !m->mats[op->weight].data)
-            return st_fail(e, ST_INPUT, "%s: is not in this checkpoint, and no worker is to compute with it",
-                           p->weights[op->weight].name);
+            return st_fail(e, ST_INPUT, "%s: is not in this checkpoint, and no worker is to compute with it%s",
+                           p->weights[op->weight].name, op->op == ST_OP_EMBED ? " (--embedding remote)" : "");
     }
     int n_body = body_len(p);
     for (int i = n_body; i < p->n_op; i++)

@@ -107,6 +107,12 @@ static int set_up(struct st_tls *t, int fd, const char *host, const char *ca, st
     return expect_host(t->ssl, host, e);
 }
 
+static bool unknown_issuer(long verdict)
+{
+    return verdict == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY || verdict == X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN ||
+           verdict == X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT;
+}
+
 /* After a call that did not do its work: 0 and what to wait for, or the error. */
 static int stalled(struct st_tls *t, int rc, short *waits, struct st_err *e)
 {
@@ -122,8 +128,11 @@ static int stalled(struct st_tls *t, int rc, short *waits, struct st_err *e)
     }
     long verdict = SSL_get_verify_result(t->ssl);
     if (verdict != X509_V_OK)
-        return st_fail(e, ST_VERIFY, "certificate: %s", X509_verify_cert_error_string(verdict));
+        return st_fail(e, ST_VERIFY, "certificate: %s%s", X509_verify_cert_error_string(verdict),
+                       unknown_issuer(verdict) ? " (an authority of your own: --worker-ca FILE)" : "");
     unsigned long why = ERR_peek_last_error();
+    if (ERR_GET_REASON(why) == SSL_R_WRONG_VERSION_NUMBER)
+        return st_fail(e, ST_INPUT, "TLS: what listens there does not speak it (tcp:// in the place of tls://?)");
     if (why && ERR_GET_REASON(why) != SSL_R_UNEXPECTED_EOF_WHILE_READING)
         return st_fail(e, ST_INPUT, "TLS: %s", ERR_reason_error_string(why) ? ERR_reason_error_string(why) : "failed");
     return st_fail(e, ST_IO, "closed the connection");

@@ -637,7 +637,9 @@ int st_worker_client_hints(struct st_worker_client *c, const struct st_hint_sour
     if (connected(c, st_now() + c->timeout_s, e))
         return e->code;
     if (c->list.welcome.params[0] == 0) {
-        st_fail(e, ST_INPUT, "missing hints: it was started without them");
+        st_fail(
+            e, ST_INPUT,
+            "missing hints: it was started without them; name them there or here (--hints FILE), or use --scheme otp");
         return blame(c, e);
     }
     if (st_lwe_params_find(c->list.welcome.params, &c->params, e))

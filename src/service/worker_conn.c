@@ -130,8 +130,11 @@ static int greet(struct st_worker_conn *c, const uint8_t digest[32], double dead
         *e = (struct st_err){0};
         rc = 0;
     }
-    if (rc || (rc = receive_all(c, c->head, ST_WORKER_HEAD, deadline, e)) ||
-        (rc = st_worker_head_parse(c->head, MAX_WELCOME, &c->now, e)) ||
+    if (!rc && (rc = receive_all(c, c->head, ST_WORKER_HEAD, deadline, e)) == ST_IO && st_now() < deadline) {
+        const struct st_err why = *e;
+        st_fail(e, ST_IO, "%s instead of a greeting (no sotto-worker, or one that wants tls:// or shm:)", why.msg);
+    }
+    if (rc || (rc = st_worker_head_parse(c->head, MAX_WELCOME, &c->now, e)) ||
         (rc = st_alloc(&payload, (size_t)c->now.len + 1, 1, "the worker's list of matrices", e)) ||
         (rc = receive_all(c, payload, (size_t)c->now.len, deadline, e)))
         goto out;

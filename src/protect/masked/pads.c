@@ -348,8 +348,8 @@ static int plan_blocks(struct st_pads *p, const struct st_pads_opts *o, size_t e
     if (n < max_row) {
         if (!st_mul_size(each, max_row, &least))
             least = SIZE_MAX;
-        return st_fail(e, ST_MEMORY, "pads: %u of every exchange need %s of memory; the budget is %s", max_row,
-                       st_mem_text(least, want), st_mem_text(budget, have));
+        return st_fail(e, ST_MEMORY, "pads: %u of every exchange need %s of memory; the budget is %s (--pad-memory)",
+                       max_row, st_mem_text(least, want), st_mem_text(budget, have));
     }
     batch = batch < MAX_BATCH ? batch : MAX_BATCH;
     while (batch > 1 && ((max_row - 1 + batch - 1) / batch + 1) * (size_t)batch > n)

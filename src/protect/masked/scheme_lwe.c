@@ -255,7 +255,9 @@ static int check_source(const struct st_scheme_opts *o, const struct st_lwe_para
     if (!o->hints)
         return st_fail(e, ST_INPUT, "missing hints: the owner of the weights makes them (`sotto-worker prepare`)");
     if (strcmp(o->hints->params, p->name) != 0)
-        return st_fail(e, ST_USAGE, "hints belong to the parameter set %.40s, want %s", o->hints->params, p->name);
+        return st_fail(e, ST_USAGE,
+                       "hints belong to the parameter set %.40s, want %s (`sotto-worker prepare --params %s`)",
+                       o->hints->params, p->name, p->name);
     if (memcmp(o->hints->digest, o->digest, ST_LWE_DIGEST) != 0)
         return st_fail(e, ST_VERIFY, "hints belong to another model (its digest differs)");
     if (o->check_hints && !o->checks)
