@@ -205,6 +205,20 @@ static void judge_debug(struct judging *g)
     }
 }
 
+/* Guests that a service may move to another machine: only where the policy says so among the measurements. */
+static void judge_migration(struct judging *g)
+{
+    for (size_t i = 0; i < g->bundle->n_item; i++) {
+        const char *kind = g->bundle->items[i].kind;
+        const struct st_claim *c = claim_of(g, kind, "migratable");
+        char check[64];
+        if (!c || json_object_get(g->policy->measurements, c->name))
+            continue;
+        snprintf(check, sizeof check, "policy.migratable.%s", kind);
+        demand(g, check, c->number == 0, "%s", c->number ? "a service may move this guest" : "off");
+    }
+}
+
 /* Without a word of the policy: no migration agent, and the report was asked for at VMPL 0. */
 static void judge_snp(struct judging *g)
 {
@@ -451,6 +465,7 @@ int st_policy_judge(const struct st_judge *j, struct st_verdict *out, struct st_
         judge_tcb(&g);
         judge_minimum(&g);
         judge_debug(&g);
+        judge_migration(&g);
         judge_snp(&g);
         judge_age(&g);
     }
