@@ -1,15 +1,20 @@
 /* What was found out about evidence: checks (was it signed, by whom, when, is anything revoked) and claims (what the
- * signed part says). Verifiers fill it, one evidence item at a time; they decide nothing. Only policy.c judges.
+ * signed part says). Verifiers fill it, one evidence item at a time; they decide nothing. Only policy_judge.c judges.
  *
  * A check starts as FAIL and is set good on one line. Names are stable words, KIND first: "tdx.tcb_info". Every kind
  * has KIND.signature (this evidence was signed by that key) and KIND.chain (that key is the vendor's); KIND.revocation
  * where there are lists. A claim stands here only if it lies inside what a signature covers; what does not is a claim
- * whose name ends in "_unsigned". Claims that policy.c knows by name: KIND.report_data  HEX   what the owner put in:
- * report data (tdx, sgx, snp, sim), qualifying data (tpm), nonce (nvgpu) KIND.debug        BOOL  a debugger can look
- * inside (tdx, sgx, snp, sim) KIND.tcb_status   TEXT  the vendor's word for the platform's patch level, worst of all
- * parts (tdx, sgx) snp.policy.NAME   BOOL or NUMBER, snp.vmpl NUMBER tpm.ak            HEX   SHA-256 of the attestation
- * key's SubjectPublicKeyInfo (DER) KIND.runtime_ak   HEX   the same of the key that the runtime data names (Azure:
- * HCLAkPub), when report_data is the digest of that runtime data. Equal to tpm.ak it stands for tpm.chain */
+ * whose name ends in "_unsigned". Claims that it knows by name:
+ *
+ *   KIND.report_data  HEX   what the owner put in: report data (tdx, sgx, snp, sim), qualifying data (tpm),
+ *                           nonce of the request (nvgpu)
+ *   KIND.debug        BOOL  a debugger can look inside (tdx, sgx, snp, sim)
+ *   KIND.migratable   BOOL  a service of the owner's may move the guest (tdx)
+ *   KIND.tcb_status   TEXT  the vendor's word for the platform's patch level, worst of all parts (tdx, sgx)
+ *   snp.policy.NAME   BOOL or NUMBER; snp.vmpl NUMBER
+ *   tpm.ak            HEX   SHA-256 of the attestation key's SubjectPublicKeyInfo (DER)
+ *   KIND.runtime_ak   HEX   the same of the key that the runtime data names (Azure: HCLAkPub), when report_data is
+ *                           the digest of that runtime data. Equal to tpm.ak it stands for tpm.chain */
 #ifndef ST_ATTEST_APPRAISAL_H
 #define ST_ATTEST_APPRAISAL_H
 
@@ -29,7 +34,7 @@ enum st_check_area {
     ST_AREA_SIGNATURE,  /* form, signatures, chains: must pass under every policy */
     ST_AREA_REVOCATION, /* revocation lists: ABSENT passes where the policy says "if_present" */
     ST_AREA_STATUS,     /* vendors' statements on patch levels, reference values, event logs, links between items */
-    ST_AREA_POLICY,     /* the policy's own demands; policy.c only */
+    ST_AREA_POLICY,     /* the policy's own demands; policy_judge.c only */
 };
 struct st_check {
     char name[80];

@@ -186,10 +186,13 @@ static bool read_hex_text(const uint8_t *p, size_t len, struct st_buf *out)
         int v = digit(p[i]);
         if (v < 0)
             return false;
-        uint8_t b = (uint8_t)(high << 4 | v);
-        if (high >= 0)
-            st_buf_add(out, &b, 1);
-        high = high >= 0 ? -1 : v;
+        if (high < 0) {
+            high = v;
+            continue;
+        }
+        const uint8_t b = (uint8_t)(high << 4 | v);
+        st_buf_add(out, &b, 1);
+        high = -1;
     }
     return high < 0 && out->len > 0;
 }

@@ -3,8 +3,8 @@
  * when all of them passed, and starts as bad.
  *
  * {"version": 1,
- *  "require": ["tdx", "nvgpu"] or "any",         kinds that must be there ("any": one of those this build knows, not
- * sim) "allow": ["tpm"],                             further kinds that may be there; others are refused
+ *  "require": ["tdx", "nvgpu"] or "any",         kinds that must be there; "any": one that hardware signs
+ *  "allow": ["tpm"],                             further kinds that may be there; others are refused
  *  "measurements": {"tdx.mrtd": [HEX, ...], ..}, claim: allowed values
  *  "image": true,                                the measurements pin an image that measures engine and model
  *  "tcb": {"tdx": ["UpToDate", ...], ...},       allowed status; default UpToDate only
@@ -13,7 +13,7 @@
  *  "snp_policy": {"migrate_ma": false, ...},     claim snp.policy.NAME: value; and "vmpl"
  *  "gpu": true, "model": [HEX, ...], "max_age_s": N,
  *  "revocation": "required" (default) or "if_present",
- *  "optional": ["nvgpu.rim", ...],               checks that may be absent, by name
+ *  "optional": ["nvgpu.rim.driver", ...],        checks that may be absent, by name
  *  "sim_root": HEX,                              Ed25519 key; only with it is evidence of kind sim accepted
  *  "signature_only": true}                       signatures and chains alone, for `sotto attest verify` only
  * Unknown fields are refused; "comment" is allowed anywhere. docs/attestation.md is the whole schema. */
