@@ -98,6 +98,8 @@ static void read_sgx(const uint8_t *p, struct st_sgx_report *out)
                                   .attributes = p + 48,
                                   .mrenclave = p + 64,
                                   .mrsigner = p + 128,
+                                  .ext_prod_id = p + 32,
+                                  .family_id = p + 304,
                                   .config_id = p + 192,
                                   .report_data = p + 320,
                                   .isv_prod_id = u16(p + 256),

@@ -27,6 +27,8 @@ struct st_sgx_report {
     const uint8_t *attributes;  /* [16]: flags, XFRM */
     const uint8_t *mrenclave;   /* [32] */
     const uint8_t *mrsigner;    /* [32] */
+    const uint8_t *ext_prod_id; /* [16] */
+    const uint8_t *family_id;   /* [16] */
     const uint8_t *config_id;   /* [64] */
     const uint8_t *report_data; /* [64] */
     uint16_t isv_prod_id, isv_svn, config_svn;

@@ -252,7 +252,7 @@ static void check_statements(struct work *w)
         settle(c, find_tcb_info(w, &e), &e);
     }
     if (w->collateral.qe_identity.n == 0)
-        absent(w, "qe_identity", ST_AREA_STATUS, "no QE identity was given");
+        absent(w, "qe_identity", ST_AREA_STATUS, "no QE identity was given: which enclave made the quote is not known");
     else {
         struct st_check *c =
             check(w, "qe_identity", ST_AREA_STATUS, "the quoting enclave is the one that Intel describes");

@@ -16,6 +16,8 @@ static void claim_body(const struct st_sgx_report *r, struct st_appraisal *out)
     st_appraisal_bool(out, "sgx.debug", r->debug);
     st_appraisal_hex(out, "sgx.attributes", r->attributes, 16);
     st_appraisal_hex(out, "sgx.miscselect", r->miscselect, 4);
+    st_appraisal_hex(out, "sgx.isv_ext_prod_id", r->ext_prod_id, 16);
+    st_appraisal_hex(out, "sgx.isv_family_id", r->family_id, 16);
     st_appraisal_hex(out, "sgx.config_id", r->config_id, 64);
     st_appraisal_number(out, "sgx.config_svn", r->config_svn);
     st_appraisal_hex(out, "sgx.cpu_svn", r->cpu_svn, 16);
