@@ -70,13 +70,14 @@ static void verifier_keys_are_read_and_written(void **state)
     assert_string_equal(text.p, WITNESS_KEY);
     st_buf_free(&text);
     /* Every part of one, and every byte one higher: none is a key. */
-    char bad[sizeof NEUMANN_KEY];
+    static const char key[] = NEUMANN_KEY;
+    char bad[sizeof key];
     for (size_t i = 0; i < sizeof bad - 1; i++)
         for (size_t j = i + 1; j < sizeof bad; j++)
             if (i != 0 || j != sizeof bad - 1)
-                assert_int_equal(st_note_key_parse(NEUMANN_KEY + i, j - i, &k, &e), ST_INPUT);
+                assert_int_equal(st_note_key_parse(key + i, j - i, &k, &e), ST_INPUT);
     for (size_t i = 0; i < sizeof bad - 1; i++) {
-        memcpy(bad, NEUMANN_KEY, sizeof bad);
+        memcpy(bad, key, sizeof bad);
         bad[i]++;
         int rc = st_note_key_parse(bad, sizeof bad - 1, &k, &e);
         assert_true(rc == ST_INPUT || rc == ST_UNSUPPORTED);

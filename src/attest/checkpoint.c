@@ -227,8 +227,8 @@ static int check_quorum(const struct st_note *n, const struct st_tlog_keys *keys
     return 0;
 }
 
-int st_checkpoint_open(const void *p, size_t len, const struct st_tlog_keys *keys, int64_t now, struct st_witnessed *out,
-                       struct st_err *e)
+int st_checkpoint_open(const void *p, size_t len, const struct st_tlog_keys *keys, int64_t now,
+                       struct st_witnessed *out, struct st_err *e)
 {
     struct st_note n;
     struct st_witnessed w = {0};

@@ -56,7 +56,7 @@ struct st_witnessed {
 };
 /* A whole note: the log's signature, the origin, the quorum. now: the caller's clock. INPUT, VERIFY. A known key's bad
  * signature refuses the whole; unknown ones are left alone. */
-int st_checkpoint_open(const void *p, size_t len, const struct st_tlog_keys *keys, int64_t now, struct st_witnessed *out,
-                       struct st_err *e) ST_MUST_CHECK;
+int st_checkpoint_open(const void *p, size_t len, const struct st_tlog_keys *keys, int64_t now,
+                       struct st_witnessed *out, struct st_err *e) ST_MUST_CHECK;
 
 #endif

@@ -20,7 +20,7 @@ struct st_merkle_hash st_merkle_leaf(const void *p, size_t len)
 
 struct st_merkle_hash st_merkle_node(const struct st_merkle_hash *left, const struct st_merkle_hash *right)
 {
-    struct st_merkle_hash h;
+    struct st_merkle_hash h = {{0}};
     uint8_t b[1 + 2 * ST_MERKLE_HASH];
     b[0] = 1;
     memcpy(b + 1, left->b, ST_MERKLE_HASH);
@@ -57,7 +57,7 @@ int st_merkle_append(struct st_merkle_range *r, const struct st_merkle_hash *lea
 
 struct st_merkle_hash st_merkle_root(const struct st_merkle_range *r)
 {
-    struct st_merkle_hash h;
+    struct st_merkle_hash h = {{0}};
     size_t n = (size_t)__builtin_popcountll(r->size);
     if (n == 0) {
         st_sha256("", 0, h.b);

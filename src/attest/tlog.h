@@ -18,10 +18,10 @@ void st_tlog_wipe(struct st_tlog *t);
 /* Takes a note that was stored, as the remembered one; its signatures are checked again, its time is not. */
 int st_tlog_restore(struct st_tlog *t, const void *p, size_t len, struct st_err *e) ST_MUST_CHECK;
 
-/* Takes a new checkpoint. proof: consistency from t->last.checkpoint.size to the new size, empty when there is none
- * remembered (not looked at then) or the sizes are equal. now: the caller's clock. INPUT; VERIFY: signatures, quorum, rollback (a smaller
- * tree), fork (another root of one size, or a proof that does not hold). On any error t is as it was. Of two of one
- * size the one with the later time stays. Store t->note before relying on it. */
+/* Takes a new checkpoint. proof: consistency from t->last.checkpoint.size to the new size; empty when the sizes are
+ * equal; not looked at when nothing is remembered. now: the caller's clock. INPUT; VERIFY: signatures, quorum, rollback
+ * (a smaller tree), fork (another root of one size, or a proof that does not hold). On any error t is as it was. Of two
+ * of one size the one with the later time stays. Store t->note before relying on it. */
 int st_tlog_update(struct st_tlog *t, const void *p, size_t len, const struct st_merkle_proof *proof, int64_t now,
                    struct st_err *e) ST_MUST_CHECK;
 /* VERIFY unless the entry stands at `index` of the remembered tree. */
