@@ -58,7 +58,8 @@ static void slurp(const char *path, struct st_buf *b)
 static int worker_with(const char *env, const char *args)
 {
     char cmd[4096], path[128];
-    size_t n = (size_t)snprintf(cmd, sizeof cmd, "env -u SOTTO_BIN -u SOTTO_CONFIG XDG_CONFIG_HOME=%s %s %s ", tmp, env, bin);
+    size_t n =
+        (size_t)snprintf(cmd, sizeof cmd, "env -u SOTTO_BIN -u SOTTO_CONFIG XDG_CONFIG_HOME=%s %s %s ", tmp, env, bin);
     for (const char *c = args; *c && n + sizeof tmp < sizeof cmd; c++)
         n += (size_t)snprintf(cmd + n, sizeof cmd - n, *c == '@' ? "%s" : "%.1s", *c == '@' ? tmp : c);
     snprintf(cmd + n, sizeof cmd - n, " >%s/out 2>%s/err", tmp, tmp);
