@@ -104,6 +104,8 @@ static int listen_port(struct st_worker_listener *l, int *out, struct st_err *e)
                "%s is open to the network without TLS: rows are masked, but nothing authenticates who "
                "sends or answers",
                l->text);
+    if (l->worker->o.hints && !st_net_is_loopback(a->host))
+        st_log(ST_LOG_WARN, "%s: whoever reaches it gets the hints, from which the weights follow", l->text);
     return 0;
 }
 
