@@ -211,7 +211,8 @@ static void report(const struct st_gen_watch *before, const struct st_gen_watch 
         st_log(ST_LOG_WARN, "a worker returned a wrong result and is not used any more (%llu in all)",
                (unsigned long long)now->quarantined);
     if (now->failed > before->failed)
-        st_log(ST_LOG_WARN, "exchanges with workers that failed: %llu", (unsigned long long)(now->failed - before->failed));
+        st_log(ST_LOG_WARN, "exchanges with workers that failed: %llu",
+               (unsigned long long)(now->failed - before->failed));
     if (before->ready != now->ready)
         st_log(now->ready ? ST_LOG_INFO : ST_LOG_WARN, "%s",
                now->ready ? "a worker answers" : "no worker answers: requests fail until one does");
