@@ -49,10 +49,14 @@ int st_binding_gpu_nonce(const struct st_binding *b, uint8_t out[ST_GPU_NONCE], 
     return end(&h, out, e);
 }
 
+/* Runtime data, as an endorsement or inside of Azure's own wrapping of report and runtime data. */
 static bool platform_fills(const struct st_evidence *ev)
 {
     size_t at = 0;
-    return strcmp(ev->kind, "tpm") != 0 && st_evidence_next(ev, ST_ENDORSEMENT_RUNTIME_DATA, &at) != NULL;
+    if (strcmp(ev->kind, "tpm") == 0)
+        return false;
+    return st_evidence_next(ev, ST_ENDORSEMENT_RUNTIME_DATA, &at) != NULL ||
+           (ev->data.len >= 4 && memcmp(ev->data.p, "HCLA", 4) == 0);
 }
 
 int st_binding_carrier(const struct st_bundle *b)
