@@ -111,11 +111,11 @@ static int verify_signature(struct work *w, struct st_err *e)
         return e->code;
     if (!en)
         return st_fail(e, ST_VERIFY, "no signature of the quote was given");
-    if (!w->ak.key)
-        return st_fail(e, ST_VERIFY, "no certificate, public area or runtime data of the attestation key was given");
     if (st_tpm_signature_parse(en->data.p, en->data.len, &s, e))
         return e->code;
-    w->hash = s.hash;
+    w->hash = s.hash; /* of the digest of PCRs, too */
+    if (!w->ak.key)
+        return st_fail(e, ST_VERIFY, "no certificate, public area or runtime data of the attestation key was given");
     return st_tpm_signature_verify(&s, w->ak.key, w->ev->data.p, w->ev->data.len, e);
 }
 

@@ -3,7 +3,6 @@
 #include "crypto/digest.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define PCR_SECURE_BOOT 7
@@ -64,23 +63,33 @@ static bool is_utf16(struct st_span s, const char *ascii)
     return true;
 }
 
-static void claim_variables(const struct st_event_log *log, struct st_appraisal *out)
+/* Of whatever type: a log can call the firmware's own separator something else. */
+static bool is_separator(const struct st_event_log *log, const struct st_event *ev, unsigned alg)
+{
+    static const char values[3][5] = {"\0\0\0\0", "\1\0\0\0", "\377\377\377\377"};
+    for (size_t i = 0; i < 3; i++)
+        if (st_event_measures(log, ev, alg, values[i], 4))
+            return true;
+    return false;
+}
+
+static void claim_variables(const struct st_event_log *log, unsigned alg, struct st_appraisal *out)
 {
     struct single found[N_VARIABLE] = {0};
-    for (size_t i = 0; i < log->n; i++) {
+    bool ended = false;
+    for (size_t i = 0; i < log->n && !ended; i++) {
         const struct st_event *ev = &log->events[i];
         struct st_span name, contents;
-        if (ev->pcr != PCR_SECURE_BOOT)
+        if (ev->pcr != PCR_SECURE_BOOT || ev->type == ST_EV_NO_ACTION)
             continue;
-        if (ev->type == ST_EV_SEPARATOR)
-            break;
+        ended = is_separator(log, ev, alg);
         if (ev->type != ST_EV_EFI_VARIABLE_DRIVER_CONFIG || !st_event_variable(ev->data, &name, &contents))
             continue;
         for (size_t k = 0; k < N_VARIABLE; k++)
             if (memcmp(ev->data.p, variables[k].guid, 16) == 0 && is_utf16(name, variables[k].name))
                 see(&found[k], contents);
     }
-    for (size_t k = 0; k < N_VARIABLE; k++) {
+    for (size_t k = 0; k < N_VARIABLE && ended; k++) {
         uint8_t digest[32];
         if (!is_single(&found[k]))
             continue;
@@ -124,7 +133,7 @@ static void claim_word(const char *line, const char *word, struct st_appraisal *
     char name[64], value[257];
     memcpy(value, found.v.p, found.v.len);
     value[found.v.len] = 0;
-    snprintf(name, sizeof name, "tpm.verity.%s", word);
+    snprintf(name, sizeof name, "tpm.verity.%s_unsigned", word);
     st_appraisal_text(out, name, value);
 }
 
@@ -142,14 +151,14 @@ static void claim_cmdline(const struct st_event_log *log, unsigned alg, uint32_t
             continue;
         if (ev->pcr == PCR_GRUB && ev->data.len > n && memcmp(ev->data.p, grub, n) == 0)
             see(&found, (struct st_span){ev->data.p + n, ev->data.len - n});
-        else if (ev->pcr == PCR_STUB && st_event_is_of_data(log, ev, alg)) {
+        else if (ev->pcr == PCR_STUB && st_event_measures(log, ev, alg, ev->data.p, ev->data.len)) {
             see(&found, ev->data);
             wide = true;
         }
     }
     if (!is_single(&found) || !plain_text(found.v, wide ? 2 : 1, line))
         return;
-    st_appraisal_text(out, "tpm.kernel_cmdline", line);
+    st_appraisal_text(out, "tpm.kernel_cmdline_unsigned", line);
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         claim_word(line, words[i], out);
 }
@@ -157,6 +166,6 @@ static void claim_cmdline(const struct st_event_log *log, unsigned alg, uint32_t
 void st_event_log_claim(const struct st_event_log *log, unsigned alg, uint32_t quoted, struct st_appraisal *out)
 {
     if (quoted >> PCR_SECURE_BOOT & 1)
-        claim_variables(log, out);
+        claim_variables(log, alg, out);
     claim_cmdline(log, alg, quoted, out);
 }

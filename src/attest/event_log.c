@@ -35,7 +35,7 @@ static bool is_room(const struct reader *r)
     return (*r->p == 0 || *r->p == 0xff) && (n == 1 || memcmp(r->p, r->p + 1, n - 1) == 0);
 }
 
-/* TCG_PCR_EVENT in the old form around TCG_EfiSpecIDEvent, which lists the banks. */
+/* TCG_PCR_EVENT in the old form around TCG_EfiSpecIDEvent, which lists the banks; of PCR 0, in a TD's log of 1. */
 static int read_head(struct reader *r, struct st_event_log *out, struct st_err *e)
 {
     uint32_t pcr = number(r, 4), type = number(r, 4);
@@ -45,7 +45,7 @@ static int read_head(struct reader *r, struct st_event_log *out, struct st_err *
     struct st_span name = take(&h, 16);
     take(&h, 8); /* platform class, version of the specification, size of a pointer */
     uint32_t n = number(&h, 4);
-    if (r->failed || h.failed || pcr || type != ST_EV_NO_ACTION || memcmp(name.p, "Spec ID Event03", 16) != 0)
+    if (r->failed || h.failed || pcr > 1 || type != ST_EV_NO_ACTION || memcmp(name.p, "Spec ID Event03", 16) != 0)
         return st_fail(e, ST_INPUT, "event log: want one that begins with 'Spec ID Event03'");
     for (size_t i = 0; i < sha1.len; i++)
         if (sha1.p[i])
@@ -187,10 +187,11 @@ static bool grub_text(struct st_span data, struct st_span *text)
     return false;
 }
 
-bool st_event_is_of_data(const struct st_event_log *log, const struct st_event *ev, unsigned alg)
+bool st_event_measures(const struct st_event_log *log, const struct st_event *ev, unsigned alg, const void *p,
+                       size_t len)
 {
     const uint8_t *digest = digest_of(log, ev, alg);
-    return digest && is_hash(alg, ev->data.p, ev->data.len, digest);
+    return digest && is_hash(alg, p, len, digest);
 }
 
 static bool digest_fits(const struct st_event *ev, unsigned alg, const uint8_t *digest)

@@ -60,8 +60,9 @@ int st_event_log_check(const struct st_event_log *log, struct st_err *e) ST_MUST
 int st_event_log_replay(const struct st_event_log *log, struct st_pcrs *out, uint32_t *touched,
                         struct st_err *e) ST_MUST_CHECK;
 
-/* The digest in bank alg is that of the event's data as it stands, whatever the type. */
-bool st_event_is_of_data(const struct st_event_log *log, const struct st_event *ev, unsigned alg);
+/* The event's digest in bank alg is that of p[len], whatever its type says. */
+bool st_event_measures(const struct st_event_log *log, const struct st_event *ev, unsigned alg, const void *p,
+                       size_t len);
 /* UEFI_VARIABLE_DATA: GUID [16], u64 letters of the name, u64 bytes, the name in UTF-16, the contents. False when it is
  * anything else. */
 bool st_event_variable(struct st_span data, struct st_span *name, struct st_span *contents);
@@ -69,10 +70,13 @@ bool st_event_variable(struct st_span data, struct st_span *name, struct st_span
 /* Claims (event_claims.c) from events that st_event_log_check() passed, in PCRs of the set `quoted` of bank alg, whose
  * replay equals the quote:
  *   tpm.secure_boot BOOL; tpm.efi_pk, tpm.efi_kek, tpm.efi_db, tpm.efi_dbx HEX, SHA-256 of the variables (PCR 7, before
- *   the separator: only firmware writes there);
- *   tpm.kernel_cmdline TEXT (GRUB: PCR 8; systemd-stub: PCR 12); tpm.verity.roothash, tpm.verity.usrhash,
- *   tpm.verity.root_hexdigest TEXT: these words of it.
- * What is measured twice with different contents is not claimed: software that runs later can add events. */
+ *   the separator, which is known by its digest: only firmware writes there);
+ *   tpm.kernel_cmdline_unsigned TEXT (GRUB: PCR 8; systemd-stub: PCR 12), and of its words roothash, usrhash and
+ *   root_hexdigest (dm-verity) tpm.verity.WORD_unsigned.
+ * The latter say that such a line was measured, not that it was the kernel's: types and the words in front of a text
+ * are no part of a digest, and a system that was started with another line can give that one another name and measure a
+ * good one behind it. What proves the line is the value: pin tpm.pcr.8 or tpm.pcr.12.
+ * What is measured twice with different contents is not claimed at all. */
 void st_event_log_claim(const struct st_event_log *log, unsigned alg, uint32_t quoted, struct st_appraisal *out);
 
 #endif
