@@ -7,9 +7,12 @@
  *   lock         held while the store is open
  *
  * Every file is written under another name, synced and renamed; `signed` comes last. So a crash at any moment leaves
- * the tree of `signed` whole; what was appended behind it is forgotten and written over. A log must never sign two
- * trees of which neither begins with the other: restoring this directory from a backup would do that. One thread, one
- * process. After an error of append or commit the store refuses both until it is opened again. */
+ * the tree of `signed` whole; what was appended behind it is forgotten and written over, and a temporary file may stay
+ * (NAME.XXXXXX; a server serves only `checkpoint` and what st_tile_parse() takes).
+ *
+ * A log must never sign two trees of which neither begins with the other: restoring this directory from a backup would
+ * do that. One thread, one process. After an error of append or commit the store refuses both until it is opened
+ * again. */
 #ifndef ST_SERVICE_LOG_STORE_H
 #define ST_SERVICE_LOG_STORE_H
 
