@@ -241,6 +241,8 @@ static void policies_are_read_strictly(void **state)
         {"{\"version\": 1, \"require\": \"any\", \"revocation\": \"never\"}", "revocation: want", ST_INPUT},
         {"{\"version\": 1, \"require\": \"any\", \"optional\": [\"signature\"]}", "optional: want", ST_INPUT},
         {"{\"version\": 1, \"require\": \"any\", \"sim_root\": \"00\"}", "sim_root: want", ST_INPUT},
+        {"{\"version\": 1, \"require\": \"any\", \"roots\": {\"tpm\": \"x\"}}", "roots: tpm: want", ST_INPUT},
+        {"{\"version\": 1, \"require\": \"any\", \"roots\": {\"sim\": \"x\"}}", "roots: sim: want", ST_INPUT},
         {"{\"version\": 1, \"require\": \"any\", \"image\": true}", "image: needs", ST_INPUT},
         {"{\"version\": 1, \"require\": \"any\", \"image\": true, \"measurements\": {\"sim.measurement\": [\"00\"]}}",
          "image: needs", ST_INPUT},

@@ -14,6 +14,7 @@
  *  "gpu": true, "model": [HEX, ...], "max_age_s": N,
  *  "revocation": "required" (default) or "if_present",
  *  "optional": ["nvgpu.rim.driver", ...],        checks that may be absent, by name
+ *  "roots": {"tpm": PEM, ...},                   root certificates in place of the vendor's, of your own machines
  *  "sim_root": HEX,                              Ed25519 key; only with it is evidence of kind sim accepted
  *  "signature_only": true}                       signatures and chains alone, for `sotto attest verify` only
  * Unknown fields are refused; "comment" is allowed anywhere. docs/attestation.md is the whole schema. */

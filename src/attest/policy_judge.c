@@ -76,6 +76,9 @@ static void judge_kinds(struct judging *g)
             demand(g, name, false, "simulated evidence proves nothing; only a policy with sim_root accepts it");
         else if (!list_has(p->require, kind) && !list_has(p->allow, kind) && (!p->require_any || sim))
             demand(g, name, false, "the policy neither requires nor allows this kind");
+        snprintf(name, sizeof name, "policy.roots.%s", kind);
+        if (json_object_get(p->roots, kind))
+            demand(g, name, true, "the policy's own in place of the vendor's");
     }
     if (platforms > 1)
         demand(g, "policy.platforms", false, "%d platforms: want one of tdx, snp and sgx, for one machine", platforms);
@@ -398,6 +401,9 @@ static int appraise(struct judging *g, const struct st_evidence *ev, struct st_e
     char name[64];
     if (strcmp(ev->kind, "sim") == 0 && p->has_sim_root)
         env.roots = (struct st_span){p->sim_root, sizeof p->sim_root};
+    const json_t *own = json_object_get(p->roots, ev->kind);
+    if (own)
+        env.roots = (struct st_span){(const uint8_t *)json_string_value(own), json_string_length(own)};
     int rc = v->verify(ev, &env, g->found, e);
     if (rc == ST_MEMORY || rc == ST_INTERNAL)
         return rc;

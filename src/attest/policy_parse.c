@@ -1,5 +1,6 @@
 #include "attest/policy_priv.h"
 #include "crypto/digest.h"
+#include "crypto/x509.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -120,6 +121,15 @@ static bool ok_minimum(const char *name, const json_t *v)
 {
     return ok_claim_name(name) && json_is_integer(v) && json_integer_value(v) >= 0;
 }
+static bool ok_roots(const char *name, const json_t *v)
+{
+    struct st_certs c = {0};
+    struct st_err e;
+    bool ok = st_verifier_find(name) && strcmp(name, "sim") != 0 && json_is_string(v) &&
+              st_certs_add(&c, json_string_value(v), json_string_length(v), name, &e) == 0;
+    st_certs_free(&c);
+    return ok;
+}
 static bool ok_snp(const char *name, const json_t *v)
 {
     (void)name;
@@ -130,9 +140,10 @@ static bool ok_snp(const char *name, const json_t *v)
 
 static int check_fields(const json_t *o, const char *where, struct st_err *e)
 {
-    static const char *const known[] = {"version",    "require",  "allow",      "measurements",  "image", "tcb",
-                                        "minimum",    "debug",    "snp_policy", "gpu",           "model", "max_age_s",
-                                        "revocation", "optional", "sim_root",   "signature_only"};
+    static const char *const known[] = {"version", "require",       "allow",      "measurements", "image",
+                                        "tcb",     "minimum",       "debug",      "snp_policy",   "gpu",
+                                        "model",   "max_age_s",     "revocation", "optional",     "sim_root",
+                                        "roots",   "signature_only"};
     const char *key;
     json_t *v;
     int64_t version = 0;
@@ -175,6 +186,7 @@ static int read_demands(struct st_policy *p, const char *where, struct st_err *e
         get_object(o, where, "tcb", ok_tcb, "a kind and a list of words", &p->tcb, e) ||
         get_object(o, where, "minimum", ok_minimum, "a claim (kind.name) and a number", &p->minimum, e) ||
         get_object(o, where, "snp_policy", ok_snp, "true, false or a number", &p->snp_policy, e) ||
+        get_object(o, where, "roots", ok_roots, "a kind that hardware signs and certificates (PEM)", &p->roots, e) ||
         get_list(o, where, "model", ok_digest, "a list of SHA-256 digests in hexadecimal", &p->model, e) ||
         get_list(o, where, "optional", ok_check_name, "a list of checks (kind.name)", &p->optional, e))
         return e->code;
