@@ -12,6 +12,8 @@
 #include "worker_child.h"
 
 #include <openssl/ssl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 
 static void a_client_that_stops_reading_is_dropped_and_holds_nobody_up(void **state)
 {
@@ -339,6 +341,78 @@ static void tls_serves_the_same_products(void **state)
     stop();
 }
 
+/* A client that only changes its keys, with all of it made beforehand, and how much of it the worker has taken. */
+struct flood {
+    int fd;
+    char *p;
+    long len;
+    atomic_long sent;
+};
+
+static void flood_make(struct flood *f, SSL *ssl, int n)
+{
+    BIO *out = BIO_new(BIO_s_mem());
+    BIO_up_ref(out);
+    SSL_set0_wbio(ssl, out);
+    for (int i = 0; i < n; i++) {
+        assert_int_equal(SSL_key_update(ssl, SSL_KEY_UPDATE_NOT_REQUESTED), 1);
+        assert_int_equal(SSL_do_handshake(ssl), 1);
+    }
+    char *from;
+    f->len = BIO_get_mem_data(out, &from);
+    f->p = malloc((size_t)f->len);
+    memcpy(f->p, from, (size_t)f->len);
+    BIO_free(out);
+}
+
+static void *flood_send(void *arg)
+{
+    struct flood *f = arg;
+    while (f->sent < f->len) {
+        long left = f->len - f->sent;
+        ssize_t n = send(f->fd, f->p + f->sent, left < 4096 ? (size_t)left : 4096, MSG_NOSIGNAL);
+        if (n <= 0)
+            break;
+        f->sent += n;
+    }
+    return NULL;
+}
+
+static void a_client_that_changes_its_keys_without_end_holds_nobody_up(void **state)
+{
+    char cert[80], key[80], file[96];
+    const char *listen[] = {"tcp://127.0.0.1:0", file};
+    struct flood f = {.sent = 0};
+    pthread_t thread;
+    (void)state;
+    snprintf(cert, sizeof cert, "%s/cert.pem", dir);
+    snprintf(key, sizeof key, "%s/key.pem", dir);
+    snprintf(file, sizeof file, "unix:%s/other", dir);
+    make_certificate(cert, key);
+    start_on(&(struct st_worker_opts){.tls_cert = cert, .tls_key = key}, listen, 2);
+    f.fd = dial(listening[0]);
+    SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+    SSL *ssl = SSL_new(ctx);
+    SSL_set_fd(ssl, f.fd);
+    assert_int_equal(SSL_connect(ssl), 1);
+    flood_make(&f, ssl, 100000);
+    int other = greeted(listening[1]), few = 64 << 10;
+    setsockopt(f.fd, SOL_SOCKET, SO_SNDBUF, &few, sizeof few);
+    assert_int_equal(pthread_create(&thread, NULL, flood_send, &f), 0);
+    for (double until = st_now() + 10; f.sent < f.len / 8 && st_now() < until;)
+        poll(NULL, 0, 1);
+    check_product(other, 1, &one_a);
+    assert_true(f.sent < f.len); /* answered in the middle of it */
+    shutdown(f.fd, SHUT_RDWR);
+    pthread_join(thread, NULL);
+    SSL_free(ssl);
+    SSL_CTX_free(ctx);
+    close(f.fd);
+    close(other);
+    free(f.p);
+    stop();
+}
+
 static void shm_put(struct st_shm *s, const void *p, size_t len)
 {
     struct st_err e;
@@ -488,6 +562,7 @@ int main(void)
         CASE(a_unix_socket_is_private_replaced_when_stale_and_removed),
         CASE(addresses_that_cannot_be_had_are_named),
         CASE(tls_serves_the_same_products),
+        CASE(a_client_that_changes_its_keys_without_end_holds_nobody_up),
         CASE(shared_memory_serves_the_same_products),
         CASE(hints_come_as_they_stand_in_the_file),
         CASE(a_worker_without_hints_says_so),

@@ -1,5 +1,6 @@
 #include "net/link_tls.h"
 
+#include "base/hooks.h"
 #include "net/wait.h"
 
 #include <arpa/inet.h>
@@ -89,6 +90,8 @@ static int set_up(struct st_tls *t, int fd, const char *host, const char *ca, st
     SSL_CTX_set_min_proto_version(t->ctx, TLS1_2_VERSION);
     SSL_CTX_set_options(t->ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
     SSL_CTX_set_mode(t->ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    /* A peer that sends tickets or new keys without end must not hold one call for ever: deadlines are ours. */
+    SSL_CTX_clear_mode(t->ctx, SSL_MODE_AUTO_RETRY);
     SSL_CTX_set_session_cache_mode(t->ctx, SSL_SESS_CACHE_OFF);
     if (load_roots(t, ca, e))
         return e->code;
@@ -153,6 +156,8 @@ int st_tls_open(int fd, const char *host, const char *ca, double deadline, struc
         if (done == 1)
             break;
         rc = stalled(t, done, &waits, e);
+        if (!rc && st_now() >= deadline) /* also of a peer that always has a little more to say */
+            rc = st_fail(e, ST_IO, "timed out");
         if (!rc)
             rc = st_net_wait(fd, waits, deadline, e);
     }

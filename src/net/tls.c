@@ -23,6 +23,8 @@ int st_tls_server(const char *cert, const char *key, SSL_CTX **out, struct st_er
         return st_fail(e, ST_MEMORY, "TLS: no memory");
     SSL_CTX_set_min_proto_version(tls, TLS1_2_VERSION);
     SSL_CTX_set_mode(tls, SSL_MODE_RELEASE_BUFFERS);
+    /* A client that changes its keys without end must not hold one SSL_read() for ever: others wait for that thread. */
+    SSL_CTX_clear_mode(tls, SSL_MODE_AUTO_RETRY);
     SSL_CTX_set_default_passwd_cb(tls, no_passphrase);
     int rc = 0;
     if (access(cert, R_OK) != 0)
