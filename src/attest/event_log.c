@@ -41,11 +41,13 @@ static int read_head(struct reader *r, struct st_event_log *out, struct st_err *
     uint32_t pcr = number(r, 4), type = number(r, 4);
     struct st_span sha1 = take(r, 20);
     struct st_span data = take(r, number(r, 4));
-    struct reader h = {data.p, data.p + data.len, data.p == NULL};
+    if (r->failed)
+        return st_fail(e, ST_INPUT, "event log: want one that begins with 'Spec ID Event03'");
+    struct reader h = {data.p, data.p + data.len, false};
     struct st_span name = take(&h, 16);
     take(&h, 8); /* platform class, version of the specification, size of a pointer */
     uint32_t n = number(&h, 4);
-    if (r->failed || h.failed || pcr > 1 || type != ST_EV_NO_ACTION || memcmp(name.p, "Spec ID Event03", 16) != 0)
+    if (h.failed || pcr > 1 || type != ST_EV_NO_ACTION || memcmp(name.p, "Spec ID Event03", 16) != 0)
         return st_fail(e, ST_INPUT, "event log: want one that begins with 'Spec ID Event03'");
     for (size_t i = 0; i < sha1.len; i++)
         if (sha1.p[i])

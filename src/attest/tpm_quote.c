@@ -60,8 +60,8 @@ int st_pcrs_parse(const uint8_t *json, size_t len, struct st_pcrs *p, struct st_
     json_t *bank = json_object_get(json_object_get(o, "pcrs"), st_pcr_bank_name(p->alg));
     if (!json_is_object(bank) || json_object_size(o) != 1)
         rc = st_fail(e, ST_INPUT, "pcrs: want {\"pcrs\": {\"%s\": {\"0\": HEX, ...}}}", st_pcr_bank_name(p->alg));
-    if (!rc)
-        json_object_foreach(bank, key, v) if (!rc) rc = read_value(key, v, p, e);
+    else
+        json_object_foreach(bank, key, v) if ((rc = read_value(key, v, p, e))) break;
     json_decref(o);
     return rc;
 }
