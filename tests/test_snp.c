@@ -616,8 +616,10 @@ static void azures_file_of_report_and_runtime_data_verifies(void **state)
     assert_check(&a, "snp.runtime_data", ST_CHECK_PASS, "");
     assert_number(&a, "snp.runtime_secure_boot", 1);
     st_appraisal_wipe(&a);
-    /* Free are only the two versions' bits that make another known version: byte 4, 1 or 2. */
+    /* Of the report inside, which the test above damages whole, every fourth byte. */
     for (size_t i = 0; i < hcl.len; i++) {
+        if (i >= 32 && i < 32 + ST_SNP_REPORT && i % 4)
+            continue;
         hcl.p[i] ^= (char)(1u << i % 8);
         if (!is_refused(&ev, pinned, NOW))
             fail_msg("byte %zu can be changed", i);
