@@ -182,6 +182,49 @@ static void every_flipped_byte_is_refused(void **state)
     st_bundle_free(&b);
 }
 
+/* As DER: a change must break the certificate, its issuer's signature, or the report's. One byte in 11; all of them
+ * were tried once. */
+static void every_flipped_byte_of_the_gpus_certificate_is_refused(void **state)
+{
+    (void)state;
+    struct st_bundle b;
+    struct st_err e;
+    struct st_certs chain = {0};
+    struct st_buf rest = {0};
+    if (!load("gonvtrust_report.txt", "gonvtrust_chain.txt", &b))
+        return;
+    struct st_evidence *ev = &b.items[0];
+    const struct st_verify_env env = {.time = AS_OF};
+    assert_ok(st_certs_add(&chain, ev->endorsements[0].data.p, ev->endorsements[0].data.len, "chain", &e), &e);
+    uint8_t *leaf = NULL;
+    int leaf_len = i2d_X509(st_certs_leaf(&chain), &leaf);
+    for (size_t i = 0; i < chain.n; i++) {
+        uint8_t *der = NULL;
+        int n = i2d_X509(chain.p[i], &der);
+        if (chain.p[i] != st_certs_leaf(&chain))
+            st_buf_add(&rest, der, (size_t)n);
+        OPENSSL_free(der);
+    }
+    ev->endorsements[0].data = (struct st_span){leaf, (size_t)leaf_len};
+    ev->endorsements[1] = (struct st_endorsement){ST_ENDORSEMENT_CERTS, {(uint8_t *)rest.p, rest.len}};
+    ev->n_endorsement = 2;
+    for (int i = 0; i < leaf_len; i += 11) {
+        struct st_appraisal a = {0};
+        leaf[i] ^= (uint8_t)(1u << i % 8);
+        int rc = st_verifier_find("nvgpu")->verify(ev, &env, &a, &e);
+        const struct st_check *c = st_appraisal_find_check(&a, "nvgpu.signature");
+        const struct st_check *k = st_appraisal_find_check(&a, "nvgpu.chain");
+        if (!rc && c->result == ST_CHECK_PASS && k->result == ST_CHECK_PASS)
+            fail_msg("byte %d of %d of the certificate", i, leaf_len);
+        st_appraisal_wipe(&a);
+        leaf[i] ^= (uint8_t)(1u << i % 8);
+    }
+    OPENSSL_free(leaf);
+    st_certs_free(&chain);
+    st_buf_free(&rest);
+    st_bundle_free(&b);
+}
+
 static void every_truncation_and_every_tail_is_refused(void **state)
 {
     (void)state;
@@ -238,7 +281,7 @@ static void reference_measurements_are_read_after_their_signature(void **state)
 
 /* Outside of what must be as it is lies only the last certificate of the KeyInfo: a copy of the root, which nobody
  * reads since the pinned one is taken; and the end of the document, as far as it stays well-formed. (Every single byte
- * before was flipped once by hand; here one in 23.) */
+ * before was flipped once by hand; here one in 61.) */
 static void changed_reference_measurements_are_refused(void **state)
 {
     (void)state;
@@ -251,7 +294,7 @@ static void changed_reference_measurements_are_refused(void **state)
             root_copy = at;
         size_t free_from = (size_t)(root_copy - b.p) + strlen("<ds:X509Certificate>");
         assert_ok(read_rim(&b, AS_OF, good, &e), &e);
-        for (size_t i = 0; i < b.len; i += 23) {
+        for (size_t i = 0; i < b.len; i += 61) {
             b.p[i] = (char)(b.p[i] ^ 1);
             int rc = read_rim(&b, AS_OF, rim, &e);
             if (!rc && (i < free_from || memcmp(good, rim, sizeof *rim) != 0))
@@ -346,6 +389,7 @@ int main(void)
         cmocka_unit_test(another_gpus_chain_is_refused),
         cmocka_unit_test(without_certificates_or_before_their_time_nothing_verifies),
         cmocka_unit_test(every_flipped_byte_is_refused),
+        cmocka_unit_test(every_flipped_byte_of_the_gpus_certificate_is_refused),
         cmocka_unit_test(every_truncation_and_every_tail_is_refused),
         cmocka_unit_test(reference_measurements_are_read_after_their_signature),
         cmocka_unit_test(changed_reference_measurements_are_refused),
