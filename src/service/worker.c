@@ -11,6 +11,8 @@
 #include <string.h>
 
 #define MAX_LISTEN 16
+/* A lone client that decodes asks again within this time of its last reply: shorter than falling asleep and waking. */
+#define AWAKE_S 150e-6
 
 struct st_worker_run {
     struct st_worker w;
@@ -82,6 +84,7 @@ static void on_done(evutil_socket_t fd, short what, void *arg)
     struct st_worker *w = arg;
     (void)fd;
     (void)what;
+    w->awake_until = w->n_conn == 1 ? st_now() + AWAKE_S : 0;
     for (struct st_worker_request *r = st_worker_queue_done(w->queue), *next; r; r = next) {
         next = r->next;
         if (r->batch_rows && r->err.code)
@@ -199,9 +202,11 @@ int st_worker_run(const struct st_worker_opts *o, struct st_err *e)
 {
     struct st_worker_run run = {.w.o = *o};
     int rc = set_up(&run, e);
-    while (!rc && !(run.w.draining && !run.w.n_conn))
-        if (event_base_loop(run.w.base, EVLOOP_ONCE) != 0 || event_base_got_break(run.w.base))
+    while (!rc && !(run.w.draining && !run.w.n_conn)) {
+        int awake = run.w.awake_until > 0 && st_now() < run.w.awake_until ? EVLOOP_NONBLOCK : 0;
+        if (event_base_loop(run.w.base, EVLOOP_ONCE | awake) != 0 || event_base_got_break(run.w.base))
             break;
+    }
     tear_down(&run);
     return rc;
 }

@@ -405,7 +405,7 @@ static void end_rows(struct st_worker_peer *c)
         st_fail(&r->err, ST_INPUT, "MULTIPLY rows: a value is no residue, want less than %u", ST_FQ);
         st_worker_peer_reply(c, r);
     } else
-        st_worker_queue_push(c->worker->queue, r);
+        st_worker_queue_push(c->worker->queue, r, c->worker->n_conn == 1);
 }
 
 static int end_part(struct st_worker_peer *c, struct st_err *e)

@@ -56,7 +56,8 @@ int st_worker_queue_new(const struct st_worker_opts *o, uint32_t max_row, struct
 struct st_worker_request *st_worker_queue_free(struct st_worker_queue *q);
 /* Readable when requests are done. */
 int st_worker_queue_fd(const struct st_worker_queue *q);
-void st_worker_queue_push(struct st_worker_queue *q, struct st_worker_request *r);
+/* here: when nothing waits and nothing runs, compute it on this thread, which saves two wake-ups. */
+void st_worker_queue_push(struct st_worker_queue *q, struct st_worker_request *r, bool here);
 struct st_worker_request *st_worker_queue_done(struct st_worker_queue *q);
 /* The client leaves: its waiting requests come back in a list, those being computed lose it. */
 struct st_worker_request *st_worker_queue_forget(struct st_worker_queue *q, const struct st_worker_peer *c);
@@ -107,6 +108,7 @@ struct st_worker {
     struct st_worker_peer *conns, *waiting; /* waiting: for memory, the longest first */
     uint32_t n_conn;
     bool draining;
+    double awake_until; /* the event loop does not sleep before */
 };
 
 #endif

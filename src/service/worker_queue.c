@@ -140,6 +140,17 @@ static void compute(struct st_worker_queue *q)
     first->batch_rows = n_row;
 }
 
+/* With the lock: what was computed goes back. */
+static void finish(struct st_worker_queue *q)
+{
+    for (int i = 0; i < q->n_batch; i++) {
+        *q->done_last = q->batch[i];
+        q->done_last = &q->batch[i]->next;
+    }
+    q->n_batch = 0;
+    eventfd_write(q->fd, 1);
+}
+
 static void *device_thread(void *arg)
 {
     struct st_worker_queue *q = arg;
@@ -153,12 +164,7 @@ static void *device_thread(void *arg)
         pthread_mutex_unlock(&q->lock);
         compute(q);
         pthread_mutex_lock(&q->lock);
-        for (int i = 0; i < q->n_batch; i++) {
-            *q->done_last = q->batch[i];
-            q->done_last = &q->batch[i]->next;
-        }
-        q->n_batch = 0;
-        eventfd_write(q->fd, 1);
+        finish(q);
     }
     pthread_mutex_unlock(&q->lock);
     return NULL;
@@ -220,13 +226,20 @@ int st_worker_queue_fd(const struct st_worker_queue *q)
     return q->fd;
 }
 
-void st_worker_queue_push(struct st_worker_queue *q, struct st_worker_request *r)
+void st_worker_queue_push(struct st_worker_queue *q, struct st_worker_request *r, bool here)
 {
     r->next = NULL;
     pthread_mutex_lock(&q->lock);
     *q->last = r;
     q->last = &r->next;
-    pthread_cond_signal(&q->more);
+    if (here && q->first == r && q->n_batch == 0) {
+        choose(q);
+        pthread_mutex_unlock(&q->lock);
+        compute(q);
+        pthread_mutex_lock(&q->lock);
+        finish(q);
+    } else
+        pthread_cond_signal(&q->more);
     pthread_mutex_unlock(&q->lock);
 }
 
