@@ -31,7 +31,7 @@ struct st_worker_peer {
     struct st_worker *worker;
     struct st_worker_peer *prev, *next, *next_waiting;
     struct st_accepted *stream;
-    struct event *on_read, *on_write;
+    struct event *on_read, *on_write, *on_wake;
     bool watch_read, watch_write;
     enum state state;
     struct st_worker_lane lane;
@@ -54,9 +54,10 @@ struct st_worker_peer {
 
 /* Memory and its queue -------------------------------------------------------------------------------------------- */
 
+/* By an event of its own: libevent does not watch a descriptor whose event is added while it is active. */
 static void wake(struct st_worker_peer *c)
 {
-    event_active(c->on_read, EV_READ, 0);
+    event_active(c->on_wake, EV_TIMEOUT, 0);
 }
 
 void st_worker_peer_retry(struct st_worker_peer *c)
@@ -507,6 +508,8 @@ void st_worker_peer_free(struct st_worker_peer *c)
     if (c->next)
         c->next->prev = c->prev;
     w->n_conn--;
+    if (c->on_wake)
+        event_free(c->on_wake);
     if (c->on_read)
         event_free(c->on_read);
     if (c->on_write)
@@ -614,10 +617,11 @@ void st_worker_peer_new(struct st_worker *w, struct st_accepted *s)
     w->conns = c;
     w->n_conn++;
     w->n.connections_total++;
+    c->on_wake = event_new(w->base, -1, 0, on_event, c);
     c->on_read = event_new(w->base, st_accepted_fd(s), EV_READ | EV_PERSIST, on_event, c);
     c->on_write = event_new(w->base, st_accepted_fd(s), EV_WRITE | EV_PERSIST, on_event, c);
     st_fail(&full, ST_IO, "this worker has its %" PRIu32 " connections; try again later", w->o.max_conn);
-    if (!c->on_read || !c->on_write || (refused && break_off(c, &full)))
+    if (!c->on_wake || !c->on_read || !c->on_write || (refused && break_off(c, &full)))
         st_worker_peer_free(c);
     else
         wake(c);
