@@ -78,7 +78,7 @@ def main():
     a.add_argument("--no-interop", action="store_true")
     a.add_argument("--only", default="")
     # The programs use two threads and more: one for every two CPUs, or they wait for each other.
-    a.add_argument("--jobs", type=int, default=max(1, len(os.sched_getaffinity(0)) // 2))
+    a.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     a = a.parse_args()
     build = os.path.abspath(a.build)
     env = dict(os.environ, SOTTO_BIN=os.path.join(build, "bin", "sotto"), SOTTO_CONFIG="")

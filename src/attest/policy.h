@@ -15,12 +15,16 @@
  *  "revocation": "required" (default) or "if_present",
  *  "optional": ["nvgpu.rim.driver", ...],        checks that may be absent, by name
  *  "roots": {"tpm": PEM, ...},                   root certificates in place of the vendor's, of your own machines
+ *  "log": {"origin", "key", "witnesses": [..], "quorum": N}, the log that is believed
+ *  "logged": ["tdx.mrtd", ...],                  claims whose allowed values must stand in that log, proofs in "proofs"
+ *  "min_nodes": N,                               so many verified nodes to choose from; default 1
  *  "sim_root": HEX,                              Ed25519 key; only with it is evidence of kind sim accepted
  *  "signature_only": true}                       signatures and chains alone, for `sotto attest verify` only
  * Unknown fields are refused; "comment" is allowed anywhere. docs/attestation.md is the whole schema. */
 #ifndef ST_ATTEST_POLICY_H
 #define ST_ATTEST_POLICY_H
 
+#include "attest/checkpoint.h"
 #include "attest/verifier.h"
 
 #define ST_POLICY_MAX_BYTES ((size_t)1 << 20)
@@ -31,6 +35,10 @@ int st_policy_parse(const void *p, size_t len, const char *where, struct st_poli
 void st_policy_free(struct st_policy *p);
 /* True: only signatures and chains are judged. Whoever means to rely on evidence refuses such a policy. */
 bool st_policy_signature_only(const struct st_policy *p);
+
+/* The log of the policy, NULL when it names none; borrowed. */
+const struct st_tlog_keys *st_policy_log(const struct st_policy *p);
+unsigned st_policy_min_nodes(const struct st_policy *p);
 
 struct st_verdict {
     bool good;

@@ -244,6 +244,10 @@ static void set_options(struct st_http_call *call, const char *url)
     curl_easy_setopt(h, CURLOPT_TCP_NODELAY, 1L);
     if (c->ca_bundle)
         curl_easy_setopt(h, CURLOPT_CAINFO, c->ca_bundle);
+    if (call->o.unix_path)
+        curl_easy_setopt(h, CURLOPT_UNIX_SOCKET_PATH, call->o.unix_path);
+    if (call->o.direct || call->o.unix_path)
+        curl_easy_setopt(h, CURLOPT_PROXY, "");
     if (call->o.body) {
         curl_easy_setopt(h, CURLOPT_POST, 1L);
         curl_easy_setopt(h, CURLOPT_POSTFIELDS, call->body.p ? call->body.p : "");
@@ -284,7 +288,14 @@ int st_http_call_start(struct st_http_client *c, const struct st_http_call_opts 
         ok = ok && !b.failed && add_field(call, b.p);
         st_buf_wipe(&b);
     }
-    ok = ok && (!o->body || (add_field(call, "Content-Type: application/json") && add_field(call, "Expect:")));
+    if (o->body) {
+        struct st_buf b = {0};
+        st_buf_addf(&b, "Content-Type: %s", o->type ? o->type : "application/json");
+        ok = ok && !b.failed && add_field(call, b.p) && add_field(call, "Expect:");
+        st_buf_free(&b);
+    }
+    for (const char *const *f = o->fields; ok && f && *f; f++)
+        ok = add_field(call, *f);
     call->easy = ok ? curl_easy_init() : NULL;
     if (call->easy)
         set_options(call, o->url);
@@ -307,4 +318,24 @@ void st_http_call_cancel(struct st_http_call *call)
         c->any_cancelled = true;
     else
         call_free(call);
+}
+
+void st_http_call_pause(struct st_http_call *call, bool stop)
+{
+    struct st_http_client *c = call->client;
+    bool inside = c->in_curl;
+    if (call->cancelled)
+        return;
+    c->in_curl = true;
+    curl_easy_pause(call->easy, stop ? CURLPAUSE_RECV : CURLPAUSE_CONT);
+    c->in_curl = inside;
+    if (!inside)
+        collect(c);
+}
+
+const char *st_http_call_type(const struct st_http_call *call)
+{
+    char *type = NULL;
+    curl_easy_getinfo(call->easy, CURLINFO_CONTENT_TYPE, &type);
+    return type;
 }

@@ -22,10 +22,14 @@ void st_http_client_free(struct st_http_client *c);
 
 struct st_http_call_opts {
     const char *url;
-    const char *bearer;  /* NULL = none */
-    struct st_buf *body; /* taken over (left empty), wiped after use; NULL = GET */
-    double stall_s;      /* no byte for so long ends the call; 0 = the caller watches */
-    size_t max_reply;    /* bytes of the reply's body */
+    const char *unix_path;     /* a Unix socket to connect to in place of the URL's host; NULL = none */
+    bool direct;               /* never through HTTPS_PROXY and its relatives */
+    const char *bearer;        /* NULL = none */
+    const char *const *fields; /* further "Name: value" lines, ended by NULL; NULL = none */
+    struct st_buf *body;       /* taken over (left empty), wiped after use; NULL = GET */
+    const char *type;          /* of the body; NULL = application/json */
+    double stall_s;            /* no byte for so long ends the call; 0 = the caller watches */
+    size_t max_reply;          /* bytes of the reply's body */
     /* A piece of the reply's body. A value other than 0 (with *e filled) ends the call with that error. */
     int (*data)(void *arg, int status, const void *p, size_t len, struct st_err *e);
     /* Once, last. e is NULL when a whole reply came, whatever its status; IO otherwise, or what data returned. */
@@ -36,5 +40,10 @@ int st_http_call_start(struct st_http_client *c, const struct st_http_call_opts 
                        struct st_err *e) ST_MUST_CHECK;
 /* Allowed from anywhere, callbacks included; no callback of this call comes afterwards. */
 void st_http_call_cancel(struct st_http_call *call);
+/* Stops and goes on taking the reply, for a reader further on that is slow; allowed from anywhere. Pieces may come
+ * before going on returns. A stopped call does not stall. */
+void st_http_call_pause(struct st_http_call *call, bool stop);
+/* Content-Type of the reply, NULL when it has none; from `data` only. */
+const char *st_http_call_type(const struct st_http_call *call);
 
 #endif

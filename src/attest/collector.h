@@ -1,0 +1,54 @@
+/* Collects one kind of evidence on the machine that it is about: one file collect_KIND.c that exports one const struct,
+ * and a row in collectors.def. A program that collects links no verifier. What a collector stands on (a path, a TPM, a
+ * library) is an option, so that tests can stand something else there. Calls block; one thread. */
+#ifndef ST_ATTEST_COLLECTOR_H
+#define ST_ATTEST_COLLECTOR_H
+
+#include "attest/evidence.h"
+
+struct st_collect_opts {
+    const char *tsm;          /* tdx, snp: NULL = /sys/kernel/config/tsm/report */
+    const char *gramine;      /* sgx: NULL = /dev/attestation */
+    const char *tcti;         /* tpm: TCTI string of tpm2-tss, NULL = the system's TPM */
+    const char *tpm_ak;       /* tpm: persistent handle "0x81000003" of the attestation key; NULL = a fresh restricted
+                                 signing key under the endorsement hierarchy */
+    const char *tpm_certs;    /* tpm: PEM file, certificate of that key; NULL = none */
+    const char *event_log;    /* tpm: NULL = /sys/kernel/security/tpm0/binary_bios_measurements, if it is there */
+    const char *nvml;         /* nvgpu: NULL = libnvidia-ml.so.1 */
+    const char *sim_key;      /* sim: file of an Ed25519 seed, 64 hexadecimal digits */
+    const char *endorsements; /* directory of files that go along: collateral, certificates, revocation lists */
+    uint8_t sim_measurement[32];
+};
+
+struct st_collector {
+    const char *kind;
+    /* UNSUPPORTED: the machine has no such thing, and what is missing. */
+    int (*open)(const struct st_collect_opts *o, void **h, struct st_err *e);
+    /* Evidence that holds data [len] (64 bytes, or 32 where attest/binding.h says so), and the endorsements that the
+     * machine itself has. Appends the evidence; endorsements go through `endorse`, which copies them. */
+    int (*collect)(void *h, const uint8_t *data, size_t len, struct st_buf *evidence,
+                   int (*endorse)(void *ctx, enum st_endorsement_type t, const void *p, size_t n, struct st_err *e),
+                   void *ctx, struct st_err *e);
+    /* VERIFY when what earlier evidence says is no longer so (a PCR or register was extended, the machine started
+     * anew). Cheap enough for once a second. NULL = it cannot change while the process lives. */
+    int (*unchanged)(void *h, struct st_err *e);
+    void (*close)(void *h);
+};
+
+/* NULL when there is none. */
+const struct st_collector *st_collector_find(const char *kind);
+const struct st_collector *st_collector_at(int i); /* NULL behind the last */
+
+/* All kinds that a node collects, as one. */
+struct st_collection;
+/* kinds: n names. UNSUPPORTED: no such kind, or not on this machine; INPUT: a kind twice, none that can carry. */
+int st_collection_open(const char *const *kinds, size_t n, const struct st_collect_opts *o, struct st_collection **out,
+                       struct st_err *e) ST_MUST_CHECK;
+/* A bundle around the keys of *b (attest/binding.h): every item but the carrier is asked with the GPU nonce, the
+ * carrier with the report data. Free by st_bundle_free(). */
+int st_collection_collect(struct st_collection *c, const struct st_binding *b, struct st_bundle *out,
+                          struct st_err *e) ST_MUST_CHECK;
+int st_collection_unchanged(struct st_collection *c, struct st_err *e) ST_MUST_CHECK;
+void st_collection_close(struct st_collection *c);
+
+#endif
