@@ -28,6 +28,7 @@ enum {
     ST_CLI_UNLOCK = 64,  /* --passphrase-file --passphrase --tcti */
     ST_CLI_ENGINE = 128, /* --dtype --kv-dtype --ctx --deterministic */
     ST_CLI_MASKED = 256, /* --protect, --worker and what belongs to it (cli/masked.h) */
+    ST_CLI_PORT = 512,   /* of ST_CLI_LISTEN: --host --port --tls-cert --tls-key --max-conn --grace */
     ST_CLI_MODEL = ST_CLI_TOKENIZER | ST_CLI_ENGINE,
 };
 

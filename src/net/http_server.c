@@ -496,6 +496,11 @@ const char *st_http_path(const struct st_http_conn *c)
     return c->in.path;
 }
 
+const char *st_http_query(const struct st_http_conn *c)
+{
+    return c->in.query;
+}
+
 const char *st_http_host(const struct st_http_conn *c)
 {
     return c->in.host;

@@ -45,6 +45,7 @@ size_t st_http_server_busy(const struct st_http_server *s);
 int st_http_bad(const struct st_http_conn *c, const char **why); /* 0, or the status that it deserves */
 const char *st_http_method(const struct st_http_conn *c);
 const char *st_http_path(const struct st_http_conn *c);
+const char *st_http_query(const struct st_http_conn *c); /* behind '?'; "" when there is none */
 const char *st_http_host(const struct st_http_conn *c);
 const char *st_http_field(const struct st_http_conn *c, const char *name);
 struct st_span st_http_body(const struct st_http_conn *c);
