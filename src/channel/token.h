@@ -3,8 +3,8 @@
  * denomination: all that a token tells is which day and how many units. Bytes in, bytes out; hostile input.
  *
  * Binary form: magic "SOTTOTKN", u32 version 1, u32 day (days since 1970), u32 units, random [32], signature [n] by
- * the key of (day, units) over the prepared message random || "sotto token 1" (little-endian numbers). In a header
- * field it is that in base64.
+ * the key of (day, units) over the prepared message random || "sotto token 1" (little-endian numbers, here and below).
+ * In a header field it is that in base64.
  *
  * Change: a request that pays brings blinded messages along, and what was not used up comes back in its reply as blind
  * signatures on some of them. Binary forms: u16 count, then of each {u32 day, u32 units, u16 length, blinded};
@@ -38,7 +38,7 @@ void st_token_write(const struct st_token *t, struct st_buf *out);
 int st_token_verify(const struct st_token *t, const struct st_blind_rsa *k, struct st_err *e) ST_MUST_CHECK;
 /* What a spent token is remembered by: SHA-256 of its random string, day and units (not of the signature, of which
  * several can be valid). */
-int st_token_digest(const struct st_token *t, uint8_t out[32], struct st_err *e) ST_MUST_CHECK;
+void st_token_digest(const struct st_token *t, uint8_t out[32]);
 
 /* A token in the making: as secret as the link between who asked for it and who spends it. */
 struct st_token_blank {
@@ -47,7 +47,7 @@ struct st_token_blank {
     uint8_t blinded[ST_BLIND_RSA_MAX];
     size_t len; /* of blinded, and of the signature to come */
 };
-/* Draws the random string and blinds it for k. */
+/* Draws the random string and blinds it for k. Wipe *out in the end. */
 int st_token_begin(const struct st_blind_rsa *k, uint32_t day, uint32_t units, struct st_token_blank *out,
                    struct st_err *e) ST_MUST_CHECK;
 /* Unblinds the issuer's answer; VERIFY when it is no signature. */
@@ -74,9 +74,11 @@ void st_change_ask_write(const struct st_change_ask *a, struct st_buf *out);
 int st_change_answer_parse(struct st_span bytes, struct st_change_answer *out, struct st_err *e) ST_MUST_CHECK;
 void st_change_answer_write(const struct st_change_answer *a, struct st_buf *out);
 /* Blanks with which any part of `units` can be given back, all of it too: fills days and units of *out (blinded stays
- * empty). 1: one of 1. 8: eight of 1. 64: seven of 8 and eight of 1. 512: seven of 64, seven of 8, eight of 1. */
+ * empty). 1: one of 1. 8: eight of 1. 64: seven of 8 and eight of 1. 512: seven of 64, seven of 8, eight of 1.
+ * None for units that are no denomination. */
 void st_change_plan(uint32_t units, uint32_t day, struct st_change_ask *out);
-/* Chooses places of *a worth exactly `units` (largest first) into place[]; returns their number, 0 when it cannot. */
+/* Chooses places of *a worth exactly `units` (largest first) into place[]; returns their number, 0 when it cannot.
+ * Days are not looked at. */
 size_t st_change_pick(const struct st_change_ask *a, uint32_t units, uint16_t place[ST_CHANGE_MAX]);
 
 #endif
