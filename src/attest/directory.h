@@ -73,7 +73,12 @@ int st_directory_parse_part(const void *p, size_t len, const char *where, struct
 void st_directory_write_gateway(const struct st_directory_gateway *g, struct st_buf *out);
 void st_directory_write_issuer(const struct st_directory_issuer *i, struct st_buf *out);
 
+/* Names of gateways and issuers: 1 to 64 letters, digits, '.', '-' and '_', a letter or digit first. */
+bool st_directory_name_good(const char *name);
+
 /* NULL when there is none. */
+const struct st_directory_gateway *st_directory_find_gateway(const struct st_directory *d, const char *name);
+const struct st_directory_issuer *st_directory_find_issuer(const struct st_directory *d, const char *name);
 const struct st_directory_node *st_directory_find_node(const struct st_directory_gateway *g,
                                                        const uint8_t id[ST_NODE_ID]);
 const struct st_directory_key *st_directory_find_key(const struct st_directory_issuer *i, uint32_t day, uint32_t units);

@@ -1,5 +1,6 @@
 #include "text/json.h"
 #include "base/file.h"
+#include "text/base64.h"
 #include "text/utf8.h"
 
 #include <inttypes.h>
@@ -117,6 +118,33 @@ int st_json_need(const json_t *o, const char *where, const char *key, struct st_
 {
     if (!field(o, key))
         return st_fail(e, ST_INPUT, "%s: %s: missing", where, key);
+    return 0;
+}
+
+int st_json_base64(const json_t *o, const char *where, const char *key, struct st_buf *out, struct st_err *e)
+{
+    const char *s = NULL;
+    if (st_json_need(o, where, key, e) || st_json_str(o, where, key, &s, e))
+        return e->code;
+    if (!st_base64_decode(s, strlen(s), out))
+        return st_fail(e, ST_INPUT, "%s: %s: want base64", where, key);
+    return out->failed ? st_fail(e, ST_MEMORY, "%s: %s: out of memory", where, key) : 0;
+}
+
+int st_json_only(const json_t *o, const char *where, const char *const *names, struct st_err *e)
+{
+    const char *key;
+    json_t *v;
+    if (!json_is_object(o))
+        return st_fail(e, ST_INPUT, "%s: want an object", where);
+    json_object_foreach((json_t *)(uintptr_t)o, key, v)
+    {
+        bool known = false;
+        for (size_t i = 0; names[i] && !known; i++)
+            known = strcmp(key, names[i]) == 0;
+        if (!known)
+            return st_fail(e, ST_INPUT, "%s: unknown field '%.40s'", where, key);
+    }
     return 0;
 }
 

@@ -20,6 +20,11 @@ int st_json_real(const json_t *o, const char *where, const char *key, double min
 int st_json_bool(const json_t *o, const char *where, const char *key, bool *out, struct st_err *e) ST_MUST_CHECK;
 int st_json_str(const json_t *o, const char *where, const char *key, const char **out, struct st_err *e) ST_MUST_CHECK;
 int st_json_need(const json_t *o, const char *where, const char *key, struct st_err *e) ST_MUST_CHECK;
+/* The bytes of a field that must be there, appended to out. */
+int st_json_base64(const json_t *o, const char *where, const char *key, struct st_buf *out,
+                   struct st_err *e) ST_MUST_CHECK;
+/* INPUT unless o is an object that has no fields but these, a list ended by NULL. */
+int st_json_only(const json_t *o, const char *where, const char *const *names, struct st_err *e) ST_MUST_CHECK;
 
 /* Appends the compact text of v to b. */
 void st_json_dump(const json_t *v, struct st_buf *b);
