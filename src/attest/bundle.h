@@ -1,8 +1,8 @@
-/* What evidence.c, evidence_read.c and endorse.c share. */
+/* What evidence.c, evidence_read.c, endorse.c and collector.c share; no verifier. */
 #ifndef ST_ATTEST_BUNDLE_H
 #define ST_ATTEST_BUNDLE_H
 
-#include "attest/verifier.h"
+#include "attest/evidence.h"
 
 /* Copies p[len] into the bundle's memory; *out points there. */
 int st_bundle_keep(struct st_bundle *b, const void *p, size_t len, struct st_span *out, struct st_err *e) ST_MUST_CHECK;

@@ -1,5 +1,11 @@
+/* Simulated evidence: whoever holds the key file makes it, on any machine. */
+#include "attest/collector.h"
 #include "attest/ev_sim.h"
+#include "base/file.h"
+#include "base/hooks.h"
+#include "crypto/digest.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static void put(uint8_t *p, uint64_t v, size_t len)
@@ -20,3 +26,68 @@ int st_sim_collect(const struct st_ed25519 *root, const struct st_sim *s, uint8_
     memcpy(out + 64, s->report_data, sizeof s->report_data);
     return st_ed25519_sign(root, out, ST_SIM_SIGNED, out + ST_SIM_SIGNED, e);
 }
+
+struct sim {
+    struct st_ed25519 *root;
+    uint8_t measurement[32];
+};
+
+static int read_key(const char *path, struct st_ed25519 **out, struct st_err *e)
+{
+    struct st_buf text = {0};
+    uint8_t seed[ST_ED25519_SEED];
+    int rc = st_file_read(path, 2 * sizeof seed + 2, &text, e);
+    while (!rc && text.len && (text.p[text.len - 1] == '\n' || text.p[text.len - 1] == '\r'))
+        text.len--;
+    if (!rc && (text.len != 2 * sizeof seed || st_unhex(text.p, text.len, seed, sizeof seed, path, e)))
+        rc = st_fail(e, ST_INPUT, "%s: want an Ed25519 seed: %zu hexadecimal digits", path, 2 * sizeof seed);
+    if (!rc)
+        rc = st_ed25519_import(seed, out, e);
+    explicit_bzero(seed, sizeof seed);
+    st_buf_wipe(&text);
+    return rc;
+}
+
+static int sim_open(const struct st_collect_opts *o, void **h, struct st_err *e)
+{
+    if (!o->sim_key)
+        return st_fail(e, ST_UNSUPPORTED, "sim: no file of its signing key was named");
+    struct sim *s = calloc(1, sizeof *s);
+    if (!s)
+        return st_fail(e, ST_MEMORY, "sim: no memory");
+    if (read_key(o->sim_key, &s->root, e)) {
+        free(s);
+        return e->code;
+    }
+    memcpy(s->measurement, o->sim_measurement, sizeof s->measurement);
+    *h = s;
+    return 0;
+}
+
+static int sim_collect(void *h, const uint8_t *data, size_t len, struct st_buf *evidence, st_endorse_fn *endorse,
+                       void *ctx, struct st_err *e)
+{
+    const struct sim *s = h;
+    struct st_sim statement = {.time = st_unix_time()};
+    uint8_t bytes[ST_SIM_LEN];
+    (void)endorse;
+    (void)ctx;
+    if (len > sizeof statement.report_data)
+        return st_fail(e, ST_INTERNAL, "sim: %zu bytes of report data", len);
+    memcpy(statement.measurement, s->measurement, sizeof s->measurement);
+    memcpy(statement.report_data, data, len);
+    if (st_sim_collect(s->root, &statement, bytes, e))
+        return e->code;
+    st_buf_add(evidence, bytes, sizeof bytes);
+    return 0;
+}
+
+static void sim_close(void *h)
+{
+    struct sim *s = h;
+    st_ed25519_free(s->root);
+    free(s);
+}
+
+const struct st_collector st_collector_sim = {
+    .kind = "sim", .open = sim_open, .collect = sim_collect, .close = sim_close};

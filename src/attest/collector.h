@@ -10,27 +10,32 @@ struct st_collect_opts {
     const char *tsm;          /* tdx, snp: NULL = /sys/kernel/config/tsm/report */
     const char *gramine;      /* sgx: NULL = /dev/attestation */
     const char *tcti;         /* tpm: TCTI string of tpm2-tss, NULL = the system's TPM */
-    const char *tpm_ak;       /* tpm: persistent handle "0x81000003" of the attestation key; NULL = a fresh restricted
-                                 signing key under the endorsement hierarchy */
+    const char *tpm_ak;       /* tpm: persistent handle "0x81000003" of the attestation key; NULL = the restricted
+                                 signing key that this TPM makes from attest/tpm_device.h's template: always the same */
     const char *tpm_certs;    /* tpm: PEM file, certificate of that key; NULL = none */
     const char *event_log;    /* tpm: NULL = /sys/kernel/security/tpm0/binary_bios_measurements, if it is there */
     const char *nvml;         /* nvgpu: NULL = libnvidia-ml.so.1 */
     const char *sim_key;      /* sim: file of an Ed25519 seed, 64 hexadecimal digits */
-    const char *endorsements; /* directory of files that go along: collateral, certificates, revocation lists */
+    const char *endorsements; /* directory of files that go along: collateral, certificates, revocation lists. Read
+                                 anew each time; each goes to the items that can use it, names with a dot in front are
+                                 passed over, a file that is not recognised is an error */
     uint8_t sim_measurement[32];
 };
 
+typedef int st_endorse_fn(void *ctx, enum st_endorsement_type t, const void *p, size_t n, struct st_err *e);
+
 struct st_collector {
     const char *kind;
+    /* Which files of the directory of endorsements it can use, as a bit set of 1 << enum st_endorsement_type. */
+    unsigned endorsements;
     /* UNSUPPORTED: the machine has no such thing, and what is missing. */
     int (*open)(const struct st_collect_opts *o, void **h, struct st_err *e);
     /* Evidence that holds data [len] (64 bytes, or 32 where attest/binding.h says so), and the endorsements that the
      * machine itself has. Appends the evidence; endorsements go through `endorse`, which copies them. */
-    int (*collect)(void *h, const uint8_t *data, size_t len, struct st_buf *evidence,
-                   int (*endorse)(void *ctx, enum st_endorsement_type t, const void *p, size_t n, struct st_err *e),
-                   void *ctx, struct st_err *e);
-    /* VERIFY when what earlier evidence says is no longer so (a PCR or register was extended, the machine started
-     * anew). Cheap enough for once a second. NULL = it cannot change while the process lives. */
+    int (*collect)(void *h, const uint8_t *data, size_t len, struct st_buf *evidence, st_endorse_fn *endorse, void *ctx,
+                   struct st_err *e);
+    /* VERIFY when what was so at open() is no longer so (a PCR was extended, the machine started anew); collect() says
+     * the same. Cheap enough for once a second. NULL = it cannot change while the process lives. */
     int (*unchanged)(void *h, struct st_err *e);
     void (*close)(void *h);
 };
@@ -41,7 +46,8 @@ const struct st_collector *st_collector_at(int i); /* NULL behind the last */
 
 /* All kinds that a node collects, as one. */
 struct st_collection;
-/* kinds: n names. UNSUPPORTED: no such kind, or not on this machine; INPUT: a kind twice, none that can carry. */
+/* kinds: n names. USAGE: a kind twice, none or too many, none that can carry; UNSUPPORTED: no such kind, or not on this
+ * machine. Strings of *o are kept until close. */
 int st_collection_open(const char *const *kinds, size_t n, const struct st_collect_opts *o, struct st_collection **out,
                        struct st_err *e) ST_MUST_CHECK;
 /* A bundle around the keys of *b (attest/binding.h): every item but the carrier is asked with the GPU nonce, the

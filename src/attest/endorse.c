@@ -1,4 +1,5 @@
-/* Endorsements that come as files of their own: what they are is read from their content. */
+/* Endorsements that come as files of their own: what they are is read from their content. Knows no verifier: a node
+ * that collects evidence links this file too. */
 #include "attest/bundle.h"
 #include "text/json.h"
 
@@ -114,37 +115,4 @@ unsigned st_endorsement_recognise(const uint8_t *p, size_t len)
     if (is_tpmt_public(p, len) || (len > 2 && be16(p) == len - 2 && is_tpmt_public(p + 2, len - 2)))
         return BIT(AK_PUBLIC);
     return is_tpm_signature(p, len) ? BIT(SIGNATURE) : 0;
-}
-
-static int add_types(struct st_bundle *b, unsigned types, struct st_span data, const char *where, bool *used,
-                     struct st_err *e)
-{
-    for (size_t i = 0; i < b->n_item; i++) {
-        const struct st_verifier *v = st_verifier_find(b->items[i].kind);
-        for (int t = 0; t < ST_ENDORSEMENT_COUNT; t++) {
-            if (!(types & v->endorsements & 1u << t))
-                continue;
-            if (st_bundle_attach(&b->items[i], (enum st_endorsement_type)t, data, where, e))
-                return e->code;
-            *used = true;
-        }
-    }
-    return 0;
-}
-
-int st_bundle_endorse(struct st_bundle *b, const void *p, size_t len, const char *where, struct st_err *e)
-{
-    struct st_span data;
-    bool used = false;
-    unsigned types = len <= ST_EVIDENCE_MAX_BYTES ? st_endorsement_recognise(p, len) : 0;
-    if (!types)
-        return st_fail(e, ST_INPUT,
-                       "%s: want certificates, a revocation list, Intel collateral, an event log, a TPM signature, "
-                       "public key or PCR values, runtime data or a RIM, got something else",
-                       where);
-    if (st_bundle_keep(b, p, len, &data, e) || add_types(b, types, data, where, &used, e))
-        return e->code;
-    if (used)
-        return 0;
-    return st_fail(e, ST_INPUT, "%s: endorsements of this type say nothing about the evidence here", where);
 }

@@ -1,4 +1,5 @@
 #include "attest/bundle.h"
+#include "attest/verifier.h"
 #include "crypto/digest.h"
 #include "text/base64.h"
 #include "text/json.h"
@@ -267,4 +268,39 @@ int st_bundle_parse(const void *p, size_t len, const char *where, struct st_bund
     if (rc)
         st_bundle_free(out);
     return rc;
+}
+
+/* ---- endorsements that come later ---- */
+
+static int add_types(struct st_bundle *b, unsigned types, struct st_span data, const char *where, bool *used,
+                     struct st_err *e)
+{
+    for (size_t i = 0; i < b->n_item; i++) {
+        const struct st_verifier *v = st_verifier_find(b->items[i].kind);
+        for (int t = 0; t < ST_ENDORSEMENT_COUNT; t++) {
+            if (!(types & v->endorsements & 1u << t))
+                continue;
+            if (st_bundle_attach(&b->items[i], (enum st_endorsement_type)t, data, where, e))
+                return e->code;
+            *used = true;
+        }
+    }
+    return 0;
+}
+
+int st_bundle_endorse(struct st_bundle *b, const void *p, size_t len, const char *where, struct st_err *e)
+{
+    struct st_span data;
+    bool used = false;
+    unsigned types = len <= ST_EVIDENCE_MAX_BYTES ? st_endorsement_recognise(p, len) : 0;
+    if (!types)
+        return st_fail(e, ST_INPUT,
+                       "%s: want certificates, a revocation list, Intel collateral, an event log, a TPM signature, "
+                       "public key or PCR values, runtime data or a RIM, got something else",
+                       where);
+    if (st_bundle_keep(b, p, len, &data, e) || add_types(b, types, data, where, &used, e))
+        return e->code;
+    if (used)
+        return 0;
+    return st_fail(e, ST_INPUT, "%s: endorsements of this type say nothing about the evidence here", where);
 }
