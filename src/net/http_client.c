@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define MAX_HEADERS (256u << 10)
 
@@ -338,4 +339,19 @@ const char *st_http_call_type(const struct st_http_call *call)
     char *type = NULL;
     curl_easy_getinfo(call->easy, CURLINFO_CONTENT_TYPE, &type);
     return type;
+}
+
+int st_http_base(const char *what, const char *url, char **out, struct st_err *e)
+{
+    size_t n = strlen(url);
+    *out = NULL;
+    if ((strncasecmp(url, "http://", 7) != 0 && strncasecmp(url, "https://", 8) != 0) || strpbrk(url, " \r\n\t?#"))
+        return st_fail(e, ST_USAGE, "%s: want http(s)://host:port", what);
+    const char *authority = strchr(url, ':') + 3;
+    if (memchr(authority, '@', strcspn(authority, "/")))
+        return st_fail(e, ST_USAGE, "%s: want no password in the URL; keys are read from files", what);
+    while (n && url[n - 1] == '/')
+        n--;
+    *out = strndup(url, n);
+    return *out ? 0 : st_fail(e, ST_MEMORY, "%s: no memory", what);
 }

@@ -46,4 +46,8 @@ void st_http_call_pause(struct st_http_call *call, bool stop);
 /* Content-Type of the reply, NULL when it has none; from `data` only. */
 const char *st_http_call_type(const struct st_http_call *call);
 
+/* The base of URLs, from an option: http(s)://host[:port][/path] without what may end it, '/'. *out is owned. USAGE
+ * names `what`: another form, a query, or a password in it (it is printed, and command lines are visible to others). */
+int st_http_base(const char *what, const char *url, char **out, struct st_err *e) ST_MUST_CHECK;
+
 #endif

@@ -53,6 +53,11 @@ static void bad(struct st_http_parser *p, int status, const char *why)
     p->keep_alive = false;
 }
 
+void st_http_parser_refuse(struct st_http_parser *p, int status, const char *why)
+{
+    bad(p, status, why);
+}
+
 /* RFC 9110 section 5.6.2 */
 static bool is_token(const char *s)
 {

@@ -38,6 +38,8 @@ void st_http_parser_init(struct st_http_parser *p, size_t max_head, size_t max_b
 void st_http_parser_reset(struct st_http_parser *p);
 /* Takes bytes up to the end of one request; returns how many were used. state says DONE, BAD or more to come. */
 size_t st_http_parser_feed(struct st_http_parser *p, const void *data, size_t len);
+/* The request becomes one that cannot be served, for a reason outside it; why is a static sentence. */
+void st_http_parser_refuse(struct st_http_parser *p, int status, const char *why);
 /* Nothing of a request was received yet. */
 bool st_http_parser_idle(const struct st_http_parser *p);
 /* Value of a field (name in any case), or NULL. */

@@ -41,6 +41,7 @@ struct st_http_conn {
     enum conn_state state;
     bool streaming, chunked, head_only, close_after, told_continue, head_asked, processing, saw_eof;
     double deadline; /* 0 = none */
+    size_t held;     /* bytes of the body that count in the server's */
     char peer[64];
 };
 
@@ -52,10 +53,26 @@ struct st_http_server {
     SSL_CTX *tls;
     struct st_http_conn *conns;
     size_t n_conn;
+    size_t held; /* bytes of bodies, all connections together */
     int port;
 };
 
 static void conn_process(struct st_http_conn *c);
+
+/* Counts the body anew; false when the server holds more than it may. */
+static bool hold(struct st_http_conn *c)
+{
+    struct st_http_server *s = c->server;
+    s->held += c->in.body.len - c->held;
+    c->held = c->in.body.len;
+    return !s->o.max_held || s->held <= s->o.max_held;
+}
+
+static void parser_reset(struct st_http_conn *c)
+{
+    st_http_parser_reset(&c->in);
+    (void)hold(c);
+}
 
 /* close_notify, best effort: the other side's is not waited for. */
 static void tls_goodbye(struct st_http_conn *c)
@@ -81,7 +98,7 @@ static void conn_free(struct st_http_conn *c)
     if (c->state != LINGERING)
         tls_goodbye(c);
     bufferevent_free(c->bev);
-    st_http_parser_wipe(&c->in);
+    parser_reset(c);
     free(c);
 }
 
@@ -113,7 +130,7 @@ static void reply_done(struct st_http_conn *c)
     if (c->close_after || c->saw_eof) {
         c->state = CLOSING;
         c->deadline = now + c->server->o.send_s;
-        st_http_parser_reset(&c->in);
+        parser_reset(c);
         if (st_http_unsent(c) == 0)
             bufferevent_trigger(c->bev, EV_WRITE, BEV_TRIG_DEFER_CALLBACKS);
         return;
@@ -121,7 +138,7 @@ static void reply_done(struct st_http_conn *c)
     c->state = RECEIVING;
     c->deadline = now + c->server->o.idle_s;
     c->told_continue = c->head_asked = false;
-    st_http_parser_reset(&c->in);
+    parser_reset(c);
     /* A pipelined request may be waiting; it is looked at from the event loop, so that stacks never nest. */
     if (!c->processing)
         bufferevent_trigger(c->bev, EV_READ, BEV_TRIG_IGNORE_WATERMARKS | BEV_TRIG_DEFER_CALLBACKS);
@@ -220,6 +237,12 @@ void st_http_stream_end(struct st_http_conn *c)
     reply_done(c);
 }
 
+void st_http_stream_cut(struct st_http_conn *c)
+{
+    c->close_after = true;
+    reply_done(c);
+}
+
 void st_http_close_after(struct st_http_conn *c)
 {
     c->close_after = true;
@@ -256,7 +279,10 @@ static void conn_process(struct st_http_conn *c)
         if (was_idle && !st_http_parser_idle(&c->in))
             c->deadline = st_now() + c->server->o.receive_s;
         enum st_http_state st = c->in.state;
-        if ((st == ST_HTTP_BODY || st == ST_HTTP_CHUNK) && is_refused_early(c)) {
+        if (!hold(c) && st != ST_HTTP_BAD) {
+            st_http_parser_refuse(&c->in, 503, "too many requests at once");
+            conn_answer(c);
+        } else if ((st == ST_HTTP_BODY || st == ST_HTTP_CHUNK) && is_refused_early(c)) {
             c->close_after = true;
             conn_answer(c);
         } else if ((st == ST_HTTP_BODY || st == ST_HTTP_CHUNK) && c->in.expect_continue && !c->told_continue) {
@@ -519,6 +545,7 @@ struct st_span st_http_body(const struct st_http_conn *c)
 void st_http_body_drop(struct st_http_conn *c)
 {
     st_buf_wipe(&c->in.body);
+    (void)hold(c);
 }
 
 const char *st_http_peer(const struct st_http_conn *c)

@@ -19,6 +19,7 @@ struct st_http_server_opts {
     int port;                       /* 0 = chosen by the system */
     const char *tls_cert, *tls_key; /* PEM files; NULL = plain */
     size_t max_head, max_body;
+    size_t max_held;   /* bytes of all requests' bodies at once, beyond which one gets 503; 0 = no limit */
     uint32_t max_conn; /* when reached, the connection that has waited longest for a request gives way */
     double idle_s, receive_s, send_s;
     /* A whole request, or one that cannot be served (st_http_bad != 0). Must lead to one reply, now or later. */
@@ -71,6 +72,9 @@ void st_http_reply(struct st_http_conn *c, int status, const char *fields, const
 void st_http_stream_begin(struct st_http_conn *c, int status, const char *fields, const char *type);
 void st_http_stream_send(struct st_http_conn *c, const void *p, size_t len);
 void st_http_stream_end(struct st_http_conn *c);
+/* The reply cannot go on: what was sent leaves, then the connection ends where a chunk should come, so that the client
+ * sees a cut and no whole reply. */
+void st_http_stream_cut(struct st_http_conn *c);
 /* No further request on this connection after the current reply. */
 void st_http_close_after(struct st_http_conn *c);
 /* Bytes of the reply that the client has not taken yet. */

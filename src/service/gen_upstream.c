@@ -374,19 +374,12 @@ static const struct st_generator vtable = {gen_start, gen_cancel, gen_info, gen_
 /* "http://host:8000", ".../v1" and either with a slash give the same. */
 static int set_url(struct st_gen *g, const char *url, struct st_err *e)
 {
-    size_t n = strlen(url);
-    if ((strncasecmp(url, "http://", 7) != 0 && strncasecmp(url, "https://", 8) != 0) || strpbrk(url, " \r\n\t?#"))
-        return st_fail(e, ST_USAGE, "upstream: want http(s)://host:port");
-    /* It is printed, and command lines are visible to others. */
-    const char *authority = strchr(url, ':') + 3;
-    if (memchr(authority, '@', strcspn(authority, "/")))
-        return st_fail(e, ST_USAGE, "upstream: want no password in the URL; a key is read from --upstream-key-file");
-    while (n && url[n - 1] == '/')
-        n--;
-    if (n >= 3 && memcmp(url + n - 3, "/v1", 3) == 0)
-        n -= 3;
-    g->url = strndup(url, n);
-    return g->url ? 0 : st_fail(e, ST_MEMORY, "upstream: no memory");
+    if (st_http_base("upstream", url, &g->url, e))
+        return e->code;
+    size_t n = strlen(g->url);
+    if (n >= 3 && strcmp(g->url + n - 3, "/v1") == 0)
+        g->url[n - 3] = 0;
+    return 0;
 }
 
 /* NULL for `auto`. */
