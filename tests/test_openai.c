@@ -176,6 +176,45 @@ static void unsupported_and_unknown_fields_are_refused_by_name(void **state)
     accepted(ST_OAI_TEXT, "{\"prompt\":\"a\",\"echo\":false,\"best_of\":1,\"suffix\":null,\"logprobs\":null}");
 }
 
+static void behind_a_seal_the_engine_does_more_and_what_names_the_user_is_not_sent(void **state)
+{
+    (void)state;
+    static const char body[] =
+        "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{}]},{\"role\":\"tool\",\"content\":"
+        "\"4\","
+        "\"tool_call_id\":\"a\"}],\"tools\":[{\"type\":\"function\"}],\"user\":\"me\",\"metadata\":{\"a\":\"b\"},"
+        "\"store\":false,\"seed\":null,\"model\":\"other\"}";
+    struct st_oai_request r;
+    struct st_oai_error why;
+    struct st_buf sent = {0};
+    struct st_err e;
+    json_t *v;
+    assert_int_equal(st_oai_parse_sealed(ST_OAI_CHAT, body, sizeof body - 1, &r, &why), 0);
+    assert_int_equal(st_oai_put_sealed(&r, "demo", &sent, &e), 0);
+    assert_int_equal(st_json_parse(sent.p, sent.len, "sent", &v, &e), 0);
+    assert_int_equal(json_object_size(v), 3);
+    assert_string_equal(json_string_value(json_object_get(v, "model")), "demo");
+    assert_int_equal(json_array_size(json_object_get(v, "messages")), 2);
+    assert_non_null(json_object_get(v, "tools"));
+    json_decref(v);
+    st_buf_free(&sent);
+    st_oai_request_wipe(&r);
+    static const char *const bad[][2] = {
+        {"{" MSG ",\"store\":true}", "store"},
+        {"{" MSG ",\"audio\":{}}", "audio"},
+        {"{" MSG ",\"web_search_options\":{}}", "web_search_options"},
+        {"{" MSG ",\"frobnicate\":1}", "frobnicate"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":null}]}", "messages[0].content"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{}}]}]}",
+         "messages[0].content[0]"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_equal(st_oai_parse_sealed(ST_OAI_CHAT, bad[i][0], strlen(bad[i][0]), &r, &why), -1);
+        assert_string_equal(why.param, bad[i][1]);
+        st_oai_request_wipe(&r);
+    }
+}
+
 static void what_is_no_json_object_is_refused(void **state)
 {
     (void)state;
@@ -215,18 +254,20 @@ static void the_error_never_holds_content(void **state)
 static void the_documentation_lists_every_field(void **state)
 {
     (void)state;
-    enum { CHAT = 1, TEXT = 2, BOTH = 3, DONE = 0, REFUSED = 1, MEANINGLESS = 2 };
+    enum { CHAT = 1, TEXT = 2, BOTH = 3, DONE = 0, REFUSED = 1, MEANINGLESS = 2, PASSED = 3, DROPPED = 4 };
     static const struct {
         const char *name;
         int endpoints, verdict;
-        const char *neutral, *note;
+        const char *neutral;
+        int sealed;
+        const char *note;
     } rows[] = {
-#define X(name, endpoints, verdict, neutral, note) {name, endpoints, verdict, neutral, note},
+#define X(name, endpoints, verdict, neutral, sealed, note) {name, endpoints, verdict, neutral, sealed, note},
 #include "service/openai_fields.def"
 #undef X
     };
     static const char *const where[] = {"", "chat", "completions", "both"};
-    static const char *const words[] = {"done", "refused", "meaningless"};
+    static const char *const words[] = {"done", "refused", "meaningless", "passed", "not sent"};
     struct st_buf doc = {0};
     struct st_err e;
     bool print = getenv("SOTTO_PRINT_FIELDS") != NULL;
@@ -234,13 +275,14 @@ static void the_documentation_lists_every_field(void **state)
         fail_msg("%s", e.msg);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         char line[512], but[128] = "";
-        if (rows[i].verdict == REFUSED && *rows[i].neutral)
+        if ((rows[i].verdict == REFUSED || rows[i].sealed == REFUSED) && *rows[i].neutral)
             snprintf(but, sizeof but, " unless `%s`", rows[i].neutral);
         for (char *c = but; *c; c++)
             if (*c == '|')
                 *c = '/';
-        snprintf(line, sizeof line, "| `%s` | %s | %s%s | %s |\n", rows[i].name, where[rows[i].endpoints],
-                 words[rows[i].verdict], but, rows[i].note);
+        snprintf(line, sizeof line, "| `%s` | %s | %s%s | %s%s | %s |\n", rows[i].name, where[rows[i].endpoints],
+                 words[rows[i].verdict], rows[i].verdict == REFUSED ? but : "", words[rows[i].sealed],
+                 rows[i].sealed == REFUSED ? but : "", rows[i].note);
         if (print)
             printf("%s", line);
         else if (!strstr(doc.p, line))
@@ -492,6 +534,7 @@ int main(void)
         cmocka_unit_test(prompt_is_a_text_or_ids),
         cmocka_unit_test(wrong_values_are_refused_by_name),
         cmocka_unit_test(unsupported_and_unknown_fields_are_refused_by_name),
+        cmocka_unit_test(behind_a_seal_the_engine_does_more_and_what_names_the_user_is_not_sent),
         cmocka_unit_test(what_is_no_json_object_is_refused),
         cmocka_unit_test(the_error_never_holds_content),
         cmocka_unit_test(the_documentation_lists_every_field),

@@ -30,6 +30,7 @@ struct st_oai_error {
 
 struct st_oai_request {
     enum st_oai_endpoint endpoint;
+    bool sealed;              /* checked for an engine behind a seal */
     json_t *body;             /* owns every text below; after trim the stop strings */
     const char *model;        /* NULL = not given */
     struct st_chat_msg *msgs; /* chat; texts in body or in joined */
@@ -52,6 +53,12 @@ struct st_oai_request {
 /* Returns 0, or -1 with *err filled. *r is to be wiped in both cases. It holds the prompt. */
 int st_oai_parse(enum st_oai_endpoint ep, const void *body, size_t len, struct st_oai_request *r,
                  struct st_oai_error *err) ST_MUST_CHECK;
+/* The same for a request that goes sealed to an engine elsewhere (`sealed` in openai_fields.def). Tools pass. */
+int st_oai_parse_sealed(enum st_oai_endpoint ep, const void *body, size_t len, struct st_oai_request *r,
+                        struct st_oai_error *err) ST_MUST_CHECK;
+/* Appends what of it is sent, for this model (NULL = as it says). MEMORY. */
+int st_oai_put_sealed(const struct st_oai_request *r, const char *model, struct st_buf *out,
+                      struct st_err *e) ST_MUST_CHECK;
 /* What was accepted, against what the generator behind it refuses (NULL: nothing). -1 with *err filled. */
 int st_oai_check_refused(const struct st_oai_request *r, const struct st_gen_refusal *list,
                          struct st_oai_error *err) ST_MUST_CHECK;

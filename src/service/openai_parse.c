@@ -11,7 +11,7 @@
 
 #define INVALID "invalid_request_error"
 
-enum verdict { DONE, REFUSED, MEANINGLESS };
+enum verdict { DONE, REFUSED, MEANINGLESS, PASSED, DROPPED };
 enum { CHAT = ST_OAI_CHAT, TEXT = ST_OAI_TEXT, BOTH = ST_OAI_CHAT | ST_OAI_TEXT };
 
 static const struct field {
@@ -19,9 +19,10 @@ static const struct field {
     int endpoints;
     enum verdict verdict;
     const char *neutral;
+    enum verdict sealed;
     const char *note;
 } fields[] = {
-#define X(name, endpoints, verdict, neutral, note) {name, endpoints, verdict, neutral, note},
+#define X(name, endpoints, verdict, neutral, sealed, note) {name, endpoints, verdict, neutral, sealed, note},
 #include "service/openai_fields.def"
 #undef X
 };
@@ -115,7 +116,7 @@ static int check_fields(const struct st_oai_request *r, struct st_oai_error *err
             clean_name(key, name);
             return st_oai_fail(err, 400, INVALID, "unknown_field", name, "%s: not a field of this endpoint", name);
         }
-        if (f->verdict == REFUSED && !json_is_null(v) && !is_neutral(v, f->neutral))
+        if ((r->sealed ? f->sealed : f->verdict) == REFUSED && !json_is_null(v) && !is_neutral(v, f->neutral))
             return refuse(err, f->name, f->note);
     }
     return 0;
@@ -154,7 +155,8 @@ static bool is_id(const json_t *v)
 }
 
 /* "role" of a message. */
-static int parse_role(const json_t *msg, const char *where, struct st_chat_msg *out, struct st_oai_error *err)
+static int parse_role(const json_t *msg, const char *where, bool sealed, struct st_chat_msg *out,
+                      struct st_oai_error *err)
 {
     char param[96];
     snprintf(param, sizeof param, "%s.role", where);
@@ -167,10 +169,13 @@ static int parse_role(const json_t *msg, const char *where, struct st_chat_msg *
         out->role = ST_CHAT_USER;
     else if (strcmp(role, "assistant") == 0)
         out->role = ST_CHAT_ASSISTANT;
-    else if (strcmp(role, "tool") == 0 || strcmp(role, "function") == 0)
-        return refuse(err, param, "no tools");
-    else
-        return wrong(err, param, "system, developer, user or assistant");
+    else if (strcmp(role, "tool") == 0 || strcmp(role, "function") == 0) {
+        if (!sealed)
+            return refuse(err, param, "no tools");
+        out->role = ST_CHAT_USER; /* the engine's template says what it is */
+    } else
+        return wrong(err, param,
+                     sealed ? "system, developer, user, assistant or tool" : "system, developer, user or assistant");
     return 0;
 }
 
@@ -199,23 +204,30 @@ static int parse_parts(struct st_oai_request *r, const json_t *parts, const char
     return r->joined.failed ? st_oai_fail(err, 503, "server_error", "memory", NULL, "no memory for the request") : 0;
 }
 
-/* Fields of a message beside role and content. */
-static int check_message_fields(const json_t *msg, const char *where, struct st_oai_error *err)
+static bool is_one_of(const char *word, const char *const *list)
 {
-    static const char *const refused[] = {"tool_calls", "function_call", "tool_call_id", "audio", NULL};
+    while (*list && strcmp(*list, word) != 0)
+        list++;
+    return *list != NULL;
+}
+
+/* Fields of a message beside role and content. Those of tools pass where an engine behind a seal reads them. */
+static int check_message_fields(const json_t *msg, const char *where, bool sealed, struct st_oai_error *err)
+{
+    static const char *const plain[] = {"role", "content", "name", "annotations", "refusal", NULL};
+    static const char *const tools[] = {"tool_calls", "function_call", "tool_call_id", NULL};
     char param[96], name[48];
     void *it = json_object_iter((json_t *)msg);
     for (; it; it = json_object_iter_next((json_t *)msg, it)) {
         const char *key = json_object_iter_key(it);
         const json_t *v = json_object_iter_value(it);
-        if (strcmp(key, "role") == 0 || strcmp(key, "content") == 0 || strcmp(key, "name") == 0 || json_is_null(v))
+        bool empty = strcmp(key, "tool_calls") == 0 && json_is_array(v) && json_array_size(v) == 0;
+        if (is_one_of(key, plain) || json_is_null(v) || empty || (sealed && is_one_of(key, tools)))
             continue;
         snprintf(param, sizeof param, "%s.%s", where, clean_name(key, name));
-        for (int i = 0; refused[i]; i++)
-            if (strcmp(key, refused[i]) == 0 && !(json_is_array(v) && json_array_size(v) == 0))
-                return refuse(err, param, "");
-        if (!(strcmp(key, "tool_calls") == 0 || strcmp(key, "annotations") == 0 || strcmp(key, "refusal") == 0))
-            return st_oai_fail(err, 400, INVALID, "unknown_field", param, "%s: not a field of a message", param);
+        if (is_one_of(key, tools) || strcmp(key, "audio") == 0)
+            return refuse(err, param, "");
+        return st_oai_fail(err, 400, INVALID, "unknown_field", param, "%s: not a field of a message", param);
     }
     return 0;
 }
@@ -239,9 +251,13 @@ static int parse_messages(struct st_oai_request *r, struct st_oai_error *err)
         struct st_chat_msg *m = &r->msgs[i];
         if (!json_is_object(msg))
             return wrong(err, where, "an object");
-        if (parse_role(msg, where, m, err) || check_message_fields(msg, where, err))
+        if (parse_role(msg, where, r->sealed, m, err) || check_message_fields(msg, where, r->sealed, err))
             return -1;
         const json_t *content = json_object_get(msg, "content");
+        if (r->sealed && m->role == ST_CHAT_ASSISTANT && (!content || json_is_null(content))) {
+            m->text = ""; /* it called a tool */
+            continue;
+        }
         if (json_is_string(content)) {
             m->text = json_string_value(content);
             m->len = json_string_length(content);
@@ -431,12 +447,13 @@ static int parse_lengths(struct st_oai_request *r, struct st_oai_error *err)
     return 0;
 }
 
-int st_oai_parse(enum st_oai_endpoint ep, const void *body, size_t len, struct st_oai_request *r,
+static int parse(enum st_oai_endpoint ep, bool sealed, const void *body, size_t len, struct st_oai_request *r,
                  struct st_oai_error *err)
 {
     struct st_err e;
     memset(r, 0, sizeof *r);
     r->endpoint = ep;
+    r->sealed = sealed;
     r->add_special = true;
     if (st_json_parse(body, len, "request body", &r->body, &e))
         return e.code == ST_MEMORY ? st_oai_fail(err, 503, "server_error", "memory", NULL, "%s", e.msg)
@@ -456,6 +473,37 @@ int st_oai_parse(enum st_oai_endpoint ep, const void *body, size_t len, struct s
         parse_stop(r, err))
         return -1;
     return ep == ST_OAI_CHAT ? parse_messages(r, err) : parse_prompt(r, err);
+}
+
+int st_oai_parse(enum st_oai_endpoint ep, const void *body, size_t len, struct st_oai_request *r,
+                 struct st_oai_error *err)
+{
+    return parse(ep, false, body, len, r, err);
+}
+
+int st_oai_parse_sealed(enum st_oai_endpoint ep, const void *body, size_t len, struct st_oai_request *r,
+                        struct st_oai_error *err)
+{
+    return parse(ep, true, body, len, r, err);
+}
+
+int st_oai_put_sealed(const struct st_oai_request *r, const char *model, struct st_buf *out, struct st_err *e)
+{
+    json_t *o = json_object();
+    int rc = o ? 0 : -1;
+    for (void *it = json_object_iter(r->body); it && !rc; it = json_object_iter_next(r->body, it)) {
+        const char *key = json_object_iter_key(it);
+        json_t *v = json_object_iter_value(it);
+        const struct field *f = find_field(key, r->endpoint);
+        if (f && f->sealed == PASSED && !json_is_null(v))
+            rc = json_object_set(o, key, v);
+    }
+    if (!rc && model)
+        rc = json_object_set_new(o, "model", json_string(model));
+    if (!rc)
+        st_json_dump(o, out);
+    json_decref(o);
+    return rc || out->failed ? st_fail(e, ST_MEMORY, "no memory for the request") : 0;
 }
 
 void st_oai_request_trim(struct st_oai_request *r)
