@@ -91,7 +91,7 @@ int st_keyring_new(const struct st_keyring_opts *o, struct st_keyring **out, str
     struct st_hpke_key *key;
     *out = NULL;
     int rc = st_hpke_key_new(o->kem, &key, e);
-    return rc ? rc : st_keyring_new_from(o, key, 1, out, e);
+    return rc ? rc : st_keyring_new_from(o, key, st_hpke_key_public(key)[0], out, e);
 }
 
 void st_keyring_free(struct st_keyring *r)
@@ -104,13 +104,22 @@ void st_keyring_free(struct st_keyring *r)
     free(r);
 }
 
+/* Public keys are as good as random: another one is drawn where its id is taken. */
+static int fresh_key(const struct st_keyring *r, struct st_hpke_key **out, struct st_err *e)
+{
+    int rc;
+    while ((rc = st_hpke_key_new(r->opts.kem, out, e)) == 0 && st_hpke_key_public(*out)[0] == r->current.config.id)
+        st_hpke_key_free(*out);
+    return rc;
+}
+
 int st_keyring_rotate(struct st_keyring *r, struct st_err *e)
 {
     struct st_hpke_key *key;
     struct entry fresh;
-    int rc = st_hpke_key_new(r->opts.kem, &key, e);
+    int rc = fresh_key(r, &key, e);
     if (!rc)
-        rc = entry_init(r, &fresh, key, (uint8_t)(r->current.config.id + 1), e);
+        rc = entry_init(r, &fresh, key, st_hpke_key_public(key)[0], e);
     if (rc)
         return rc;
     entry_wipe(&r->previous);

@@ -7,7 +7,8 @@
  * the table) in memory that is allocated with the key; when it is full the key takes no more requests. Only requests
  * whose first piece has opened enter it. X25519 ignores one bit of an encapsulated key, but the key schedule does not:
  * what opens is exactly what was sent.
- * Not for several threads at once. */
+ * The id of a key is the first byte of its public key, so that whoever has the key (from evidence, which holds no id)
+ * can seal for it; two keys of a ring never share one. Not for several threads at once. */
 #ifndef ST_CHANNEL_KEYRING_H
 #define ST_CHANNEL_KEYRING_H
 

@@ -48,6 +48,8 @@ int st_reply_content(struct st_reply *r, const void *p, size_t len, struct st_bu
     while (!rc && len) {
         size_t n = len < r->size ? len : r->size;
         st_bhttp_add_content(&r->text, at, n);
+        if (r->hash)
+            st_digest_add(r->hash, at, n);
         rc = seal_full(r, 0, out, e);
         at += n;
         len -= n;
@@ -57,9 +59,14 @@ int st_reply_content(struct st_reply *r, const void *p, size_t len, struct st_bu
 
 static int fill(struct st_reply *r, struct st_buf *out, struct st_err *e)
 {
-    size_t lacks = r->size - r->text.len;
+    size_t at = r->text.len, lacks = r->size - at;
     /* A piece of filler has two bytes at least: where one is lacking it goes on through the next chunk. */
     st_bhttp_add_filler(&r->text, lacks < 2 ? lacks + r->size : lacks);
+    if (r->hash && !r->text.failed) {
+        const uint8_t *filler = (const uint8_t *)r->text.p + at;
+        size_t width = st_varint_len(filler[0]);
+        st_digest_add(r->hash, filler + width, r->text.len - at - width);
+    }
     return seal_full(r, 0, out, e);
 }
 

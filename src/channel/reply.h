@@ -10,11 +10,15 @@
 
 #include "channel/bhttp.h"
 #include "channel/ohttp.h"
+#include "crypto/digest.h"
 
 struct st_reply {
     struct st_ohttp *x; /* kept until st_reply_wipe() */
     size_t size;        /* bytes of text of each chunk */
     struct st_buf text; /* not sealed yet; fewer than size bytes between calls */
+    /* Set after st_reply_begin() by who signs a receipt (channel/receipt.h): takes all content, filler too; kept until
+     * the end, which adds none. NULL = not asked for. */
+    struct st_digest *hash;
 };
 
 /* Begins the reply to x: appends its nonce and the chunks that the head fills. 16 <= size <= ST_CHUNK_TEXT_MAX. */
