@@ -3,20 +3,11 @@
 #ifndef ST_TESTS_QUOTE_MAKE_H
 #define ST_TESTS_QUOTE_MAKE_H
 
-#include "attest/verifier.h"
 #include "crypto/digest.h"
+#include "evidence_make.h"
 
 #include <openssl/core_names.h>
 #include <openssl/ec.h>
-#include <openssl/evp.h>
-#include <openssl/objects.h>
-#include <openssl/pem.h>
-#include <openssl/x509v3.h>
-#include <stdlib.h>
-#include <string.h>
-
-#define MAKE_TIME INT64_C(1750500000) /* 21 June 2025: inside all dates below unless a test moves them */
-#define DAY (24 * 3600)
 
 /* Bytes of text, and of DER: one element, and a pair of name and value of Intel's extension. */
 static inline void der(struct st_buf *to, uint8_t tag, const void *p, size_t len)
@@ -97,76 +88,18 @@ static inline struct st_buf make_extension(const struct platform *x)
 struct cert {
     const char *cn;
     bool ca;
-    int64_t from, to;                /* 0 = ten days before MAKE_TIME, and behind */
+    int64_t from, to;                /* 0: ten days around MADE_AT */
     const struct platform *platform; /* of a PCK certificate */
 };
 static inline X509 *make_cert(const struct cert *c, EVP_PKEY *key, X509 *issuer, EVP_PKEY *issuer_key)
 {
-    static long serial = 100;
-    X509 *x = X509_new();
-    X509_set_version(x, 2);
-    ASN1_INTEGER_set(X509_get_serialNumber(x), serial++);
-    ASN1_TIME_set(X509_getm_notBefore(x), (time_t)(c->from ? c->from : MAKE_TIME - 10 * DAY));
-    ASN1_TIME_set(X509_getm_notAfter(x), (time_t)(c->to ? c->to : MAKE_TIME + 10 * DAY));
-    X509_set_pubkey(x, key);
-    X509_NAME_add_entry_by_txt(X509_get_subject_name(x), "CN", MBSTRING_ASC, (const unsigned char *)c->cn, -1, -1, 0);
-    X509_set_issuer_name(x, X509_get_subject_name(issuer ? issuer : x));
-    X509_EXTENSION *ext =
-        X509V3_EXT_conf_nid(NULL, NULL, NID_basic_constraints, c->ca ? "critical,CA:TRUE" : "critical,CA:FALSE");
-    X509_add_ext(x, ext, -1);
-    X509_EXTENSION_free(ext);
+    X509 *x = made_unsigned(&(struct made_cert){.cn = c->cn, .ca = c->ca, .from = c->from, .to = c->to}, key, issuer);
     if (c->platform) {
         struct st_buf b = make_extension(c->platform);
-        ASN1_OBJECT *oid = OBJ_txt2obj("1.2.840.113741.1.13.1", 1);
-        ASN1_OCTET_STRING *data = ASN1_OCTET_STRING_new();
-        ASN1_OCTET_STRING_set(data, (const unsigned char *)b.p, (int)b.len);
-        ext = X509_EXTENSION_create_by_OBJ(NULL, oid, 0, data);
-        X509_add_ext(x, ext, -1);
-        X509_EXTENSION_free(ext);
-        ASN1_OBJECT_free(oid);
-        ASN1_OCTET_STRING_free(data);
+        add_bytes(x, "1.2.840.113741.1.13.1", b.p, b.len);
         st_buf_free(&b);
     }
-    assert_true(X509_sign(x, issuer_key, EVP_sha256()) > 0);
-    return x;
-}
-
-/* The list of issuer, from `from` to `to`, with the serial numbers of the certificates revoked (NULL-terminated). */
-static inline void make_crl(struct st_buf *out, X509 *issuer, EVP_PKEY *key, X509 *revoked, int64_t from, int64_t to)
-{
-    X509_CRL *crl = X509_CRL_new();
-    ASN1_TIME *t = ASN1_TIME_set(NULL, (time_t)from);
-    unsigned char *p = NULL;
-    X509_CRL_set_version(crl, 1);
-    X509_CRL_set_issuer_name(crl, X509_get_subject_name(issuer));
-    X509_CRL_set1_lastUpdate(crl, t);
-    if (revoked) {
-        X509_REVOKED *r = X509_REVOKED_new();
-        X509_REVOKED_set_serialNumber(r, X509_get_serialNumber(revoked));
-        X509_REVOKED_set_revocationDate(r, t);
-        X509_CRL_add0_revoked(crl, r);
-    }
-    ASN1_TIME_set(t, (time_t)to);
-    X509_CRL_set1_nextUpdate(crl, t);
-    assert_true(X509_CRL_sign(crl, key, EVP_sha256()) > 0);
-    int len = i2d_X509_CRL(crl, &p);
-    assert_true(len > 0);
-    st_buf_clear(out);
-    st_buf_add(out, p, (size_t)len);
-    OPENSSL_free(p);
-    X509_CRL_free(crl);
-    ASN1_TIME_free(t);
-}
-
-static inline void add_pem(struct st_buf *out, X509 *x)
-{
-    char *p = NULL;
-    BIO *bio = BIO_new(BIO_s_mem());
-    assert_int_equal(PEM_write_bio_X509(bio, x), 1);
-    st_buf_add(out, p, 0);
-    long n = BIO_get_mem_data(bio, &p);
-    st_buf_add(out, p, (size_t)n);
-    BIO_free(bio);
+    return made_sign(x, issuer_key);
 }
 
 /* ECDSA P-256 with SHA-256 as r || s. */
@@ -291,8 +224,8 @@ static inline void maker_open(struct maker *m, bool tdx)
         *keys[i] = EVP_EC_gen("P-256");
     m->platform = (struct platform){.fmspc = {0x00, 0x80, 0x6f, 0x05, 0x00, 0x00}, .svn = {6, 6, 0x82}, .pce_svn = 11};
     make_names(m);
-    make_crl(&m->root_crl, m->root, m->root_key, NULL, MAKE_TIME - DAY, MAKE_TIME + DAY);
-    make_crl(&m->ca_crl, m->ca, m->ca_key, NULL, MAKE_TIME - DAY, MAKE_TIME + DAY);
+    made_crl(&m->root_crl, m->root, m->root_key, NULL, MADE_AT - DAY, MADE_AT + DAY);
+    made_crl(&m->ca_crl, m->ca, m->ca_key, NULL, MADE_AT - DAY, MADE_AT + DAY);
     add_pem(&m->roots, m->root);
     make_statements(m, tdx);
 }
@@ -445,11 +378,6 @@ static inline void make_reply(struct st_buf *out, const char *key, const struct 
     st_buf_addf(out, "{\"%s\":%s,\"signature\":\"%s\"}", key, json->p, hex);
 }
 
-static inline void endorse(struct st_evidence *ev, enum st_endorsement_type type, const struct st_buf *b)
-{
-    ev->endorsements[ev->n_endorsement++] = (struct st_endorsement){type, {(const uint8_t *)b->p, b->len}};
-}
-
 /* The quote with all its collateral, signed by m->tcb_key. Borrows. */
 static inline struct st_evidence maker_evidence(struct maker *m, const char *kind, const struct st_buf *quote)
 {
@@ -458,11 +386,11 @@ static inline struct st_evidence maker_evidence(struct maker *m, const char *kin
     make_reply(&m->qe_reply, "enclaveIdentity", &m->qe_identity, m->tcb_key);
     st_buf_clear(&m->issuers);
     add_pem(&m->issuers, m->tcb);
-    endorse(&ev, ST_ENDORSEMENT_TCB_INFO, &m->tcb_reply);
-    endorse(&ev, ST_ENDORSEMENT_QE_IDENTITY, &m->qe_reply);
-    endorse(&ev, ST_ENDORSEMENT_CERTS, &m->issuers);
-    endorse(&ev, ST_ENDORSEMENT_CRL, &m->root_crl);
-    endorse(&ev, ST_ENDORSEMENT_CRL, &m->ca_crl);
+    endorse(&ev, ST_ENDORSEMENT_TCB_INFO, span_of(&m->tcb_reply));
+    endorse(&ev, ST_ENDORSEMENT_QE_IDENTITY, span_of(&m->qe_reply));
+    endorse(&ev, ST_ENDORSEMENT_CERTS, span_of(&m->issuers));
+    endorse(&ev, ST_ENDORSEMENT_CRL, span_of(&m->root_crl));
+    endorse(&ev, ST_ENDORSEMENT_CRL, span_of(&m->ca_crl));
     return ev;
 }
 

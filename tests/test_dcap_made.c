@@ -18,11 +18,11 @@ static void appraise_ev(struct maker *m, const struct st_evidence *ev, int64_t t
 }
 
 /* Signs q, then checks it with all collateral. */
-static void appraise(struct maker *m, struct quote_make *q, struct st_appraisal *a)
+static void appraise_quote(struct maker *m, struct quote_make *q, struct st_appraisal *a)
 {
     struct st_buf quote = quote_end(q, m);
     struct st_evidence ev = maker_evidence(m, q->is_tdx ? "tdx" : "sgx", &quote);
-    appraise_ev(m, &ev, MAKE_TIME, a);
+    appraise_ev(m, &ev, MADE_AT, a);
     st_buf_free(&quote);
 }
 
@@ -46,7 +46,7 @@ static void made_fails(struct maker *m, struct quote_make *q, const char *check,
 {
     struct st_appraisal a;
     const char *kind = q->is_tdx ? "tdx" : "sgx";
-    appraise(m, q, &a);
+    appraise_quote(m, q, &a);
     expect_fail(&a, kind, check, says);
     expect_checks(&a, kind, check, ST_CHECK_FAIL);
     st_appraisal_wipe(&a);
@@ -73,7 +73,7 @@ static void test_every_kind_of_quote_with_all_collateral_passes_every_check(void
         const char *kind = kinds[i].is_tdx ? "tdx" : "sgx";
         make_statements(m, kinds[i].is_tdx);
         quote_start(&q, kinds[i].version, kinds[i].is_tdx, kinds[i].td15);
-        appraise(m, &q, &a);
+        appraise_quote(m, &q, &a);
         expect_checks(&a, kind, "", ST_CHECK_PASS);
         assert_string_equal(intel_claim(&a, kind, "tcb_status")->text, "UpToDate");
         assert_string_equal(intel_claim(&a, kind, "fmspc")->text, "00806f050000");
@@ -136,7 +136,7 @@ static void test_the_other_kinds_verifier_refuses_a_quote(void **state)
         struct st_buf b = quote_end(&q, m);
         struct st_evidence ev = {.kind = tdx ? "sgx" : "tdx", .data = {(uint8_t *)b.p, b.len}};
         assert_string_equal(st_verifier_recognise((uint8_t *)b.p, b.len)->kind, tdx ? "tdx" : "sgx");
-        expect_refusal(st_verifier_find(ev.kind)->verify(&ev, &(struct st_verify_env){.time = MAKE_TIME}, &a, &e), &e,
+        expect_refusal(st_verifier_find(ev.kind)->verify(&ev, &(struct st_verify_env){.time = MADE_AT}, &a, &e), &e,
                        ST_INPUT, "want one of");
         st_buf_free(&b);
     }
@@ -158,7 +158,7 @@ static void test_every_truncation_and_flip_of_a_made_quote_is_refused(void **sta
     }
     for (size_t at = 0; at < b.len; at++) {
         struct st_evidence ev = {.kind = "sgx", .data = {(uint8_t *)b.p, b.len}};
-        struct st_verify_env env = {.time = MAKE_TIME, .roots = {(const uint8_t *)m->roots.p, m->roots.len}};
+        struct st_verify_env env = {.time = MADE_AT, .roots = {(const uint8_t *)m->roots.p, m->roots.len}};
         struct st_appraisal a = {0};
         b.p[at] ^= (char)(1 << at % 8);
         int rc = st_verifier_find("sgx")->verify(&ev, &env, &a, &e);
@@ -182,7 +182,7 @@ static void test_reserved_bytes_that_are_not_zero_fail(void **state)
         quote_start(&q, 5, true, true);
         q.body[td[i]] |= td[i] == 125 ? 0x01 : 0x02;
         struct st_appraisal a;
-        appraise(m, &q, &a);
+        appraise_quote(m, &q, &a);
         expect_fail(&a, "tdx", "reserved", "reserved");
         st_appraisal_wipe(&a);
     }
@@ -199,7 +199,7 @@ static void test_reserved_bytes_that_are_not_zero_fail(void **state)
         quote_start(&q, 3, false, false);
         q.qe[sgx[i]] |= 0x08;
         struct st_appraisal a;
-        appraise(m, &q, &a);
+        appraise_quote(m, &q, &a);
         expect_fail(&a, "sgx", "qe_report", "reserved bytes");
         st_appraisal_wipe(&a);
     }
@@ -219,7 +219,7 @@ static void test_every_debug_bit_shows_as_debug(void **state)
     for (int bit = 0; bit < 8; bit++) { /* the whole group "TD under debug" */
         quote_start(&q, 5, true, bit & 1);
         q.body[120] = (uint8_t)(1 << bit);
-        appraise(m, &q, &a);
+        appraise_quote(m, &q, &a);
         expect_checks(&a, "tdx", "", ST_CHECK_PASS);
         assert_int_equal(intel_claim(&a, "tdx", "debug")->number, 1);
         assert_int_equal(intel_claim(&a, "tdx", "migratable")->number, 0);
@@ -227,14 +227,14 @@ static void test_every_debug_bit_shows_as_debug(void **state)
     }
     quote_start(&q, 4, true, false);
     q.body[123] |= 0x20;
-    appraise(m, &q, &a);
+    appraise_quote(m, &q, &a);
     assert_int_equal(intel_claim(&a, "tdx", "debug")->number, 0);
     assert_int_equal(intel_claim(&a, "tdx", "migratable")->number, 1);
     st_appraisal_wipe(&a);
     make_statements(m, false);
     quote_start(&q, 3, false, false);
     q.body[48] |= 2;
-    appraise(m, &q, &a);
+    appraise_quote(m, &q, &a);
     expect_checks(&a, "sgx", "", ST_CHECK_PASS);
     assert_int_equal(intel_claim(&a, "sgx", "debug")->number, 1);
     st_appraisal_wipe(&a);
@@ -265,7 +265,7 @@ static void test_a_quoting_enclave_that_is_no_intels_fails(void **state)
     quote_start(&q, 4, true, false);
     q.qe[48] |= 2;
     struct st_appraisal a;
-    appraise(m, &q, &a);
+    appraise_quote(m, &q, &a);
     expect_fail(&a, "tdx", "qe_report", "debug enclave");
     st_appraisal_wipe(&a);
 }
@@ -288,18 +288,18 @@ static void test_the_quoting_enclave_must_bind_key_and_auth_data(void **state)
     assert_ok(st_dcap_parse((uint8_t *)b.p, b.len, &at, &e), &e);
     b.p[at.auth_data.p - (uint8_t *)b.p] ^= 1;
     struct st_evidence ev = maker_evidence(m, "tdx", &b);
-    appraise_ev(m, &ev, MAKE_TIME, &a);
+    appraise_ev(m, &ev, MADE_AT, &a);
     expect_checks(&a, "tdx", "qe_binding", ST_CHECK_FAIL);
     st_appraisal_wipe(&a);
     /* Somebody else's key, which signs well but is not bound. */
     b.p[at.auth_data.p - (uint8_t *)b.p] ^= 1;
     att_point(m->other_key, (uint8_t *)b.p + (at.key - (uint8_t *)b.p));
     sign_raw(m->other_key, at.covered.p, at.covered.len, (uint8_t *)b.p + (at.signature - (uint8_t *)b.p));
-    appraise_ev(m, &ev, MAKE_TIME, &a);
+    appraise_ev(m, &ev, MADE_AT, &a);
     expect_checks(&a, "tdx", "qe_binding", ST_CHECK_FAIL);
     st_appraisal_wipe(&a);
     memset((uint8_t *)b.p + (at.key - (uint8_t *)b.p), 0x77, 64);
-    appraise_ev(m, &ev, MAKE_TIME, &a);
+    appraise_ev(m, &ev, MADE_AT, &a);
     expect_fail(&a, "tdx", "signature", "no point of P-256");
     st_appraisal_wipe(&a);
     st_buf_free(&b);
@@ -332,28 +332,28 @@ static void test_a_chain_of_wrong_roles_dates_or_form_fails(void **state)
     maker_pck(m, &(struct cert){.cn = "Intel SGX TCB Signing", .platform = &m->platform}, m->ca_key);
     tdx_fails(m, "chain", "no Intel SGX PCK Certificate");
     st_buf_clear(&m->pck_chain);
-    maker_pck(m, &(struct cert){.cn = "Intel SGX PCK Certificate", .platform = &m->platform, .to = MAKE_TIME - 1},
+    maker_pck(m, &(struct cert){.cn = "Intel SGX PCK Certificate", .platform = &m->platform, .to = MADE_AT - 1},
               m->ca_key);
     quote_start(&q, 4, true, false);
-    appraise(m, &q, &a);
+    appraise_quote(m, &q, &a);
     expect_fail(&a, "tdx", "chain", "expired");
     st_appraisal_wipe(&a);
     st_buf_clear(&m->pck_chain);
-    maker_pck(m, &(struct cert){.cn = "Intel SGX PCK Certificate", .platform = &m->platform, .from = MAKE_TIME + 1},
+    maker_pck(m, &(struct cert){.cn = "Intel SGX PCK Certificate", .platform = &m->platform, .from = MADE_AT + 1},
               m->ca_key);
-    appraise(m, &q, &a);
+    appraise_quote(m, &q, &a);
     expect_fail(&a, "tdx", "chain", "not yet valid");
     st_appraisal_wipe(&a);
     st_buf_clear(&m->pck_chain);
     maker_pck(m, &(struct cert){.cn = "Intel SGX PCK Certificate", .platform = &m->platform}, m->other_key);
-    appraise(m, &q, &a);
+    appraise_quote(m, &q, &a);
     expect_fail(&a, "tdx", "chain", "signature");
     st_appraisal_wipe(&a);
     st_buf_clear(&m->pck_chain);
     maker_pck(m, &(struct cert){.cn = "Intel SGX PCK Certificate", .platform = &m->platform}, m->ca_key);
     maker_chain(m);
     st_buf_add(&m->pck_chain, "\0", 1);
-    appraise(m, &q, &a); /* one NUL is how Intel's library ends the text */
+    appraise_quote(m, &q, &a); /* one NUL is how Intel's library ends the text */
     expect_checks(&a, "tdx", "", ST_CHECK_PASS);
     st_appraisal_wipe(&a);
     st_buf_add(&m->pck_chain, "\0", 1);
@@ -375,7 +375,7 @@ static void test_a_ca_of_another_name_fails(void **state)
     m->ca = make_cert(&(struct cert){.cn = "Intel SGX TCB Signing", .ca = true}, m->ca_key, m->root, m->root_key);
     maker_pck(m, &(struct cert){.cn = "Intel SGX PCK Certificate", .platform = &m->platform}, m->ca_key);
     quote_start(&q, 4, true, false);
-    appraise(m, &q, &a);
+    appraise_quote(m, &q, &a);
     expect_fail(&a, "tdx", "chain", "no Intel SGX PCK Platform or Processor CA");
     st_appraisal_wipe(&a);
 }
@@ -420,7 +420,7 @@ static void test_a_pck_certificate_without_platform_fails(void **state)
     struct quote_make q;
     maker_pck(m, &(struct cert){.cn = "Intel SGX PCK Certificate"}, m->ca_key);
     quote_start(&q, 4, true, false);
-    appraise(m, &q, &a);
+    appraise_quote(m, &q, &a);
     expect_fail(&a, "tdx", "pck", "SGX extension: not there");
     expect_fail(&a, "tdx", "tcb_info", "no PCK certificate");
     assert_int_equal(intel_check(&a, "tdx", "tcb")->result, ST_CHECK_ABSENT);
@@ -430,42 +430,42 @@ static void test_a_pck_certificate_without_platform_fails(void **state)
 static void test_revoked_certificates_fail(void **state)
 {
     struct maker *m = *state;
-    make_crl(&m->ca_crl, m->ca, m->ca_key, m->pck, MAKE_TIME - DAY, MAKE_TIME + DAY);
+    made_crl(&m->ca_crl, m->ca, m->ca_key, m->pck, MADE_AT - DAY, MADE_AT + DAY);
     tdx_fails(m, "crl", "revoked");
-    make_crl(&m->ca_crl, m->ca, m->ca_key, m->root, MAKE_TIME - DAY, MAKE_TIME + DAY);
+    made_crl(&m->ca_crl, m->ca, m->ca_key, m->root, MADE_AT - DAY, MADE_AT + DAY);
     struct st_appraisal a;
     struct quote_make q;
     quote_start(&q, 4, true, false);
-    appraise(m, &q, &a); /* another certificate is on the list */
+    appraise_quote(m, &q, &a); /* another certificate is on the list */
     expect_checks(&a, "tdx", "", ST_CHECK_PASS);
     st_appraisal_wipe(&a);
-    make_crl(&m->root_crl, m->root, m->root_key, m->ca, MAKE_TIME - DAY, MAKE_TIME + DAY);
+    made_crl(&m->root_crl, m->root, m->root_key, m->ca, MADE_AT - DAY, MADE_AT + DAY);
     tdx_fails(m, "crl", "revoked");
-    make_crl(&m->root_crl, m->root, m->root_key, m->tcb, MAKE_TIME - DAY, MAKE_TIME + DAY);
+    made_crl(&m->root_crl, m->root, m->root_key, m->tcb, MADE_AT - DAY, MADE_AT + DAY);
     tdx_fails(m, "crl", "revoked"); /* the signer of TCB info and QE identity */
 }
 
 static void test_lists_that_are_old_forged_or_incomplete_fail(void **state)
 {
     struct maker *m = *state;
-    make_crl(&m->ca_crl, m->ca, m->ca_key, NULL, MAKE_TIME - 2 * DAY, MAKE_TIME - DAY);
+    made_crl(&m->ca_crl, m->ca, m->ca_key, NULL, MADE_AT - 2 * DAY, MADE_AT - DAY);
     tdx_fails(m, "crl", "CRL has expired");
-    make_crl(&m->ca_crl, m->ca, m->ca_key, NULL, MAKE_TIME + DAY, MAKE_TIME + 2 * DAY);
+    made_crl(&m->ca_crl, m->ca, m->ca_key, NULL, MADE_AT + DAY, MADE_AT + 2 * DAY);
     tdx_fails(m, "crl", "CRL is not yet valid");
-    make_crl(&m->ca_crl, m->ca, m->other_key, NULL, MAKE_TIME - DAY, MAKE_TIME + DAY);
+    made_crl(&m->ca_crl, m->ca, m->other_key, NULL, MADE_AT - DAY, MADE_AT + DAY);
     tdx_fails(m, "crl", "CRL signature failure");
-    make_crl(&m->ca_crl, m->ca, m->ca_key, NULL, MAKE_TIME - DAY, MAKE_TIME + DAY);
+    made_crl(&m->ca_crl, m->ca, m->ca_key, NULL, MADE_AT - DAY, MADE_AT + DAY);
     struct quote_make q;
     struct st_appraisal a;
     quote_start(&q, 4, true, false);
     struct st_buf b = quote_end(&q, m);
     struct st_evidence ev = maker_evidence(m, "tdx", &b);
     ev.n_endorsement--; /* the list of the PCK CA */
-    appraise_ev(m, &ev, MAKE_TIME, &a);
+    appraise_ev(m, &ev, MADE_AT, &a);
     expect_fail(&a, "tdx", "crl", "unable to get certificate CRL");
     st_appraisal_wipe(&a);
     ev.n_endorsement--;
-    appraise_ev(m, &ev, MAKE_TIME, &a);
+    appraise_ev(m, &ev, MADE_AT, &a);
     assert_int_equal(intel_check(&a, "tdx", "crl")->result, ST_CHECK_ABSENT);
     st_appraisal_wipe(&a);
     st_buf_free(&b);
@@ -476,7 +476,7 @@ static void status_is(struct maker *m, struct quote_make *q, const char *status,
 {
     struct st_appraisal a;
     const char *kind = q->is_tdx ? "tdx" : "sgx";
-    appraise(m, q, &a);
+    appraise_quote(m, q, &a);
     expect_checks(&a, kind, "", ST_CHECK_PASS);
     assert_string_equal(intel_claim(&a, kind, "tcb_status")->text, status);
     assert_string_equal(intel_claim(&a, kind, "advisories")->text, advisories);
@@ -597,7 +597,7 @@ static void test_statements_that_are_not_of_this_platform_time_or_signer_fail(vo
         make_statements(m, true);
         replace(wrong[i].tcb_info ? &m->tcb_info : &m->qe_identity, wrong[i].from, wrong[i].to);
         quote_start(&q, 4, true, false);
-        appraise(m, &q, &a);
+        appraise_quote(m, &q, &a);
         expect_fail(&a, "tdx", wrong[i].check, wrong[i].says);
         st_appraisal_wipe(&a);
     }
@@ -611,7 +611,7 @@ static void test_only_intels_tcb_signer_makes_statements(void **state)
     EVP_PKEY *own = m->tcb_key;
     quote_start(&q, 4, true, false);
     m->tcb_key = m->other_key;
-    appraise(m, &q, &a);
+    appraise_quote(m, &q, &a);
     expect_fail(&a, "tdx", "tcb_info", "not this key's");
     expect_fail(&a, "tdx", "qe_identity", "not this key's");
     st_appraisal_wipe(&a);
@@ -619,12 +619,12 @@ static void test_only_intels_tcb_signer_makes_statements(void **state)
     X509 *signer = m->tcb;
     m->tcb = m->pck;
     m->tcb_key = m->pck_key;
-    appraise(m, &q, &a);
+    appraise_quote(m, &q, &a);
     expect_fail(&a, "tdx", "tcb_info", "no certificate of Intel SGX TCB Signing");
     st_appraisal_wipe(&a);
     m->tcb = make_cert(&(struct cert){.cn = "Intel SGX TCB Signing"}, m->other_key, NULL, m->other_key);
     m->tcb_key = m->other_key;
-    appraise(m, &q, &a);
+    appraise_quote(m, &q, &a);
     expect_fail(&a, "tdx", "tcb_info", "certificate");
     st_appraisal_wipe(&a);
     X509_free(m->tcb);
@@ -644,7 +644,7 @@ static void test_the_signature_covers_the_bytes_as_received(void **state)
     struct st_evidence ev = maker_evidence(m, "tdx", &b);
     replace(&m->tcb_reply, " : 3\n", ":3"); /* the same object, not the bytes that were signed */
     ev.endorsements[0].data = (struct st_span){(uint8_t *)m->tcb_reply.p, m->tcb_reply.len};
-    appraise_ev(m, &ev, MAKE_TIME, &a);
+    appraise_ev(m, &ev, MADE_AT, &a);
     expect_fail(&a, "tdx", "tcb_info", "not this key's");
     st_appraisal_wipe(&a);
     st_buf_free(&b);
@@ -677,7 +677,7 @@ static void test_collateral_that_cannot_be_read_fails(void **state)
         struct st_evidence ev = maker_evidence(m, "tdx", &b);
         ev.endorsements[ev.n_endorsement++] =
             (struct st_endorsement){wrong[i].type, {(const uint8_t *)wrong[i].text, strlen(wrong[i].text)}};
-        appraise_ev(m, &ev, MAKE_TIME, &a);
+        appraise_ev(m, &ev, MADE_AT, &a);
         expect_fail(&a, "tdx", "collateral", wrong[i].says);
         assert_int_equal(intel_check(&a, "tdx", "tcb")->result, ST_CHECK_ABSENT);
         st_appraisal_wipe(&a);

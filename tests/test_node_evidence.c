@@ -95,7 +95,7 @@ static void collect(struct node *n)
     put_nvidia(n);
     n->bundle = (struct st_bundle){.n_item = 2, .has_binding = true, .binding = n->keys};
     n->bundle.items[0] = (struct st_evidence){.kind = "nvgpu", .data = {(uint8_t *)n->report.p, n->report.len}};
-    endorse(&n->bundle.items[0], ST_ENDORSEMENT_CERTS, &n->chain);
+    endorse(&n->bundle.items[0], ST_ENDORSEMENT_CERTS, span_of(&n->chain));
     n->bundle.items[1].kind = "tdx";
     assert_ok(st_binding_report_data(&n->bundle, 1, n->quote.body + REPORT_DATA, &e), &e);
     st_buf_free(&n->tdx);
@@ -160,9 +160,9 @@ static struct st_verdict judge(const struct node *n, bool image, int64_t age)
     static const uint8_t nonce[32] = {3};
     const struct st_judge j = {.policy = p,
                                .bundle = &n->bundle,
-                               .time = MAKE_TIME,
+                               .time = MADE_AT,
                                .nonce = {nonce, sizeof nonce},
-                               .nonce_time = MAKE_TIME - age};
+                               .nonce_time = MADE_AT - age};
     assert_ok(st_policy_judge(&j, &v, &e), &e);
     st_policy_free(p);
     return v;
@@ -298,7 +298,7 @@ static void the_vendors_roots_do_not_vouch_for_ours(void **state)
     static const char plain[] = "{\"version\": 1, \"require\": [\"tdx\", \"nvgpu\"], \"signature_only\": true}";
     collect(n);
     assert_ok(st_policy_parse(plain, strlen(plain), "policy", &p, &e), &e);
-    const struct st_judge j = {.policy = p, .bundle = &n->bundle, .time = MAKE_TIME};
+    const struct st_judge j = {.policy = p, .bundle = &n->bundle, .time = MADE_AT};
     assert_ok(st_policy_judge(&j, &v, &e), &e);
     assert_int_equal(v.code, ST_VERIFY);
     assert_int_equal(st_appraisal_find_check(&v.found, "tdx.chain")->result, ST_CHECK_FAIL);

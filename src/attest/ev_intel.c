@@ -114,7 +114,9 @@ static int check_chain(struct work *w, struct st_err *e)
     if (!st_intel_is(ca, "Intel SGX PCK Platform CA") && !st_intel_is(ca, "Intel SGX PCK Processor CA"))
         return st_fail(e, ST_VERIFY, "PCK chain: the second is no Intel SGX PCK Platform or Processor CA");
     return st_x509_verify(
-        &(struct st_x509_verify){.leaf = c->p[PCK], .chain = c, .roots = &w->roots, .time = w->env->time}, e);
+        &(struct st_x509_verify){
+            .leaf = c->p[PCK], .chain = c, .roots = &w->roots, .time = w->env->time, .until = &w->out->until},
+        e);
 }
 
 /* A public key of P-256 from x || y; NULL when it is no point of the curve. */
@@ -199,7 +201,8 @@ static int find_tcb_info(struct work *w, struct st_err *e)
     for (size_t i = 0; i < s->n && w->has_pck; i++) {
         X509 *signer = NULL;
         struct st_tcb_info t = {0};
-        rc = st_intel_statement_verify(&s->list[i], &w->collateral.certs, &w->roots, w->env->time, &signer, e);
+        rc = st_intel_statement_verify(&s->list[i], &w->collateral.certs, &w->roots, w->env->time, &signer,
+                                       &w->out->until, e);
         if (rc == 0)
             rc = st_tcb_info_parse(s->list[i].json, &t, e);
         if (rc)
@@ -225,7 +228,8 @@ static int find_qe_identity(struct work *w, struct st_err *e)
     for (size_t i = 0; i < s->n; i++) {
         X509 *signer = NULL;
         struct st_qe_identity q = {0};
-        rc = st_intel_statement_verify(&s->list[i], &w->collateral.certs, &w->roots, w->env->time, &signer, e);
+        rc = st_intel_statement_verify(&s->list[i], &w->collateral.certs, &w->roots, w->env->time, &signer,
+                                       &w->out->until, e);
         if (rc == 0)
             rc = st_qe_identity_parse(s->list[i].json, &q, e);
         if (rc)
@@ -269,6 +273,7 @@ static int in_dates(const struct work *w, const char *what, int64_t issued, int6
         return st_fail(e, ST_VERIFY, "%s: issued later than the time of verification", what);
     if (w->env->time > next)
         return st_fail(e, ST_VERIFY, "%s: expired", what);
+    st_x509_limit(&w->out->until, next + 1);
     return 0;
 }
 
@@ -352,7 +357,8 @@ static int check_revoked(const struct work *w, X509 *leaf, const struct st_certs
                                                    .roots = &w->roots,
                                                    .crls = &w->collateral.crls,
                                                    .need_crl = true,
-                                                   .time = w->env->time},
+                                                   .time = w->env->time,
+                                                   .until = &w->out->until},
                           e);
 }
 

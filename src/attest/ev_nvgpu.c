@@ -7,6 +7,7 @@
  *            signature r || s [96]
  * block:     u8 index, u8 specification (1 = DMTF), u16 size, u8 type, u16 size, value
  * opaque:    {u16 type, u16 size, value}, NVIDIA's types. All little-endian. */
+#include "attest/endorsed.h"
 #include "attest/rim.h"
 #include "attest/roots.h"
 #include "crypto/digest.h"
@@ -160,13 +161,8 @@ struct endorsed {
 
 static int gather(const struct st_evidence *ev, const struct st_verify_env *env, struct endorsed *out, struct st_err *e)
 {
-    for (size_t i = 0; i < ev->n_endorsement; i++) {
-        const struct st_endorsement *n = &ev->endorsements[i];
-        if (n->type == ST_ENDORSEMENT_CERTS && st_certs_add(&out->chain, n->data.p, n->data.len, "nvgpu: certs", e))
-            return e->code;
-        if (n->type == ST_ENDORSEMENT_CRL && st_crls_add(&out->crls, n->data.p, n->data.len, "nvgpu: crl", e))
-            return e->code;
-    }
+    if (st_endorsed_certs(ev, &out->chain, e) || st_endorsed_crls(ev, &out->crls, e))
+        return st_err_prefix(e, "nvgpu");
     return st_roots_add(env, ST_ROOT_NVIDIA_DEVICE, &out->device_roots, e) ||
                    st_roots_add(env, ST_ROOT_NVIDIA_RIM, &out->rim_roots, e)
                ? e->code
@@ -190,7 +186,8 @@ static void check_signature(const struct report *r, X509 *leaf, struct st_apprai
 static void check_chain(const struct endorsed *d, X509 *leaf, int64_t time, struct st_appraisal *out)
 {
     struct st_err why;
-    struct st_x509_verify v = {.leaf = leaf, .chain = &d->chain, .roots = &d->device_roots, .time = time};
+    struct st_x509_verify v = {
+        .leaf = leaf, .chain = &d->chain, .roots = &d->device_roots, .time = time, .until = &out->until};
     char name[160] = "";
     if (leaf)
         st_x509_name(leaf, name, sizeof name);
@@ -297,6 +294,8 @@ static int check_rims(const struct st_evidence *ev, const struct report *r, cons
                                                                      : -1;
         struct st_check *c = st_appraisal_check(out, which < 0 ? "nvgpu.rim" : names[which], "no measurement counts");
         c->area = ST_AREA_STATUS;
+        if (!rc)
+            st_x509_limit(&out->until, rim->until);
         if (rc)
             st_check_detail(c, "%s", why.msg);
         else if (which < 0)

@@ -5,6 +5,7 @@
  * extensions, kind of key), snp.tcb (the certificate is for the reported patch level), snp.chip_id (and for this chip;
  * VCEK only), snp.product (one line of processors in report and certificates), snp.chain, snp.revocation,
  * snp.runtime_data (where there is some). */
+#include "attest/endorsed.h"
 #include "attest/roots.h"
 #include "attest/runtime_data.h"
 #include "attest/settle.h"
@@ -68,16 +69,6 @@ static int choose_leaf(struct work *w, struct st_err *e)
     return rc;
 }
 
-static int read_certs(struct work *w, struct st_err *e)
-{
-    size_t at = 0;
-    const struct st_endorsement *en;
-    while ((en = st_evidence_next(w->ev, ST_ENDORSEMENT_CERTS, &at)))
-        if (st_certs_add(&w->given, en->data.p, en->data.len, "certificates", e))
-            return e->code;
-    return 0;
-}
-
 /* What was given, and AMD's pinned intermediates. */
 static int fill_chain(struct work *w, struct st_err *e)
 {
@@ -97,7 +88,8 @@ static int verify_chain(const struct work *w, const struct st_crls *crls, struct
                                                    .crls = crls,
                                                    .need_crl = crls != NULL,
                                                    .leaf_unlisted = true,
-                                                   .time = w->env->time},
+                                                   .time = w->env->time,
+                                                   .until = &w->out->until},
                           e);
 }
 
@@ -159,15 +151,12 @@ static void check_certificate(struct work *w)
 static bool has_list(const struct work *w, const struct st_crls *crls)
 {
     const X509_NAME *above = X509_get_issuer_name(w->leaf);
-    for (size_t i = 0; i < crls->n; i++) {
-        const X509_NAME *by = X509_CRL_get_issuer(crls->p[i]);
-        if (X509_NAME_cmp(by, above) == 0)
+    if (st_crls_by(crls, above))
+        return true;
+    for (size_t i = 0; i < w->chain.n; i++)
+        if (X509_NAME_cmp(X509_get_subject_name(w->chain.p[i]), above) == 0 &&
+            st_crls_by(crls, X509_get_issuer_name(w->chain.p[i])))
             return true;
-        for (size_t k = 0; k < w->chain.n; k++)
-            if (X509_NAME_cmp(X509_get_subject_name(w->chain.p[k]), above) == 0 &&
-                X509_NAME_cmp(by, X509_get_issuer_name(w->chain.p[k])) == 0)
-                return true;
-    }
     return false;
 }
 
@@ -176,11 +165,7 @@ static void check_revocation(struct work *w)
     static const char name[] = "snp.revocation";
     struct st_crls crls = {0};
     struct st_err e = {0};
-    size_t at = 0;
-    const struct st_endorsement *en;
-    int rc = 0;
-    while (!rc && (en = st_evidence_next(w->ev, ST_ENDORSEMENT_CRL, &at)))
-        rc = st_crls_add(&crls, en->data.p, en->data.len, "revocation list", &e);
+    int rc = st_endorsed_crls(w->ev, &crls, &e);
     if (!rc && !has_list(w, &crls))
         st_settle_absent(w->out, name, ST_AREA_REVOCATION, "no revocation list for this line of processors was given");
     else {
@@ -194,7 +179,7 @@ static void check_revocation(struct work *w)
 static void check_signatures(struct work *w)
 {
     struct st_err e = {0}, unsigned_by = {0};
-    int rc = read_certs(w, &e), sig = choose_leaf(w, &unsigned_by);
+    int rc = st_endorsed_certs(w->ev, &w->given, &e), sig = choose_leaf(w, &unsigned_by);
     if (!rc)
         rc = fill_chain(w, &e);
     if (!rc && !w->leaf) {

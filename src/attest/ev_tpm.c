@@ -10,6 +10,7 @@
  * quoted), tpm.pcr_values (they hash to the quoted digest), tpm.event_log (digests are those of the data; replay gives
  * the quoted PCRs: all of 0 to 9 and 14, and of the others, which software also extends without this log, those with
  * events in it). */
+#include "attest/endorsed.h"
 #include "attest/event_log.h"
 #include "attest/roots.h"
 #include "attest/runtime_data.h"
@@ -91,15 +92,13 @@ static int key_of_certificate(struct work *w, struct st_err *e)
 /* From public area, runtime data and certificate: those that are there must agree. */
 static int find_key(struct work *w, struct st_err *e)
 {
-    const struct st_endorsement *area, *runtime, *en;
-    size_t at = 0;
+    const struct st_endorsement *area, *runtime;
     if (only(w, ST_ENDORSEMENT_AK_PUBLIC, &area, e) || only(w, ST_ENDORSEMENT_RUNTIME_DATA, &runtime, e) ||
         (area && st_tpm_key_parse(area->data.p, area->data.len, &w->ak, e)) ||
         (runtime && key_of_runtime_data(w, runtime, e)))
         return e->code;
-    while ((en = st_evidence_next(w->ev, ST_ENDORSEMENT_CERTS, &at)))
-        if (st_certs_add(&w->given, en->data.p, en->data.len, "certificates", e))
-            return e->code;
+    if (st_endorsed_certs(w->ev, &w->given, e))
+        return e->code;
     return w->given.n ? key_of_certificate(w, e) : 0;
 }
 
@@ -132,7 +131,8 @@ static int verify_chain(struct work *w, const struct st_crls *crls, struct st_er
                                                    .roots = &w->roots,
                                                    .crls = crls,
                                                    .need_crl = crls != NULL,
-                                                   .time = w->env->time},
+                                                   .time = w->env->time,
+                                                   .until = &w->out->until},
                           e);
 }
 
@@ -141,16 +141,10 @@ static void check_revocation(struct work *w)
     static const char name[] = "tpm.revocation";
     struct st_crls crls = {0};
     struct st_err e = {0};
-    size_t at = 0;
-    const struct st_endorsement *en;
-    int rc = 0;
-    while (!rc && (en = st_evidence_next(w->ev, ST_ENDORSEMENT_CRL, &at)))
-        rc = st_crls_add(&crls, en->data.p, en->data.len, "revocation list", &e);
     bool relevant = false;
-    for (size_t i = 0; i < crls.n; i++)
-        for (size_t k = 0; k < w->given.n; k++)
-            relevant =
-                relevant || X509_NAME_cmp(X509_CRL_get_issuer(crls.p[i]), X509_get_issuer_name(w->given.p[k])) == 0;
+    int rc = st_endorsed_crls(w->ev, &crls, &e);
+    for (size_t i = 0; i < w->given.n; i++)
+        relevant = relevant || st_crls_by(&crls, X509_get_issuer_name(w->given.p[i]));
     if (!rc && !relevant)
         st_settle_absent(w->out, name, ST_AREA_REVOCATION, "no revocation list of the key's issuers was given");
     else {

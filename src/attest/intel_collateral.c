@@ -237,7 +237,8 @@ bool st_intel_is(X509_NAME *name, const char *cn)
 }
 
 int st_intel_statement_verify(const struct st_intel_statement *s, const struct st_certs *certs,
-                              const struct st_certs *roots, int64_t time, X509 **signer, struct st_err *e)
+                              const struct st_certs *roots, int64_t time, X509 **signer, int64_t *until,
+                              struct st_err *e)
 {
     int rc = st_fail(e, ST_VERIFY, "no certificate of Intel SGX TCB Signing");
     for (size_t i = 0; i < certs->n && rc; i++) {
@@ -245,7 +246,8 @@ int st_intel_statement_verify(const struct st_intel_statement *s, const struct s
         /* Other keys below the same root sign other things. */
         if (!st_intel_is(X509_get_subject_name(x), "Intel SGX TCB Signing"))
             continue;
-        rc = st_x509_verify(&(struct st_x509_verify){.leaf = x, .chain = certs, .roots = roots, .time = time}, e);
+        rc = st_x509_verify(
+            &(struct st_x509_verify){.leaf = x, .chain = certs, .roots = roots, .time = time, .until = until}, e);
         if (rc == 0)
             rc = st_ecdsa_verify(X509_get0_pubkey(x), s->json.p, s->json.len, s->signature, s->signature + 32, 32, e);
         if (rc == 0)

@@ -1,6 +1,7 @@
 #include "attest/binding.h"
 #include "attest/policy_priv.h"
 #include "crypto/digest.h"
+#include "crypto/x509.h"
 
 #include <inttypes.h>
 #include <openssl/sha.h>
@@ -362,6 +363,7 @@ static void judge_age(struct judging *g)
         demand(g, "policy.max_age_s", false, "no nonce whose time is known: nothing says when this evidence was made");
     else
         demand(g, "policy.max_age_s", age >= 0 && age <= max, "%" PRId64 " s, want 0..%" PRId64 " s", age, max);
+    st_x509_limit(&g->found->until, j->nonce_time + max + 1);
 }
 
 static void judge_model(struct judging *g, bool pinned, struct st_verdict *v)

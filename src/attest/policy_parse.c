@@ -262,6 +262,7 @@ int st_policy_parse(const void *bytes, size_t len, const char *where, struct st_
         st_policy_free(p);
         return e->code;
     }
+    st_sha256(bytes, len, p->digest);
     *out = p;
     return 0;
 }

@@ -14,6 +14,7 @@ struct st_policy {
     int64_t max_age_s; /* -1: not asked */
     uint8_t sim_root[32];
     bool has_sim_root;
+    uint8_t digest[32]; /* SHA-256 of its bytes */
 };
 
 #endif

@@ -160,7 +160,7 @@ static int read_certificates(const xmlNode *data, struct st_certs *out, struct s
 }
 
 static int check_signature(xmlDoc *doc, const struct signature *s, const struct st_certs *roots, int64_t time,
-                           struct st_err *e)
+                           int64_t *until, struct st_err *e)
 {
     struct st_certs chain = {0};
     struct st_buf bytes = {0};
@@ -181,7 +181,8 @@ static int check_signature(xmlDoc *doc, const struct signature *s, const struct 
     if (rc)
         goto out;
     const uint8_t *value = (const uint8_t *)s->value.p;
-    const struct st_x509_verify v = {.leaf = st_certs_leaf(&chain), .chain = &chain, .roots = roots, .time = time};
+    const struct st_x509_verify v = {
+        .leaf = st_certs_leaf(&chain), .chain = &chain, .roots = roots, .time = time, .until = until};
     if (!v.leaf)
         rc = st_fail(e, ST_VERIFY, "rim: its certificates are no chain");
     else if (st_x509_verify(&v, e) ||
@@ -253,7 +254,7 @@ static int read_document(xmlDoc *doc, const struct st_certs *roots, int64_t time
     if (!rc)
         rc = read_signature(root, &s, e);
     if (!rc)
-        rc = check_signature(doc, &s, roots, time, e);
+        rc = check_signature(doc, &s, roots, time, &out->until, e);
     st_buf_free(&s.digest);
     st_buf_free(&s.value);
     return rc;

@@ -20,6 +20,7 @@ struct st_rim {
     char version[64];                              /* of the driver ("550.90.07") or of the VBIOS ("96.00.9F.00.01") */
     struct st_rim_value values[ST_RIM_MAX_VALUES]; /* active ones; several of one index are alternatives */
     size_t n_value;
+    int64_t until; /* what st_x509_verify() says of its certificates */
 };
 /* INPUT: malformed. VERIFY: the signature, or the chain of its certificate to `roots` at `time`. */
 int st_rim_read(const void *p, size_t len, const struct st_certs *roots, int64_t time, struct st_rim *out,

@@ -2,6 +2,7 @@
  * SHA-256 fingerprint as `openssl x509 -fingerprint -sha256` prints it, without colons. */
 #include "attest/roots.h"
 
+#include <pthread.h>
 #include <string.h>
 
 static const char *const pem[ST_ROOT_COUNT] = {
@@ -295,8 +296,28 @@ struct st_span st_root_pem(enum st_root r)
     return (struct st_span){(const uint8_t *)pem[r], strlen(pem[r])};
 }
 
+/* Parsed once for the life of the program: parsing them took a third of a whole verification. */
+static struct st_certs pinned[ST_ROOT_COUNT];
+static struct st_err pinned_wrong;
+
+static void parse_pinned(void)
+{
+    for (int r = 0; r < ST_ROOT_COUNT && !pinned_wrong.code; r++) {
+        struct st_span s = st_root_pem((enum st_root)r);
+        if (st_certs_add(&pinned[r], s.p, s.len, "pinned roots", &pinned_wrong))
+            return;
+    }
+}
+
 int st_roots_add(const struct st_verify_env *env, enum st_root r, struct st_certs *out, struct st_err *e)
 {
-    struct st_span s = env->roots.len ? env->roots : st_root_pem(r);
-    return st_certs_add(out, s.p, s.len, env->roots.len ? "roots" : "pinned roots", e);
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    if (env->roots.len)
+        return st_certs_add(out, env->roots.p, env->roots.len, "roots", e);
+    pthread_once(&once, parse_pinned);
+    if (pinned_wrong.code) {
+        *e = pinned_wrong;
+        return e->code;
+    }
+    return st_certs_share(out, &pinned[r], "pinned roots", e);
 }

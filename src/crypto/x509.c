@@ -9,6 +9,7 @@
 #include <openssl/x509v3.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define MAX_BYTES ((size_t)1 << 20)
 
@@ -120,6 +121,18 @@ int st_certs_add(struct st_certs *c, const void *p, size_t len, const char *wher
     return add_all(&certs, p, len, (void **)c->p, &c->n, where, e);
 }
 
+int st_certs_share(struct st_certs *c, const struct st_certs *from, const char *where, struct st_err *e)
+{
+    if (from->n > ST_X509_MAX - c->n)
+        return st_fail(e, ST_INPUT, "%s: more than %d certificates", where, ST_X509_MAX);
+    for (size_t i = 0; i < from->n; i++) {
+        if (X509_up_ref(from->p[i]) != 1)
+            return st_fail(e, ST_INTERNAL, "%s: cannot be shared", where);
+        c->p[c->n++] = from->p[i];
+    }
+    return 0;
+}
+
 void st_certs_free(struct st_certs *c)
 {
     for (size_t i = 0; i < c->n; i++)
@@ -137,6 +150,14 @@ void st_crls_free(struct st_crls *c)
     for (size_t i = 0; i < c->n; i++)
         X509_CRL_free(c->p[i]);
     c->n = 0;
+}
+
+bool st_crls_by(const struct st_crls *c, const X509_NAME *issuer)
+{
+    for (size_t i = 0; i < c->n; i++)
+        if (X509_NAME_cmp(X509_CRL_get_issuer(c->p[i]), issuer) == 0)
+            return true;
+    return false;
 }
 
 static bool issued_another(const struct st_certs *c, const X509 *x)
@@ -235,6 +256,37 @@ static bool fill(const struct st_x509_verify *v, X509_STORE *store, STACK_OF(X50
     return ok;
 }
 
+void st_x509_limit(int64_t *until, int64_t t)
+{
+    if (until && (*until == 0 || t < *until))
+        *until = t;
+}
+
+static void limit_asn1(int64_t *until, const ASN1_TIME *t)
+{
+    struct tm tm;
+    if (t && ASN1_TIME_to_tm(t, &tm) == 1)
+        st_x509_limit(until, timegm(&tm));
+}
+
+/* The dates of the chain that was found, and of every list by one of its issuers: OpenSSL may have used any of them
+ * that is still valid. */
+static void limit(const struct st_x509_verify *v, X509_STORE_CTX *ctx)
+{
+    STACK_OF(X509) *chain = X509_STORE_CTX_get0_chain(ctx);
+    for (int i = 0; i < sk_X509_num(chain); i++) {
+        const X509 *x = sk_X509_value(chain, i);
+        limit_asn1(v->until, X509_get0_notAfter(x));
+        for (size_t k = 0; v->crls && k < v->crls->n; k++) {
+            const ASN1_TIME *next = X509_CRL_get0_nextUpdate(v->crls->p[k]);
+            time_t now = (time_t)v->time;
+            if (next && X509_cmp_time(next, &now) > 0 &&
+                X509_NAME_cmp(X509_CRL_get_issuer(v->crls->p[k]), X509_get_issuer_name(x)) == 0)
+                limit_asn1(v->until, next);
+        }
+    }
+}
+
 int st_x509_verify(const struct st_x509_verify *v, struct st_err *e)
 {
     int rc = st_fail(e, ST_MEMORY, "certificates: out of memory");
@@ -256,6 +308,8 @@ int st_x509_verify(const struct st_x509_verify *v, struct st_err *e)
         rc = explain(ctx, e);
     else
         rc = check_chain(v, ctx, e);
+    if (rc == 0 && v->until)
+        limit(v, ctx);
 out:
     sk_X509_free(untrusted);
     X509_STORE_CTX_free(ctx);

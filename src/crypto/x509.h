@@ -18,6 +18,8 @@ struct st_certs {
 /* All certificates in PEM text (other blocks and text around them are passed over), or one or several in DER (a tail of
  * equal bytes 0 or 0xff is padding), behind those that are there. INPUT names `where`: none, damaged, too many. */
 int st_certs_add(struct st_certs *c, const void *p, size_t len, const char *where, struct st_err *e) ST_MUST_CHECK;
+/* Those of `from`, shared, behind those that are there. INPUT: too many. */
+int st_certs_share(struct st_certs *c, const struct st_certs *from, const char *where, struct st_err *e) ST_MUST_CHECK;
 void st_certs_free(struct st_certs *c);
 /* The one that issued no other of the set; where that are several, the only one of them that is no CA. Else NULL.
  * Borrowed. */
@@ -29,6 +31,8 @@ struct st_crls {
 };
 int st_crls_add(struct st_crls *c, const void *p, size_t len, const char *where, struct st_err *e) ST_MUST_CHECK;
 void st_crls_free(struct st_crls *c);
+/* Some list is by this issuer. */
+bool st_crls_by(const struct st_crls *c, const X509_NAME *issuer);
 
 struct st_x509_verify {
     X509 *leaf;
@@ -38,7 +42,11 @@ struct st_x509_verify {
     bool need_crl;                /* every certificate, the root too, must be covered by a list that is valid */
     bool leaf_unlisted;           /* with crls: but the leaf, whose issuer publishes no list (AMD's ASK) */
     int64_t time;
+    int64_t *until; /* NULL, or narrowed by st_x509_limit() to when the first date used here passes */
 };
+/* *until: seconds since 1970 from which on something may no longer hold, 0 while nothing limits it. Becomes t where
+ * that is earlier. until may be NULL. */
+void st_x509_limit(int64_t *until, int64_t t);
 /* VERIFY says why in one line: expired, revoked, issuer unknown, bad signature, not a CA, path length, algorithm. A
  * list that is there must be valid even without need_crl. RSA below 2048 bits, SHA-1 and MD5 are refused. */
 int st_x509_verify(const struct st_x509_verify *v, struct st_err *e) ST_MUST_CHECK;
