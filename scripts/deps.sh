@@ -20,6 +20,7 @@ lib:libcurl libcurl4-openssl-dev
 lib:openblas libopenblas-dev
 lib:lapacke liblapacke-dev
 lib:libargon2 libargon2-dev
+lib:sqlite3 libsqlite3-dev
 lib:tss2-esys libtss2-dev
 inc:stdlib.h libc6-dev
 END
