@@ -5,7 +5,8 @@
  * What the log shows is believed only when: the log's key and a quorum of witnesses signed the checkpoint, its tree
  * begins with the remembered one, the directory is its last entry, no other directory of the same epoch was seen, and
  * the witnesses' time is not older than max_age_s. A fork keeps both notes beside the state file (".fork") and stays an
- * error until somebody removes it. */
+ * error until somebody removes it. Where only the proof of growth does not hold, which may be the doing of whoever
+ * carried it, both notes are kept as ".doubt". */
 #ifndef ST_SERVICE_LOG_CLIENT_H
 #define ST_SERVICE_LOG_CLIENT_H
 
@@ -19,7 +20,7 @@ struct st_log_client_opts {
     const char *url;        /* of the log, or of a relay with ST_RELAY_PATH_LOG; copied */
     const char *state_file; /* copied; made when it is not there; NULL = remembered by this process only */
     struct st_tlog_keys keys;
-    int64_t max_age_s; /* of the witnesses' time; 0 = any */
+    int64_t max_age_s; /* of the witnesses' time; 0 = any; more needs a quorum */
     double stall_s;
 };
 
