@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 #define MAX_HEADERS (256u << 10)
 
@@ -188,6 +189,8 @@ int st_http_client_new(struct event_base *base, const struct st_http_client_opts
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     struct st_http_client *c = NULL;
     *out = NULL;
+    if (o->ca_bundle && access(o->ca_bundle, R_OK) != 0)
+        return st_fail(e, ST_IO, "%s: cannot open", o->ca_bundle);
     int rc = st_alloc(&c, 1, sizeof *c, "HTTP client", e);
     if (rc)
         return rc;

@@ -15,6 +15,7 @@ struct st_http_client_opts {
     double connect_s;
     uint32_t max_idle; /* connections kept for reuse */
 };
+/* IO: the bundle cannot be read. */
 int st_http_client_new(struct event_base *base, const struct st_http_client_opts *o, struct st_http_client **out,
                        struct st_err *e) ST_MUST_CHECK;
 /* Ends all calls without calling `end`. */

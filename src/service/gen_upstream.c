@@ -412,12 +412,6 @@ static int set_up(struct st_gen *g, const struct st_gen_upstream_opts *o, struct
     int rc = set_url(g, o->url, e);
     if (!rc)
         rc = find_dialect(o->dialect, &dialect, e);
-    if (!rc && o->ca_bundle) {
-        FILE *f = fopen(o->ca_bundle, "r");
-        if (!f)
-            return st_fail(e, ST_IO, "%s: cannot open", o->ca_bundle);
-        fclose(f);
-    }
     if (!rc && o->api_key_file)
         rc = st_api_key_first(o->api_key_file, &g->key, e);
     if (!rc && o->n_eos) {
