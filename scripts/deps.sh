@@ -21,6 +21,7 @@ lib:openblas libopenblas-dev
 lib:lapacke liblapacke-dev
 lib:libargon2 libargon2-dev
 lib:sqlite3 libsqlite3-dev
+lib:libpq libpq-dev
 lib:tss2-esys libtss2-dev
 inc:stdlib.h libc6-dev
 END
@@ -29,6 +30,7 @@ END
 lib:cmocka libcmocka-dev
 cmd:python3 python3
 cmd:swtpm swtpm
+cmd:pg_ctlcluster postgresql
 py:ensurepip python3-venv
 END
         ;;

@@ -1,0 +1,270 @@
+#include "service/spent.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+struct st_spent_take {
+    struct st_spent_take *next;
+    struct st_spent_row row;
+    enum st_spent_answer answer;
+    void (*done)(void *arg, enum st_spent_answer a); /* NULL: cancelled; only the event thread looks */
+    void *arg;
+};
+
+/* First in, first out. */
+struct queue {
+    struct st_spent_take *first, **end;
+};
+
+struct st_spent {
+    const struct st_spent_kind *kind;
+    void *db;
+    struct event *ready;
+    int fd;
+    pthread_t thread;
+    bool started, failing; /* failing: the thread's own */
+    uint32_t max_waiting, n_waiting;
+    struct st_spent_row rows[ST_SPENT_BATCH]; /* the thread's own */
+    pthread_mutex_t lock;
+    pthread_cond_t work;
+    /* Under the lock. */
+    struct queue asked, answered;
+    uint32_t forget_before;
+    bool idle, stop;
+};
+
+static void push(struct queue *q, struct st_spent_take *t)
+{
+    t->next = NULL;
+    *q->end = t;
+    q->end = &t->next;
+}
+
+static struct st_spent_take *take_all(struct queue *q)
+{
+    struct st_spent_take *t = q->first;
+    q->first = NULL;
+    q->end = &q->first;
+    return t;
+}
+
+/* ---- on the thread of the database ---- */
+
+static void note(struct st_spent *s, int rc, const struct st_err *e)
+{
+    if (rc && !s->failing)
+        st_log(ST_LOG_ERROR, "spent tokens: %s; requests are refused until it is back", e->msg);
+    if (!rc && s->failing)
+        st_log(ST_LOG_INFO, "spent tokens: the database is back");
+    s->failing = rc != 0;
+}
+
+/* Asks for the first takes of the list; returns those behind them. */
+static struct st_spent_take *ask(struct st_spent *s, struct st_spent_take *list)
+{
+    struct st_err e;
+    size_t n = 0;
+    struct st_spent_take *t = list;
+    for (; t && n < ST_SPENT_BATCH; t = t->next)
+        s->rows[n++] = t->row;
+    int rc = s->kind->take(s->db, s->rows, n, &e);
+    note(s, rc, &e);
+    t = list;
+    for (size_t i = 0; i < n; i++, t = t->next)
+        t->answer = rc ? ST_SPENT_FAILED : s->rows[i].fresh ? ST_SPENT_TAKEN : ST_SPENT_BEFORE;
+    return t;
+}
+
+static void answer(struct st_spent *s, struct st_spent_take *from, const struct st_spent_take *to)
+{
+    const uint64_t one = 1;
+    pthread_mutex_lock(&s->lock);
+    bool wake = !s->answered.first;
+    for (struct st_spent_take *next; from != to; from = next) {
+        next = from->next;
+        push(&s->answered, from);
+    }
+    pthread_mutex_unlock(&s->lock);
+    while (wake && write(s->fd, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+}
+
+static void forget_some(struct st_spent *s, uint32_t before)
+{
+    struct st_err e;
+    bool more = false;
+    int rc = s->kind->forget(s->db, before, &more, &e);
+    note(s, rc, &e);
+    if (rc || more)
+        return;
+    pthread_mutex_lock(&s->lock);
+    if (s->forget_before == before)
+        s->forget_before = 0;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void *work(void *arg)
+{
+    struct st_spent *s = arg;
+    pthread_mutex_lock(&s->lock);
+    while (!s->stop) {
+        s->idle = true;
+        /* What could not be dropped for a failing database is tried again with the next take. */
+        while (!s->stop && !s->asked.first && (!s->forget_before || s->failing))
+            pthread_cond_wait(&s->work, &s->lock);
+        s->idle = false;
+        struct st_spent_take *list = take_all(&s->asked);
+        uint32_t before = s->forget_before;
+        pthread_mutex_unlock(&s->lock);
+        bool any = list != NULL;
+        while (list) {
+            struct st_spent_take *rest = ask(s, list);
+            answer(s, list, rest);
+            list = rest;
+        }
+        if (!any && before)
+            forget_some(s, before);
+        pthread_mutex_lock(&s->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+/* ---- on the event thread ---- */
+
+static void on_ready(evutil_socket_t fd, short what, void *arg)
+{
+    struct st_spent *s = arg;
+    uint64_t n;
+    (void)what;
+    if (read(fd, &n, sizeof n) < 0)
+        return;
+    pthread_mutex_lock(&s->lock);
+    struct st_spent_take *list = take_all(&s->answered);
+    pthread_mutex_unlock(&s->lock);
+    for (struct st_spent_take *t = list, *next; t; t = next) {
+        next = t->next;
+        s->n_waiting--;
+        if (t->done)
+            t->done(t->arg, t->answer);
+        free(t);
+    }
+}
+
+static int start(struct st_spent *s, struct event_base *base, struct st_err *e)
+{
+    s->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    s->ready = s->fd >= 0 ? event_new(base, s->fd, EV_READ | EV_PERSIST, on_ready, s) : NULL;
+    if (!s->ready || event_add(s->ready, NULL) != 0)
+        return st_fail(e, ST_IO, "spent tokens: event loop: %s", strerror(errno));
+    /* Signals belong to the event thread. */
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int err = pthread_create(&s->thread, NULL, work, s);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (err)
+        return st_fail(e, ST_IO, "spent tokens: thread: %s", strerror(err));
+    s->started = true;
+    return 0;
+}
+
+int st_spent_open(struct event_base *base, const struct st_spent_opts *o, struct st_spent **out, struct st_err *e)
+{
+    struct st_spent *s = NULL;
+    bool postgres = strncmp(o->where, "postgresql://", 13) == 0 || strncmp(o->where, "postgres://", 11) == 0;
+    *out = NULL;
+    if (st_alloc(&s, 1, sizeof *s, "spent tokens", e))
+        return e->code;
+    s->fd = -1;
+    s->kind = postgres ? &st_spent_postgres : &st_spent_sqlite;
+    s->max_waiting = o->max_waiting ? o->max_waiting : 8192;
+    take_all(&s->asked);
+    take_all(&s->answered);
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->work, NULL);
+    int rc = s->kind->open(o, &s->db, e);
+    if (!rc)
+        rc = start(s, base, e);
+    if (rc)
+        st_spent_close(s);
+    else
+        *out = s;
+    return rc;
+}
+
+static void free_list(struct st_spent_take *t)
+{
+    while (t) {
+        struct st_spent_take *next = t->next;
+        free(t);
+        t = next;
+    }
+}
+
+void st_spent_close(struct st_spent *s)
+{
+    if (!s)
+        return;
+    if (s->started) {
+        pthread_mutex_lock(&s->lock);
+        s->stop = true;
+        pthread_cond_signal(&s->work);
+        pthread_mutex_unlock(&s->lock);
+        pthread_join(s->thread, NULL);
+    }
+    if (s->db)
+        s->kind->close(s->db);
+    if (s->ready)
+        event_free(s->ready);
+    if (s->fd >= 0)
+        close(s->fd);
+    free_list(s->asked.first);
+    free_list(s->answered.first);
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->work);
+    free(s);
+}
+
+int st_spent_take(struct st_spent *s, const uint8_t digest[32], uint32_t day,
+                  void (*done)(void *arg, enum st_spent_answer a), void *arg, struct st_spent_take **out,
+                  struct st_err *e)
+{
+    *out = NULL;
+    if (s->n_waiting >= s->max_waiting)
+        return st_fail(e, ST_POLICY, "spent tokens: %u requests wait for the database already", s->n_waiting);
+    struct st_spent_take *t = calloc(1, sizeof *t);
+    if (!t)
+        return st_fail(e, ST_MEMORY, "spent tokens: no memory");
+    memcpy(t->row.digest, digest, 32);
+    t->row.day = day;
+    t->done = done;
+    t->arg = arg;
+    s->n_waiting++;
+    *out = t;
+    pthread_mutex_lock(&s->lock);
+    push(&s->asked, t);
+    if (s->idle)
+        pthread_cond_signal(&s->work);
+    pthread_mutex_unlock(&s->lock);
+    return 0;
+}
+
+void st_spent_cancel(struct st_spent_take *t)
+{
+    t->done = NULL;
+}
+
+void st_spent_forget(struct st_spent *s, uint32_t before)
+{
+    pthread_mutex_lock(&s->lock);
+    s->forget_before = before;
+    pthread_cond_signal(&s->work);
+    pthread_mutex_unlock(&s->lock);
+}
