@@ -22,6 +22,7 @@ lib:lapacke liblapacke-dev
 lib:libargon2 libargon2-dev
 lib:sqlite3 libsqlite3-dev
 lib:libpq libpq-dev
+lib:libseccomp libseccomp-dev
 lib:tss2-esys libtss2-dev
 inc:stdlib.h libc6-dev
 END

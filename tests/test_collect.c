@@ -46,6 +46,23 @@ static void kinds_that_are_no_kinds_or_come_twice_or_cannot_carry_are_refused(vo
     made_dir_remove(&d);
 }
 
+static void a_simulated_machine_has_changed_when_its_key_file_has(void **state)
+{
+    struct made_dir d = made_dir();
+    struct st_collect_opts o = {.sim_key = made_file(&d, "sim.key", SIM_SEED)};
+    struct st_collection *c;
+    struct st_err e = {0};
+    (void)state;
+    assert_ok(st_collection_open((const char *[]){"sim"}, 1, &o, &c, &e), &e);
+    assert_ok(st_collection_unchanged(c, &e), &e);
+    made_file(&d, "sim.key", SIM_SEED "\n");
+    expect_refusal(st_collection_unchanged(c, &e), &e, ST_VERIFY, "sim.key");
+    unlink(o.sim_key);
+    expect_refusal(st_collection_unchanged(c, &e), &e, ST_VERIFY, "sim.key");
+    st_collection_close(c);
+    made_dir_remove(&d);
+}
+
 /* What a collector takes from the directory of endorsements, its verifier must have a use for: else nobody could read
  * the bundle. */
 static void every_collector_has_a_verifier_that_uses_what_it_gives(void **state)
@@ -64,6 +81,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_simulated_bundle_is_read_back_and_accepted),
         cmocka_unit_test(kinds_that_are_no_kinds_or_come_twice_or_cannot_carry_are_refused),
+        cmocka_unit_test(a_simulated_machine_has_changed_when_its_key_file_has),
         cmocka_unit_test(every_collector_has_a_verifier_that_uses_what_it_gives),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,8 +5,10 @@
 #include "base/hooks.h"
 #include "crypto/digest.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static void put(uint8_t *p, uint64_t v, size_t len)
 {
@@ -28,6 +30,8 @@ int st_sim_collect(const struct st_ed25519 *root, const struct st_sim *s, uint8_
 }
 
 struct sim {
+    char *path;
+    struct stat file; /* as it was at open() */
     struct st_ed25519 *root;
     uint8_t measurement[32];
 };
@@ -48,6 +52,14 @@ static int read_key(const char *path, struct st_ed25519 **out, struct st_err *e)
     return rc;
 }
 
+static void sim_close(void *h)
+{
+    struct sim *s = h;
+    st_ed25519_free(s->root);
+    free(s->path);
+    free(s);
+}
+
 static int sim_open(const struct st_collect_opts *o, void **h, struct st_err *e)
 {
     if (!o->sim_key)
@@ -55,9 +67,13 @@ static int sim_open(const struct st_collect_opts *o, void **h, struct st_err *e)
     struct sim *s = calloc(1, sizeof *s);
     if (!s)
         return st_fail(e, ST_MEMORY, "sim: no memory");
-    if (read_key(o->sim_key, &s->root, e)) {
-        free(s);
-        return e->code;
+    s->path = strdup(o->sim_key);
+    int rc = s->path ? read_key(s->path, &s->root, e) : st_fail(e, ST_MEMORY, "sim: no memory");
+    if (!rc && stat(s->path, &s->file) != 0)
+        rc = st_fail(e, ST_IO, "%s: %s", s->path, strerror(errno));
+    if (rc) {
+        sim_close(s);
+        return rc;
     }
     memcpy(s->measurement, o->sim_measurement, sizeof s->measurement);
     *h = s;
@@ -82,12 +98,17 @@ static int sim_collect(void *h, const uint8_t *data, size_t len, struct st_buf *
     return 0;
 }
 
-static void sim_close(void *h)
+/* There is no machine that could change: the key file stands for it. */
+static int sim_unchanged(void *h, struct st_err *e)
 {
-    struct sim *s = h;
-    st_ed25519_free(s->root);
-    free(s);
+    const struct sim *s = h;
+    struct stat now;
+    if (stat(s->path, &now) == 0 && now.st_dev == s->file.st_dev && now.st_ino == s->file.st_ino &&
+        now.st_size == s->file.st_size && now.st_mtim.tv_sec == s->file.st_mtim.tv_sec &&
+        now.st_mtim.tv_nsec == s->file.st_mtim.tv_nsec)
+        return 0;
+    return st_fail(e, ST_VERIFY, "sim: %s is no longer what it was", s->path);
 }
 
 const struct st_collector st_collector_sim = {
-    .kind = "sim", .open = sim_open, .collect = sim_collect, .close = sim_close};
+    .kind = "sim", .open = sim_open, .collect = sim_collect, .unchanged = sim_unchanged, .close = sim_close};

@@ -6,6 +6,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +39,7 @@ struct st_collection {
     struct part {
         const struct st_collector *by;
         void *h;
+        pthread_mutex_t busy; /* unchanged() on one thread while another collects */
     } parts[ST_EVIDENCE_MAX_ITEMS];
     size_t n;
     char *endorsements; /* directory, NULL = none */
@@ -67,6 +69,7 @@ static int open_part(struct st_collection *c, const char *kind, const struct st_
     if (by->open(o, &p->h, e))
         return e->code;
     p->by = by;
+    pthread_mutex_init(&p->busy, NULL);
     c->n++;
     return 0;
 }
@@ -116,6 +119,7 @@ void st_collection_close(struct st_collection *c)
     while (c->n) {
         struct part *p = &c->parts[--c->n];
         p->by->close(p->h);
+        pthread_mutex_destroy(&p->busy);
     }
     free(c->endorsements);
     free(c);
@@ -123,10 +127,16 @@ void st_collection_close(struct st_collection *c)
 
 int st_collection_unchanged(struct st_collection *c, struct st_err *e)
 {
-    for (size_t i = 0; i < c->n; i++)
-        if (c->parts[i].by->unchanged && c->parts[i].by->unchanged(c->parts[i].h, e))
-            return e->code;
-    return 0;
+    int rc = 0;
+    for (size_t i = 0; i < c->n && !rc; i++) {
+        struct part *p = &c->parts[i];
+        if (!p->by->unchanged)
+            continue;
+        pthread_mutex_lock(&p->busy);
+        rc = p->by->unchanged(p->h, e);
+        pthread_mutex_unlock(&p->busy);
+    }
+    return rc;
 }
 
 /* ---- collecting ---- */
@@ -148,12 +158,16 @@ static int endorse(void *ctx, enum st_endorsement_type t, const void *p, size_t 
 static int collect_item(struct st_collection *c, struct st_bundle *b, size_t i, struct st_err *e)
 {
     struct target to = {b, &b->items[i]};
+    struct part *p = &c->parts[i];
     struct st_buf bytes = {0};
     uint8_t data[ST_REPORT_DATA];
     size_t len = 0;
     int rc = st_binding_expected(b, i, data, &len, e);
-    if (!rc)
-        rc = c->parts[i].by->collect(c->parts[i].h, data, len, &bytes, endorse, &to, e);
+    if (!rc) {
+        pthread_mutex_lock(&p->busy);
+        rc = p->by->collect(p->h, data, len, &bytes, endorse, &to, e);
+        pthread_mutex_unlock(&p->busy);
+    }
     if (!rc && bytes.failed)
         rc = st_fail(e, ST_MEMORY, "%s: no memory for the evidence", to.item->kind);
     if (!rc)

@@ -1,6 +1,6 @@
 /* Collects one kind of evidence on the machine that it is about: one file collect_KIND.c that exports one const struct,
  * and a row in collectors.def. A program that collects links no verifier. What a collector stands on (a path, a TPM, a
- * library) is an option, so that tests can stand something else there. Calls block; one thread. */
+ * library) is an option, so that tests can stand something else there. Calls block. */
 #ifndef ST_ATTEST_COLLECTOR_H
 #define ST_ATTEST_COLLECTOR_H
 
@@ -15,7 +15,8 @@ struct st_collect_opts {
     const char *tpm_certs;    /* tpm: PEM file, certificate of that key; NULL = none */
     const char *event_log;    /* tpm: NULL = /sys/kernel/security/tpm0/binary_bios_measurements, if it is there */
     const char *nvml;         /* nvgpu: NULL = libnvidia-ml.so.1 */
-    const char *sim_key;      /* sim: file of an Ed25519 seed, 64 hexadecimal digits */
+    const char *sim_key;      /* sim: file of an Ed25519 seed, 64 hexadecimal digits; when it is gone or another one,
+                                 the evidence has changed */
     const char *endorsements; /* directory of files that go along: collateral, certificates, revocation lists. Read
                                  anew each time; each goes to the items that can use it, names with a dot in front are
                                  passed over, a file that is not recognised is an error */
@@ -44,7 +45,7 @@ struct st_collector {
 const struct st_collector *st_collector_find(const char *kind);
 const struct st_collector *st_collector_at(int i); /* NULL behind the last */
 
-/* All kinds that a node collects, as one. */
+/* All kinds that a node collects, as one. One thread may ask st_collection_unchanged() while another collects. */
 struct st_collection;
 /* kinds: n names. USAGE: a kind twice, none or too many, none that can carry; UNSUPPORTED: no such kind, or not on this
  * machine. Strings of *o are kept until close. */

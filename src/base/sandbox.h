@@ -1,0 +1,49 @@
+/* What a process gives up once it has started, so that whoever takes it over gains little: seccomp (a list of system
+ * calls; libseccomp), Landlock (paths, TCP ports; the kernel's own interface), no new privileges, no core dump.
+ *
+ * After st_sandbox_enter() the process serves what it listens on, and no more: it opens no file but those named, for
+ * writing none but those named; it executes nothing, traces nothing, forks nothing, maps nothing as code; it makes no
+ * sockets but Unix stream sockets and, when ports are named, TCP sockets that connect to these; it listens on nothing
+ * new. All of these fail with EPERM or EACCES, so that a library that tries is not the end; a system call that is not
+ * in sandbox.c's list at all ends the process.
+ *
+ * Limits. seccomp reads no memory: which address a connection goes to is not checked here, only (with Landlock of
+ * Linux 6.7) its port; rules for addresses are the service manager's (IPAddressAllow=localhost). Landlock does not know
+ * Unix sockets with a path. Without Landlock, what is named for writing cannot be told from the rest, and reading is
+ * free. Landlock holds the calling thread and those it starts: call this before any thread runs, after whatever needs
+ * more (sockets that listen, a TPM's connection, libraries by dlopen) is done. Files that are open stay open.
+ * A process built with a sanitizer is not restricted (its runtime needs more); the state says so. */
+#ifndef ST_BASE_SANDBOX_H
+#define ST_BASE_SANDBOX_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct st_sandbox {
+    /* Files, or directories with all that is below, that may still be opened: for reading, and for reading, writing,
+     * making and removing. They must be there. */
+    const char *const *read;
+    size_t n_read;
+    const char *const *write;
+    size_t n_write;
+    /* TCP ports that may be connected to; none: no TCP sockets are made at all. */
+    const uint16_t *ports;
+    size_t n_port;
+    bool nvidia; /* the requests of NVIDIA's driver pass (ioctl) */
+};
+
+struct st_sandbox_state {
+    bool syscalls;     /* seccomp is on */
+    bool files;        /* Landlock holds files */
+    bool ports;        /* Landlock holds TCP ports */
+    char landlock[96]; /* why it is off, or "ABI 7" */
+};
+
+/* Cannot be taken back. IO: the kernel refuses seccomp, or a path is not there; nothing is restricted then, or only
+ * files are: end the process. */
+int st_sandbox_enter(const struct st_sandbox *s, struct st_sandbox_state *out, struct st_err *e) ST_MUST_CHECK;
+
+#endif
