@@ -38,7 +38,7 @@ void st_proof_write(const struct st_merkle_proof *p, struct st_buf *out)
 
 int st_log_proof_read(const json_t *o, const char *where, struct st_log_proof *out, struct st_err *e)
 {
-    static const char *const fields[] = {"entry", "index", "hashes", "checkpoint", NULL};
+    static const char *const fields[] = {"entry", "index", "hashes", "checkpoint", "comment", NULL};
     int64_t index = 0;
     *out = (struct st_log_proof){0};
     if (st_json_only(o, where, fields, e) || st_json_base64(o, where, "entry", &out->entry, e) ||

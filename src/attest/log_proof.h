@@ -3,7 +3,8 @@
  *
  *   {"entry": BASE64, "index": N, "hashes": [BASE64, ...], "checkpoint": NOTE}
  *
- * hashes lead from the entry to the root of the tree that the checkpoint names (attest/merkle.h). Hostile input.
+ * hashes lead from the entry to the root of the tree that the checkpoint names (attest/merkle.h). A "comment" may
+ * stand beside. Hostile input.
  * Such a proof says that the entry was logged for all to see before the checkpoint; it never grows old. */
 #ifndef ST_ATTEST_LOG_PROOF_H
 #define ST_ATTEST_LOG_PROOF_H

@@ -16,8 +16,9 @@
  *  "optional": ["nvgpu.rim.driver", ...],        checks that may be absent, by name
  *  "roots": {"tpm": PEM, ...},                   root certificates in place of the vendor's, of your own machines
  *  "log": {"origin", "key", "witnesses": [..], "quorum": N}, the log that is believed
- *  "logged": ["tdx.mrtd", ...],                  claims whose allowed values must stand in that log, proofs in "proofs"
- *  "min_nodes": N,                               so many verified nodes to choose from; default 1
+ *  "logged": ["tdx.mrtd", ...],                  claims whose allowed values must stand in that log
+ * (attest/statement.h), "proofs": [{"entry", "index", "hashes", "checkpoint"}, ...], as these prove
+ * (attest/log_proof.h) "min_nodes": N,                               so many verified nodes to choose from; default 1
  *  "sim_root": HEX,                              Ed25519 key; only with it is evidence of kind sim accepted
  *  "signature_only": true}                       signatures and chains alone, for `sotto attest verify` only
  * Unknown fields are refused; "comment" is allowed anywhere. docs/attestation.md is the whole schema. */
@@ -28,8 +29,10 @@
 #include "attest/verifier.h"
 
 #define ST_POLICY_MAX_BYTES ((size_t)1 << 20)
+#define ST_POLICY_MAX_NODES 256
 
 struct st_policy;
+/* INPUT, UNSUPPORTED, MEMORY; VERIFY for a proof that does not hold. */
 int st_policy_parse(const void *p, size_t len, const char *where, struct st_policy **out,
                     struct st_err *e) ST_MUST_CHECK;
 void st_policy_free(struct st_policy *p);

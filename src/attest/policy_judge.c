@@ -128,6 +128,19 @@ static bool is_signed(const char *name)
     return n < k || strcmp(name + n - k, suffix) != 0;
 }
 
+/* A value that is allowed counts only when the log proves that everybody can see which release has it. */
+static bool judge_logged(struct judging *g, const char *name, const struct st_claim *c, const char *value)
+{
+    char check[80];
+    if (!st_policy_must_be_logged(g->policy, name))
+        return true;
+    const struct st_statement *s = st_policy_find_statement(g->policy, name, value, c->type == ST_CLAIM_HEX);
+    snprintf(check, sizeof check, "policy.logged.%s", name);
+    demand(g, check, s != NULL, "%s%s", s ? "in the log: " : "no proof that the log has this value",
+           s ? s->release : "");
+    return s != NULL;
+}
+
 static bool judge_measurements(struct judging *g)
 {
     const char *name;
@@ -148,7 +161,7 @@ static bool judge_measurements(struct judging *g)
             claim_text(c, value, sizeof value);
         snprintf(check, sizeof check, "policy.%s", name);
         demand(g, check, met, "%s%s", value, met ? "" : "; not among the values that the policy allows");
-        all = all && met;
+        all = all && met && judge_logged(g, name, c, value);
     }
     return all;
 }

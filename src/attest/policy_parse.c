@@ -140,10 +140,10 @@ static bool ok_snp(const char *name, const json_t *v)
 
 static int check_fields(const json_t *o, const char *where, struct st_err *e)
 {
-    static const char *const known[] = {"version", "require",       "allow",      "measurements", "image",
-                                        "tcb",     "minimum",       "debug",      "snp_policy",   "gpu",
-                                        "model",   "max_age_s",     "revocation", "optional",     "sim_root",
-                                        "roots",   "signature_only"};
+    static const char *const known[] = {
+        "version",        "require", "allow",  "measurements", "image",      "tcb",      "minimum",  "debug",
+        "snp_policy",     "gpu",     "model",  "max_age_s",    "revocation", "optional", "sim_root", "roots",
+        "signature_only", "log",     "logged", "proofs",       "min_nodes"};
     const char *key;
     json_t *v;
     int64_t version = 0;
@@ -235,8 +235,9 @@ static bool pins_image(const json_t *measurements)
 /* A policy that judges signatures alone must not look as if it demanded more. */
 static int check_whole(const struct st_policy *p, const char *where, struct st_err *e)
 {
-    static const char *const more[] = {"measurements", "image", "tcb",       "minimum",    "debug",   "snp_policy",
-                                       "gpu",          "model", "max_age_s", "revocation", "optional"};
+    static const char *const more[] = {"measurements", "image", "tcb",    "minimum",   "debug",
+                                       "snp_policy",   "gpu",   "model",  "max_age_s", "revocation",
+                                       "optional",     "log",   "logged", "proofs",    "min_nodes"};
     for (size_t i = 0; p->signature_only && i < sizeof more / sizeof *more; i++)
         if (json_object_get(p->json, more[i]))
             return st_fail(e, ST_INPUT, "%s: %s: goes not with signature_only, which judges nothing else", where,
@@ -258,7 +259,8 @@ int st_policy_parse(const void *bytes, size_t len, const char *where, struct st_
     if (!p)
         return st_fail(e, ST_MEMORY, "%s: out of memory", where);
     if (st_json_parse(bytes, len, where, &p->json, e) || check_fields(p->json, where, e) || read_kinds(p, where, e) ||
-        read_demands(p, where, e) || read_rest(p, where, e) || check_whole(p, where, e)) {
+        read_demands(p, where, e) || read_rest(p, where, e) || st_policy_read_log(p, where, e) ||
+        check_whole(p, where, e)) {
         st_policy_free(p);
         return e->code;
     }
@@ -269,8 +271,10 @@ int st_policy_parse(const void *bytes, size_t len, const char *where, struct st_
 
 void st_policy_free(struct st_policy *p)
 {
-    if (p)
+    if (p) {
         json_decref(p->json);
+        free(p->statements);
+    }
     free(p);
 }
 
