@@ -1,5 +1,8 @@
-/* sotto attest verify|show FILE: what evidence says, and whether a policy accepts it. No network. */
+/* sotto attest verify|show|receipt FILE: what evidence says, whether a policy accepts it, and whether a receipt is by a
+ * key that accepted evidence certifies. No network. */
 #include "attest/policy.h"
+#include "base/hooks.h"
+#include "cli/attest_receipt.h"
 #include "cli/cli.h"
 #include "crypto/digest.h"
 #include "text/json.h"
@@ -11,7 +14,7 @@
 #define MAX_FILES 32
 
 struct attest_opts {
-    const char *policy;
+    const char *policy, *checkpoint, *evidence, *request, *reply;
     const char *endorsements[MAX_FILES];
     size_t n_endorsement;
     uint8_t nonce[ST_BINDING_MAX_NONCE];
@@ -20,12 +23,28 @@ struct attest_opts {
     bool time_given;
 };
 
-enum { KEY_POLICY = ST_KEY(0), KEY_NONCE, KEY_TIME, KEY_ENDORSEMENTS };
+enum {
+    KEY_POLICY = ST_KEY(0),
+    KEY_NONCE,
+    KEY_CHECKPOINT,
+    KEY_TIME,
+    KEY_ENDORSEMENTS,
+    KEY_EVIDENCE,
+    KEY_REQUEST,
+    KEY_REPLY,
+};
 
 static const struct argp_option options[] = {
-    {"policy", KEY_POLICY, "FILE", 0, "verify: what is demanded of the evidence (docs/attestation.md)", 0},
-    {"nonce", KEY_NONCE, "HEX", 0, "verify: the evidence must hold this nonce", 0},
-    {"time", KEY_TIME, "RFC3339", 0, "verify: as of this time (2025-06-01T12:00:00Z) instead of now", 0},
+    {"policy", KEY_POLICY, "FILE", 0, "verify, receipt: what is demanded of the evidence (docs/attestation.md)", 0},
+    {"nonce", KEY_NONCE, "HEX", 0, "verify, receipt: the evidence must hold this nonce", 0},
+    {"checkpoint", KEY_CHECKPOINT, "FILE", 0,
+     "verify, receipt: the evidence must hold the digest of this checkpoint of the policy's log, whose time is its age",
+     0},
+    {"time", KEY_TIME, "RFC3339", 0,
+     "verify, receipt: as of this time (2025-06-01T12:00:00Z) instead of now, or of the receipt's own time", 0},
+    {"evidence", KEY_EVIDENCE, "FILE", 0, "receipt: the evidence of the node that signed it", 0},
+    {"request", KEY_REQUEST, "FILE", 0, "receipt: the request's content, which it must be for", 0},
+    {"reply", KEY_REPLY, "FILE", 0, "receipt: the reply's content, which it must be for", 0},
     {"endorsements", KEY_ENDORSEMENTS, "FILE", 0,
      "Certificates, revocation lists, vendor collateral, event logs, reference measurements; may be given often", 0},
     {0},
@@ -79,6 +98,18 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
     switch (key) {
     case KEY_POLICY:
         o->policy = arg;
+        return 0;
+    case KEY_CHECKPOINT:
+        o->checkpoint = arg;
+        return 0;
+    case KEY_EVIDENCE:
+        o->evidence = arg;
+        return 0;
+    case KEY_REQUEST:
+        o->request = arg;
+        return 0;
+    case KEY_REPLY:
+        o->reply = arg;
         return 0;
     case KEY_NONCE:
         o->nonce_len = strlen(arg) / 2;
@@ -259,28 +290,50 @@ static int refuse(const struct st_verdict *v, const struct st_policy *p, const c
     return st_fail(e, ST_VERIFY, "%s: nothing in it was verified", path);
 }
 
+/* The nonce that the evidence must hold, and since when it is known. */
+static int set_nonce(const struct attest_opts *o, const struct st_policy *p, struct st_judge *j, struct st_witnessed *w,
+                     struct st_err *e)
+{
+    struct st_buf note = {0};
+    if (!o->checkpoint) {
+        j->nonce = (struct st_span){o->nonce, o->nonce_len};
+        j->nonce_time = o->nonce_len ? j->time : 0; /* whoever gives a nonce has just made it */
+        return 0;
+    }
+    if (o->nonce_len)
+        return st_fail(e, ST_USAGE, "attest: want --nonce or --checkpoint, not both");
+    if (!st_policy_log(p))
+        return st_fail(e, ST_USAGE, "--checkpoint: the policy names no log");
+    int rc = st_file_read(o->checkpoint, ST_NOTE_MAX_BYTES, &note, e);
+    if (!rc && st_checkpoint_open(note.p, note.len, st_policy_log(p), st_unix_time(), w, e))
+        rc = st_err_prefix(e, "%s", o->checkpoint);
+    w->checkpoint.extensions = (struct st_span){0}; /* it pointed into the note */
+    j->nonce = (struct st_span){w->digest, sizeof w->digest};
+    j->nonce_time = w->time;
+    st_buf_free(&note);
+    return rc;
+}
+
 static int judge(const struct attest_opts *o, const struct st_policy *p, const struct st_bundle *b, int64_t now,
                  struct st_verdict *v, struct st_err *e)
 {
-    const struct st_judge j = {.policy = p,
-                               .bundle = b,
-                               .time = now,
-                               .nonce = {o->nonce, o->nonce_len},
-                               /* Whoever gives a nonce has just made it. */
-                               .nonce_time = o->nonce_len ? now : 0};
-    return st_policy_judge(&j, v, e);
+    struct st_judge j = {.policy = p, .bundle = b, .time = now};
+    struct st_witnessed w = {0};
+    return set_nonce(o, p, &j, &w, e) ? e->code : st_policy_judge(&j, v, e);
 }
 
-static int verify(const struct st_cli *cli, const struct attest_opts *o, const char *path, struct st_err *e)
+/* receipt: NULL = the evidence alone. */
+static int verify(const struct st_cli *cli, const struct attest_opts *o, const char *path,
+                  const struct st_saved_receipt *receipt, struct st_err *e)
 {
     struct st_policy *p = NULL;
     struct st_bundle b = {0};
     struct st_verdict v = {.code = ST_VERIFY};
     bool readable = false;
-    int64_t now = o->time_given ? o->time : (int64_t)time(NULL);
+    int64_t now = o->time_given ? o->time : receipt ? receipt->says.time : st_unix_time();
     if (!o->policy)
-        return st_fail(e, ST_USAGE,
-                       "attest verify: want --policy FILE: evidence alone says nothing about what you accept");
+        return st_fail(e, ST_USAGE, "attest %s: want --policy FILE: evidence alone says nothing about what you accept",
+                       cli->args[0]);
     int rc = load_policy(o->policy, &p, e);
     if (!rc)
         rc = load(o, path, &b, &readable, e);
@@ -288,6 +341,8 @@ static int verify(const struct st_cli *cli, const struct attest_opts *o, const c
         st_appraisal_check(&v.found, "evidence.format", "%s", e->msg);
     else if (!rc)
         rc = judge(o, p, &b, now, &v, e);
+    if (!rc && readable && receipt)
+        rc = st_saved_receipt_judge(receipt, &b, o->request, o->reply, &v, e);
     if (!rc)
         rc = print_verdict(cli, &v, p, now, e);
     if (!rc && !readable)
@@ -298,6 +353,14 @@ static int verify(const struct st_cli *cli, const struct attest_opts *o, const c
     st_bundle_free(&b);
     st_policy_free(p);
     return rc;
+}
+
+static int verify_receipt(const struct st_cli *cli, const struct attest_opts *o, const char *path, struct st_err *e)
+{
+    struct st_saved_receipt r;
+    if (!o->evidence)
+        return st_fail(e, ST_USAGE, "attest receipt: want --evidence FILE: a receipt means nothing without its key's");
+    return st_saved_receipt_read(path, &r, e) ? e->code : verify(cli, o, o->evidence, &r, e);
 }
 
 /* ---- show ---- */
@@ -345,7 +408,7 @@ static int show(const struct st_cli *cli, const struct attest_opts *o, const cha
 {
     struct st_bundle u = {0};
     struct st_buf b = {0};
-    const struct st_verify_env env = {.time = (int64_t)time(NULL)};
+    const struct st_verify_env env = {.time = st_unix_time()};
     bool readable;
     int rc = load(o, path, &u, &readable, e);
     if (!rc && !readable)
@@ -377,19 +440,24 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 {
     const struct attest_opts *o = opts;
     const char *verb = cli->args[0], *path = cli->args[1];
+    if (strcmp(verb, "receipt") == 0)
+        return verify_receipt(cli, o, path, e);
+    if (o->evidence || o->request || o->reply)
+        return st_fail(e, ST_USAGE, "attest %.40s: --evidence, --request and --reply go with `receipt`", verb);
     if (strcmp(verb, "verify") == 0)
-        return verify(cli, o, path, e);
+        return verify(cli, o, path, NULL, e);
     if (strcmp(verb, "show") != 0)
-        return st_fail(e, ST_USAGE, "attest: want `verify FILE` or `show FILE`, got '%.40s'", verb);
-    if (o->policy || o->nonce_len || o->time_given)
-        return st_fail(e, ST_USAGE, "attest show: verifies nothing; --policy, --nonce and --time go with `verify`");
+        return st_fail(e, ST_USAGE, "attest: want `verify FILE`, `show FILE` or `receipt FILE`, got '%.40s'", verb);
+    if (o->policy || o->nonce_len || o->checkpoint || o->time_given)
+        return st_fail(e, ST_USAGE,
+                       "attest show: verifies nothing; --policy, --nonce, --checkpoint and --time go with `verify`");
     return show(cli, o, path, e);
 }
 
 const struct st_cmd st_cmd_attest = {
     .name = "attest",
-    .summary = "Verify evidence of confidential computing, or show what it says",
-    .args_doc = "verify|show FILE",
+    .summary = "Verify evidence of confidential computing and receipts, or show what it says",
+    .args_doc = "verify|show|receipt FILE",
     .min_args = 2,
     .max_args = 2,
     .doc =
@@ -398,10 +466,16 @@ const struct st_cmd st_cmd_attest = {
         "checks "
         "it against the vendors' roots, which are built in, and against your policy, and lists every check with its "
         "value; exit status 0 when the policy accepts it, 5 when the evidence does not verify, 6 when it verifies but "
-        "the policy refuses. `show` prints what the evidence says. Neither uses the network.",
+        "the policy refuses. `show` prints what the evidence says. `receipt` takes a receipt that `sotto proxy "
+        "--receipts` "
+        "has kept, and the evidence beside it, judges that as of the receipt's time, and checks that a key of the "
+        "evidence "
+        "signed that this node gave this reply to this request. None of them uses the network.",
     .examples = "  sotto attest show quote.bin\n"
                 "  sotto attest verify quote.bin --policy policy.json --endorsements collateral.json\n"
-                "  sotto attest verify node.json --policy policy.json --nonce 00ff... --json",
+                "  sotto attest verify node.json --policy policy.json --nonce 00ff... --json\n"
+                "  sotto attest receipt R/17.receipt --evidence R/ab12.bundle --policy policy.json \\\n"
+                "      --request R/17.request --reply R/17.reply",
     .shared = ST_CLI_JSON,
     .options = options,
     .opts_size = sizeof(struct attest_opts),
