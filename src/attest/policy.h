@@ -42,6 +42,7 @@ bool st_policy_signature_only(const struct st_policy *p);
 /* The log of the policy, NULL when it names none; borrowed. */
 const struct st_tlog_keys *st_policy_log(const struct st_policy *p);
 unsigned st_policy_min_nodes(const struct st_policy *p);
+int64_t st_policy_max_age(const struct st_policy *p); /* seconds; -1 = any age */
 
 struct st_verdict {
     bool good;

@@ -282,3 +282,8 @@ bool st_policy_signature_only(const struct st_policy *p)
 {
     return p->signature_only;
 }
+
+int64_t st_policy_max_age(const struct st_policy *p)
+{
+    return p->max_age_s;
+}

@@ -14,6 +14,7 @@
 #define ST_GATEWAY_FIELD_TOKEN "token"     /* base64 of channel/token.h; of a POST */
 #define ST_GATEWAY_FIELD_CHANGE "change"   /* base64 of an st_change_ask; and in the reply's trailer of the answer */
 #define ST_GATEWAY_FIELD_CHARGED "charged" /* units; in the reply's trailer */
+#define ST_GATEWAY_FIELD_ERROR "error"     /* of the trailer: the node's reply is cut, "deposit" or "node" */
 #define ST_GATEWAY_FIELD_CHECKPOINT "checkpoint" /* base64 of the note whose digest is the nonce of that evidence */
 
 /* Issuer. */

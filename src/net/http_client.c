@@ -1,5 +1,4 @@
 #include "net/http_client.h"
-#include "net/listen.h"
 
 #include <curl/curl.h>
 #include <pthread.h>
@@ -34,6 +33,7 @@ struct st_http_client {
     CURLM *multi;
     struct event *timer;
     struct st_http_call *calls;
+    bool unsent;                 /* of the call that ends */
     bool in_curl, any_cancelled; /* libcurl refuses to be called from its own callbacks */
     char *ca_bundle;
     double connect_s;
@@ -56,9 +56,11 @@ static void call_free(struct st_http_call *call)
 
 static void call_end(struct st_http_call *call, CURLcode code)
 {
-    long status = 0;
+    long status = 0, sent = 0;
     struct st_http_call_opts o = call->o;
     curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status);
+    curl_easy_getinfo(call->easy, CURLINFO_REQUEST_SIZE, &sent);
+    call->client->unsent = sent == 0;
     if (code != CURLE_OK && !call->failed) {
         call->failed = true;
         st_fail(&call->err, ST_IO, "%s", call->curl_error[0] ? call->curl_error : curl_easy_strerror(code));
@@ -338,6 +340,11 @@ void st_http_call_pause(struct st_http_call *call, bool stop)
         collect(c);
 }
 
+bool st_http_client_unsent(const struct st_http_client *c)
+{
+    return c->unsent;
+}
+
 const char *st_http_call_type(const struct st_http_call *call)
 {
     char *type = NULL;
@@ -358,20 +365,4 @@ int st_http_base(const char *what, const char *url, char **out, struct st_err *e
         n--;
     *out = strndup(url, n);
     return *out ? 0 : st_fail(e, ST_MEMORY, "%s: no memory", what);
-}
-
-int st_http_base_for_key(const char *what, const char *url, char **out, struct st_err *e)
-{
-    char host[256];
-    int rc = st_http_base(what, url, out, e);
-    if (rc || strncasecmp(url, "http://", 7) != 0)
-        return rc;
-    const char *h = url + 7;
-    size_t n = *h == '[' ? strcspn(h, "]") + 1 : strcspn(h, ":/");
-    snprintf(host, sizeof host, "%.*s", (int)n, h);
-    if (n < sizeof host && st_net_is_loopback(host))
-        return 0;
-    free(*out);
-    *out = NULL;
-    return st_fail(e, ST_POLICY, "%s: beyond loopback a key would travel in the open; want https://", what);
 }

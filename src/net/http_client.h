@@ -44,13 +44,13 @@ void st_http_call_cancel(struct st_http_call *call);
 /* Stops and goes on taking the reply, for a reader further on that is slow; allowed from anywhere. Pieces may come
  * before going on returns. A stopped call does not stall. */
 void st_http_call_pause(struct st_http_call *call, bool stop);
+/* From `end` only: nothing of the request that ends has left (no address, no connection, no TLS). */
+bool st_http_client_unsent(const struct st_http_client *c);
 /* Content-Type of the reply, NULL when it has none; from `data` only. */
 const char *st_http_call_type(const struct st_http_call *call);
 
 /* The base of URLs, from an option: http(s)://host[:port][/path] without what may end it, '/'. *out is owned. USAGE
  * names `what`: another form, a query, or a password in it (it is printed, and command lines are visible to others). */
 int st_http_base(const char *what, const char *url, char **out, struct st_err *e) ST_MUST_CHECK;
-/* The same where a bearer key goes along: POLICY when it would travel in the open, by http:// beyond loopback. */
-int st_http_base_for_key(const char *what, const char *url, char **out, struct st_err *e) ST_MUST_CHECK;
 
 #endif

@@ -51,9 +51,10 @@ struct st_gen_info {
     uint32_t n_ctx; /* 0 = not known yet */
     uint32_t n_vocab;
     bool ready;
-    const char *protection; /* "none", "covariant", "masked" */
-    const char *scheme;     /* "none", "tight", "lwe-1280-12.8" */
-    const char *verified;   /* "no", "integrity", "none" */
+    const char *protection; /* "none", "covariant", "masked", "confidential" */
+    const char *scheme;     /* "none", "tight", "lwe-1280-12.8", "tdx+nvgpu" */
+    const char *verified;   /* "no", "integrity", "none", "evidence" */
+    const char *state;      /* what is missing, as one word; NULL = "starting" or "no worker" */
     bool watched;           /* watch is filled in */
     struct st_gen_watch watch;
     uint32_t n_running, n_waiting;

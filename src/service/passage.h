@@ -13,7 +13,10 @@ struct st_passage_request {
     const char *path;    /* "/v1/chat/completions" or "/v1/completions" */
     struct st_span body; /* JSON whose fields the server has checked against docs/openai.md; copied */
     bool stream;
-    int64_t max_tokens; /* 0 = not said */
+    const char *model;  /* one of the passage's; "" where nodes name none */
+    int64_t max_tokens; /* of one choice; 0 = not said */
+    int n;              /* choices */
+    bool logprobs;
     const char *client; /* API key's name or address: what may share a prefix cache; never sent */
 };
 
@@ -36,19 +39,25 @@ struct st_passage_events {
 };
 
 struct st_passage_info {
-    bool ready; /* at least the minimum number of verified nodes, and a token */
-    char model[128];
-    char scheme[64];      /* kinds of evidence: "tdx+nvgpu" */
+    bool ready;        /* at least the minimum number of verified nodes, and a token */
+    const char *state; /* "ok", "starting", or the word of what is missing */
+    const char *why;   /* a sentence when it is not ready; NULL otherwise. This and what follows: borrowed until the
+                          next call of the passage */
+    const char *const *models;
+    size_t n_model;
+    const char *scheme;   /* kinds of evidence: "tdx+nvgpu" */
     const char *verified; /* "evidence", "no" */
-    uint64_t verifications, verification_failures, retries, receipts;
+    uint32_t n_running;
+    uint64_t verifications, verification_failures, retries, receipts, units;
     json_t *detail; /* for /sotto/status: nodes with their verdicts; owned by the caller; may be NULL */
 };
 
 struct st_passage; /* the passage's own object */
 struct st_passage_type {
-    /* *handle is valid until `end` was called; no callback comes before start has returned. */
+    /* *handle is valid until `end` was called; no callback comes before start has returned. On error *fault says what
+     * kind; INPUT, MEMORY and INTERNAL speak for themselves. */
     int (*start)(struct st_passage *p, const struct st_passage_request *r, const struct st_passage_events *ev,
-                 void *arg, void **handle, struct st_err *e);
+                 void *arg, void **handle, enum st_passage_fault *fault, struct st_err *e);
     /* No callback comes afterwards. */
     void (*cancel)(struct st_passage *p, void *handle);
     /* Stops and goes on taking the reply, for a client that reads slowly. */
@@ -59,6 +68,12 @@ struct st_passage_type {
 struct st_passage_ref {
     const struct st_passage_type *vt;
     struct st_passage *p;
+};
+
+/* For st_server_opts: open() is called once with the server's event base, before the port opens. */
+struct st_passage_source {
+    int (*open)(const void *opts, struct event_base *base, struct st_passage_ref *out, struct st_err *e);
+    const void *opts; /* read during open only; what it points at: see the passage's header */
 };
 
 #endif

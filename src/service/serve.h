@@ -1,5 +1,5 @@
-/* What server.c (routes) and completion.c (one completion request) share: the running service. Private to this folder.
- * Lives on the event thread. */
+/* What server.c (routes), completion.c and passing.c (one completion request each) share: the running service. Private
+ * to this folder. Lives on the event thread. */
 #ifndef ST_SERVICE_SERVE_H
 #define ST_SERVICE_SERVE_H
 
@@ -22,7 +22,8 @@ struct st_service {
     struct event_base *base;
     struct st_http_server *http;
     struct st_server_opts o;
-    struct st_gen_ref gen;
+    struct st_gen_ref gen; /* one of these two */
+    struct st_passage_ref passage;
     struct st_api_keys keys;
     struct st_metrics metrics;
     struct st_client *clients;
@@ -34,6 +35,8 @@ struct st_service {
     struct st_buf piece, text, event; /* scratch of the token path */
 };
 
+/* What generator or passage say about themselves; strings are borrowed until the next call. */
+void st_service_info(struct st_service *s, struct st_gen_info *out);
 /* Header lines that every reply carries; *b is cleared first. */
 void st_service_fields(struct st_service *s, struct st_buf *b);
 /* One whole reply, counted in the metrics. extra: further header lines, or NULL. */
@@ -48,6 +51,15 @@ void st_client_give(struct st_service *s, struct st_client *client, uint32_t n);
 /* Answers a POST to one of the completion endpoints, now or as tokens arrive. */
 void st_completion_start(struct st_service *s, struct st_http_conn *c, enum st_oai_endpoint ep, const char *client,
                          double t0);
+/* The same where requests pass through. */
+void st_passing_start(struct st_service *s, struct st_http_conn *c, enum st_oai_endpoint ep, const char *client,
+                      double t0);
+void st_passing_info(struct st_service *s, struct st_gen_info *out);
+/* Borrowed until the next call. */
+size_t st_passing_models(struct st_service *s, const char *const **out);
+void st_passing_metrics(struct st_service *s, const struct st_gen_info *info, struct st_buf *out);
+/* Further members of the object at /sotto/status, each behind a comma. */
+void st_passing_status(struct st_service *s, struct st_buf *out);
 /* Frees what is left once the HTTP server and the generator are gone. */
 void st_completion_free_all(struct st_service *s);
 

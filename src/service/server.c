@@ -26,10 +26,18 @@ struct st_server {
     pthread_t thread;
 };
 
+void st_service_info(struct st_service *s, struct st_gen_info *out)
+{
+    if (s->passage.vt)
+        st_passing_info(s, out);
+    else
+        s->gen.vt->info(s->gen.g, out);
+}
+
 void st_service_fields(struct st_service *s, struct st_buf *b)
 {
     struct st_gen_info info = {0};
-    s->gen.vt->info(s->gen.g, &info);
+    st_service_info(s, &info);
     st_buf_clear(b);
     st_buf_addf(b, "Sotto-Protection: %s\r\nSotto-Scheme: %s\r\nSotto-Verified: %s\r\nCache-Control: no-store\r\n",
                 info.protection, info.scheme, info.verified);
@@ -151,13 +159,13 @@ static bool identify(const struct st_service *s, const struct st_http_conn *c, c
 
 /* ---- routes ---- */
 
-static void put_model(const struct st_service *s, const struct st_gen_info *info, struct st_buf *b)
+static void put_model(const struct st_service *s, const char *name, uint32_t n_ctx, struct st_buf *b)
 {
     st_buf_add_str(b, "{\"id\":");
-    st_json_quote(b, info->model, strlen(info->model));
+    st_json_quote(b, name, strlen(name));
     st_buf_addf(b, ",\"object\":\"model\",\"created\":%" PRId64 ",\"owned_by\":\"sotto\"", s->created);
-    if (info->n_ctx)
-        st_buf_addf(b, ",\"max_model_len\":%" PRIu32, info->n_ctx);
+    if (n_ctx)
+        st_buf_addf(b, ",\"max_model_len\":%" PRIu32, n_ctx);
     st_buf_add_str(b, "}");
 }
 
@@ -165,21 +173,33 @@ static void do_models(struct st_service *s, struct st_http_conn *c, double t0)
 {
     struct st_gen_info info = {0};
     struct st_buf b = {0};
-    const char *one = st_http_path(c) + strlen("/v1/models");
-    s->gen.vt->info(s->gen.g, &info);
-    if (*one && strcmp(one + 1, info.model) != 0) {
+    const char *one = st_http_path(c) + strlen("/v1/models"), *own[1] = {info.model}, *const *names = own;
+    size_t n = 1, at = 0;
+    st_service_info(s, &info);
+    if (s->passage.vt)
+        n = st_passing_models(s, &names);
+    else
+        n = info.model[0] != 0;
+    while (*one && at < n && strcmp(one + 1, names[at]) != 0)
+        at++;
+    if (*one && at == n) {
         struct st_oai_error err;
-        st_oai_fail(&err, 404, "invalid_request_error", "model_not_found", "model", "model: this server has '%s' only",
-                    info.model);
+        st_oai_fail(&err, 404, "invalid_request_error", "model_not_found", "model",
+                    n > 1 ? "model: this server has '%s' and others (/v1/models)" : "model: this server has '%s' only",
+                    n ? names[0] : "");
         st_service_error(s, c, ST_ROUTE_MODELS, t0, &err);
         return;
     }
-    if (!*one)
+    if (*one)
+        put_model(s, names[at], info.n_ctx, &b);
+    else {
         st_buf_add_str(&b, "{\"object\":\"list\",\"data\":[");
-    if (info.model[0])
-        put_model(s, &info, &b);
-    if (!*one)
+        for (size_t i = 0; i < n; i++) {
+            st_buf_add_str(&b, i ? "," : "");
+            put_model(s, names[i], info.n_ctx, &b);
+        }
         st_buf_add_str(&b, "]}");
+    }
     st_service_reply(s, c, ST_ROUTE_MODELS, t0, 200, NULL, "application/json", &b);
     st_buf_free(&b);
 }
@@ -188,11 +208,12 @@ static void do_health(struct st_service *s, struct st_http_conn *c, double t0)
 {
     struct st_gen_info info = {0};
     struct st_buf b = {0};
-    s->gen.vt->info(s->gen.g, &info);
+    st_service_info(s, &info);
     bool ready = info.ready && !s->draining;
     st_buf_addf(&b, "{\"status\":\"%s\",\"ready\":%s,\"protection\":\"%s\",\"scheme\":\"%s\",\"verified\":\"%s\"",
                 s->draining    ? "draining"
                 : info.ready   ? "ok"
+                : info.state   ? info.state
                 : info.watched ? "no worker"
                                : "starting",
                 ready ? "true" : "false", info.protection, info.scheme, info.verified);
@@ -213,9 +234,27 @@ static void do_metrics(struct st_service *s, struct st_http_conn *c, double t0)
 {
     struct st_gen_info info = {0};
     struct st_buf b = {0};
-    s->gen.vt->info(s->gen.g, &info);
-    st_metrics_put(&s->metrics, &info, &b);
+    st_service_info(s, &info);
+    if (s->passage.vt)
+        st_passing_metrics(s, &info, &b);
+    else
+        st_metrics_put(&s->metrics, &info, &b);
     st_service_reply(s, c, ST_ROUTE_METRICS, t0, 200, NULL, "text/plain; version=0.0.4; charset=utf-8", &b);
+    st_buf_free(&b);
+}
+
+/* All that is known about who answers, and why it is believed. */
+static void do_status(struct st_service *s, struct st_http_conn *c, double t0)
+{
+    struct st_gen_info info = {0};
+    struct st_buf b = {0};
+    st_service_info(s, &info);
+    st_buf_addf(&b, "{\"protection\":\"%s\",\"scheme\":\"%s\",\"verified\":\"%s\",\"ready\":%s", info.protection,
+                info.scheme, info.verified, info.ready ? "true" : "false");
+    if (s->passage.vt)
+        st_passing_status(s, &b);
+    st_buf_add_str(&b, "}");
+    st_service_reply(s, c, ST_ROUTE_OTHER, t0, 200, NULL, "application/json", &b);
     st_buf_free(&b);
 }
 
@@ -230,6 +269,7 @@ static const struct route {
     {"/v1/models", true, false, ST_ROUTE_MODELS, do_models, 0},
     {"/health", false, false, ST_ROUTE_HEALTH, do_health, 0},
     {"/metrics", false, false, ST_ROUTE_METRICS, do_metrics, 0},
+    {"/sotto/status", false, false, ST_ROUTE_OTHER, do_status, 0},
     {"/v1/chat/completions", false, true, ST_ROUTE_CHAT, NULL, ST_OAI_CHAT},
     {"/v1/completions", false, true, ST_ROUTE_TEXT, NULL, ST_OAI_TEXT},
     /* Known endpoints of the API that are not served: clients get told so by name. */
@@ -320,7 +360,9 @@ static void on_request(void *arg, struct st_http_conn *c)
     } else if (s->draining) {
         st_oai_fail(&err, 503, "server_error", "shutting_down", NULL, "the server is shutting down");
         st_service_error(s, c, metric, t0, &err);
-    } else
+    } else if (s->passage.vt)
+        st_passing_start(s, c, r->endpoint, client, t0);
+    else
         st_completion_start(s, c, r->endpoint, client, t0);
 }
 
@@ -371,6 +413,8 @@ static void server_free(struct st_server *sv)
     st_http_server_free(s->http); /* cancels what runs */
     if (s->gen.vt)
         s->gen.vt->free(s->gen.g);
+    if (s->passage.vt)
+        s->passage.vt->free(s->passage.p);
     st_completion_free_all(s);
     struct event *events[] = {sv->sig_term, sv->sig_int, sv->wake, sv->grace};
     for (size_t i = 0; i < sizeof events / sizeof *events; i++)
@@ -408,6 +452,8 @@ static void set_defaults(struct st_server_opts *o)
 static size_t default_body(const struct st_service *s)
 {
     struct st_gen_info info = {0};
+    if (s->passage.vt)
+        return MAX_DEFAULT_BODY;
     s->gen.vt->info(s->gen.g, &info);
     size_t n = ((size_t)256 << 10) + 64 * (size_t)info.n_ctx;
     return info.n_ctx && n < MAX_DEFAULT_BODY ? n : MAX_DEFAULT_BODY;
@@ -472,7 +518,8 @@ static int server_new(const struct st_server_opts *o, struct st_server **out, st
         rc = st_fail(e, ST_IO, "event loop: %s", strerror(errno));
         goto out;
     }
-    rc = o->source.open(o->source.opts, s->base, &s->gen, e);
+    rc = o->passage.open ? o->passage.open(o->passage.opts, s->base, &s->passage, e)
+                         : o->source.open(o->source.opts, s->base, &s->gen, e);
     if (!rc && o->chat && o->tokenizer)
         s->n_chat_stop =
             st_chat_stops(o->chat, o->tokenizer, s->chat_stops, sizeof s->chat_stops / sizeof *s->chat_stops);

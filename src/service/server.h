@@ -1,4 +1,5 @@
-/* The OpenAI-compatible endpoint of `sotto serve` and `sotto proxy`: routes, keys, limits, metrics, over any generator.
+/* The OpenAI-compatible endpoint of `sotto serve` and `sotto proxy`: routes, keys, limits, metrics, over any generator,
+ * or over a passage that carries requests to somebody else as they are.
  *
  * Listens on 127.0.0.1 unless told otherwise; beyond loopback an API key file is required (POLICY). Requests whose Host
  * header is not on the allow-list get 403, so that a web page cannot reach a local server by rebinding a name.
@@ -9,6 +10,7 @@
 
 #include "model/chat.h"
 #include "service/generator.h"
+#include "service/passage.h"
 
 /* Where tokens come from. open() is called once with the server's event base, before the port opens:
  * {st_gen_engine_open, &(struct st_gen_engine_opts){...}} or {st_gen_upstream_open, &(struct
@@ -43,6 +45,7 @@ struct st_server_opts {
     const struct st_tokenizer *tokenizer; /* borrowed; NULL = token ids only */
     const struct st_chat_template *chat;  /* NULL = no chat endpoint */
     struct st_gen_source source;
+    struct st_passage_source passage; /* in place of source, tokenizer and chat: requests pass through as JSON */
     /* Called on the event thread when the port is open; url is http(s)://host:port. May be NULL. */
     void (*on_listen)(void *arg, const char *url, int port);
     /* Called on the event thread with the bodies of completion requests and replies (stream: per event). May be NULL.

@@ -1,0 +1,74 @@
+#include "service/conf_reply.h"
+
+#include <string.h>
+#include <strings.h>
+
+static bool is_type(const char *type, const char *want)
+{
+    size_t n = strlen(want);
+    return strncasecmp(type, want, n) == 0 && (!type[n] || strchr("; \t", type[n]));
+}
+
+enum st_conf_reply_kind st_conf_reply_kind(const char *type)
+{
+    return is_type(type, "text/event-stream")  ? ST_CONF_REPLY_EVENTS
+           : is_type(type, "application/json") ? ST_CONF_REPLY_JSON
+                                               : ST_CONF_REPLY_OTHER;
+}
+
+/* Everything but line feeds, run by run. */
+static void feed_json(const char *p, size_t len, struct st_buf *out)
+{
+    while (len) {
+        const char *feed = memchr(p, '\n', len);
+        size_t n = feed ? (size_t)(feed - p) : len;
+        st_buf_add(out, p, n);
+        n += feed != NULL;
+        p += n;
+        len -= n;
+    }
+}
+
+static void pass_event(struct st_conf_reply *r, struct st_buf *out)
+{
+    st_buf_add(out, r->event.p, r->event.len);
+    st_buf_clear(&r->event);
+    r->feeds = 0;
+}
+
+/* An event ends with an empty line; line feeds before one are filler. */
+static void feed_events(struct st_conf_reply *r, const char *p, size_t len, struct st_buf *out)
+{
+    for (size_t i = 0; i < len; i++) {
+        bool feed = p[i] == '\n';
+        if (r->event.len == 0 && (feed || p[i] == '\r'))
+            continue;
+        st_buf_add(&r->event, p + i, 1);
+        r->feeds = feed ? r->feeds + 1 : p[i] == '\r' ? r->feeds : 0;
+        if (r->feeds == 2 || r->event.len == ST_CONF_MAX_EVENT)
+            pass_event(r, out);
+    }
+    if (r->event.failed)
+        out->failed = true;
+}
+
+void st_conf_reply_feed(struct st_conf_reply *r, const void *p, size_t len, struct st_buf *out)
+{
+    if (r->kind == ST_CONF_REPLY_EVENTS)
+        feed_events(r, p, len, out);
+    else if (r->kind == ST_CONF_REPLY_JSON)
+        feed_json(p, len, out);
+    else
+        st_buf_add(out, p, len);
+}
+
+void st_conf_reply_end(struct st_conf_reply *r, struct st_buf *out)
+{
+    pass_event(r, out);
+}
+
+void st_conf_reply_wipe(struct st_conf_reply *r)
+{
+    st_buf_wipe(&r->event);
+    *r = (struct st_conf_reply){.kind = r->kind};
+}
