@@ -238,9 +238,13 @@ static void an_issuer_refuses_values_that_are_no_blinded_message(void **state)
     struct st_err e;
     uint8_t blinded[LEN], out[LEN];
     memset(blinded, 0xff, LEN); /* above the modulus */
+    assert_false(st_blind_rsa_fits(issuer, blinded, LEN));
     expect_refusal(st_blind_rsa_sign(issuer, blinded, LEN, out, &e), &e, ST_INPUT, "below the modulus");
     expect_refusal(st_blind_rsa_sign(issuer, blinded, LEN - 1, out, &e), &e, ST_INPUT, "256 bytes");
     expect_refusal(st_blind_rsa_sign(issuer, blinded, 0, out, &e), &e, ST_INPUT, "256 bytes");
+    blinded[0] = 0;
+    assert_true(st_blind_rsa_fits(client, blinded, LEN));
+    assert_false(st_blind_rsa_fits(client, blinded, LEN - 1));
     expect_refusal(st_blind_rsa_sign(client, blinded, LEN, out, &e), &e, ST_USAGE, "no private part");
     size_t len;
     uint8_t der[ST_BLIND_RSA_DER_MAX];

@@ -5,16 +5,11 @@
 #include "attest/tpm_credential.h"
 #include "evidence_make.h"
 
-#include <arpa/inet.h>
 #include <openssl/ec.h>
 #include <openssl/rsa.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "log_make.h"
+#include "swtpm.h"
 
 #if __has_include(<tss2/tss2_esys.h>)
 #include <tss2/tss2_esys.h>
@@ -27,45 +22,12 @@ static const TPM2B_DATA no_data = {0};
 static const TPML_PCR_SELECTION no_pcrs = {0};
 
 struct live {
-    char dir[64];
-    pid_t pid;
+    struct swtpm tpm;
     TSS2_TCTI_CONTEXT *tcti;
     ESYS_CONTEXT *esys;
     ESYS_TR ek, ak;
     struct st_buf ek_area, ak_area;
 };
-
-static bool port_is_free(unsigned port)
-{
-    struct sockaddr_in a = {
-        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool ok = bind(fd, (struct sockaddr *)&a, sizeof a) == 0;
-    close(fd);
-    return ok;
-}
-
-static bool spawn(struct live *t, unsigned port)
-{
-    extern char **environ;
-    char state[96], server[64], ctrl[64];
-    snprintf(state, sizeof state, "dir=%s", t->dir);
-    snprintf(server, sizeof server, "type=tcp,port=%u", port);
-    snprintf(ctrl, sizeof ctrl, "type=tcp,port=%u", port + 1);
-    const char *const argv[] = {"swtpm",
-                                "socket",
-                                "--tpm2",
-                                "--tpmstate",
-                                state,
-                                "--server",
-                                server,
-                                "--ctrl",
-                                ctrl,
-                                "--flags",
-                                "not-need-init,startup-clear",
-                                NULL};
-    return posix_spawnp(&t->pid, argv[0], NULL, NULL, (char *const *)argv, environ) == 0;
-}
 
 /* Templates: a storage key that decrypts restricted things (an endorsement key without the profile's policy), and a
  * signing key, restricted or not. */
@@ -99,25 +61,12 @@ static ESYS_TR create(struct live *t, ESYS_TR hierarchy, bool decrypt, bool rest
     return key;
 }
 
-/* False, with a line that says so, when there is no swtpm. */
 static bool live_open(struct live *t)
 {
-    static unsigned turn;
-    char conf[64];
-    unsigned port = 31000 + (unsigned)getpid() * 8 % 10000 + 2 * turn++;
-    *t = (struct live){.dir = "/tmp/sotto_tpm_XXXXXX"};
-    assert_non_null(mkdtemp(t->dir));
-    while (!port_is_free(port) || !port_is_free(port + 1))
-        port += 2;
-    if (!spawn(t, port)) {
-        rmdir(t->dir);
-        print_message("skips: swtpm is not there\n");
+    *t = (struct live){0};
+    if (!swtpm_open(&t->tpm))
         return false;
-    }
-    snprintf(conf, sizeof conf, "swtpm:host=127.0.0.1,port=%u", port);
-    for (int i = 0; port_is_free(port) && i < 500; i++)
-        usleep(10000);
-    assert_int_equal(Tss2_TctiLdr_Initialize(conf, &t->tcti), 0);
+    assert_int_equal(Tss2_TctiLdr_Initialize(t->tpm.tcti, &t->tcti), 0);
     assert_int_equal(Esys_Initialize(&t->esys, t->tcti, NULL), 0);
     t->ek = create(t, ESYS_TR_RH_ENDORSEMENT, true, true, &t->ek_area);
     t->ak = create(t, ESYS_TR_RH_OWNER, false, true, &t->ak_area);
@@ -126,18 +75,11 @@ static bool live_open(struct live *t)
 
 static void live_close(struct live *t)
 {
-    char path[96];
     Esys_FlushContext(t->esys, t->ek);
     Esys_FlushContext(t->esys, t->ak);
     Esys_Finalize(&t->esys);
     Tss2_TctiLdr_Finalize(&t->tcti);
-    kill(t->pid, SIGTERM);
-    waitpid(t->pid, NULL, 0);
-    snprintf(path, sizeof path, "%s/tpm2-00.permall", t->dir);
-    unlink(path);
-    snprintf(path, sizeof path, "%s/.lock", t->dir);
-    unlink(path);
-    rmdir(t->dir);
+    swtpm_close(&t->tpm);
     st_buf_free(&t->ek_area);
     st_buf_free(&t->ak_area);
 }

@@ -155,21 +155,12 @@ static void check_revocation(struct work *w)
     st_crls_free(&crls);
 }
 
-/* A key that signs nothing but what the TPM says of itself, and that no other TPM can hold. */
 static void check_attributes(struct work *w)
 {
-    const uint32_t want =
-        ST_TPMA_FIXED_TPM | ST_TPMA_FIXED_PARENT | ST_TPMA_SENSITIVE_DATA_ORIGIN | ST_TPMA_RESTRICTED | ST_TPMA_SIGN;
     struct st_err e = {0};
-    uint32_t a = w->ak.attributes;
-    int rc = 0;
     if (!w->ak.has_name)
         return;
-    if ((a & want) != want || (a & ST_TPMA_DECRYPT))
-        rc = st_fail(&e, ST_VERIFY,
-                     "%08x; want fixedTPM, fixedParent, sensitiveDataOrigin, restricted and sign, not "
-                     "decrypt",
-                     a);
+    int rc = st_tpm_key_check_signing(&w->ak, &e);
     st_settle(w->out, "tpm.ak_attributes", ST_AREA_SIGNATURE, "restricted signing key of this TPM", rc, &e);
 }
 

@@ -228,6 +228,17 @@ int st_tpm_key_parse(const uint8_t *p, size_t len, struct st_tpm_key *out, struc
     return rc;
 }
 
+int st_tpm_key_check_signing(const struct st_tpm_key *k, struct st_err *e)
+{
+    const uint32_t want =
+        ST_TPMA_FIXED_TPM | ST_TPMA_FIXED_PARENT | ST_TPMA_SENSITIVE_DATA_ORIGIN | ST_TPMA_RESTRICTED | ST_TPMA_SIGN;
+    if ((k->attributes & want) == want && !(k->attributes & ST_TPMA_DECRYPT))
+        return 0;
+    return st_fail(e, ST_VERIFY,
+                   "%08x; want fixedTPM, fixedParent, sensitiveDataOrigin, restricted and sign, not decrypt",
+                   k->attributes);
+}
+
 void st_tpm_key_free(struct st_tpm_key *k)
 {
     EVP_PKEY_free(k->key);

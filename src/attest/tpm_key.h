@@ -40,6 +40,8 @@ struct st_tpm_key {
 #define ST_TPMA_SIGN (1u << 18)
 /* TPM2B_PUBLIC or TPMT_PUBLIC, or SubjectPublicKeyInfo as DER or PEM. INPUT; UNSUPPORTED: another kind of key. */
 int st_tpm_key_parse(const uint8_t *p, size_t len, struct st_tpm_key *out, struct st_err *e) ST_MUST_CHECK;
+/* A key that signs nothing but what the TPM says of itself, and that no other TPM can hold; else VERIFY. */
+int st_tpm_key_check_signing(const struct st_tpm_key *k, struct st_err *e) ST_MUST_CHECK;
 void st_tpm_key_free(struct st_tpm_key *k);
 
 /* An RSA key from modulus and exponent, big-endian. INPUT. */

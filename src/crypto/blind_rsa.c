@@ -256,6 +256,12 @@ int st_blind_rsa_blind(const struct st_blind_rsa *k, const void *prepared, size_
     return rc;
 }
 
+bool st_blind_rsa_fits(const struct st_blind_rsa *k, const uint8_t *blinded, size_t len)
+{
+    uint8_t n[ST_BLIND_RSA_MAX];
+    return len == k->len && BN_bn2binpad(k->n, n, (int)k->len) == (int)k->len && memcmp(blinded, n, len) < 0;
+}
+
 int st_blind_rsa_sign(const struct st_blind_rsa *k, const uint8_t *blinded, size_t len, uint8_t *out, struct st_err *e)
 {
     uint8_t check[ST_BLIND_RSA_MAX];

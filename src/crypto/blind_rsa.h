@@ -13,6 +13,7 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -53,6 +54,8 @@ int st_blind_rsa_blind(const struct st_blind_rsa *k, const void *prepared, size_
 int st_blind_rsa_blind_from(const struct st_blind_rsa *k, const void *prepared, size_t len,
                             const uint8_t salt[ST_BLIND_RSA_SALT], const struct st_blind_rsa_state *state,
                             uint8_t *blinded, struct st_err *e) ST_MUST_CHECK;
+/* Issuer: whether st_blind_rsa_sign() would take it: the modulus's length, and below the modulus. */
+bool st_blind_rsa_fits(const struct st_blind_rsa *k, const uint8_t *blinded, size_t len);
 /* Issuer: BlindSign (section 4.3). blinded [len] -> out [n]. INPUT for a wrong length or a value that is not below the
  * modulus. */
 int st_blind_rsa_sign(const struct st_blind_rsa *k, const uint8_t *blinded, size_t len, uint8_t *out,

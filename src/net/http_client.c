@@ -1,4 +1,5 @@
 #include "net/http_client.h"
+#include "net/listen.h"
 
 #include <curl/curl.h>
 #include <pthread.h>
@@ -365,4 +366,20 @@ int st_http_base(const char *what, const char *url, char **out, struct st_err *e
         n--;
     *out = strndup(url, n);
     return *out ? 0 : st_fail(e, ST_MEMORY, "%s: no memory", what);
+}
+
+int st_http_base_for_key(const char *what, const char *url, char **out, struct st_err *e)
+{
+    char host[256];
+    int rc = st_http_base(what, url, out, e);
+    if (rc || strncasecmp(url, "http://", 7) != 0)
+        return rc;
+    const char *h = url + 7;
+    size_t n = *h == '[' ? strcspn(h, "]") + 1 : strcspn(h, ":/");
+    snprintf(host, sizeof host, "%.*s", (int)n, h);
+    if (n < sizeof host && st_net_is_loopback(host))
+        return 0;
+    free(*out);
+    *out = NULL;
+    return st_fail(e, ST_POLICY, "%s: beyond loopback a key would travel in the open; want https://", what);
 }

@@ -52,5 +52,7 @@ const char *st_http_call_type(const struct st_http_call *call);
 /* The base of URLs, from an option: http(s)://host[:port][/path] without what may end it, '/'. *out is owned. USAGE
  * names `what`: another form, a query, or a password in it (it is printed, and command lines are visible to others). */
 int st_http_base(const char *what, const char *url, char **out, struct st_err *e) ST_MUST_CHECK;
+/* The same where a bearer key goes along: POLICY when it would travel in the open, by http:// beyond loopback. */
+int st_http_base_for_key(const char *what, const char *url, char **out, struct st_err *e) ST_MUST_CHECK;
 
 #endif

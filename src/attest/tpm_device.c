@@ -1,0 +1,402 @@
+#include "attest/tpm_device.h"
+
+#ifdef SOTTO_TPM
+
+#include <openssl/crypto.h>
+#include <stdlib.h>
+#include <string.h>
+#include <tss2/tss2_esys.h>
+#include <tss2/tss2_mu.h>
+#include <tss2/tss2_rc.h>
+#include <tss2/tss2_tctildr.h>
+
+struct st_tpm_device {
+    TSS2_TCTI_CONTEXT *tcti;
+    ESYS_CONTEXT *esys;
+    ESYS_TR ak;
+    bool ak_made; /* and so has to be dropped */
+    uint8_t area[sizeof(TPMT_PUBLIC)];
+    size_t area_len;
+};
+
+static const TPM2B_SENSITIVE_CREATE no_auth = {0};
+static const TPM2B_DATA no_info = {0};
+static const TPML_PCR_SELECTION no_pcrs = {0};
+
+static const TPM2B_PUBLIC ak_template = {
+    .publicArea = {
+        .type = TPM2_ALG_ECC,
+        .nameAlg = TPM2_ALG_SHA256,
+        .objectAttributes = TPMA_OBJECT_RESTRICTED | TPMA_OBJECT_SIGN_ENCRYPT | TPMA_OBJECT_FIXEDTPM |
+                            TPMA_OBJECT_FIXEDPARENT | TPMA_OBJECT_SENSITIVEDATAORIGIN | TPMA_OBJECT_USERWITHAUTH |
+                            TPMA_OBJECT_NODA,
+        .parameters.eccDetail = {.symmetric.algorithm = TPM2_ALG_NULL,
+                                 .scheme = {.scheme = TPM2_ALG_ECDSA, .details.ecdsa.hashAlg = TPM2_ALG_SHA256},
+                                 .curveID = TPM2_ECC_NIST_P256,
+                                 .kdf.scheme = TPM2_ALG_NULL}}};
+
+/* EK Credential Profile, B.3.3: template L-1. Its policy is PolicySecret(endorsement hierarchy). */
+static const TPM2B_PUBLIC ek_template = {
+    .publicArea = {
+        .type = TPM2_ALG_RSA,
+        .nameAlg = TPM2_ALG_SHA256,
+        .objectAttributes = TPMA_OBJECT_FIXEDTPM | TPMA_OBJECT_FIXEDPARENT | TPMA_OBJECT_SENSITIVEDATAORIGIN |
+                            TPMA_OBJECT_ADMINWITHPOLICY | TPMA_OBJECT_RESTRICTED | TPMA_OBJECT_DECRYPT,
+        .authPolicy = {.size = 32, .buffer = {0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xb3, 0xf8, 0x1a, 0x90, 0xcc,
+                                              0x8d, 0x46, 0xa5, 0xd7, 0x24, 0xfd, 0x52, 0xd7, 0x6e, 0x06, 0x52,
+                                              0x0b, 0x64, 0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14, 0x69, 0xaa}},
+        .parameters.rsaDetail = {.symmetric = {.algorithm = TPM2_ALG_AES, .keyBits.aes = 128, .mode.aes = TPM2_ALG_CFB},
+                                 .scheme.scheme = TPM2_ALG_NULL,
+                                 .keyBits = 2048},
+        .unique.rsa.size = 256}};
+#define EK_CERTIFICATE_INDEX 0x01c00002 /* EK Credential Profile, 2.2.1.4 */
+#define EK_CERTIFICATE_MAX 4096
+
+static int tpm_fail(TSS2_RC rc, const char *what, struct st_err *e)
+{
+    return st_fail(e, ST_IO, "TPM: %s: %s", what, Tss2_RC_Decode(rc));
+}
+
+/* ---- opening ---- */
+
+static int keep_area(struct st_tpm_device *d, const TPM2B_PUBLIC *public, struct st_err *e)
+{
+    TSS2_RC rc = Tss2_MU_TPMT_PUBLIC_Marshal(&public->publicArea, d->area, sizeof d->area, &d->area_len);
+    return rc ? tpm_fail(rc, "writing the attestation key's public area", e) : 0;
+}
+
+static int make_ak(struct st_tpm_device *d, struct st_err *e)
+{
+    TPM2B_PUBLIC *public = NULL;
+    TSS2_RC rc = Esys_CreatePrimary(d->esys, ESYS_TR_RH_ENDORSEMENT, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE,
+                                    &no_auth, &ak_template, &no_info, &no_pcrs, &d->ak, &public, NULL, NULL, NULL);
+    if (rc)
+        return tpm_fail(rc, "making the attestation key", e);
+    d->ak_made = true;
+    int bad = keep_area(d, public, e);
+    Esys_Free(public);
+    return bad;
+}
+
+static int find_ak(struct st_tpm_device *d, const char *handle, struct st_err *e)
+{
+    char *end;
+    TPM2B_PUBLIC *public = NULL;
+    unsigned long long h = strtoull(handle, &end, 16);
+    if (!*handle || *end || h < TPM2_PERSISTENT_FIRST || h > TPM2_PERSISTENT_LAST)
+        return st_fail(e, ST_USAGE, "TPM: attestation key: want a persistent handle as 0x81000003, got '%.20s'",
+                       handle);
+    TSS2_RC rc = Esys_TR_FromTPMPublic(d->esys, (TPM2_HANDLE)h, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &d->ak);
+    if (!rc)
+        rc = Esys_ReadPublic(d->esys, d->ak, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &public, NULL, NULL);
+    if (rc)
+        return tpm_fail(rc, "finding the attestation key", e);
+    int bad = keep_area(d, public, e);
+    Esys_Free(public);
+    return bad;
+}
+
+int st_tpm_device_open(const char *tcti, const char *ak, struct st_tpm_device **out, struct st_err *e)
+{
+    *out = NULL;
+    struct st_tpm_device *d = calloc(1, sizeof *d);
+    if (!d)
+        return st_fail(e, ST_MEMORY, "TPM: no memory");
+    d->ak = ESYS_TR_NONE;
+    if (!tcti)
+        tcti = ST_TPM_TCTI_DEFAULT;
+    TSS2_RC bad = Tss2_TctiLdr_Initialize(tcti, &d->tcti);
+    if (!bad)
+        bad = Esys_Initialize(&d->esys, d->tcti, NULL);
+    int rc = bad  ? st_fail(e, ST_UNSUPPORTED, "TPM: none is reached through '%s': %s", tcti, Tss2_RC_Decode(bad))
+             : ak ? find_ak(d, ak, e)
+                  : make_ak(d, e);
+    if (rc)
+        st_tpm_device_close(d);
+    else
+        *out = d;
+    return rc;
+}
+
+void st_tpm_device_close(struct st_tpm_device *d)
+{
+    if (!d)
+        return;
+    if (d->ak_made)
+        (void)Esys_FlushContext(d->esys, d->ak);
+    if (d->esys)
+        Esys_Finalize(&d->esys);
+    if (d->tcti)
+        Tss2_TctiLdr_Finalize(&d->tcti);
+    free(d);
+}
+
+struct st_span st_tpm_device_ak(const struct st_tpm_device *d)
+{
+    return (struct st_span){d->area, d->area_len};
+}
+
+/* ---- the endorsement key ---- */
+
+static int make_ek(struct st_tpm_device *d, ESYS_TR *ek, struct st_buf *area, struct st_err *e)
+{
+    TPM2B_PUBLIC *public = NULL;
+    uint8_t bytes[sizeof(TPMT_PUBLIC)];
+    size_t n = 0;
+    TSS2_RC rc = Esys_CreatePrimary(d->esys, ESYS_TR_RH_ENDORSEMENT, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE,
+                                    &no_auth, &ek_template, &no_info, &no_pcrs, ek, &public, NULL, NULL, NULL);
+    if (rc)
+        return tpm_fail(rc, "making the endorsement key", e);
+    if (area && !(rc = Tss2_MU_TPMT_PUBLIC_Marshal(&public->publicArea, bytes, sizeof bytes, &n)))
+        st_buf_add(area, bytes, n);
+    Esys_Free(public);
+    if (!rc)
+        return 0;
+    (void)Esys_FlushContext(d->esys, *ek);
+    return tpm_fail(rc, "writing the endorsement key's public area", e);
+}
+
+/* An index that is not there is no error: many TPMs hold no certificate. */
+static int read_certificate(struct st_tpm_device *d, struct st_buf *out, struct st_err *e)
+{
+    ESYS_TR index;
+    TPM2B_NV_PUBLIC *info = NULL;
+    TSS2_RC rc = Esys_TR_FromTPMPublic(d->esys, EK_CERTIFICATE_INDEX, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &index);
+    if (rc)
+        return 0;
+    rc = Esys_NV_ReadPublic(d->esys, index, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &info, NULL);
+    size_t size = rc ? 0 : info->nvPublic.dataSize;
+    Esys_Free(info);
+    for (size_t at = 0; at < size && size <= EK_CERTIFICATE_MAX && !rc;) {
+        TPM2B_MAX_NV_BUFFER *part = NULL;
+        const UINT16 n = (UINT16)(size - at < 512 ? size - at : 512);
+        rc = Esys_NV_Read(d->esys, index, index, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE, n, (UINT16)at, &part);
+        if (!rc)
+            st_buf_add(out, part->buffer, part->size);
+        Esys_Free(part);
+        at += n;
+    }
+    Esys_TR_Close(d->esys, &index);
+    return rc ? tpm_fail(rc, "reading the endorsement key's certificate", e) : 0;
+}
+
+int st_tpm_device_ek(struct st_tpm_device *d, struct st_buf *area, struct st_buf *certificate, struct st_err *e)
+{
+    ESYS_TR ek;
+    int rc = make_ek(d, &ek, area, e);
+    if (rc)
+        return rc;
+    (void)Esys_FlushContext(d->esys, ek);
+    return read_certificate(d, certificate, e);
+}
+
+/* ---- state and quotes ---- */
+
+static TPML_PCR_SELECTION selection(uint32_t mask)
+{
+    return (TPML_PCR_SELECTION){.count = 1,
+                                .pcrSelections = {{.hash = TPM2_ALG_SHA256,
+                                                   .sizeofSelect = 3,
+                                                   .pcrSelect = {(BYTE)mask, (BYTE)(mask >> 8), (BYTE)(mask >> 16)}}}};
+}
+#define ALL_PCRS ((1u << ST_TPM_QUOTED_PCRS) - 1)
+
+/* One reading: a TPM gives eight values at most, and says which ones. */
+static int read_some(struct st_tpm_device *d, uint32_t *left, struct st_tpm_state *out, struct st_err *e)
+{
+    const TPML_PCR_SELECTION want = selection(*left);
+    TPML_PCR_SELECTION *got = NULL;
+    TPML_DIGEST *values = NULL;
+    UINT32 counter;
+    TSS2_RC rc = Esys_PCR_Read(d->esys, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &want, &counter, &got, &values);
+    if (rc)
+        return tpm_fail(rc, "reading PCRs", e);
+    uint32_t before = *left;
+    UINT32 n = 0;
+    const TPMS_PCR_SELECTION *s = &got->pcrSelections[0];
+    for (unsigned i = 0; i < ST_TPM_QUOTED_PCRS && got->count == 1 && s->sizeofSelect >= 3; i++) {
+        if (!(*left >> i & 1) || !(s->pcrSelect[i / 8] >> i % 8 & 1) || n >= values->count ||
+            values->digests[n].size != 32)
+            continue;
+        memcpy(out->pcrs[i], values->digests[n++].buffer, 32);
+        *left &= ~(1u << i);
+    }
+    Esys_Free(got);
+    Esys_Free(values);
+    return *left == before ? st_fail(e, ST_UNSUPPORTED, "TPM: PCRs 0 to %d: not all are in its SHA-256 bank",
+                                     ST_TPM_QUOTED_PCRS - 1)
+                           : 0;
+}
+
+int st_tpm_device_state(struct st_tpm_device *d, struct st_tpm_state *out, struct st_err *e)
+{
+    TPMS_TIME_INFO *time = NULL;
+    for (uint32_t left = ALL_PCRS; left;)
+        if (read_some(d, &left, out, e))
+            return e->code;
+    TSS2_RC rc = Esys_ReadClock(d->esys, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &time);
+    if (rc)
+        return tpm_fail(rc, "reading its clock", e);
+    out->reset_count = time->clockInfo.resetCount;
+    out->restart_count = time->clockInfo.restartCount;
+    Esys_Free(time);
+    return 0;
+}
+
+/* The digest of PCRs inside of a quote. */
+static int digest_of(const TPM2B_ATTEST *quote, uint8_t digest[32], struct st_err *e)
+{
+    TPMS_ATTEST a;
+    size_t at = 0;
+    TSS2_RC rc = Tss2_MU_TPMS_ATTEST_Unmarshal(quote->attestationData, quote->size, &at, &a);
+    if (rc || a.type != TPM2_ST_ATTEST_QUOTE || a.attested.quote.pcrDigest.size != 32)
+        return st_fail(e, ST_UNSUPPORTED,
+                       "TPM: quote: want one with a SHA-256 digest of PCRs; the attestation key "
+                       "signs with another hash");
+    memcpy(digest, a.attested.quote.pcrDigest.buffer, 32);
+    return 0;
+}
+
+int st_tpm_device_quote(struct st_tpm_device *d, const uint8_t *data, size_t len, struct st_buf *attest,
+                        struct st_buf *signature, uint8_t digest[32], struct st_err *e)
+{
+    TPM2B_DATA nonce = {.size = (UINT16)len};
+    const TPMT_SIG_SCHEME scheme = {.scheme = TPM2_ALG_NULL}; /* the key's own */
+    const TPML_PCR_SELECTION pcrs = selection(ALL_PCRS);
+    TPM2B_ATTEST *quote = NULL;
+    TPMT_SIGNATURE *sig = NULL;
+    uint8_t bytes[sizeof(TPMT_SIGNATURE)];
+    size_t n = 0;
+    if (len == 0 || len > 32)
+        return st_fail(e, ST_INTERNAL, "TPM: quote: want 1..32 bytes of qualifying data, got %zu", len);
+    memcpy(nonce.buffer, data, len);
+    TSS2_RC rc =
+        Esys_Quote(d->esys, d->ak, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE, &nonce, &scheme, &pcrs, &quote, &sig);
+    if (!rc)
+        rc = Tss2_MU_TPMT_SIGNATURE_Marshal(sig, bytes, sizeof bytes, &n);
+    int bad = rc ? tpm_fail(rc, "quoting", e) : digest_of(quote, digest, e);
+    if (!bad) {
+        st_buf_add(attest, quote->attestationData, quote->size);
+        st_buf_add(signature, bytes, n);
+    }
+    Esys_Free(quote);
+    Esys_Free(sig);
+    return bad;
+}
+
+/* ---- credentials ---- */
+
+/* A session that may use the endorsement key. */
+static int endorsement_session(struct st_tpm_device *d, ESYS_TR *session, struct st_err *e)
+{
+    const TPMT_SYM_DEF none = {.algorithm = TPM2_ALG_NULL};
+    TSS2_RC rc = Esys_StartAuthSession(d->esys, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE,
+                                       NULL, TPM2_SE_POLICY, &none, TPM2_ALG_SHA256, session);
+    if (rc)
+        return tpm_fail(rc, "starting a session", e);
+    rc = Esys_PolicySecret(d->esys, ESYS_TR_RH_ENDORSEMENT, *session, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE,
+                           NULL, NULL, NULL, 0, NULL, NULL);
+    if (!rc)
+        return 0;
+    (void)Esys_FlushContext(d->esys, *session);
+    return tpm_fail(rc, "leave to use the endorsement key", e);
+}
+
+/* What the TPM says against the credential (Part 2, section 6.6: format one) is VERIFY; so is what libtpms says of a
+ * seed that does not decrypt, as all commands before it went well. */
+static int refused(TSS2_RC rc, struct st_err *e)
+{
+    if (!(rc & TSS2_RC_LAYER_MASK) && (rc & TPM2_RC_FMT1 || rc == TPM2_RC_FAILURE))
+        return st_fail(e, ST_VERIFY,
+                       "TPM: credential: it was made for another TPM or another attestation key, or "
+                       "changed");
+    return tpm_fail(rc, "opening the credential", e);
+}
+
+int st_tpm_device_activate(struct st_tpm_device *d, struct st_span blob, struct st_span seed, uint8_t *secret,
+                           size_t *len, struct st_err *e)
+{
+    TPM2B_ID_OBJECT id = {.size = (UINT16)blob.len};
+    TPM2B_ENCRYPTED_SECRET enc = {.size = (UINT16)seed.len};
+    TPM2B_DIGEST *opened = NULL;
+    ESYS_TR ek, session;
+    if (blob.len > sizeof id.credential || seed.len > sizeof enc.secret)
+        return st_fail(e, ST_INPUT, "TPM: credential: %zu and %zu bytes are more than a TPM takes", blob.len, seed.len);
+    memcpy(id.credential, blob.p, blob.len);
+    memcpy(enc.secret, seed.p, seed.len);
+    if (make_ek(d, &ek, NULL, e))
+        return e->code;
+    int rc = endorsement_session(d, &session, e);
+    if (!rc) {
+        TSS2_RC bad =
+            Esys_ActivateCredential(d->esys, d->ak, ek, ESYS_TR_PASSWORD, session, ESYS_TR_NONE, &id, &enc, &opened);
+        if (bad) {
+            rc = refused(bad, e);
+            (void)Esys_FlushContext(d->esys, session); /* a policy session ends by itself when it was used */
+        }
+    }
+    (void)Esys_FlushContext(d->esys, ek);
+    if (!rc && opened->size > *len)
+        rc = st_fail(e, ST_INPUT, "TPM: credential: holds %u bytes, want at most %zu", opened->size, *len);
+    if (!rc) {
+        memcpy(secret, opened->buffer, opened->size);
+        *len = opened->size;
+    }
+    if (opened)
+        OPENSSL_cleanse(opened, sizeof *opened);
+    Esys_Free(opened);
+    return rc;
+}
+
+#else
+
+static int refuse(struct st_err *e)
+{
+    return st_fail(e, ST_UNSUPPORTED,
+                   "TPM: this build has no TPM support (tpm2-tss was not there, Debian libtss2-dev)");
+}
+
+int st_tpm_device_open(const char *tcti, const char *ak, struct st_tpm_device **out, struct st_err *e)
+{
+    (void)tcti, (void)ak, (void)out;
+    return refuse(e);
+}
+
+void st_tpm_device_close(struct st_tpm_device *d)
+{
+    (void)d;
+}
+
+struct st_span st_tpm_device_ak(const struct st_tpm_device *d)
+{
+    (void)d;
+    return (struct st_span){0};
+}
+
+int st_tpm_device_ek(struct st_tpm_device *d, struct st_buf *area, struct st_buf *certificate, struct st_err *e)
+{
+    (void)d, (void)area, (void)certificate;
+    return refuse(e);
+}
+
+int st_tpm_device_state(struct st_tpm_device *d, struct st_tpm_state *out, struct st_err *e)
+{
+    (void)d, (void)out;
+    return refuse(e);
+}
+
+int st_tpm_device_quote(struct st_tpm_device *d, const uint8_t *data, size_t len, struct st_buf *attest,
+                        struct st_buf *signature, uint8_t digest[32], struct st_err *e)
+{
+    (void)d, (void)data, (void)len, (void)attest, (void)signature, (void)digest;
+    return refuse(e);
+}
+
+int st_tpm_device_activate(struct st_tpm_device *d, struct st_span blob, struct st_span seed, uint8_t *secret,
+                           size_t *len, struct st_err *e)
+{
+    (void)d, (void)blob, (void)seed, (void)secret, (void)len;
+    return refuse(e);
+}
+
+#endif
