@@ -1,21 +1,10 @@
-/* The model digest, which names a model everywhere: SHA-256 over the lines `sha256 size name\n`, sorted by name, of its
- * files. */
+/* The digest of a model as it is named by its owner: measured (model/measure.h), but a kit (model/kit.h) says whose. */
 #ifndef ST_MODEL_DIGEST_H
 #define ST_MODEL_DIGEST_H
 
-#include "base/err.h"
+#include "model/measure.h"
 
-#include <stdbool.h>
-#include <stdint.h>
-
-/* Config, tokenizer and template files that a model's directory may hold; NULL behind the last. */
-extern const char *const st_model_texts[];
-
-/* A directory, not recursive: st_model_texts, *.safetensors and *.safetensors.index.json. Or one file, which counts as
- * `model.bin` whatever its name, so that a renamed model stays the same model; its tokenizer is named apart from it and
- * does not count. Of a kit (model/kit.h) it is that of the source, as the kit says.
- *
- * Reads every byte, one thread per file. progress: draw a bar. IO; INPUT when a directory holds none of these files. */
+/* As st_model_measure(); of a kit it is that of the source, as the kit says. */
 int st_model_digest(const char *path, bool progress, uint8_t out[32], struct st_err *e) ST_MUST_CHECK;
 
 #endif

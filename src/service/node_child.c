@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -19,7 +20,8 @@
 struct st_node_child {
     pid_t pid; /* 0 = none */
     int out;   /* reading end of what it prints */
-    struct event *prints, *look;
+    int fd;    /* pidfd: readable when it has ended */
+    struct event *prints, *end;
     void (*ended)(void *arg, const struct st_err *why);
     void *arg;
     bool hushed;
@@ -87,17 +89,17 @@ static void on_prints(evutil_socket_t fd, short what, void *arg)
         event_del(c->prints);
 }
 
-/* Every tenth of a second: whether it is still there. A signal would reach whichever loop watches signals. */
-static void on_look(evutil_socket_t fd, short what, void *arg)
+static void on_ended(evutil_socket_t fd, short what, void *arg)
 {
     struct st_node_child *c = arg;
     struct st_err e;
     int status;
     (void)fd;
     (void)what;
-    if (!c->pid || waitpid(c->pid, &status, WNOHANG) != c->pid)
+    if (waitpid(c->pid, &status, WNOHANG) != c->pid)
         return;
     c->pid = 0;
+    event_del(c->end);
     if (WIFEXITED(status))
         st_fail(&e, ST_IO, "the engine has ended with status %d", WEXITSTATUS(status));
     else
@@ -150,20 +152,20 @@ static int spawn(struct st_node_child *c, const char *path, char *const *command
     }
     c->out = fds[0];
     evutil_make_socket_nonblocking(c->out);
-    return 0;
+    c->fd = (int)syscall(SYS_pidfd_open, c->pid, 0);
+    return c->fd >= 0 ? 0 : st_fail(e, ST_IO, "%.300s: pidfd: %s", path, strerror(errno));
 }
 
 int st_node_child_start(struct event_base *base, char *const *command,
                         void (*ended)(void *arg, const struct st_err *why), void *arg, struct st_node_child **out,
                         struct st_err *e)
 {
-    const struct timeval often = {0, 100 * 1000};
     char path[ST_PATH_MAX];
     struct st_node_child *c = NULL;
     *out = NULL;
     if (st_alloc(&c, 1, sizeof *c, "engine", e))
         return e->code;
-    c->out = -1;
+    c->out = c->fd = -1;
     c->ended = ended;
     c->arg = arg;
     int rc = find(command[0], path, sizeof path, e);
@@ -173,8 +175,8 @@ int st_node_child_start(struct event_base *base, char *const *command,
         rc = spawn(c, path, command, e);
     if (!rc) {
         c->prints = event_new(base, c->out, EV_READ | EV_PERSIST, on_prints, c);
-        c->look = event_new(base, -1, EV_PERSIST, on_look, c);
-        if (!c->prints || !c->look || event_add(c->prints, NULL) != 0 || event_add(c->look, &often) != 0)
+        c->end = event_new(base, c->fd, EV_READ | EV_PERSIST, on_ended, c);
+        if (!c->prints || !c->end || event_add(c->prints, NULL) != 0 || event_add(c->end, NULL) != 0)
             rc = st_fail(e, ST_MEMORY, "engine: no memory");
     }
     if (rc)
@@ -194,10 +196,12 @@ void st_node_child_hush(struct st_node_child *c)
     c->hushed = true;
 }
 
+/* A node in its sandbox may signal nobody (EPERM): then the engine dies when the node ends, a moment from now. */
 static void end(struct st_node_child *c)
 {
     const struct timespec tick = {0, 10 * 1000 * 1000};
-    kill(c->pid, SIGTERM);
+    if (kill(c->pid, SIGTERM) != 0)
+        return;
     for (double until = st_now() + END_S; waitpid(c->pid, NULL, WNOHANG) == 0;) {
         if (st_now() > until) {
             kill(c->pid, SIGKILL);
@@ -216,9 +220,11 @@ void st_node_child_free(struct st_node_child *c)
         end(c);
     if (c->prints)
         event_free(c->prints);
-    if (c->look)
-        event_free(c->look);
+    if (c->end)
+        event_free(c->end);
     if (c->out >= 0)
         close(c->out);
+    if (c->fd >= 0)
+        close(c->fd);
     free(c);
 }

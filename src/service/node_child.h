@@ -20,7 +20,8 @@ int st_node_child_start(struct event_base *base, char *const *command,
 void st_node_child_digest(const struct st_node_child *c, uint8_t out[32]);
 /* From now on what it prints is read over. */
 void st_node_child_hush(struct st_node_child *c);
-/* SIGTERM, SIGKILL after five seconds; waits for its end. NULL is fine. */
+/* SIGTERM, SIGKILL after five seconds, and waits for its end; in a sandbox that forbids signals it is killed when this
+ * process ends. NULL is fine. */
 void st_node_child_free(struct st_node_child *c);
 
 #endif

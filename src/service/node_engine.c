@@ -4,6 +4,7 @@
 #include "crypto/digest.h"
 #include "net/listen.h"
 
+#include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -271,6 +272,12 @@ const char *st_node_engine_cache(const struct st_node_engine *g)
     return g->is ? words[g->cache] : "";
 }
 
+uint16_t st_node_engine_port(const struct st_node_engine *g)
+{
+    const char *colon = strrchr(g->url, ':');
+    return g->unix_path ? 0 : strchr(colon, ']') || colon[1] == '/' ? 80 : (uint16_t)atoi(colon + 1);
+}
+
 int st_node_engine_apart(const struct st_node_engine *g, json_t *body, const char *salt, struct st_err *e)
 {
     char fresh[65];
@@ -317,9 +324,17 @@ static int read_url(struct st_node_engine *g, struct st_err *e)
         return st_fail(e, ST_USAGE, "--upstream: want http://HOST:PORT and no path, got '%.200s'", g->o.upstream);
     memcpy(host, first, n);
     host[n] = 0;
-    if (!st_net_is_loopback(host))
-        return st_fail(e, ST_POLICY, "--upstream: %.200s is another machine; want a Unix socket or loopback", host);
-    snprintf(g->url, sizeof g->url, "%s%.*s", scheme, (int)all, at);
+    /* No other name: who answers for names could make it another machine later. */
+    const bool local = strcmp(host, "localhost") == 0;
+    struct in6_addr addr;
+    if (!local &&
+        ((inet_pton(AF_INET, host, &addr) != 1 && inet_pton(AF_INET6, host, &addr) != 1) || !st_net_is_loopback(host)))
+        return st_fail(e, ST_POLICY, "--upstream: %.200s: want a Unix socket, 127.0.0.1 or [::1]", host);
+    const char *rest = at + n + (*at == '[' ? 2 : 0);
+    if (local)
+        snprintf(g->url, sizeof g->url, "%s127.0.0.1%.*s", scheme, (int)(at + all - rest), rest);
+    else
+        snprintf(g->url, sizeof g->url, "%s%.*s", scheme, (int)all, at);
     return 0;
 }
 

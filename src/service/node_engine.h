@@ -37,6 +37,9 @@ const struct st_err *st_node_engine_why(const struct st_node_engine *g);
 const char *st_node_engine_name(const struct st_node_engine *g);
 const char *st_node_engine_cache(const struct st_node_engine *g);
 
+/* TCP port, 0 for a Unix socket. */
+uint16_t st_node_engine_port(const struct st_node_engine *g);
+
 /* Sets what the engine's cache needs in a checked body. salt: "" = a random one. */
 int st_node_engine_apart(const struct st_node_engine *g, json_t *body, const char *salt,
                          struct st_err *e) ST_MUST_CHECK;

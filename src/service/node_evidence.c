@@ -216,28 +216,27 @@ int st_node_evidence_try(struct st_node_evidence *v, struct st_err *e)
 
 int st_node_evidence_new(const struct st_node_evidence_opts *o, struct st_node_evidence **out, struct st_err *e)
 {
-    const struct timeval second = {1, 0};
     struct st_node_evidence *v = NULL;
     *out = NULL;
     if (st_alloc(&v, 1, sizeof *v, "evidence", e))
         return e->code;
     v->o = *o;
-    const struct st_background_opts collect = {on_collect, on_collected, v}, check = {on_check, on_checked, v};
     int rc = st_collection_open(o->kinds, o->n_kind, o->collect, &v->collection, e);
-    if (!rc)
-        rc = st_background_new(o->base, &collect, &v->collect, e);
-    if (!rc)
-        rc = st_background_new(o->base, &check, &v->check, e);
-    if (!rc) {
-        v->second = event_new(o->base, -1, EV_PERSIST, on_second, v);
-        if (!v->second || event_add(v->second, &second) != 0)
-            rc = st_fail(e, ST_MEMORY, "timer: no memory");
-    }
     if (rc)
         st_node_evidence_free(v);
     else
         *out = v;
     return rc;
+}
+
+int st_node_evidence_start(struct st_node_evidence *v, struct st_err *e)
+{
+    const struct timeval second = {1, 0};
+    const struct st_background_opts collect = {on_collect, on_collected, v}, check = {on_check, on_checked, v};
+    if (st_background_new(v->o.base, &collect, &v->collect, e) || st_background_new(v->o.base, &check, &v->check, e))
+        return e->code;
+    v->second = event_new(v->o.base, -1, EV_PERSIST, on_second, v);
+    return v->second && event_add(v->second, &second) == 0 ? 0 : st_fail(e, ST_MEMORY, "timer: no memory");
 }
 
 void st_node_evidence_free(struct st_node_evidence *v)

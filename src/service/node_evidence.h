@@ -29,8 +29,11 @@ struct st_node_evidence_opts {
 int st_node_evidence_new(const struct st_node_evidence_opts *o, struct st_node_evidence **out,
                          struct st_err *e) ST_MUST_CHECK;
 void st_node_evidence_free(struct st_node_evidence *v);
-/* One bundle at once, for nobody: whether this machine gives evidence at all. Blocks. */
+/* One bundle at once, for nobody: whether this machine gives evidence at all. Blocks; before the start only. */
 int st_node_evidence_try(struct st_node_evidence *v, struct st_err *e) ST_MUST_CHECK;
+
+/* Starts the two threads; nothing below may be called before. */
+int st_node_evidence_start(struct st_node_evidence *v, struct st_err *e) ST_MUST_CHECK;
 
 /* Who waits for a bundle. Its memory is the caller's until `answer`, which is called once (now or later) unless it is
  * withdrawn. json NULL: it cannot be had now. */
