@@ -162,7 +162,9 @@ static const char *const allowed[] = {
     "sched_getaffinity", "sched_getparam", "sched_getscheduler",
     /* threads, signals, the end */
     "set_robust_list", "get_robust_list", "rseq", "set_tid_address", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn",
-    "rt_sigtimedwait", "rt_sigpending", "rt_sigsuspend", "sigaltstack", "exit", "exit_group"};
+    "rt_sigtimedwait", "rt_sigpending", "rt_sigsuspend", "sigaltstack", "exit", "exit_group",
+    /* the end of a child that was started before */
+    "wait4", "waitid"};
 
 /* Only with paths to write to; which ones, Landlock knows. */
 static const char *const writing[] = {"mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "ftruncate"};

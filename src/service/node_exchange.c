@@ -230,24 +230,23 @@ static int ask_engine(struct st_node_exchange *q, struct st_node_error *err)
 
 /* ---- the request ---- */
 
-/* Opens the sealed body; what is wrong inside is *err, with status 0 when nothing is. Not 0: it does not open. */
-static int open_request(struct st_node_exchange *q, struct st_node_error *err, struct st_err *e)
+/* Opens the sealed body; *good says whether nothing is wrong inside, *err what. Not 0: it does not open. */
+static int open_request(struct st_node_exchange *q, bool *good, struct st_node_error *err, struct st_err *e)
 {
     struct st_span in = st_http_body(q->conn), text;
-    *err = (struct st_node_error){0};
+    *good = true;
     if (st_node_request_init(&q->request, in.len, e))
         return e->code;
     st_ohttp_server(&q->x, ST_OHTTP_CHUNKED, q->node->keys.ring, 0);
     while (in.len) {
         if (st_ohttp_open(&q->x, &in, &text, e))
             return e->code;
-        if (text.len && !err->status)
-            (void)st_node_request_add(&q->request, text, err);
+        *good = *good && st_node_request_add(&q->request, text, err) == 0;
     }
     if (st_ohttp_open_end(&q->x, &text, e))
         return e->code;
-    if (!err->status && !st_node_request_add(&q->request, text, err))
-        (void)st_node_request_end(&q->request, err);
+    *good = *good && st_node_request_add(&q->request, text, err) == 0;
+    *good = *good && st_node_request_end(&q->request, err) == 0;
     q->signer = st_node_keys_signer(&q->node->keys, q->x.serial);
     return q->signer ? 0 : st_fail(e, ST_INTERNAL, "receipt key: none for this pair");
 }
@@ -256,14 +255,15 @@ static void go_on(struct st_node_exchange *q)
 {
     struct st_node_error err;
     struct st_err e;
+    bool good;
     q->waiting = false;
-    if (open_request(q, &err, &e)) {
+    if (open_request(q, &good, &err, &e)) {
         refuse(q);
         return;
     }
     st_http_body_drop(q->conn);
     q->node->counts.requests++;
-    if (err.status) {
+    if (!good) {
         q->node->counts.faulty++;
         reply_error(q, &err);
     } else if (ask_engine(q, &err))
