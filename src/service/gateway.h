@@ -44,8 +44,8 @@ struct st_gateway_opts {
     double connect_s, stall_s;   /* to nodes; no byte of a reply for so long ends it; 0 = 3, 300 */
 };
 
-/* Opens the port; asks log and nodes once it runs. Strings of *o are kept until st_gateway_free(). Errors: files; POLICY
- * (a policy of signatures alone or without a log, keys over plain HTTP beyond loopback); USAGE; st_spent_open();
+/* Opens the port; asks log and nodes once it runs. Strings of *o are kept until st_gateway_free(). Errors: files;
+ * POLICY (a policy of signatures alone or without a log, keys over plain HTTP beyond loopback); USAGE; st_spent_open();
  * st_role_listen(). */
 int st_gateway_new(const struct st_gateway_opts *o, struct st_gateway **out, struct st_err *e) ST_MUST_CHECK;
 struct st_role *st_gateway_role(struct st_gateway *g); /* to run it */

@@ -1,15 +1,13 @@
 /* Change: blind signatures of the issuer on blanks that the client sent along. */
 #include "base/log.h"
-#include "channel/confidential.h"
+#include "channel/issue.h"
 #include "service/gateway_priv.h"
 #include "text/base64.h"
-#include "text/json.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define STALL_S 10
-#define MAX_REPLY (64u << 10)
 
 struct st_gateway_change {
     struct st_gateway *g;
@@ -21,69 +19,37 @@ struct st_gateway_change {
     void *arg;
 };
 
-static void add_base64(struct st_buf *b, const void *p, size_t len)
-{
-    st_buf_add(b, "\"", 1);
-    st_base64_encode(p, len, b);
-    st_buf_add(b, "\"", 1);
-}
-
 static void write_ask(const struct st_token *t, const struct st_change_ask *ask, const uint16_t *place, size_t n,
                       struct st_buf *out)
 {
-    struct st_buf token = {0};
-    st_token_write(t, &token);
-    st_buf_add_str(out, "{\"version\":1,\"token\":");
-    add_base64(out, token.p, token.len);
-    st_buf_add_str(out, ",\"change\":[");
+    struct st_issue r = {.kind = ST_ISSUE_REFUND, .token = *t, .n = n};
     for (size_t i = 0; i < n; i++) {
-        st_buf_addf(out, "%s{\"day\":%u,\"units\":%u,\"blinded\":", i ? "," : "", ask->of[place[i]].day,
-                    ask->of[place[i]].units);
-        add_base64(out, ask->of[place[i]].blinded.p, ask->of[place[i]].blinded.len);
-        st_buf_add(out, "}", 1);
+        r.of[i].day = ask->of[place[i]].day;
+        r.of[i].units = ask->of[place[i]].units;
+        r.of[i].blinded = ask->of[place[i]].blinded;
     }
-    st_buf_add_str(out, "]}");
-    out->failed |= token.failed;
-    st_buf_wipe(&token);
+    st_issue_write(&r, out);
+    st_issue_wipe(&r);
 }
 
-/* {"version": 1, "signatures": [BASE64]}, as many as were asked for and in their order. The client verifies them. */
+/* As many signatures as were asked for, in their order; the client verifies them. */
 static int read_answer(const struct st_gateway_change *c, struct st_buf *out, struct st_err *e)
 {
-    static const char where[] = "the issuer's change", *const names[] = {"version", "signatures", NULL};
-    struct st_buf bytes = {0};
-    struct st_change_answer a = {.n = c->n};
-    size_t at[ST_CHANGE_MAX + 1] = {0};
-    json_t *o = NULL, *list = NULL;
-    int64_t version = 0;
-    int rc = st_json_parse(c->reply.p, c->reply.len, where, &o, e);
-    if (!rc)
-        rc = st_json_only(o, where, names, e);
-    if (!rc)
-        rc = st_json_int(o, where, "version", 1, 1, &version, e);
-    list = rc ? NULL : json_object_get(o, "signatures");
-    if (!rc && (!json_is_array(list) || json_array_size(list) != c->n))
-        rc = st_fail(e, ST_INPUT, "%s: signatures: want %zu of them", where, c->n);
+    struct st_issue_answer from = {0};
+    struct st_change_answer to = {.n = c->n};
+    struct st_buf binary = {0};
+    int rc = st_issue_answer_parse((struct st_span){(uint8_t *)c->reply.p, c->reply.len}, c->n, &from, e);
     for (size_t i = 0; !rc && i < c->n; i++) {
-        const json_t *s = json_array_get(list, i);
-        if (!json_is_string(s) || !st_base64_decode(json_string_value(s), json_string_length(s), &bytes) ||
-            bytes.len - at[i] > ST_BLIND_RSA_MAX)
-            rc = st_fail(e, ST_INPUT, "%s: signatures: want base64 of at most %d bytes", where, ST_BLIND_RSA_MAX);
-        at[i + 1] = bytes.len;
-    }
-    for (size_t i = 0; !rc && i < c->n; i++) {
-        a.of[i].place = c->place[i];
-        a.of[i].signature = (struct st_span){(uint8_t *)bytes.p + at[i], at[i + 1] - at[i]};
+        to.of[i].place = c->place[i];
+        to.of[i].signature = from.signature[i];
     }
     if (!rc) {
-        struct st_buf binary = {0};
-        st_change_answer_write(&a, &binary);
+        st_change_answer_write(&to, &binary);
         st_base64_encode(binary.p, binary.len, out);
-        rc = binary.failed || bytes.failed || out->failed ? st_fail(e, ST_MEMORY, "no memory") : 0;
-        st_buf_free(&binary);
+        rc = binary.failed || out->failed ? st_fail(e, ST_MEMORY, "no memory") : 0;
     }
-    json_decref(o);
-    st_buf_free(&bytes);
+    st_buf_free(&binary);
+    st_issue_answer_wipe(&from);
     return rc;
 }
 
@@ -151,7 +117,7 @@ struct st_gateway_change *st_gateway_change(struct st_gateway *g, const struct s
                                         .bearer = g->issuer_key.p,
                                         .body = &body,
                                         .stall_s = STALL_S,
-                                        .max_reply = MAX_REPLY,
+                                        .max_reply = ST_ISSUE_MAX_BYTES,
                                         .data = on_data,
                                         .end = on_end,
                                         .arg = c};

@@ -11,10 +11,10 @@
 #include <string.h>
 
 #define STALL_S 15
-#define SOON_S 2.0        /* until the next cycle while the log does not show our part yet */
-#define AGAIN_S 20.0      /* the same part is not handed in more often */
-#define KEY_SET_FULL 0.5  /* share of the key's set of requests at which it rotates early */
-#define KEEP_DAYS 3       /* of spent tokens; tokens are good for two */
+#define SOON_S 2.0       /* until the next cycle while the log does not show our part yet */
+#define AGAIN_S 20.0     /* the same part is not handed in more often */
+#define KEY_SET_FULL 0.5 /* share of the key's set of requests at which it rotates early */
+#define KEEP_DAYS 3      /* of spent tokens; tokens are good for two */
 
 struct token_key {
     uint32_t day, units;
@@ -29,12 +29,12 @@ struct st_gateway_directory {
     char *part_url;
     struct event *timer;
     struct st_http_call *posting;
-    struct st_buf part, posted; /* as it should be; as it was last handed in */
+    struct st_buf part, posted;            /* as it should be; as it was last handed in */
     double posted_at, rotated_at, seen_at; /* seen_at: the log shows the current key since; 0 = not yet */
     struct token_key keys[ST_DIRECTORY_MAX_KEYS];
     size_t n_key;
     uint32_t today;
-    bool shown;   /* the log shows our part as it should be */
+    bool shown; /* the log shows our part as it should be */
     bool ready, away;
     uint64_t epoch;
 };
@@ -121,8 +121,8 @@ static void take_keys(struct st_gateway_directory *d, const struct st_directory_
     }
     for (size_t k = 0; k < i->n_key; k++)
         if (!have_key(d, &i->keys[k]) && add_key(d, &i->keys[k], &e))
-            st_log(ST_LOG_WARN, "issuer %s: the key of day %u, %u units: %s", i->name, i->keys[k].day,
-                   i->keys[k].units, e.msg);
+            st_log(ST_LOG_WARN, "issuer %s: the key of day %u, %u units: %s", i->name, i->keys[k].day, i->keys[k].units,
+                   e.msg);
 }
 
 const struct st_blind_rsa *st_gateway_token_key(const struct st_gateway_directory *d, uint32_t day, uint32_t units)

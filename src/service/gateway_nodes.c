@@ -156,8 +156,8 @@ static int keep(struct st_gateway_node *n, const struct st_binding *b, struct st
     memmove(n->kept + 1, n->kept, n->n_kept * sizeof *n->kept);
     n->n_kept++;
     struct st_gateway_bundle *k = &n->kept[0];
-    *k = (struct st_gateway_bundle){
-        .bytes = n->reply, .note = note, .hpke_key_len = b->hpke_key_len, .since = st_now()};
+    *k =
+        (struct st_gateway_bundle){.bytes = n->reply, .note = note, .hpke_key_len = b->hpke_key_len, .since = st_now()};
     n->reply = (struct st_buf){0};
     st_sha256(k->bytes.p, k->bytes.len, k->digest);
     memcpy(k->hpke_key, b->hpke_key, b->hpke_key_len);
@@ -333,7 +333,8 @@ int st_gateway_nodes_new(struct st_gateway *g, struct st_gateway_nodes **out, st
             ns->n++; /* what is half made is freed, too */
             return e->code;
         }
-    const struct timeval every = {(time_t)g->o.health_s, (suseconds_t)((g->o.health_s - (double)(time_t)g->o.health_s) * 1e6)};
+    const struct timeval every = {(time_t)g->o.health_s,
+                                  (suseconds_t)((g->o.health_s - (double)(time_t)g->o.health_s) * 1e6)};
     ns->timer = event_new(g->base, -1, EV_PERSIST, on_timer, ns);
     if (!ns->timer || event_add(ns->timer, &every) != 0)
         return st_fail(e, ST_MEMORY, "timer: no memory");

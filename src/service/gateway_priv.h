@@ -34,7 +34,7 @@ struct st_gateway {
     struct st_buf log_key, issuer_key; /* bearer keys; wiped at the end */
     struct st_gateway_trip *trips;
     uint32_t n_trip;
-    bool issuer_away; /* said in the log */
+    bool issuer_away;        /* said in the log */
     struct st_buf text, out; /* scratch of replies */
     struct {
         uint64_t opened, unopened, wrong, lists, bundles, paid, challenges, token_bad, token_spent, token_small, busy,
@@ -100,10 +100,10 @@ struct st_gateway_node {
     size_t n_tag;
     struct st_gateway_bundle kept[ST_GATEWAY_KEPT]; /* the newest first */
     size_t n_kept;
-    bool listed;  /* its evidence is good: it has bundles, and requests may go there */
-    bool healthy; /* answers */
-    unsigned missed;                         /* refreshes in a row that did not reach it */
-    char why[256];                           /* it is not listed */
+    bool listed;     /* its evidence is good: it has bundles, and requests may go there */
+    bool healthy;    /* answers */
+    unsigned missed; /* refreshes in a row that did not reach it */
+    char why[256];   /* it is not listed */
     struct st_http_call *asking, *health;
     struct st_buf reply;
 };

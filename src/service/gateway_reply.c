@@ -49,15 +49,14 @@ void st_gateway_refuse(struct st_gateway_exchange *ex, unsigned status, const ch
 {
     struct st_buf text = {0};
     st_buf_addf(&text, "{\"error\":{\"code\":\"%s\"}}", word);
-    st_gateway_answer(ex, &(struct st_gateway_answer){.status = status,
-                                                      .content = {(uint8_t *)text.p, text.len},
-                                                      .trailers = trailers});
+    st_gateway_answer(ex, &(struct st_gateway_answer){
+                              .status = status, .content = {(uint8_t *)text.p, text.len}, .trailers = trailers});
     st_buf_free(&text);
 }
 
 /* ---- chunks ---- */
 
-static void send(struct st_gateway_exchange *ex)
+static void leave(struct st_gateway_exchange *ex)
 {
     ex->g->n.bytes_out += ex->g->out.len;
     st_http_stream_send(ex->conn, ex->g->out.p, ex->g->out.len);
@@ -94,7 +93,7 @@ int st_gateway_piece(struct st_gateway_exchange *ex, struct st_span piece, struc
     if (!rc && g->out.failed)
         rc = st_fail(e, ST_MEMORY, "no memory");
     if (!rc)
-        send(ex);
+        leave(ex);
     return rc;
 }
 
@@ -113,6 +112,6 @@ void st_gateway_pieces_end(struct st_gateway_exchange *ex, struct st_bhttp_field
         st_http_stream_cut(ex->conn);
         return;
     }
-    send(ex);
+    leave(ex);
     st_http_stream_end(ex->conn);
 }

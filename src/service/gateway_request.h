@@ -27,9 +27,10 @@ struct st_gateway_request {
     struct st_token token;       /* of a POST */
     struct st_change_ask change; /* points into change_bytes; n 0 when none is asked for */
     struct st_buf change_bytes, content;
-    size_t reply_nonce; /* INFER: bytes before the first chunk of the node's reply, by the suite of the sealed request */
-    unsigned wrong;     /* 0, or the status that it deserves */
-    const char *word;   /* and the code of the error */
+    size_t
+        reply_nonce;  /* INFER: bytes before the first chunk of the node's reply, by the suite of the sealed request */
+    unsigned wrong;   /* 0, or the status that it deserves */
+    const char *word; /* and the code of the error */
     struct st_bhttp_reader reader;
 };
 

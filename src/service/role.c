@@ -62,7 +62,7 @@ static bool is_get(const struct st_http_conn *c, const char *path)
     return strcmp(st_http_path(c), path) == 0 && (strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0);
 }
 
-static bool is_local(const struct st_http_conn *c)
+bool st_role_is_local(const struct st_http_conn *c)
 {
     const char *peer = st_http_peer(c);
     return strncmp(peer, "127.", 4) == 0 || strcmp(peer, "[::1]") == 0;
@@ -79,7 +79,7 @@ static void on_request(void *arg, struct st_http_conn *c)
         st_role_refuse(c, bad);
     else if (is_get(c, "/health"))
         put_health(r, c);
-    else if (r->o.metrics && is_local(c) && is_get(c, "/metrics"))
+    else if (r->o.metrics && st_role_is_local(c) && is_get(c, "/metrics"))
         put_metrics(r, c);
     else if (r->draining)
         st_role_refuse(c, 503);

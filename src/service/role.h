@@ -54,6 +54,8 @@ void st_role_free(struct st_role *r);
 /* "# HELP", "# TYPE" and the value of one counter or gauge, in the text form of Prometheus. name: "sotto_relay_...";
  * type: "counter" or "gauge". */
 void st_role_count(struct st_buf *b, const char *name, const char *type, const char *help, uint64_t value);
+/* The peer is this machine. */
+bool st_role_is_local(const struct st_http_conn *c);
 /* A reply without content: what a peer learns of a refusal. */
 void st_role_refuse(struct st_http_conn *c, int status);
 
