@@ -1,10 +1,6 @@
 /* The trusted side's end of the worker protocol against workers that are honest, slow, broken, gone, or lie. What a lie
  * within the form of the protocol is worth is not judged here: the client hands it on as it came. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
+#include "expect.h"
 
 #include "worker_trip.h"
 
@@ -16,9 +12,7 @@ static void products_come_back_over_every_transport(void **state)
     static const char *const kinds[] = {"tcp", "unix", "shm"};
     for (int k = 0; k < 3; k++) {
         struct fake f = FAKE(HONEST);
-        fake_open(&f, kinds[k]);
-        fake_start(&f);
-        struct st_worker_client *c = connect_fake(&f, 10);
+        struct st_worker_client *c = start_and_connect(&f, kinds[k], 10);
         static const struct {
             int op;
             uint32_t n_row;
@@ -47,9 +41,7 @@ static void several_exchanges_are_answered_in_any_order(void **state)
 {
     (void)state;
     struct fake f = FAKE(HONEST, REORDERED, HONEST, REORDERED, HONEST, HONEST);
-    fake_open(&f, "unix");
-    fake_start(&f);
-    struct st_worker_client *c = connect_fake(&f, 10);
+    struct st_worker_client *c = start_and_connect(&f, "unix", 10);
     struct trip t[6];
     for (int i = 0; i < 6; i++) {
         trip_init(&t[i], i == 3 ? 2 : 0, (uint32_t)i + 1, (uint64_t)i, ST_EXPOSED_FIELD);
@@ -74,9 +66,7 @@ static void long_requests_go_out_while_long_replies_come_in(void **state)
     static const char *const kinds[] = {"unix", "shm"};
     for (int k = 0; k < 2; k++) {
         struct fake f = FAKE(HONEST);
-        fake_open(&f, kinds[k]);
-        fake_start(&f);
-        struct st_worker_client *c = connect_fake(&f, 10);
+        struct st_worker_client *c = start_and_connect(&f, kinds[k], 10);
         struct trip t[4];
         for (int i = 0; i < 4; i++) {
             trip_init(&t[i], 0, 20000, (uint64_t)i, ST_EXPOSED_FIELD);
@@ -98,9 +88,7 @@ static void memory_of_replies_is_used_again(void **state)
     (void)state;
     struct fake f = FAKE(HONEST);
     const void *seen[2] = {NULL, NULL};
-    fake_open(&f, "unix");
-    fake_start(&f);
-    struct st_worker_client *c = connect_fake(&f, 10);
+    struct st_worker_client *c = start_and_connect(&f, "unix", 10);
     for (int i = 0; i < 50; i++) {
         struct trip t;
         trip_init(&t, 0, i % 2 ? 1 : 40, (uint64_t)i, ST_EXPOSED_FIELD);
@@ -144,13 +132,10 @@ static void nonsense_ends_the_exchange_and_the_next_one_works(void **state)
         struct fake f = FAKE(HONEST, cases[i / 2].act, HONEST);
         struct st_err e;
         struct st_worker_client_stats stats;
-        fake_open(&f, kinds[i % 2]);
-        fake_start(&f);
-        struct st_worker_client *c = connect_fake(&f, 10);
+        struct st_worker_client *c = start_and_connect(&f, kinds[i % 2], 10);
         must_work(c);
         int rc = once(c, &e);
-        if (rc != cases[i / 2].code || !strstr(e.msg, cases[i / 2].says) || !strstr(e.msg, f.address))
-            fail_msg("act %d: %d %s", (int)cases[i / 2].act, rc, e.msg);
+        expect_named(rc, &e, cases[i / 2].code, cases[i / 2].says, f.address);
         assert_null(strpbrk(e.msg, "\n\x07"));
         must_work(c);
         must_work(c);
@@ -168,9 +153,7 @@ static void a_failure_of_one_exchange_leaves_the_connection(void **state)
     (void)state;
     struct fake f = FAKE(FAILS, HONEST);
     struct trip a, b;
-    fake_open(&f, "unix");
-    fake_start(&f);
-    struct st_worker_client *c = connect_fake(&f, 10);
+    struct st_worker_client *c = start_and_connect(&f, "unix", 10);
     trip_init(&a, 0, 1, 0, ST_EXPOSED_FIELD);
     trip_init(&b, 0, 1, 1, ST_EXPOSED_FIELD);
     assert_int_equal(trip_submit(c, &a), 0);
@@ -195,9 +178,7 @@ static void a_refusal_in_the_middle_of_a_request_is_heard(void **state)
     for (int k = 0; k < 2; k++) {
         struct fake f = FAKE(REFUSES, HONEST);
         struct trip t;
-        fake_open(&f, kinds[k]);
-        fake_start(&f);
-        struct st_worker_client *c = connect_fake(&f, 10);
+        struct st_worker_client *c = start_and_connect(&f, kinds[k], 10);
         trip_init(&t, 0, 100000, 0, ST_EXPOSED_FIELD); /* far more than is taken before the refusal */
         assert_int_equal(trip_run(c, &t), ST_IO);
         if (!strstr(t.e.msg, "it says: not now"))
@@ -214,9 +195,7 @@ static void when_the_connection_ends_all_that_waits_on_it_fails(void **state)
     (void)state;
     struct fake f = FAKE(HONEST, GARBAGE, HONEST);
     struct trip t[3];
-    fake_open(&f, "unix");
-    fake_start(&f);
-    struct st_worker_client *c = connect_fake(&f, 10);
+    struct st_worker_client *c = start_and_connect(&f, "unix", 10);
     for (int i = 0; i < 3; i++) {
         trip_init(&t[i], 0, 1, (uint64_t)i, ST_EXPOSED_FIELD);
         assert_int_equal(trip_submit(c, &t[i]), 0);
@@ -239,9 +218,7 @@ static void a_reply_cut_at_any_length_is_an_error(void **state)
     for (int k = 0; k < 2; k++) {
         struct fake f = FAKE(CUT);
         struct st_err e;
-        fake_open(&f, kinds[k]);
-        fake_start(&f);
-        struct st_worker_client *c = connect_fake(&f, 10);
+        struct st_worker_client *c = start_and_connect(&f, kinds[k], 10);
         for (size_t cut = 0; cut < ROUND; cut++) {
             f.cut = cut;
             int rc = once(c, &e);
@@ -261,9 +238,7 @@ static void a_worker_that_stops_half_way_is_given_up(void **state)
         struct fake f = FAKE(CUT_AND_WAIT, HONEST);
         struct st_err e;
         f.cut = cuts[i];
-        fake_open(&f, i % 2 ? "shm" : "tcp");
-        fake_start(&f);
-        struct st_worker_client *c = connect_fake(&f, 0.3);
+        struct st_worker_client *c = start_and_connect(&f, i % 2 ? "shm" : "tcp", 0.3);
         assert_int_equal(once(c, &e), ST_IO);
         assert_non_null(strstr(e.msg, "timed out"));
         must_work(c);
@@ -279,9 +254,7 @@ static void a_late_or_trickling_worker_is_left_in_time(void **state)
     for (int i = 0; i < 4; i++) {
         struct fake f = FAKE(HONEST, acts[i]);
         struct st_err e;
-        fake_open(&f, i < 2 ? "tcp" : "shm");
-        fake_start(&f);
-        struct st_worker_client *c = connect_fake(&f, 0.5);
+        struct st_worker_client *c = start_and_connect(&f, i < 2 ? "tcp" : "shm", 0.5);
         must_work(c);
         double start = st_now();
         assert_int_equal(once(c, &e), ST_IO);
@@ -298,9 +271,7 @@ static void wrong_values_in_the_right_form_are_handed_on_unchanged(void **state)
     (void)state;
     struct fake f = FAKE(HONEST, ANOTHER_MATRIX, STALE_WITH_OUR_ID, HONEST);
     struct trip first, t;
-    fake_open(&f, "unix");
-    fake_start(&f);
-    struct st_worker_client *c = connect_fake(&f, 10);
+    struct st_worker_client *c = start_and_connect(&f, "unix", 10);
     trip_init(&first, 0, 1, 0, ST_EXPOSED_FIELD);
     assert_int_equal(trip_run(c, &first), 0);
 
@@ -329,9 +300,7 @@ static void a_second_reply_to_one_request_ends_the_connection(void **state)
     (void)state;
     struct fake f = FAKE(TWICE, HONEST);
     struct st_err e;
-    fake_open(&f, "unix");
-    fake_start(&f);
-    struct st_worker_client *c = connect_fake(&f, 10);
+    struct st_worker_client *c = start_and_connect(&f, "unix", 10);
     must_work(c);
     assert_int_equal(once(c, &e), ST_INPUT);
     assert_non_null(strstr(e.msg, "not outstanding"));
@@ -345,9 +314,7 @@ static void flipped_bits_cause_errors_or_the_form_that_was_asked_for(void **stat
     (void)state;
     struct fake f = FAKE(FLIPPED);
     int n_error = 0;
-    fake_open(&f, "unix");
-    fake_start(&f);
-    struct st_worker_client *c = connect_fake(&f, 0.05);
+    struct st_worker_client *c = start_and_connect(&f, "unix", 0.05);
     for (int i = 0; i < 300; i++) {
         struct trip t;
         trip_init(&t, 0, 1, (uint64_t)i, ST_EXPOSED_FIELD);
@@ -400,8 +367,7 @@ static void wrong_greetings_are_refused_by_name(void **state)
         struct st_err e = {0};
         f.greeting = cases[i / 3].greeting;
         int rc = greeted(&f, kinds[i % 3], f.greeting == GREET_SILENCE ? 0.2 : 10, &e);
-        if (rc != cases[i / 3].code || !strstr(e.msg, cases[i / 3].says) || !strstr(e.msg, f.address))
-            fail_msg("greeting %d over %s: %d %s", (int)f.greeting, kinds[i % 3], rc, e.msg);
+        expect_named(rc, &e, cases[i / 3].code, cases[i / 3].says, f.address);
     }
 }
 
@@ -437,9 +403,7 @@ static void what_the_worker_has_not_is_refused_before_it_is_sent(void **state)
         struct fake f = FAKE(HONEST);
         struct trip t;
         f.greeting = cases[i].greeting;
-        fake_open(&f, "unix");
-        fake_start(&f);
-        struct st_worker_client *c = connect_fake(&f, 10);
+        struct st_worker_client *c = start_and_connect(&f, "unix", 10);
         trip_init(&t, 0, cases[i].n_row, 0, ST_EXPOSED_FIELD);
         plan_weights[0].name[0] = f.greeting == GREET ? 'c' : 'a';
         assert_int_equal(trip_run(c, &t), ST_INPUT);
@@ -461,9 +425,7 @@ static void a_connection_that_ended_while_idle_costs_no_exchange(void **state)
 {
     (void)state;
     struct fake f = FAKE(LAST);
-    fake_open(&f, "unix");
-    fake_start(&f);
-    struct st_worker_client *c = connect_fake(&f, 10);
+    struct st_worker_client *c = start_and_connect(&f, "unix", 10);
     for (int i = 0; i < 3; i++) {
         must_work(c);
         usleep(150000);
@@ -477,9 +439,7 @@ static void abandoned_exchanges_do_not_fill_the_table(void **state)
     (void)state;
     struct fake f = FAKE(HONEST);
     struct trip t[64], more;
-    fake_open(&f, "unix");
-    fake_start(&f);
-    struct st_worker_client *c = connect_fake(&f, 10);
+    struct st_worker_client *c = start_and_connect(&f, "unix", 10);
     for (int i = 0; i < 200; i++) { /* one number again and again, never completed */
         trip_init(&more, 0, 1, 7, ST_EXPOSED_FIELD);
         assert_int_equal(trip_submit(c, &more), 0);

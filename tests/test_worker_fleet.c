@@ -1,10 +1,6 @@
 /* The trusted side's client with several workers, with workers that are stopped, killed and started again, and with
  * hints that come over the wire. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
+#include "expect.h"
 
 #include "worker_trip.h"
 
@@ -274,9 +270,7 @@ static void hints_come_whole_and_in_order(void **state)
         struct given g = {.weight = 2}, h = {.weight = 3}, stops = {.weight = 2, .fail_at = 300};
         struct st_err e = {0};
         f.weights = wide;
-        fake_open(&f, kinds[k]);
-        fake_start(&f);
-        struct st_worker_client *c = connect_fake(&f, 10);
+        struct st_worker_client *c = start_and_connect(&f, kinds[k], 10);
         assert_int_equal(st_worker_client_hints(c, &s, &e), 0);
         assert_string_equal(s->params, "lwe-1280-12.8");
         assert_memory_equal(s->digest, digest, 32);
@@ -320,13 +314,10 @@ static void wrong_hints_are_refused(void **state)
         struct given g = {.weight = 3};
         struct st_err e = {0};
         f.cut = 5000;
-        fake_open(&f, "unix");
-        fake_start(&f);
-        struct st_worker_client *c = connect_fake(&f, cases[i].act == CUT_AND_WAIT ? 0.5 : 10);
+        struct st_worker_client *c = start_and_connect(&f, "unix", cases[i].act == CUT_AND_WAIT ? 0.5 : 10);
         assert_int_equal(st_worker_client_hints(c, &s, &e), 0);
         int rc = s->read(s->ctx, "a.weight", 3, 4, take_hints, &g, &e);
-        if (rc != cases[i].code || !strstr(e.msg, cases[i].says))
-            fail_msg("act %d: %d %s", (int)cases[i].act, rc, e.msg);
+        expect_refusal(rc, &e, cases[i].code, cases[i].says);
         must_work(c);
         st_worker_client_free(c);
         fake_stop(&f);
@@ -346,12 +337,9 @@ static void missing_and_unknown_hints_are_said_so(void **state)
         const struct st_hint_source *s;
         struct st_err e = {0};
         f.greeting = cases[i].greeting;
-        fake_open(&f, "unix");
-        fake_start(&f);
-        struct st_worker_client *c = connect_fake(&f, 10);
+        struct st_worker_client *c = start_and_connect(&f, "unix", 10);
         int rc = st_worker_client_hints(c, &s, &e);
-        if (rc != cases[i].code || !strstr(e.msg, cases[i].says) || !strstr(e.msg, f.address))
-            fail_msg("%d %s", rc, e.msg);
+        expect_named(rc, &e, cases[i].code, cases[i].says, f.address);
         st_worker_client_free(c);
         fake_stop(&f);
     }

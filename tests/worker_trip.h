@@ -1,5 +1,5 @@
 /* A client of the worker protocol in front of fake workers: a plan, exchanges, and what must come back. Include
- * cmocka.h first; one test program each. */
+ * expect.h first; one test program each. */
 #ifndef ST_TESTS_WORKER_TRIP_H
 #define ST_TESTS_WORKER_TRIP_H
 
@@ -51,6 +51,21 @@ static inline struct st_worker_client *connect_fake(struct fake *f, double timeo
 {
     const char *address = f->address;
     return connect_to(&address, 1, timeout_s);
+}
+
+/* The fake worker at an address of this kind, and its client. */
+static inline struct st_worker_client *start_and_connect(struct fake *f, const char *kind, double timeout_s)
+{
+    fake_open(f, kind);
+    fake_start(f);
+    return connect_fake(f, timeout_s);
+}
+
+/* A refusal that says what it must, and of which worker. */
+static inline void expect_named(int rc, const struct st_err *e, int code, const char *says, const char *address)
+{
+    expect_refusal(rc, e, code, says);
+    expect_refusal(rc, e, code, address);
 }
 
 /* One exchange of the group, or of the embedding, with rows made from a seed. */
