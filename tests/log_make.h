@@ -1,10 +1,13 @@
-/* Event logs and TPM quotes made for tests. Include expect.h and evidence_make.h first. */
+/* Event logs and TPM quotes made for tests. Include expect.h first. */
 #ifndef ST_TESTS_LOG_MAKE_H
 #define ST_TESTS_LOG_MAKE_H
 
 #include "attest/event_log.h"
+#include "attest/tpm_quote.h"
+#include "evidence_make.h"
 
-#include <string.h>
+#include <openssl/ec.h>
+#include <openssl/rsa.h>
 
 static inline void put_le(struct st_buf *b, uint64_t v, size_t n)
 {

@@ -253,14 +253,19 @@ static void every_truncation_and_every_tail_is_refused(void **state)
 
 static const char rim_name[] = "1010_0200_882_96005E0001_PROD.swidtag";
 
-static int read_rim(const struct st_buf *b, int64_t time, struct st_rim *rim, struct st_err *e)
+static int read_rim_below(enum st_root root, const struct st_buf *b, int64_t time, struct st_rim *rim, struct st_err *e)
 {
     struct st_certs roots = {0};
     const struct st_verify_env env = {0};
-    assert_ok(st_roots_add(&env, ST_ROOT_NVIDIA_RIM, &roots, e), e);
+    assert_ok(st_roots_add(&env, root, &roots, e), e);
     int rc = st_rim_read(b->p, b->len, &roots, time, rim, e);
     st_certs_free(&roots);
     return rc;
+}
+
+static int read_rim(const struct st_buf *b, int64_t time, struct st_rim *rim, struct st_err *e)
+{
+    return read_rim_below(ST_ROOT_NVIDIA_RIM, b, time, rim, e);
 }
 
 static void reference_measurements_are_read_after_their_signature(void **state)
@@ -273,7 +278,13 @@ static void reference_measurements_are_read_after_their_signature(void **state)
         assert_ok(read_rim(&b, AS_OF, rim, &e), &e);
         assert_string_equal(rim->version, "96.00.5E.00.01");
         assert_int_equal(rim->n_value, 15); /* 12 active measurements, one of them with 4 alternatives */
-        expect_refusal(read_rim(&b, AS_OF + 3 * 365 * 86400, rim, &e), &e, ST_VERIFY, "expired");
+        int64_t until = rim->until;
+        assert_true(until > AS_OF);
+        assert_ok(read_rim(&b, AS_OF, rim, &e), &e); /* now known */
+        assert_int_equal(rim->until, until);
+        expect_refusal(read_rim(&b, until, rim, &e), &e, ST_VERIFY, "expired");
+        expect_refusal(read_rim(&b, AS_OF - 3 * 365 * 86400, rim, &e), &e, ST_VERIFY, "not yet valid");
+        expect_refusal(read_rim_below(ST_ROOT_NVIDIA_DEVICE, &b, AS_OF, rim, &e), &e, ST_VERIFY, "rim: ");
     }
     st_buf_free(&b);
     free(rim);

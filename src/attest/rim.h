@@ -1,7 +1,8 @@
 /* Reference measurements of NVIDIA GPUs: a signed SWID tag in XML (ISO/IEC 19770-2, TCG RIM information model), one for
  * the driver and one for the VBIOS. Hostile input: read by libxml2 without network, entities or document types; only
  * the one form of XML signature is accepted that NVIDIA writes (enveloped over the whole document, canonical XML 1.1,
- * SHA-384, ECDSA P-384), so that what is read is what was signed. */
+ * SHA-384, ECDSA P-384), so that what is read is what was signed. The last good ones are remembered, by the digest of
+ * all their bytes and of the roots, until a date in their certificates passes; safe to call from several threads. */
 #ifndef ST_ATTEST_RIM_H
 #define ST_ATTEST_RIM_H
 
