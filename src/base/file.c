@@ -169,6 +169,15 @@ int st_file_write(const char *path, const void *p, size_t len, unsigned mode, bo
     return rc;
 }
 
+int st_dir_sync(const char *path, struct st_err *e)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = fd >= 0 && fsync(fd) == 0 ? 0 : st_fail(e, ST_IO, "%s: cannot sync: %s", path, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
 int st_path_join(char *out, size_t cap, const char *dir, const char *name, struct st_err *e)
 {
     int n = snprintf(out, cap, "%s/%s", dir, name);

@@ -37,6 +37,9 @@ int st_file_rewind(struct st_file_out *f, struct st_err *e) ST_MUST_CHECK;
 int st_file_commit(struct st_file_out *f, bool replace, struct st_err *e) ST_MUST_CHECK;
 void st_file_abort(struct st_file_out *f);
 
+/* Makes what was renamed or created in a directory survive a crash. IO. */
+int st_dir_sync(const char *path, struct st_err *e) ST_MUST_CHECK;
+
 /* dir + "/" + name into out[cap]; USAGE if too long. */
 int st_path_join(char *out, size_t cap, const char *dir, const char *name, struct st_err *e) ST_MUST_CHECK;
 bool st_path_exists(const char *path);

@@ -36,15 +36,6 @@ static void path_in(const struct st_log_store *s, const char *name, char out[ST_
     snprintf(out, ST_PATH_MAX, "%s/%s", s->dir, name);
 }
 
-static int sync_dir(const char *path, struct st_err *e)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int rc = fd >= 0 && fsync(fd) == 0 ? 0 : st_fail(e, ST_IO, "%s: cannot sync: %s", path, strerror(errno));
-    if (fd >= 0)
-        close(fd);
-    return rc;
-}
-
 /* Writes one file below the log's directory, with the directories on the way; on disk when it returns. */
 static int put(const struct st_log_store *s, const char *name, const void *p, size_t len, bool replace,
                struct st_err *e)
@@ -57,7 +48,7 @@ static int put(const struct st_log_store *s, const char *name, const void *p, si
         if (mkdir(path, 0755) == 0) {
             char *up = strrchr(path, '/');
             *up = 0;
-            rc = sync_dir(path, e);
+            rc = st_dir_sync(path, e);
             *up = '/';
         } else if (errno != EEXIST) {
             rc = st_fail(e, ST_IO, "%s: cannot create: %s", path, strerror(errno));
@@ -68,7 +59,7 @@ static int put(const struct st_log_store *s, const char *name, const void *p, si
     if (rc)
         return rc;
     *strrchr(path, '/') = 0;
-    return sync_dir(path, e);
+    return st_dir_sync(path, e);
 }
 
 static int put_tile(const struct st_log_store *s, int level, uint64_t index, unsigned width, const struct st_buf *b,
