@@ -12,6 +12,7 @@
 #define EVENT_LOG "/sys/kernel/security/tpm0/binary_bios_measurements"
 
 struct tpm {
+    uint16_t port;
     struct st_tpm_device *device;
     struct st_tpm_state boot; /* at open(); every quote must be of it */
     struct st_buf certs, event_log;
@@ -62,6 +63,7 @@ static int tpm_open(const struct st_collect_opts *o, void **h, struct st_err *e)
     struct tpm *t = calloc(1, sizeof *t);
     if (!t)
         return st_fail(e, ST_MEMORY, "tpm: no memory");
+    t->port = st_tpm_device_port(o->tcti);
     int rc = read_files(t, o, e);
     if (!rc)
         rc = st_tpm_device_open(o->tcti, o->tpm_ak, &t->device, e);
@@ -140,9 +142,15 @@ static int tpm_collect(void *h, const uint8_t *data, size_t len, struct st_buf *
     return rc;
 }
 
+static void tpm_needs(const void *h, struct st_collect_needs *out)
+{
+    out->port = ((const struct tpm *)h)->port;
+}
+
 const struct st_collector st_collector_tpm = {.kind = "tpm",
                                               .endorsements = 1u << ST_ENDORSEMENT_CRL,
                                               .open = tpm_open,
                                               .collect = tpm_collect,
                                               .unchanged = tpm_unchanged,
+                                              .needs = tpm_needs,
                                               .close = tpm_close};

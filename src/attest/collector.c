@@ -139,6 +139,34 @@ int st_collection_unchanged(struct st_collection *c, struct st_err *e)
     return rc;
 }
 
+/* ---- what a sandbox must leave ---- */
+
+static void need(const char **paths, size_t *n, const char *path)
+{
+    if (*n < ST_COLLECT_MAX_NEEDS && st_path_exists(path))
+        paths[(*n)++] = path;
+}
+
+void st_collect_needs_read(struct st_collect_needs *n, const char *path)
+{
+    need(n->read, &n->n_read, path);
+}
+
+void st_collect_needs_write(struct st_collect_needs *n, const char *path)
+{
+    need(n->write, &n->n_write, path);
+}
+
+void st_collection_needs(const struct st_collection *c, struct st_collect_needs *out)
+{
+    *out = (struct st_collect_needs){0};
+    for (size_t i = 0; i < c->n; i++)
+        if (c->parts[i].by->needs)
+            c->parts[i].by->needs(c->parts[i].h, out);
+    if (c->endorsements)
+        st_collect_needs_read(out, c->endorsements);
+}
+
 /* ---- collecting ---- */
 
 struct target {

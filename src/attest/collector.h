@@ -23,6 +23,18 @@ struct st_collect_opts {
     uint8_t sim_measurement[32];
 };
 
+/* What a process that collects must keep when it gives up the rest (base/sandbox.h). Paths are borrowed. */
+#define ST_COLLECT_MAX_NEEDS 16
+struct st_collect_needs {
+    const char *read[ST_COLLECT_MAX_NEEDS], *write[ST_COLLECT_MAX_NEEDS];
+    size_t n_read, n_write;
+    uint16_t port; /* TCP, of a TPM behind a socket; 0 = none */
+    bool nvidia;
+};
+/* For collectors: a path that is not there is left out. */
+void st_collect_needs_read(struct st_collect_needs *n, const char *path);
+void st_collect_needs_write(struct st_collect_needs *n, const char *path);
+
 typedef int st_endorse_fn(void *ctx, enum st_endorsement_type t, const void *p, size_t n, struct st_err *e);
 
 struct st_collector {
@@ -38,6 +50,8 @@ struct st_collector {
     /* VERIFY when what was so at open() is no longer so (a PCR was extended, the machine started anew); collect() says
      * the same. Cheap enough for once a second. NULL = it cannot change while the process lives. */
     int (*unchanged)(void *h, struct st_err *e);
+    /* Adds to what is there. NULL = nothing: all that it uses stays open. */
+    void (*needs)(const void *h, struct st_collect_needs *out);
     void (*close)(void *h);
 };
 
@@ -56,6 +70,8 @@ int st_collection_open(const char *const *kinds, size_t n, const struct st_colle
 int st_collection_collect(struct st_collection *c, const struct st_binding *b, struct st_bundle *out,
                           struct st_err *e) ST_MUST_CHECK;
 int st_collection_unchanged(struct st_collection *c, struct st_err *e) ST_MUST_CHECK;
+/* Of all parts and the directory of endorsements; valid until close. */
+void st_collection_needs(const struct st_collection *c, struct st_collect_needs *out);
 void st_collection_close(struct st_collection *c);
 
 #endif

@@ -1,10 +1,20 @@
 #include "attest/tpm_device.h"
 
+#include <stdlib.h>
+#include <string.h>
+
+uint16_t st_tpm_device_port(const char *tcti)
+{
+    if (!tcti || (strncmp(tcti, "swtpm", 5) != 0 && strncmp(tcti, "mssim", 5) != 0))
+        return 0;
+    const char *port = strstr(tcti, "port=");
+    unsigned long n = port ? strtoul(port + 5, NULL, 10) : 2321; /* tpm2-tss's own default */
+    return n <= UINT16_MAX ? (uint16_t)n : 0;
+}
+
 #ifdef SOTTO_TPM
 
 #include <openssl/crypto.h>
-#include <stdlib.h>
-#include <string.h>
 #include <tss2/tss2_esys.h>
 #include <tss2/tss2_mu.h>
 #include <tss2/tss2_rc.h>
@@ -154,6 +164,17 @@ static int make_ek(struct st_tpm_device *d, ESYS_TR *ek, struct st_buf *area, st
         return 0;
     (void)Esys_FlushContext(d->esys, *ek);
     return tpm_fail(rc, "writing the endorsement key's public area", e);
+}
+
+static bool has_index(struct st_tpm_device *d, TPM2_HANDLE index)
+{
+    TPMS_CAPABILITY_DATA *cap = NULL;
+    TPMI_YES_NO more;
+    TSS2_RC rc =
+        Esys_GetCapability(d->esys, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, TPM2_CAP_HANDLES, index, 1, &more, &cap);
+    bool has = !rc && cap->data.handles.count == 1 && cap->data.handles.handle[0] == index;
+    Esys_Free(cap);
+    return has;
 }
 
 /* An index that is not there is no error: many TPMs hold no certificate. */

@@ -24,6 +24,10 @@ struct st_tpm_device;
 int st_tpm_device_open(const char *tcti, const char *ak, struct st_tpm_device **out, struct st_err *e) ST_MUST_CHECK;
 void st_tpm_device_close(struct st_tpm_device *d);
 
+/* The TCP port that tpm2-tss connects to again for each command (swtpm's, Microsoft's simulator); 0: none, what it uses
+ * stays open. */
+uint16_t st_tpm_device_port(const char *tcti);
+
 /* TPMT_PUBLIC of the AK; lives as long as the device. */
 struct st_span st_tpm_device_ak(const struct st_tpm_device *d);
 /* Appends TPMT_PUBLIC of the EK, and the certificate (DER) that its maker put into the TPM; nothing when there is none.
