@@ -182,9 +182,11 @@ static int read_certificate(struct st_tpm_device *d, struct st_buf *out, struct 
 {
     ESYS_TR index;
     TPM2B_NV_PUBLIC *info = NULL;
+    if (!has_index(d, EK_CERTIFICATE_INDEX))
+        return 0;
     TSS2_RC rc = Esys_TR_FromTPMPublic(d->esys, EK_CERTIFICATE_INDEX, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &index);
     if (rc)
-        return 0;
+        return tpm_fail(rc, "finding the endorsement key's certificate", e);
     rc = Esys_NV_ReadPublic(d->esys, index, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &info, NULL);
     size_t size = rc ? 0 : info->nvPublic.dataSize;
     Esys_Free(info);
