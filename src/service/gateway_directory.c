@@ -11,8 +11,8 @@
 #include <string.h>
 
 #define STALL_S 15
-#define SOON_S 2.0       /* until the next cycle while the log does not show our part yet */
-#define AGAIN_S 20.0     /* the same part is not handed in more often */
+#define SOON_S 1.0       /* until the next cycle while the log does not show our part yet */
+#define AGAIN_S 5.0      /* the same part is not handed in more often */
 #define KEY_SET_FULL 0.5 /* share of the key's set of requests at which it rotates early */
 #define KEEP_DAYS 3      /* of spent tokens; tokens are good for two */
 

@@ -27,8 +27,8 @@ struct st_gateway_trip {
     struct st_buf bundle; /* of a challenge */
     uint64_t n_sealed;    /* bytes of the node's reply that were passed on */
     uint32_t charged;
-    bool paused;
-    const char *error; /* of the trailer, NULL = none */
+    bool paused, dead; /* dead: sealing failed in the middle of the reply */
+    const char *error; /* why the reply ends early, NULL = it does not */
 };
 
 static void trip_free(struct st_gateway_trip *t)
@@ -113,43 +113,23 @@ static void node_failed(struct st_gateway_trip *t, const char *word)
     settle(t, 0, word);
 }
 
-/* ---- the node's reply ---- */
+/* ---- the node's reply ----
+ * What ends it early is an error of on_chunks(), so that the call is over when on_chunks_end() settles: no other call
+ * can be started from within. */
 
-static void stop_call(struct st_gateway_trip *t)
-{
-    if (t->call)
-        st_http_call_cancel(t->call);
-    t->call = NULL;
-}
-
-static void break_off(struct st_gateway_trip *t)
-{
-    t->ex.g->n.broken++;
-    stop_call(t);
-    if (t->ex.begun)
-        settle(t, cost(t->ex.g, t->n_sealed), "node");
-    else
-        node_failed(t, "node_refused");
-}
-
-/* False when the trip has come to its end. */
-static bool pass_on(struct st_gateway_trip *t, struct st_span piece)
+static int pass_on(struct st_gateway_trip *t, struct st_span piece, struct st_err *e)
 {
     struct st_gateway *g = t->ex.g;
-    struct st_err e;
     if (cost(g, t->n_sealed + piece.len) > t->r.token.units) {
-        g->n.cut++;
-        stop_call(t);
-        settle(t, t->n_sealed ? cost(g, t->n_sealed) : 0, t->n_sealed ? "deposit" : "token_small");
-        return false;
+        t->error = t->n_sealed ? "deposit" : "token_small";
+        return st_fail(e, ST_POLICY, "the token is used up");
     }
-    if (st_gateway_piece(&t->ex, piece, &e)) {
-        st_http_stream_cut(t->ex.conn);
-        trip_free(t);
-        return false;
+    if (st_gateway_piece(&t->ex, piece, e)) {
+        t->dead = true;
+        return e->code;
     }
     t->n_sealed += piece.len;
-    return true;
+    return 0;
 }
 
 static int on_chunks(void *arg, int status, const void *p, size_t len, struct st_err *e)
@@ -158,20 +138,34 @@ static int on_chunks(void *arg, int status, const void *p, size_t len, struct st
     struct st_span in = {p, len}, piece;
     const char *type = t->n_sealed || status != 200 ? NULL : st_http_call_type(t->call);
     if (!t->n_sealed && (!type || strcmp(type, st_ohttp_reply_type(ST_OHTTP_CHUNKED)) != 0))
-        return st_fail(e, ST_INPUT, "no sealed reply"); /* on_chunks_end() */
-    while (in.len) {
-        if (st_gateway_split_next(&t->split, &in, &piece, e)) {
-            break_off(t);
-            return 0; /* the call is cancelled */
-        }
-        if (piece.len && !pass_on(t, piece))
-            return 0;
-    }
+        return st_fail(e, ST_INPUT, "no sealed reply");
+    while (in.len)
+        if (st_gateway_split_next(&t->split, &in, &piece, e) || (piece.len && pass_on(t, piece, e)))
+            return e->code;
     if (!t->paused && st_http_unsent(t->ex.conn) > UNSENT_HIGH) {
         t->paused = true;
         st_http_call_pause(t->call, true);
     }
     return 0;
+}
+
+static void broken_off(struct st_gateway_trip *t, int status)
+{
+    struct st_gateway *g = t->ex.g;
+    g->n.cut += t->error != NULL;
+    g->n.broken += !t->error && t->n_sealed;
+    if (t->dead) {
+        if (t->ex.begun)
+            st_http_stream_cut(t->ex.conn);
+        else
+            st_role_refuse(t->ex.conn, 503);
+        trip_free(t);
+    } else if (t->n_sealed)
+        settle(t, cost(g, t->n_sealed), t->error ? t->error : "node");
+    else if (t->error)
+        settle(t, 0, t->error);
+    else
+        node_failed(t, status ? "node_refused" : "node_unreachable");
 }
 
 static void on_chunks_end(void *arg, int status, const struct st_err *err)
@@ -180,11 +174,9 @@ static void on_chunks_end(void *arg, int status, const struct st_err *err)
     struct st_span piece;
     struct st_err e;
     t->call = NULL;
-    if (!t->n_sealed && (err || status != 200))
-        node_failed(t, status ? "node_refused" : "node_unreachable");
-    else if (err || st_gateway_split_end(&t->split, &piece, &e))
-        break_off(t);
-    else if (pass_on(t, piece))
+    if (err || status != 200 || st_gateway_split_end(&t->split, &piece, &e) || pass_on(t, piece, &e))
+        broken_off(t, status);
+    else
         settle(t, cost(t->ex.g, t->n_sealed), NULL);
 }
 
