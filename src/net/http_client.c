@@ -217,6 +217,11 @@ int st_http_client_new(struct event_base *base, const struct st_http_client_opts
     return 0;
 }
 
+struct event_base *st_http_client_base(const struct st_http_client *c)
+{
+    return c->base;
+}
+
 void st_http_client_free(struct st_http_client *c)
 {
     if (!c)

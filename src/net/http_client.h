@@ -20,6 +20,7 @@ int st_http_client_new(struct event_base *base, const struct st_http_client_opts
                        struct st_err *e) ST_MUST_CHECK;
 /* Ends all calls without calling `end`. */
 void st_http_client_free(struct st_http_client *c);
+struct event_base *st_http_client_base(const struct st_http_client *c);
 
 struct st_http_call_opts {
     const char *url;

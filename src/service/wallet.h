@@ -1,7 +1,12 @@
 /* The client's tokens, in an SQLite file (0600): bought from the issuer ahead of need, taken out one at a time, put
  * back as change. A token is marked as taken, durably, before it leaves this machine: whatever crashes then, it is
- * never sent twice. The file holds bearer tokens and the blinding of those in the making, and nothing of any request.
- * Everything runs on the thread of the event base. One process at a time (the file is locked). */
+ * never sent twice. What is bought is stored before it is asked for, and asked for again after a crash: a token that
+ * was paid for is not lost. The file holds bearer tokens and the blinding of those in the making, and nothing of any
+ * request. Everything runs on the thread of the event base; blinding is done ahead by a thread of its own. One process
+ * at a time (the file is locked).
+ *
+ * The issuer sees when and how much is bought: so the wallet buys several tokens at a time, and again when half of them
+ * are gone, not when a request needs one. */
 #ifndef ST_SERVICE_WALLET_H
 #define ST_SERVICE_WALLET_H
 
@@ -15,25 +20,27 @@ struct st_wallet_opts {
     const char *file;         /* copied; ":memory:" for none */
     const char *issuer_url;   /* copied */
     const char *account_file; /* the account's key at the issuer; read at open */
-    uint32_t batch;           /* tokens of the largest useful denomination to buy at a time; 0 = 8 */
-    double stall_s;
+    uint32_t batch;           /* tokens to buy at a time; 0 = 8, at most 64 */
+    double stall_s;           /* 0 = 30 */
+    int64_t (*clock)(void);   /* NULL = the machine's */
 };
 
+/* http NULL: to look into it only. IO: in use, unreadable; POLICY: readable by others, or http:// beyond loopback. */
 int st_wallet_open(struct st_http_client *http, const struct st_wallet_opts *o, struct st_wallet **out,
                    struct st_err *e) ST_MUST_CHECK;
 void st_wallet_close(struct st_wallet *w);
 
 /* The issuer's keys of the directory, whenever that changes; copied. Tokens of days that are gone are dropped. POLICY
- * when a key of a day and denomination is another one than before. */
+ * when a key of a day and denomination is another one than before, or the issuer is another one than the wallet's. */
 int st_wallet_keys(struct st_wallet *w, const struct st_directory_issuer *i, int64_t now,
                    struct st_err *e) ST_MUST_CHECK;
-/* Units at hand, and whether buying goes on. */
-uint64_t st_wallet_units(const struct st_wallet *w);
+/* Units at hand. */
+uint64_t st_wallet_units(struct st_wallet *w);
 
-/* Takes the smallest token of at least `units` out (the largest there is when none suffices). When there is none it
- * buys first; `taken` is called once, from the event loop or before this returns: t is borrowed, NULL with *e when none
- * could be had (POLICY: the account is empty or refused; IO; VERIFY: the issuer's answer is no signature). *ticket
- * cancels. */
+/* Takes the smallest token of at least `units` out (of the largest denomination when that is less). When there is none
+ * it buys first; when buying fails, the largest there is must do. `taken` is called once, from the event loop or before
+ * this returns (*ticket is NULL then): t is borrowed, NULL with *e when none could be had (POLICY: the account is empty
+ * or unknown, or no key is good today; IO; VERIFY: the issuer's answer is no signature). *ticket cancels. */
 struct st_wallet_take;
 int st_wallet_take(struct st_wallet *w, uint32_t units,
                    void (*taken)(void *arg, const struct st_token *t, const struct st_err *e), void *arg,

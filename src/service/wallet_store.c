@@ -1,0 +1,281 @@
+#include "service/wallet_store.h"
+#include "service/database.h"
+
+#include <openssl/crypto.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char schema[] =
+    "CREATE TABLE issuer (name TEXT NOT NULL) STRICT;"
+    "CREATE TABLE keys (day INTEGER NOT NULL, units INTEGER NOT NULL, key BLOB NOT NULL, PRIMARY KEY (day, units)) "
+    "STRICT;"
+    "CREATE TABLE tokens (random BLOB PRIMARY KEY, day INTEGER NOT NULL, units INTEGER NOT NULL,"
+    " signature BLOB NOT NULL) STRICT;"
+    "CREATE INDEX tokens_units ON tokens (units, day);"
+    "CREATE TABLE blanks (batch BLOB NOT NULL, place INTEGER NOT NULL, day INTEGER NOT NULL, units INTEGER NOT NULL,"
+    " random BLOB NOT NULL, inverse BLOB NOT NULL, blinded BLOB NOT NULL, PRIMARY KEY (batch, place)) STRICT";
+
+/* The handle is the database's own; the type keeps others from running statements on it. */
+static struct st_db *db(struct st_wallet_store *s)
+{
+    return (struct st_db *)s;
+}
+
+int st_wallet_store_open(const char *path, struct st_wallet_store **out, struct st_err *e)
+{
+    static const struct st_db_opts o = {
+        .what = "a wallet", .id = 0x53745761, .version = 1, .schema = schema, .exclusive = true};
+    struct st_db *d;
+    int rc = st_db_open(path, &o, &d, e);
+    *out = (struct st_wallet_store *)d;
+    return rc;
+}
+
+void st_wallet_store_close(struct st_wallet_store *s)
+{
+    st_db_close(db(s));
+}
+
+int st_wallet_store_forget(struct st_wallet_store *s, uint32_t day, struct st_err *e)
+{
+    static const char *const all[] = {"DELETE FROM tokens WHERE day < ?", "DELETE FROM keys WHERE day < ?",
+                                      "DELETE FROM blanks WHERE day < ?"};
+    int rc = st_db_begin(db(s), e);
+    if (rc)
+        return rc;
+    for (size_t i = 0; !rc && i < sizeof all / sizeof *all; i++)
+        rc = st_db_run(db(s), all[i], ST_DB_ARGS(ST_DB_INT(day)), NULL, e);
+    return st_db_end(db(s), rc, e);
+}
+
+/* ---- the issuer ---- */
+
+/* Compares the first column of the one row with want; *found false when there is no row. */
+static int compare(struct st_wallet_store *s, const char *sql, const struct st_db_value *in, size_t n_in,
+                   struct st_span want, bool *found, bool *same, struct st_err *e)
+{
+    sqlite3_stmt *q;
+    *same = false;
+    if (st_db_start(db(s), sql, in, n_in, &q, e))
+        return e->code;
+    int rc = st_db_next(db(s), q, found, e);
+    if (!rc && *found) {
+        struct st_span had = st_db_bytes(q, 0);
+        *same = had.len == want.len && memcmp(had.p, want.p, want.len) == 0;
+    }
+    st_db_done(q);
+    return rc;
+}
+
+int st_wallet_store_issuer(struct st_wallet_store *s, const char *name, struct st_err *e)
+{
+    bool found, same;
+    if (compare(s, "SELECT name FROM issuer", ST_DB_NO_ARGS, (struct st_span){(const uint8_t *)name, strlen(name)},
+                &found, &same, e))
+        return e->code;
+    if (!found)
+        return st_db_run(db(s), "INSERT INTO issuer VALUES (?)", ST_DB_ARGS(ST_DB_TEXT(name)), NULL, e);
+    return same ? 0 : st_fail(e, ST_POLICY, "wallet: it holds tokens of another issuer than '%s'", name);
+}
+
+int st_wallet_store_key(struct st_wallet_store *s, uint32_t day, uint32_t units, struct st_span der, struct st_err *e)
+{
+    bool found, same;
+    if (compare(s, "SELECT key FROM keys WHERE day = ? AND units = ?", ST_DB_ARGS(ST_DB_INT(day), ST_DB_INT(units)),
+                der, &found, &same, e))
+        return e->code;
+    if (!found)
+        return st_db_run(db(s), "INSERT INTO keys VALUES (?, ?, ?)",
+                         ST_DB_ARGS(ST_DB_INT(day), ST_DB_INT(units), ST_DB_BYTES(der.p, der.len)), NULL, e);
+    return same ? 0
+                : st_fail(e, ST_POLICY, "wallet: the issuer's key of day %u and %u units is another one than before",
+                          (unsigned)day, (unsigned)units);
+}
+
+int st_wallet_store_each_key(struct st_wallet_store *s,
+                             int (*each)(void *arg, uint32_t day, uint32_t units, struct st_span der, struct st_err *e),
+                             void *arg, struct st_err *e)
+{
+    sqlite3_stmt *q;
+    bool row;
+    if (st_db_start(db(s), "SELECT day, units, key FROM keys ORDER BY day DESC", ST_DB_NO_ARGS, &q, e))
+        return e->code;
+    int rc;
+    while (!(rc = st_db_next(db(s), q, &row, e)) && row)
+        if ((rc = each(arg, (uint32_t)sqlite3_column_int64(q, 0), (uint32_t)sqlite3_column_int64(q, 1),
+                       st_db_bytes(q, 2), e)))
+            break;
+    st_db_done(q);
+    return rc;
+}
+
+/* ---- tokens ---- */
+
+static int add_tokens(struct st_wallet_store *s, const struct st_token *t, size_t n, struct st_err *e)
+{
+    for (size_t i = 0; i < n; i++)
+        if (st_db_run(db(s), "INSERT OR IGNORE INTO tokens VALUES (?, ?, ?, ?)",
+                      ST_DB_ARGS(ST_DB_BYTES(t[i].random, ST_TOKEN_RANDOM), ST_DB_INT(t[i].day), ST_DB_INT(t[i].units),
+                                 ST_DB_BYTES(t[i].signature, t[i].signature_len)),
+                      NULL, e))
+            return e->code;
+    return 0;
+}
+
+int st_wallet_store_add(struct st_wallet_store *s, const struct st_token *t, size_t n, struct st_err *e)
+{
+    int rc = st_db_begin(db(s), e);
+    return rc ? rc : st_db_end(db(s), add_tokens(s, t, n, e), e);
+}
+
+/* A column of a row into [len] bytes; false when it has another length. */
+static bool copy(sqlite3_stmt *q, int column, uint8_t *out, size_t min, size_t max, size_t *len)
+{
+    struct st_span b = st_db_bytes(q, column);
+    if (b.len < min || b.len > max)
+        return false;
+    memcpy(out, b.p, b.len);
+    *len = b.len;
+    return true;
+}
+
+static int broken(struct st_err *e)
+{
+    return st_fail(e, ST_INPUT, "wallet: a row that is none");
+}
+
+static int find_token(struct st_wallet_store *s, uint32_t units, bool largest, uint32_t day, struct st_token *out,
+                      bool *found, struct st_err *e)
+{
+    sqlite3_stmt *q;
+    size_t len;
+    int rc = largest ? st_db_start(db(s),
+                                   "SELECT random, day, units, signature FROM tokens WHERE day >= ?"
+                                   " ORDER BY units DESC, day LIMIT 1",
+                                   ST_DB_ARGS(ST_DB_INT(day)), &q, e)
+                     : st_db_start(db(s),
+                                   "SELECT random, day, units, signature FROM tokens WHERE units >= ? AND day >= ?"
+                                   " ORDER BY units, day LIMIT 1",
+                                   ST_DB_ARGS(ST_DB_INT(units), ST_DB_INT(day)), &q, e);
+    if (rc)
+        return rc;
+    rc = st_db_next(db(s), q, found, e);
+    if (!rc && *found) {
+        out->day = (uint32_t)sqlite3_column_int64(q, 1);
+        out->units = (uint32_t)sqlite3_column_int64(q, 2);
+        if (!copy(q, 0, out->random, ST_TOKEN_RANDOM, ST_TOKEN_RANDOM, &len) ||
+            !copy(q, 3, out->signature, 1, sizeof out->signature, &out->signature_len))
+            rc = broken(e);
+    }
+    st_db_done(q);
+    return rc;
+}
+
+int st_wallet_store_take(struct st_wallet_store *s, uint32_t units, bool largest, uint32_t day, struct st_token *out,
+                         bool *found, struct st_err *e)
+{
+    *found = false;
+    *out = (struct st_token){0};
+    int rc = st_db_begin(db(s), e);
+    if (rc)
+        return rc;
+    rc = find_token(s, units, largest, day, out, found, e);
+    if (!rc && *found)
+        rc = st_db_run(db(s), "DELETE FROM tokens WHERE random = ?",
+                       ST_DB_ARGS(ST_DB_BYTES(out->random, ST_TOKEN_RANDOM)), NULL, e);
+    rc = st_db_end(db(s), rc, e);
+    if (rc) {
+        *found = false;
+        OPENSSL_cleanse(out, sizeof *out);
+    }
+    return rc;
+}
+
+int st_wallet_store_sum(struct st_wallet_store *s, uint32_t units, uint32_t day, struct st_wallet_sum *out,
+                        struct st_err *e)
+{
+    int64_t sum, n;
+    bool found;
+    *out = (struct st_wallet_sum){0};
+    if (st_db_number(db(s), "SELECT coalesce(sum(units), 0) FROM tokens WHERE day >= ?", ST_DB_ARGS(ST_DB_INT(day)),
+                     &sum, &found, e) ||
+        st_db_number(db(s), "SELECT count(*) FROM tokens WHERE units >= ? AND day >= ?",
+                     ST_DB_ARGS(ST_DB_INT(units), ST_DB_INT(day)), &n, &found, e))
+        return e->code;
+    *out = (struct st_wallet_sum){(uint64_t)sum, (uint64_t)n};
+    return 0;
+}
+
+/* ---- purchases ---- */
+
+void st_wallet_batch_wipe(struct st_wallet_batch *b)
+{
+    if (b->blanks)
+        OPENSSL_cleanse(b->blanks, b->n * sizeof *b->blanks);
+    free(b->blanks);
+    *b = (struct st_wallet_batch){.n = 0};
+}
+
+int st_wallet_store_begin(struct st_wallet_store *s, const struct st_wallet_batch *b, struct st_err *e)
+{
+    int rc = st_db_begin(db(s), e);
+    if (rc)
+        return rc;
+    for (size_t i = 0; !rc && i < b->n; i++) {
+        const struct st_token_blank *k = &b->blanks[i];
+        rc = st_db_run(db(s), "INSERT INTO blanks VALUES (?, ?, ?, ?, ?, ?, ?)",
+                       ST_DB_ARGS(ST_DB_BYTES(b->id, ST_ISSUE_ID), ST_DB_INT(i), ST_DB_INT(k->token.day),
+                                  ST_DB_INT(k->token.units), ST_DB_BYTES(k->token.random, ST_TOKEN_RANDOM),
+                                  ST_DB_BYTES(k->state.inverse, k->len), ST_DB_BYTES(k->blinded, k->len)),
+                       NULL, e);
+    }
+    return st_db_end(db(s), rc, e);
+}
+
+static int read_blank(sqlite3_stmt *q, struct st_token_blank *out, struct st_err *e)
+{
+    size_t len;
+    out->token.day = (uint32_t)sqlite3_column_int64(q, 1);
+    out->token.units = (uint32_t)sqlite3_column_int64(q, 2);
+    return copy(q, 3, out->token.random, ST_TOKEN_RANDOM, ST_TOKEN_RANDOM, &len) &&
+                   copy(q, 4, out->state.inverse, 256, ST_BLIND_RSA_MAX, &len) &&
+                   copy(q, 5, out->blinded, len, len, &out->len)
+               ? 0
+               : broken(e);
+}
+
+int st_wallet_store_pending(struct st_wallet_store *s, struct st_wallet_batch *out, struct st_err *e)
+{
+    sqlite3_stmt *q;
+    bool row;
+    size_t len;
+    *out = (struct st_wallet_batch){.n = 0};
+    if (st_db_start(db(s),
+                    "SELECT batch, day, units, random, inverse, blinded FROM blanks"
+                    " WHERE batch = (SELECT batch FROM blanks ORDER BY rowid LIMIT 1) ORDER BY place LIMIT ?",
+                    ST_DB_ARGS(ST_DB_INT(ST_ISSUE_MAX)), &q, e))
+        return e->code;
+    int rc = st_alloc(&out->blanks, ST_ISSUE_MAX, sizeof *out->blanks, "a purchase", e);
+    while (!rc && !(rc = st_db_next(db(s), q, &row, e)) && row) {
+        if (!copy(q, 0, out->id, ST_ISSUE_ID, ST_ISSUE_ID, &len))
+            rc = broken(e);
+        else
+            rc = read_blank(q, &out->blanks[out->n++], e);
+    }
+    st_db_done(q);
+    if (rc || !out->n)
+        st_wallet_batch_wipe(out);
+    return rc;
+}
+
+int st_wallet_store_end(struct st_wallet_store *s, const uint8_t id[ST_ISSUE_ID], const struct st_token *t, size_t n_t,
+                        struct st_err *e)
+{
+    int rc = st_db_begin(db(s), e);
+    if (rc)
+        return rc;
+    rc = add_tokens(s, t, n_t, e);
+    if (!rc)
+        rc = st_db_run(db(s), "DELETE FROM blanks WHERE batch = ?", ST_DB_ARGS(ST_DB_BYTES(id, ST_ISSUE_ID)), NULL, e);
+    return st_db_end(db(s), rc, e);
+}
