@@ -133,6 +133,8 @@ static void on_second(evutil_socket_t fd, short what, void *arg)
     bool rotated;
     (void)fd;
     (void)what;
+    if (n->failed.code)
+        return;
     if (st_node_keys_tick(&n->keys, &rotated, &e))
         st_log(ST_LOG_WARN, "keys: not replaced: %s", e.msg);
     else if (rotated)
@@ -148,7 +150,8 @@ static void die(struct st_node *n, const struct st_err *why)
     st_role_close(n->role);
     st_node_exchanges_free(n);
     st_node_keys_wipe(&n->keys);
-    event_base_loopbreak(st_role_base(n->role));
+    /* Not at once: libevent closes connections on its way out of the loop. */
+    event_base_loopexit(st_role_base(n->role), NULL);
 }
 
 static void on_lost(void *arg, const struct st_err *why)

@@ -109,7 +109,7 @@ static void on_grace(evutil_socket_t fd, short what, void *arg)
     struct st_role *r = arg;
     (void)fd;
     (void)what;
-    if (st_http_server_busy(r->http) == 0 || st_now() > r->grace_end)
+    if (!r->http || st_http_server_busy(r->http) == 0 || st_now() > r->grace_end)
         event_base_loopbreak(r->base);
 }
 
@@ -125,7 +125,7 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
     }
     r->draining = true;
     r->grace_end = st_now() + r->o.grace_s;
-    size_t busy = st_http_server_busy(r->http);
+    size_t busy = r->http ? st_http_server_busy(r->http) : 0;
     if (busy)
         st_log(ST_LOG_INFO, "draining: %zu requests may finish within %.0f s; a second signal ends them", busy,
                r->o.grace_s);
