@@ -162,15 +162,14 @@ static int ask(struct asked *a, struct st_err *e)
     struct st_cosign *c = a->round;
     struct st_witness_request r = {.old = a->size, .note = st_log_store_signed(c->store)};
     struct st_merkle_source source = st_log_store_source(c->store);
-    struct st_buf body = {0};
-    char url[2048];
+    struct st_buf body = {0}, url = {0};
     if (r.old > st_log_store_size(c->store))
         r.old = 0;
     if (r.old && st_merkle_prove_consistency(&source, r.old, st_log_store_size(c->store), &r.proof, e))
         return e->code;
     st_witness_request_write(&r, &body);
-    snprintf(url, sizeof url, "%s" ST_LOG_PATH_WITNESS, a->url);
-    const struct st_http_call_opts o = {.url = url,
+    st_buf_addf(&url, "%s" ST_LOG_PATH_WITNESS, a->url);
+    const struct st_http_call_opts o = {.url = url.p,
                                         .body = &body,
                                         .type = "text/plain; charset=utf-8",
                                         .stall_s = c->o.round_s,
@@ -179,8 +178,10 @@ static int ask(struct asked *a, struct st_err *e)
                                         .end = on_end,
                                         .arg = a};
     st_buf_clear(&a->answer);
-    int rc = body.failed ? st_fail(e, ST_MEMORY, "out of memory") : st_http_call_start(c->http, &o, &a->call, e);
+    int rc = body.failed || url.failed ? st_fail(e, ST_MEMORY, "out of memory")
+                                       : st_http_call_start(c->http, &o, &a->call, e);
     st_buf_free(&body);
+    st_buf_free(&url);
     return rc;
 }
 
@@ -219,10 +220,6 @@ static int setup(struct st_cosign *c, struct event_base *base, struct st_err *e)
         return e->code;
     for (size_t i = 0; i < c->o.n_witness; i++) {
         struct asked *a = &c->asked[i];
-        const char *url = c->o.witnesses[i].url;
-        size_t n = strlen(url);
-        while (n && url[n - 1] == '/')
-            n--;
         a->round = c;
         a->key = c->o.witnesses[i].key;
         if (a->key.type != ST_NOTE_COSIGNATURE)
@@ -231,11 +228,8 @@ static int setup(struct st_cosign *c, struct event_base *base, struct st_err *e)
         for (size_t k = 0; k < i; k++)
             if (memcmp(c->asked[k].key.key, a->key.key, sizeof a->key.key) == 0)
                 return st_fail(e, ST_USAGE, "witness %s: its key is named twice", a->key.name);
-        if (n > 1900)
-            return st_fail(e, ST_USAGE, "witness %s: its URL is too long", a->key.name);
-        a->url = strndup(url, n);
-        if (!a->url)
-            return st_fail(e, ST_MEMORY, "witnesses: out of memory");
+        if (st_http_base("witness", c->o.witnesses[i].url, &a->url, e))
+            return e->code;
     }
     return 0;
 }

@@ -22,7 +22,7 @@ struct st_cosign_opts {
     void (*done)(void *arg, struct st_span note, size_t n);
     void *arg;
 };
-/* USAGE: a key of another type, or twice. */
+/* USAGE: a key of another type, or twice; st_http_base(). */
 int st_cosign_new(struct event_base *base, struct st_http_client *http, struct st_log_store *store,
                   const struct st_cosign_opts *o, struct st_cosign **out, struct st_err *e) ST_MUST_CHECK;
 void st_cosign_free(struct st_cosign *c);

@@ -258,15 +258,15 @@ static void on_end(void *arg, int status, const struct st_err *failed)
 
 static int start(struct st_log_client *c, struct st_err *e)
 {
-    char url[2048];
-    int n =
-        snprintf(url, sizeof url, "%s" ST_LOG_PATH_DIRECTORY "?from=%" PRIu64, c->url, c->now.log.last.checkpoint.size);
-    if (n < 0 || (size_t)n >= sizeof url)
-        return st_fail(e, ST_USAGE, "log %s: its URL is too long", c->keys.origin);
+    struct st_buf url = {0};
+    st_buf_addf(&url, "%s" ST_LOG_PATH_DIRECTORY "?from=%" PRIu64, c->url, c->now.log.last.checkpoint.size);
     const struct st_http_call_opts o = {
-        .url = url, .stall_s = c->stall_s, .max_reply = ST_LOG_REPLY_MAX, .data = on_data, .end = on_end, .arg = c};
+        .url = url.p, .stall_s = c->stall_s, .max_reply = ST_LOG_REPLY_MAX, .data = on_data, .end = on_end, .arg = c};
     st_buf_clear(&c->reply);
-    return st_http_call_start(c->http, &o, &c->call, e);
+    int rc = url.failed ? st_fail(e, ST_MEMORY, "log %s: out of memory", c->keys.origin)
+                        : st_http_call_start(c->http, &o, &c->call, e);
+    st_buf_free(&url);
+    return rc;
 }
 
 int st_log_client_refresh(struct st_log_client *c, void (*done)(void *arg, const struct st_err *e), void *arg,
@@ -292,18 +292,16 @@ int st_log_client_refresh(struct st_log_client *c, void (*done)(void *arg, const
 
 static int setup(struct st_log_client *c, const struct st_log_client_opts *o, struct st_err *e)
 {
-    size_t n = strlen(o->url);
     c->keys = o->keys;
     c->max_age_s = o->max_age_s;
     c->stall_s = o->stall_s;
     if (o->max_age_s > 0 && o->keys.quorum == 0)
         return st_fail(e, ST_USAGE, "log %s: without witnesses nothing says how old a checkpoint is; want a quorum",
                        o->keys.origin);
-    while (n && o->url[n - 1] == '/')
-        n--;
-    c->url = strndup(o->url, n);
+    if (st_http_base("log", o->url, &c->url, e))
+        return e->code;
     c->state_file = o->state_file ? strdup(o->state_file) : NULL;
-    if (!c->url || (o->state_file && !c->state_file))
+    if (o->state_file && !c->state_file)
         return st_fail(e, ST_MEMORY, "log %s: out of memory", o->keys.origin);
     if (st_tlog_init(&c->now.log, &c->keys, e))
         return e->code;
