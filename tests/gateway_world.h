@@ -39,8 +39,8 @@ struct world {
     struct st_role *role;
     struct st_blind_rsa *key; /* the issuer's, of every day and denomination */
     struct st_collection *sim, *stranger;
-    pthread_mutex_t lock; /* of part and directory */
-    struct st_buf part, directory;
+    pthread_mutex_t lock;             /* of part and directory */
+    struct st_buf part[2], directory; /* parts of the gateways eu1 and eu2 */
     uint64_t epoch;
     _Atomic int mode[MAX_WORLD_NODES], n_asked[MAX_WORLD_NODES];
     _Atomic int n_chunks, n_refund, issuer_down, unit_of_change, saw_peer;
@@ -51,19 +51,19 @@ struct world {
     struct event *tick;
 };
 
-static uint32_t today(void)
+static inline uint32_t today(void)
 {
     return (uint32_t)(st_unix_time() / ST_TOKEN_DAY_S);
 }
 
 /* ---- the log ---- */
 
-static void world_directory(struct world *w)
+static inline void world_directory(struct world *w)
 {
     uint8_t der[ST_BLIND_RSA_DER_MAX];
     size_t len;
     struct st_err e;
-    struct st_directory part = {0};
+    struct st_directory part[2] = {{0}};
     struct st_directory *d = calloc(1, sizeof *d);
     assert_ok(st_blind_rsa_write_public(w->key, der, &len, &e), &e);
     *d = (struct st_directory){.epoch = ++w->epoch, .every = 1, .n_issuer = 1};
@@ -73,26 +73,29 @@ static void world_directory(struct world *w)
     for (uint32_t day = today() - 1; day <= today() + 1; day++)
         for (int k = 0; k < ST_TOKEN_N_UNITS; k++)
             i->keys[i->n_key++] = (struct st_directory_key){day, st_token_units[k], {der, len}};
-    if (w->part.len) {
-        assert_ok(st_directory_parse_part(w->part.p, w->part.len, "part", &part, &e), &e);
-        d->gateways[d->n_gateway++] = part.gateways[0];
-    }
+    for (int k = 0; k < 2; k++)
+        if (w->part[k].len) {
+            assert_ok(st_directory_parse_part(w->part[k].p, w->part[k].len, "part", &part[k], &e), &e);
+            d->gateways[d->n_gateway++] = part[k].gateways[0];
+        }
     st_buf_clear(&w->directory);
     assert_ok(st_directory_write(d, &w->directory, &e), &e);
     log_append(w->store, w->directory.p);
-    st_directory_wipe(&part);
+    for (int k = 0; k < 2; k++)
+        st_directory_wipe(&part[k]);
     free(d);
 }
 
-static void world_log(struct world *w, struct st_http_conn *c)
+static inline void world_log(struct world *w, struct st_http_conn *c)
 {
     struct st_log_reply a;
     struct st_buf b = {0};
     if (strcmp(st_http_method(c), "POST") == 0) {
         struct st_span body = st_http_body(c);
         pthread_mutex_lock(&w->lock);
-        st_buf_clear(&w->part);
-        st_buf_add(&w->part, body.p, body.len);
+        struct st_buf *part = &w->part[strcmp(st_http_path(c), "/parts/gateway/eu2") == 0];
+        st_buf_clear(part);
+        st_buf_add(part, body.p, body.len);
         world_directory(w);
         pthread_mutex_unlock(&w->lock);
         st_http_reply(c, 200, NULL, NULL, NULL, 0);
@@ -107,7 +110,7 @@ static void world_log(struct world *w, struct st_http_conn *c)
 
 /* ---- the issuer ---- */
 
-static void world_refund(struct world *w, struct st_http_conn *c)
+static inline void world_refund(struct world *w, struct st_http_conn *c)
 {
     struct st_issue r;
     struct st_issue_answer a = {0};
@@ -132,7 +135,7 @@ static void world_refund(struct world *w, struct st_http_conn *c)
 
 /* ---- nodes ---- */
 
-static void world_evidence(struct world *w, int node, struct st_http_conn *c)
+static inline void world_evidence(struct world *w, int node, struct st_http_conn *c)
 {
     struct st_binding b = made_binding();
     struct st_bundle bundle;
@@ -153,7 +156,7 @@ static void world_evidence(struct world *w, int node, struct st_http_conn *c)
 }
 
 /* The form of a sealed reply of n chunks of 32 bytes, the last one final. */
-static void sealed_form(int n, struct st_buf *out)
+static inline void sealed_form(int n, struct st_buf *out)
 {
     for (int i = 0; i < 16; i++)
         st_buf_add(out, "n", 1);
@@ -164,7 +167,7 @@ static void sealed_form(int n, struct st_buf *out)
     }
 }
 
-static void world_answer(struct world *w, int node, struct st_http_conn *c)
+static inline void world_answer(struct world *w, int node, struct st_http_conn *c)
 {
     struct st_buf out = {0};
     int mode = w->mode[node];
@@ -189,7 +192,7 @@ static void world_answer(struct world *w, int node, struct st_http_conn *c)
     st_buf_free(&out);
 }
 
-static void world_infer(struct world *w, int node, struct st_http_conn *c)
+static inline void world_infer(struct world *w, int node, struct st_http_conn *c)
 {
     struct st_span body = st_http_body(c);
     pthread_mutex_lock(&w->lock);
@@ -203,7 +206,7 @@ static void world_infer(struct world *w, int node, struct st_http_conn *c)
         world_answer(w, node, c);
 }
 
-static void world_tick(evutil_socket_t fd, short what, void *arg)
+static inline void world_tick(evutil_socket_t fd, short what, void *arg)
 {
     struct world *w = arg;
     (void)fd;
@@ -212,7 +215,7 @@ static void world_tick(evutil_socket_t fd, short what, void *arg)
         world_answer(w, 0, w->waiting[--w->n_waiting]);
 }
 
-static void world_request(void *arg, struct st_http_conn *c)
+static inline void world_request(void *arg, struct st_http_conn *c)
 {
     struct world *w = arg;
     const char *path = st_http_path(c);
@@ -236,14 +239,14 @@ static void world_request(void *arg, struct st_http_conn *c)
 
 static struct world world;
 
-static const char *private_file(const char *name, const char *text)
+static inline const char *private_file(const char *name, const char *text)
 {
     const char *path = made_file(&world.files, name, text);
     assert_int_equal(chmod(path, 0600), 0);
     return path;
 }
 
-static const char *world_policy(const char *name, const char *more)
+static inline const char *world_policy(const char *name, const char *more)
 {
     struct st_buf b = {0}, keys[3] = {{0}};
     st_note_key_write(&world.w.keys.log, &keys[0]);
@@ -260,7 +263,7 @@ static const char *world_policy(const char *name, const char *more)
     return path;
 }
 
-static struct st_collection *sim_of(const char *file)
+static inline struct st_collection *sim_of(const char *file)
 {
     struct st_err e;
     struct st_collection *c;
@@ -270,7 +273,7 @@ static struct st_collection *sim_of(const char *file)
     return c;
 }
 
-static void world_open(void)
+static inline void world_open(void)
 {
     struct st_err e;
     const struct timeval often = {0, 10 * 1000};
@@ -296,7 +299,7 @@ static void world_open(void)
     assert_ok(st_role_start(world.role, &e), &e);
 }
 
-static void world_close(void)
+static inline void world_close(void)
 {
     st_role_stop(world.role);
     event_free(world.tick);
@@ -307,7 +310,8 @@ static void world_close(void)
     st_blind_rsa_free(world.key);
     made_dir_remove(&world.files);
     log_world_close(&world.w);
-    st_buf_free(&world.part);
+    st_buf_free(&world.part[0]);
+    st_buf_free(&world.part[1]);
     st_buf_free(&world.directory);
     st_buf_free(&world.last_body);
 }
@@ -321,7 +325,7 @@ struct rig {
     struct st_gateway_opts o;
 };
 
-static void rig_opts(struct rig *r, int n_node, const char *spent)
+static inline void rig_opts(struct rig *r, int n_node, const char *spent)
 {
     *r = (struct rig){0};
     for (int i = 0; i < n_node; i++) {
@@ -333,7 +337,8 @@ static void rig_opts(struct rig *r, int n_node, const char *spent)
     world.n_chunks = 3;
     world.n_refund = world.issuer_down = 0;
     pthread_mutex_lock(&world.lock);
-    st_buf_clear(&world.part);
+    st_buf_clear(&world.part[0]);
+    st_buf_clear(&world.part[1]);
     pthread_mutex_unlock(&world.lock);
     r->o = (struct st_gateway_opts){.name = "eu1",
                                     .nodes = r->node,
@@ -353,14 +358,14 @@ static void rig_opts(struct rig *r, int n_node, const char *spent)
                                     .stall_s = 5};
 }
 
-static size_t add_reply(char *p, size_t size, size_t n, void *arg)
+static inline size_t add_reply(char *p, size_t size, size_t n, void *arg)
 {
     st_buf_add(arg, p, size * n);
     return size * n;
 }
 
 /* One blocking exchange with an HTTP server; the status. body NULL = GET. */
-static long http(const char *url, const struct st_buf *body, const char *type, struct st_buf *reply)
+static inline long http(const char *url, const struct st_buf *body, const char *type, struct st_buf *reply)
 {
     long status = 0;
     char line[96];
@@ -386,7 +391,7 @@ static long http(const char *url, const struct st_buf *body, const char *type, s
 }
 
 /* Until /health says so, 200 or 503. */
-static void wait_health(const struct rig *r, long want)
+static inline void wait_health(const struct rig *r, long want)
 {
     char url[96];
     long got = 0;
@@ -401,40 +406,45 @@ static void wait_health(const struct rig *r, long want)
     assert_int_equal(got, want);
 }
 
-static void rig_open(struct rig *r)
+static inline void rig_open(struct rig *r)
 {
     struct st_err e;
     assert_ok(st_gateway_new(&r->o, &r->g, &e), &e);
     assert_ok(st_role_start(st_gateway_role(r->g), &e), &e);
 }
 
-static void rig_start(struct rig *r, int n_node)
+static inline void rig_start(struct rig *r, int n_node)
 {
     rig_opts(r, n_node, ":memory:");
     rig_open(r);
     wait_health(r, 200);
 }
 
-static void rig_stop(struct rig *r)
+static inline void rig_stop(struct rig *r)
 {
     st_role_stop(st_gateway_role(r->g));
     st_gateway_free(r->g);
 }
 
-/* The gateway's row as the log has it. */
-static struct st_directory world_row(void)
+/* A gateway's row as the log has it. */
+static inline struct st_directory row_of(int gateway)
 {
     struct st_directory d;
     struct st_err e;
     pthread_mutex_lock(&world.lock);
-    assert_ok(st_directory_parse_part(world.part.p, world.part.len, "part", &d, &e), &e);
+    assert_ok(st_directory_parse_part(world.part[gateway].p, world.part[gateway].len, "part", &d, &e), &e);
     pthread_mutex_unlock(&world.lock);
     return d;
 }
 
+static inline struct st_directory world_row(void)
+{
+    return row_of(0);
+}
+
 /* ---- a client ---- */
 
-static void new_token(uint32_t day, uint32_t units, struct st_token *t)
+static inline void new_token(uint32_t day, uint32_t units, struct st_token *t)
 {
     struct st_token_blank b;
     struct st_err e;
@@ -450,6 +460,7 @@ struct question {
     bool change;
     struct st_span content;
     const char *authority;
+    int gateway; /* 1: eu2 */
 };
 struct answer {
     long outer; /* status; the rest counts when it is 200 */
@@ -461,7 +472,7 @@ struct answer {
     struct st_buf raw;
 };
 
-static void answer_wipe(struct answer *a)
+static inline void answer_wipe(struct answer *a)
 {
     st_buf_free(&a->content);
     st_buf_free(&a->type);
@@ -477,8 +488,8 @@ struct sealed {
     struct st_change_ask ask;
 };
 
-static void add_base64_field(struct st_bhttp_head *h, struct st_bhttp_field *f, const char *name, struct st_buf *bytes,
-                             struct st_buf *text)
+static inline void add_base64_field(struct st_bhttp_head *h, struct st_bhttp_field *f, const char *name,
+                                    struct st_buf *bytes, struct st_buf *text)
 {
     st_base64_encode(bytes->p, bytes->len, text);
     f[h->fields.n++] = (struct st_bhttp_field){{(const uint8_t *)name, strlen(name)}, {(uint8_t *)text->p, text->len}};
@@ -487,7 +498,7 @@ static void add_base64_field(struct st_bhttp_head *h, struct st_bhttp_field *f, 
 
 #define Z(z) ((struct st_span){(const uint8_t *)(z), strlen(z)})
 
-static void seal(const struct question *q, struct sealed *s)
+static inline void seal(const struct question *q, struct sealed *s)
 {
     struct st_err e;
     struct st_buf text = {0}, bytes = {0}, token = {0}, change = {0};
@@ -498,7 +509,7 @@ static void seal(const struct question *q, struct sealed *s)
                               .path = Z(q->path),
                               .fields = {f, 0}};
     struct st_ohttp_config configs[ST_OHTTP_CONFIGS_MAX];
-    struct st_directory d = world_row();
+    struct st_directory d = row_of(q->gateway);
     size_t n;
     memset(s, 0, sizeof *s);
     if (q->token) {
@@ -525,14 +536,14 @@ static void seal(const struct question *q, struct sealed *s)
     st_buf_free(&change);
 }
 
-static void sealed_wipe(struct sealed *s)
+static inline void sealed_wipe(struct sealed *s)
 {
     st_ohttp_wipe(&s->x);
     st_buf_free(&s->body);
 }
 
 /* The change that came back: each signature unblinds to a token. */
-static void take_change(const struct sealed *s, struct st_span text, struct answer *a)
+static inline void take_change(const struct sealed *s, struct st_span text, struct answer *a)
 {
     struct st_buf bytes = {0};
     struct st_change_answer list;
@@ -548,12 +559,12 @@ static void take_change(const struct sealed *s, struct st_span text, struct answ
     st_buf_free(&bytes);
 }
 
-static void copy_text(struct st_span from, char *out, size_t cap)
+static inline void copy_text(struct st_span from, char *out, size_t cap)
 {
     snprintf(out, cap, "%.*s", (int)from.len, (const char *)from.p);
 }
 
-static void unseal(struct sealed *s, struct answer *a)
+static inline void unseal(struct sealed *s, struct answer *a)
 {
     static const struct st_bhttp_limits limits = {
         .head = 32 << 10, .n_fields = 8, .content = 8 << 20, .padding = 8 << 20};
@@ -590,7 +601,7 @@ static void unseal(struct sealed *s, struct answer *a)
     st_bhttp_reader_wipe(&r);
 }
 
-static struct answer ask(const struct rig *r, const struct question *q)
+static inline struct answer ask(const struct rig *r, const struct question *q)
 {
     struct sealed s;
     struct answer a = {0};
@@ -603,12 +614,12 @@ static struct answer ask(const struct rig *r, const struct question *q)
 }
 
 /* The path of a node in the directory. */
-static const char *node_path(int i, const char *behind)
+static inline const char *path_at(int gateway, int i, const char *behind)
 {
     static char path[4][96];
     static int n;
     char id[2 * ST_NODE_ID + 1];
-    struct st_directory d = world_row();
+    struct st_directory d = row_of(gateway);
     assert_true(i < (int)d.gateways[0].n_node);
     st_hex(d.gateways[0].nodes[i].id, ST_NODE_ID, id);
     st_directory_wipe(&d);
@@ -617,19 +628,24 @@ static const char *node_path(int i, const char *behind)
     return path[n];
 }
 
+static inline const char *node_path(int i, const char *behind)
+{
+    return path_at(0, i, behind);
+}
+
 /* A sealed request, as far as a gateway can see. */
-static struct st_span some_request(void)
+static inline struct st_span some_request(void)
 {
     static const uint8_t p[64] = {7, 0, 32, 0, 1, 0, 1};
     return (struct st_span){p, sizeof p};
 }
 
 /* A paid request to the first node with a new token. */
-static struct answer pay(const struct rig *r, uint32_t units, bool change)
+static inline struct answer pay(const struct rig *r, uint32_t units, bool change)
 {
     struct st_token t;
     new_token(today(), units, &t);
-    return ask(r, &(struct question){"POST", node_path(0, ""), &t, change, some_request(), NULL});
+    return ask(r, &(struct question){"POST", node_path(0, ""), &t, change, some_request(), NULL, 0});
 }
 
 #endif

@@ -31,7 +31,7 @@ static void nodes_are_listed_by_tags_and_bundles_have_the_digest_of_the_director
     struct st_err e;
     (void)state;
     rig_start(&r, 2);
-    struct answer a = ask(&r, &(struct question){"GET", "/nodes", NULL, false, {0}, NULL});
+    struct answer a = ask(&r, &(struct question){"GET", "/nodes", NULL, false, {0}, NULL, 0});
     assert_int_equal(a.status, 200);
     assert_non_null(strstr(a.content.p, "\"up\":true"));
     assert_int_equal(a.raw.len > 4096, true);
@@ -40,14 +40,14 @@ static void nodes_are_listed_by_tags_and_bundles_have_the_digest_of_the_director
     assert_int_equal(json_array_size(json_object_get(o, "nodes")), 2);
     json_decref(o);
     answer_wipe(&a);
-    a = ask(&r, &(struct question){"GET", "/nodes?tag=model%3Ddemo&tag=place=1", NULL, false, {0}, NULL});
+    a = ask(&r, &(struct question){"GET", "/nodes?tag=model%3Ddemo&tag=place=1", NULL, false, {0}, NULL, 0});
     assert_ok(st_json_parse(a.content.p, a.content.len, "nodes", &o, &e), &e);
     assert_int_equal(json_array_size(json_object_get(o, "nodes")), 1);
     json_decref(o);
     answer_wipe(&a);
 
     struct st_directory d = world_row();
-    a = ask(&r, &(struct question){"GET", node_path(1, ""), NULL, false, {0}, NULL});
+    a = ask(&r, &(struct question){"GET", node_path(1, ""), NULL, false, {0}, NULL, 0});
     assert_int_equal(a.status, 200);
     st_sha256(a.content.p, a.content.len, digest);
     assert_memory_equal(digest, d.gateways[0].nodes[1].bundle, 32);
@@ -55,11 +55,11 @@ static void nodes_are_listed_by_tags_and_bundles_have_the_digest_of_the_director
     answer_wipe(&a);
     st_hex(digest, 32, hex);
     snprintf(path, sizeof path, "%s?bundle=%s", node_path(1, ""), hex);
-    a = ask(&r, &(struct question){"GET", path, NULL, false, {0}, NULL});
+    a = ask(&r, &(struct question){"GET", path, NULL, false, {0}, NULL, 0});
     assert_int_equal(a.status, 200);
     answer_wipe(&a);
     path[strlen(path) - 1] ^= 1;
-    a = ask(&r, &(struct question){"GET", path, NULL, false, {0}, NULL});
+    a = ask(&r, &(struct question){"GET", path, NULL, false, {0}, NULL, 0});
     assert_int_equal(a.status, 404);
     answer_wipe(&a);
     st_directory_wipe(&d);
@@ -78,7 +78,7 @@ static void a_node_whose_evidence_is_refused_leaves_the_list_and_comes_back(void
     wait_health(&r, 503);
     struct st_token t;
     new_token(today(), 8, &t);
-    const struct question q = {"POST", path, &t, true, some_request(), NULL};
+    const struct question q = {"POST", path, &t, true, some_request(), NULL, 0};
     struct answer a = ask(&r, &q);
     assert_int_equal(a.status, 404);
     assert_string_equal(a.code, "no_such_node");
@@ -115,7 +115,7 @@ static void new_keys_of_a_node_are_published_and_old_evidence_stays_for_those_wh
     for (int i = 0; i < 2; i++) {
         st_hex((i ? &after : &before)->gateways[0].nodes[0].bundle, 32, hex);
         snprintf(path, sizeof path, "%s?bundle=%s", node_path(0, ""), hex);
-        struct answer a = ask(&r, &(struct question){"GET", path, NULL, false, {0}, NULL});
+        struct answer a = ask(&r, &(struct question){"GET", path, NULL, false, {0}, NULL, 0});
         assert_int_equal(a.status, 200);
         answer_wipe(&a);
     }
@@ -134,7 +134,7 @@ static void a_new_key_of_the_gateway_is_published_while_the_old_one_is_still_tak
     rig_open(&r);
     wait_health(&r, 200);
     struct sealed old, later;
-    const struct question q = {"GET", "/nodes", NULL, false, {0}, NULL};
+    const struct question q = {"GET", "/nodes", NULL, false, {0}, NULL, 0};
     struct st_directory before = world_row();
     seal(&q, &old);
     seal(&q, &later);
@@ -198,7 +198,7 @@ static void a_token_is_taken_once(void **state)
     (void)state;
     rig_start(&r, 1);
     new_token(today(), 8, &t);
-    const struct question q = {"POST", node_path(0, ""), &t, false, some_request(), NULL};
+    const struct question q = {"POST", node_path(0, ""), &t, false, some_request(), NULL, 0};
     struct answer a = ask(&r, &q);
     assert_int_equal(a.status, 200);
     assert_string_equal(a.charged, "5");
@@ -224,7 +224,7 @@ static void tokens_that_are_not_good_are_refused_and_never_reach_a_node(void **s
         if (i == 0)
             t.signature[17] ^= 1;
         struct answer a =
-            ask(&r, &(struct question){"POST", node_path(0, ""), i == 3 ? NULL : &t, false, some_request(), NULL});
+            ask(&r, &(struct question){"POST", node_path(0, ""), i == 3 ? NULL : &t, false, some_request(), NULL, 0});
         assert_int_equal(a.status, 402);
         assert_string_equal(a.code, says[i]);
         answer_wipe(&a);
@@ -240,7 +240,7 @@ static void yesterdays_token_is_still_good(void **state)
     (void)state;
     rig_start(&r, 1);
     new_token(today() - 1, 8, &t);
-    struct answer a = ask(&r, &(struct question){"POST", node_path(0, ""), &t, true, some_request(), NULL});
+    struct answer a = ask(&r, &(struct question){"POST", node_path(0, ""), &t, true, some_request(), NULL, 0});
     assert_int_equal(a.status, 200);
     assert_int_equal(a.change, 3);
     answer_wipe(&a);
@@ -368,7 +368,7 @@ static void a_challenge_brings_fresh_evidence_for_the_same_keys(void **state)
         new_token(today(), 64, &t);
         world.mode[0] = i == 1 ? NODE_REKEYED : NODE_ANSWERS;
         struct answer a = ask(&r, &(struct question){"POST", node_path(0, "/attest"), &t, true,
-                                                     i == 2 ? Z("{\"nonce\":\"00\"}") : Z(nonce), NULL});
+                                                     i == 2 ? Z("{\"nonce\":\"00\"}") : Z(nonce), NULL, 0});
         assert_int_equal(a.status, i == 0 ? 200 : i == 1 ? 502 : 400);
         if (i == 0) {
             assert_ok(st_bundle_parse(a.content.p, a.content.len, "bundle", &b, &e), &e);
@@ -392,7 +392,7 @@ static void whatever_does_not_open_gets_one_and_the_same_reply(void **state)
     (void)state;
     rig_start(&r, 1);
     const char *url = st_role_url(st_gateway_role(r.g));
-    seal(&(struct question){"GET", "/nodes", NULL, false, {0}, NULL}, &s);
+    seal(&(struct question){"GET", "/nodes", NULL, false, {0}, NULL, 0}, &s);
     for (size_t i = 0; i < 48; i++) {
         s.body.p[i] ^= 1;
         assert_int_equal(http(url, &s.body, "message/ohttp-chunked-req", &reply), 400);
@@ -426,18 +426,18 @@ static void what_opens_and_is_no_request_is_told_so_inside(void **state)
         struct question q;
         unsigned status;
     } table[] = {
-        {{"GET", "/nodes", NULL, false, {0}, "gateway2"}, 404},
-        {{"GET", "/", NULL, false, {0}, NULL}, 404},
-        {{"PUT", "/nodes", NULL, false, {0}, NULL}, 404},
-        {{"POST", "/nodes", NULL, false, {0}, NULL}, 404},
-        {{"GET", "/nodes?tag", NULL, false, {0}, NULL}, 404},
-        {{"GET", "/nodes?tag=a%2", NULL, false, {0}, NULL}, 404},
-        {{"GET", "/nodes/00", NULL, false, {0}, NULL}, 404},
-        {{"GET", "/nodes/00112233445566778899aabbccddeeff", NULL, false, {0}, NULL}, 404},
-        {{"POST", "/nodes/00112233445566778899aabbccddeeff", &t, false, some_request(), NULL}, 404},
-        {{"POST", node_path(0, "?a=b"), &t, false, some_request(), NULL}, 404},
-        {{"POST", node_path(0, "/other"), &t, false, some_request(), NULL}, 404},
-        {{"POST", node_path(0, ""), &t, false, Z("short"), NULL}, 400},
+        {{"GET", "/nodes", NULL, false, {0}, "gateway2", 0}, 404},
+        {{"GET", "/", NULL, false, {0}, NULL, 0}, 404},
+        {{"PUT", "/nodes", NULL, false, {0}, NULL, 0}, 404},
+        {{"POST", "/nodes", NULL, false, {0}, NULL, 0}, 404},
+        {{"GET", "/nodes?tag", NULL, false, {0}, NULL, 0}, 404},
+        {{"GET", "/nodes?tag=a%2", NULL, false, {0}, NULL, 0}, 404},
+        {{"GET", "/nodes/00", NULL, false, {0}, NULL, 0}, 404},
+        {{"GET", "/nodes/00112233445566778899aabbccddeeff", NULL, false, {0}, NULL, 0}, 404},
+        {{"POST", "/nodes/00112233445566778899aabbccddeeff", &t, false, some_request(), NULL, 0}, 404},
+        {{"POST", node_path(0, "?a=b"), &t, false, some_request(), NULL, 0}, 404},
+        {{"POST", node_path(0, "/other"), &t, false, some_request(), NULL, 0}, 404},
+        {{"POST", node_path(0, ""), &t, false, Z("short"), NULL, 0}, 400},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         struct answer a = ask(&r, &table[i].q);
