@@ -58,7 +58,7 @@ static inline void log_world_close(struct log_world *w)
 /* A path below the world's directory, in static memory that the next but three calls use again. */
 static inline const char *log_path(const struct log_world *w, const char *name)
 {
-    static char path[4][128];
+    static char path[4][256];
     static int n;
     n = (n + 1) % 4;
     snprintf(path[n], sizeof path[n], "%s/%s", w->dir, name);
