@@ -31,6 +31,11 @@ static inline int64_t test_clock(void)
     return st_unix_time() + clock_ahead;
 }
 
+static inline uint32_t test_today(void)
+{
+    return (uint32_t)(test_clock() / ST_TOKEN_DAY_S);
+}
+
 struct reply {
     int status;
     bool ended;
@@ -115,7 +120,7 @@ static inline void issuing_keys(struct issuing *s)
 {
     struct st_err e;
     struct reply r;
-    uint32_t today = (uint32_t)(test_clock() / ST_TOKEN_DAY_S);
+    uint32_t today = test_today();
     for (int i = 0; i < 1000; i++) {
         ask(s, "/keys", NULL, NULL, &r);
         st_directory_wipe(s->directory);
@@ -151,6 +156,26 @@ static inline void issuing_stop(struct issuing *s)
     s->issuer = NULL;
 }
 
+/* Signing keys of days that the issuer would make itself, in less time: those of later days are the first day's again,
+ * but for one. */
+static inline void issuing_fill(const char *db, uint32_t first, uint32_t last)
+{
+    struct st_err e;
+    struct st_ledger *l;
+    struct st_blind_rsa *k;
+    uint8_t der[ST_BLIND_RSA_DER_MAX];
+    size_t len;
+    assert_ok(st_ledger_open(db, &l, &e), &e);
+    for (size_t i = 0; i <= ST_TOKEN_N_UNITS; i++) {
+        assert_ok(st_blind_rsa_new(2048, &k, &e), &e);
+        assert_ok(st_blind_rsa_write_private(k, der, &len, &e), &e);
+        st_blind_rsa_free(k);
+        for (uint32_t day = first; day <= (i ? last : first); day++) /* one that is there already stays */
+            assert_ok(st_ledger_key_add(l, day, i ? st_token_units[i - 1] : 64, (struct st_span){der, len}, &e), &e);
+    }
+    st_ledger_close(l);
+}
+
 static inline void issuing_open(struct issuing *s, int64_t units, int64_t daily)
 {
     struct st_err e;
@@ -163,6 +188,7 @@ static inline void issuing_open(struct issuing *s, int64_t units, int64_t daily)
     snprintf(s->account_file, sizeof s->account_file, "%s/account", s->dir);
     member_add(s, ST_LEDGER_ACCOUNT, "alice", units, daily, s->account);
     member_add(s, ST_LEDGER_GATEWAY, "gateway", 0, 0, s->gateway);
+    issuing_fill(s->db, test_today(), test_today() + 2);
     assert_ok(st_file_write(s->account_file, s->account, 64, 0600, false, &e), &e);
     s->base = event_base_new();
     assert_non_null(s->base);
@@ -191,11 +217,6 @@ static inline struct st_blind_rsa *issuing_key(const struct issuing *s, uint32_t
     assert_non_null(d);
     assert_ok(st_blind_rsa_parse_public(d->key.p, d->key.len, &k, &e), &e);
     return k;
-}
-
-static inline uint32_t test_today(void)
-{
-    return (uint32_t)(test_clock() / ST_TOKEN_DAY_S);
 }
 
 #endif

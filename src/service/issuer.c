@@ -21,6 +21,7 @@ enum {
     STALL_S = 30,
     RETRY_MIN_S = 1,
     RETRY_MAX_S = 60,
+    REPEAT_S = 600,
 };
 #define NO_STORE "Cache-Control: no-store\r\n"
 
@@ -46,7 +47,7 @@ struct st_issuer {
     struct st_http_call *call;
     struct event *retry;
     struct st_buf url, bearer;
-    bool told, stale; /* the log has it; it changed while it was on its way */
+    bool told, stale; /* it is logged; it changed while it was on its way */
     int wait_s;
     struct {
         uint64_t purchases, tokens, units, refunds, change, again, refused, unknown, limited, told, untold;
@@ -57,16 +58,27 @@ struct st_issuer {
 
 static void tell_log(struct st_issuer *i);
 
+static void again_in(struct st_issuer *i, int seconds)
+{
+    const struct timeval later = {seconds, 0};
+    event_add(i->retry, &later);
+}
+
+/* 202: it has the keys and will log them; 200: they are logged. It is told now and then even so, lest it has lost them.
+ */
 static void on_told(void *arg, int status, const struct st_err *e)
 {
     struct st_issuer *i = arg;
+    bool taken = !e && status / 100 == 2;
     i->call = NULL;
-    if (!e && status / 100 == 2) {
+    if (taken) {
         i->n.told++;
-        i->told = !i->stale;
         i->wait_s = 0;
+        i->told = status == 200 && !i->stale;
         if (i->stale)
             tell_log(i);
+        else
+            again_in(i, i->told ? REPEAT_S : RETRY_MIN_S);
         return;
     }
     i->n.untold++;
@@ -75,8 +87,7 @@ static void on_told(void *arg, int status, const struct st_err *e)
     else if (!i->wait_s)
         st_log(ST_LOG_WARN, "keys not handed to the log: it answered %d", status);
     i->wait_s = i->wait_s ? (2 * i->wait_s < RETRY_MAX_S ? 2 * i->wait_s : RETRY_MAX_S) : RETRY_MIN_S;
-    const struct timeval later = {i->wait_s, 0};
-    event_add(i->retry, &later);
+    again_in(i, i->wait_s);
 }
 
 static int drop_reply(void *arg, int status, const void *p, size_t len, struct st_err *e)
