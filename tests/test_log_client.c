@@ -306,6 +306,9 @@ static void two_directories_of_one_epoch_or_an_older_one_are_refused_after_a_res
     answer_with(&r, s, log_directory(99, "west"), 1);
     refresh(&r);
     expect_refusal(r.result.code, &r.result, ST_VERIFY, "is of epoch 99, one of 100 was seen");
+    answer_with(&r, s, log_directory((uint64_t)st_unix_time() / 60 + 100, "west"), 1);
+    refresh(&r);
+    expect_refusal(r.result.code, &r.result, ST_VERIFY, "s ahead of our clock");
     answer_with(&r, s, log_directory(101, "west"), 1);
     refresh(&r);
     assert_ok(r.result.code, &r.result);

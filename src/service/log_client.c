@@ -163,6 +163,9 @@ static int take_directory(const struct st_log_client *c, const struct st_log_rep
         return st_fail(e, ST_MEMORY, "log %s: out of memory", c->keys.origin);
     if (st_directory_parse(entry.p, entry.len, "directory", v->directory, e))
         return st_err_prefix(e, "log %s", c->keys.origin);
+    if (v->directory->time > st_unix_time() + ST_TLOG_CLOCK_SLACK_S) /* its epoch would refuse all that come before */
+        return st_fail(e, ST_VERIFY, "log %s: the directory's time is %" PRId64 " s ahead of our clock", c->keys.origin,
+                       v->directory->time - st_unix_time());
     v->epoch = v->directory->epoch;
     st_sha256(entry.p, entry.len, v->entry);
     if (c->now.log.note.len == 0)

@@ -347,6 +347,10 @@ static int resume(struct st_log_server *s, struct st_err *e)
         rc = st_fail(e, ST_USAGE, "%s: its epochs have %u s; want --every %u", s->o.dir, d->every, d->every);
     else {
         s->epoch = d->epoch;
+        if (d->time > st_unix_time())
+            st_log(ST_LOG_WARN,
+                   "log: the newest directory is %" PRId64 " s ahead of the clock: no other comes before then",
+                   d->time - st_unix_time());
         rc = st_log_parts_restore(&s->parts, d, &s->submitters, e);
     }
     st_directory_wipe(d);

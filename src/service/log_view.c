@@ -42,7 +42,9 @@ int st_log_view_load(struct st_log_view *v, struct st_log_store *s, struct st_er
         rc = st_err_prefix(e, "%s", path);
     if (!rc && w.checkpoint.size > st_log_store_size(s))
         rc = st_fail(e, ST_VERIFY, "%s: it is of a larger tree than was signed last", path);
-    if (!rc && w.checkpoint.size > 0)
+    /* Within one process a size names one tree: the entry is read once. */
+    bool known = !rc && v->entry.len && v->size == w.checkpoint.size;
+    if (!rc && !known && w.checkpoint.size > 0)
         rc = st_log_view_entry(v->dir, w.checkpoint.size - 1, w.checkpoint.size, &entry, e);
     if (rc) {
         st_buf_free(&note);
@@ -50,9 +52,11 @@ int st_log_view_load(struct st_log_view *v, struct st_log_store *s, struct st_er
         return rc;
     }
     st_buf_free(&v->note);
-    st_buf_free(&v->entry);
     v->note = note;
-    v->entry = entry;
+    if (!known) {
+        st_buf_free(&v->entry);
+        v->entry = entry;
+    }
     v->size = w.checkpoint.size;
     return 0;
 }
