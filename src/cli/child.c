@@ -28,7 +28,7 @@ static char **clean_environment(void)
     return env;
 }
 
-/* Path of `program`: beside this one, or this one itself. */
+/* Path of `program`: beside this one, this one itself, or as it is. */
 static int find_program(const char *program, char *path, size_t cap, struct st_err *e)
 {
     char dir[ST_PATH_MAX];
@@ -36,7 +36,9 @@ static int find_program(const char *program, char *path, size_t cap, struct st_e
         snprintf(path, cap, "/proc/self/exe");
         return 0;
     }
-    if (st_child_program_dir(dir, sizeof dir, e) || st_path_join(path, cap, dir, program, e))
+    if (strchr(program, '/'))
+        snprintf(path, cap, "%s", program);
+    else if (st_child_program_dir(dir, sizeof dir, e) || st_path_join(path, cap, dir, program, e))
         return e->code;
     return access(path, X_OK) == 0 ? 0 : st_fail(e, ST_IO, "%s: %s", path, strerror(errno));
 }
@@ -135,6 +137,18 @@ void st_child_stop(struct st_child *c)
     }
     close(c->out);
     *c = (struct st_child){0};
+}
+
+bool st_child_on_path(const char *name, char *out, size_t cap)
+{
+    const char *path = getenv("PATH");
+    for (const char *at = path ? path : "/usr/bin:/bin"; *at;) {
+        int n = (int)strcspn(at, ":");
+        if (n > 0 && snprintf(out, cap, "%.*s/%s", n, at, name) < (int)cap && access(out, X_OK) == 0)
+            return true;
+        at += n + (at[n] == ':');
+    }
+    return false;
 }
 
 int st_child_program_dir(char *out, size_t cap, struct st_err *e)

@@ -5,6 +5,7 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -13,7 +14,9 @@ struct st_child {
     int out;   /* reading end of its standard output */
 };
 
-/* program: NULL = this one, else a name beside it. args: NULL-ended, without the program's name. IO. */
+/* program: NULL = this one, a name beside it, or a path (with a slash). args: NULL-ended, without the program's name.
+ * IO.
+ */
 int st_child_start(const char *program, const char *const *args, struct st_child *out, struct st_err *e) ST_MUST_CHECK;
 /* First line of its output into line[cap] without the newline. IO when it ends or says nothing for `seconds`. */
 int st_child_line(struct st_child *c, double seconds, char *line, size_t cap, struct st_err *e) ST_MUST_CHECK;
@@ -21,6 +24,8 @@ int st_child_line(struct st_child *c, double seconds, char *line, size_t cap, st
 int st_child_wait(struct st_child *c, double seconds, struct st_err *e) ST_MUST_CHECK;
 /* SIGTERM, then SIGKILL after two seconds; waits for it. */
 void st_child_stop(struct st_child *c);
+/* Where PATH has a program; false when nowhere. */
+bool st_child_on_path(const char *name, char *out, size_t cap);
 /* Directory of the running program. */
 int st_child_program_dir(char *out, size_t cap, struct st_err *e) ST_MUST_CHECK;
 

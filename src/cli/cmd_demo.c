@@ -17,7 +17,7 @@ static const struct demo_opts defaults = {.protect = "covariant",
 enum { KEY_PROTECT = ST_KEY(0), KEY_MODEL };
 
 static const struct argp_option options[] = {
-    {"protect", KEY_PROTECT, "NAME", 0, "The protection to show: covariant (default) or masked", 0},
+    {"protect", KEY_PROTECT, "NAME", 0, "The protection to show: covariant (default), masked or confidential", 0},
     {"model", KEY_MODEL, "DIR", 0, "Use this model instead of the demo model", 0},
     {"prompt", 'p', "TEXT", 0, "What the user says", 0},
     {"max-tokens", 'n', "N", 0, "Longest reply; default 60", 0},
@@ -42,18 +42,27 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
     }
 }
 
+static const struct demo {
+    const char *name;
+    int (*run)(struct st_demo *d, struct st_err *e);
+} demos[] = {{"covariant", st_demo_covariant}, {"masked", st_demo_masked}, {"confidential", st_demo_confidential}};
+
 static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 {
     const struct demo_opts *o = opts;
     struct st_demo d = {.cli = cli, .protect = o->protect, .model_arg = o->model, .prompt = o->prompt, .n = o->n};
-    bool masked = strcmp(o->protect, "masked") == 0;
-    if (!masked && strcmp(o->protect, "covariant") != 0)
-        return st_fail(e, ST_UNSUPPORTED, "--protect: '%s' is not supported; supported: covariant, masked", o->protect);
+    const struct demo *which = NULL;
+    for (size_t i = 0; i < sizeof demos / sizeof *demos; i++)
+        if (strcmp(o->protect, demos[i].name) == 0)
+            which = &demos[i];
+    if (!which)
+        return st_fail(e, ST_UNSUPPORTED,
+                       "--protect: '%s' is not supported; supported: covariant, masked, confidential", o->protect);
     if (!cli->verbose)
         st_log_set_level(ST_LOG_WARN);
     int rc = st_demo_begin(&d, e);
     if (!rc)
-        rc = masked ? st_demo_masked(&d, e) : st_demo_covariant(&d, e);
+        rc = which->run(&d, e);
     st_demo_end(&d);
     return rc;
 }
@@ -69,8 +78,12 @@ const struct st_cmd st_cmd_demo = {
         "that stands for the untrusted machine, starts the proxy and talks through it; the reply is the plain "
         "model's, token by token. masked: starts a worker for that machine, which multiplies masked rows with the "
         "model's matrices; under one-time pads the reply is exactly that of the same integers computed here, and the "
-        "default masks are shown beside it.",
-    .examples = "  sotto demo\n  sotto demo --protect masked\n  sotto demo --prompt \"The dog and the cat\" --json",
+        "default masks are shown beside it. confidential: starts all its roles, each a process of its own, and a node "
+        "that "
+        "proves itself by a TPM (swtpm where it is installed, else simulated evidence); one chat through them, its "
+        "receipt, and the refusal after something else was loaded on the node's machine.",
+    .examples = "  sotto demo\n  sotto demo --protect masked\n  sotto demo --protect confidential\n  sotto demo "
+                "--prompt \"The dog and the cat\" --json",
     .shared = ST_CLI_THREADS | ST_CLI_CHAT | ST_CLI_JSON,
     .options = options,
     .opts_size = sizeof(struct demo_opts),

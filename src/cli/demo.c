@@ -65,7 +65,7 @@ static int make_temp(struct st_demo *d, struct st_err *e)
     return 0;
 }
 
-/* Removes a directory of plain files and directories, two levels deep: all that the demo makes. */
+/* Removes a directory of plain files and directories, not deeper than the demos make them. */
 static void remove_dir(const char *path, int depth)
 {
     struct st_err ignored;
@@ -99,7 +99,7 @@ void st_demo_end(struct st_demo *d)
     st_server_stop(d->server);
     st_child_stop(&d->child);
     if (*d->tmp)
-        remove_dir(d->tmp, 2);
+        remove_dir(d->tmp, 8);
     st_buf_wipe(&d->sent);
     st_buf_wipe(&d->received);
 }
@@ -118,12 +118,12 @@ bool st_demo_reply_equal(const struct st_demo_reply *a, const struct st_demo_rep
 }
 
 /* It takes connections at once, but a proxy says ready only after its first look at the upstream. */
-static int wait_ready(const struct st_demo *d, struct st_err *e)
+int st_demo_wait(const char *endpoint, double seconds, struct st_err *e)
 {
     const struct timespec tick = {0, 20 * 1000 * 1000};
     char url[256];
-    snprintf(url, sizeof url, "%s/health", st_server_url(d->server));
-    for (double end = st_now() + 10; st_now() < end && !interrupted; nanosleep(&tick, NULL)) {
+    snprintf(url, sizeof url, "%s/health", endpoint);
+    for (double end = st_now() + seconds; st_now() < end && !interrupted; nanosleep(&tick, NULL)) {
         struct st_http h = {.url = url, .timeout_s = 2};
         int rc = st_http_run(&h, e);
         st_http_wipe(&h);
@@ -170,19 +170,33 @@ static void on_data(void *arg, const char *p, size_t len)
     }
 }
 
-static int chat(const struct st_demo *d, struct st_demo_reply *out, struct st_err *e)
+/* What the endpoint says, in its own words where it has some. */
+static int refused(const struct st_http *h, bool broken, struct st_err *e)
+{
+    struct st_err ignored;
+    json_t *o = NULL;
+    if (st_json_parse(h->body.p ? h->body.p : "", h->body.len, "error", &o, &ignored))
+        o = NULL;
+    const char *why = json_string_value(json_object_get(json_object_get(o, "error"), "message"));
+    int rc = st_fail(e, ST_IO, "the endpoint answered with status %ld%s%s%.300s", h->status,
+                     broken ? " and a broken stream" : "", why ? ": " : "", why ? why : "");
+    json_decref(o);
+    return rc;
+}
+
+int st_demo_chat(const struct st_demo *d, const char *endpoint, bool ids, struct st_demo_reply *out, struct st_err *e)
 {
     struct st_buf body = {0}, url = {0};
     double start = st_now();
-    st_buf_addf(&url, "%s/v1/chat/completions", st_server_url(d->server));
+    st_buf_addf(&url, "%s/v1/chat/completions", endpoint);
     st_buf_add_str(&body, "{\"messages\":[{\"role\":\"user\",\"content\":");
     st_json_quote(&body, d->prompt, strlen(d->prompt));
-    st_buf_addf(&body, "}],\"stream\":true,\"temperature\":0,\"max_tokens\":%u,\"return_token_ids\":true}", d->n);
+    st_buf_addf(&body, "}],\"stream\":true,\"temperature\":0,\"max_tokens\":%u%s}", d->n,
+                ids ? ",\"return_token_ids\":true" : "");
     struct st_http h = {.url = url.p, .post = body.p, .timeout_s = 120, .on_data = on_data, .arg = out};
     int rc = body.failed || url.failed ? st_fail(e, ST_MEMORY, "no memory for the chat") : st_http_run(&h, e);
     if (!rc && (h.status != 200 || out->bad))
-        rc = st_fail(e, ST_IO, "the endpoint answered with status %ld%s", h.status,
-                     out->bad ? " and a broken stream" : "");
+        rc = refused(&h, out->bad, e);
     out->seconds = st_now() - start;
     st_http_wipe(&h);
     st_buf_wipe(&body);
@@ -194,9 +208,9 @@ int st_demo_talk(struct st_demo *d, const struct st_server_opts *o, struct st_de
 {
     int rc = st_server_start(o, &d->server, e);
     if (!rc)
-        rc = wait_ready(d, e);
+        rc = st_demo_wait(st_server_url(d->server), 10, e);
     if (!rc)
-        rc = chat(d, out, e);
+        rc = st_demo_chat(d, st_server_url(d->server), true, out, e);
     st_server_stop(d->server);
     d->server = NULL;
     return rc;

@@ -41,6 +41,10 @@ bool st_demo_interrupted(void);
 /* Starts the endpoint, waits until it is ready, talks with it, stops it: then its threads are quiet. */
 int st_demo_talk(struct st_demo *d, const struct st_server_opts *o, struct st_demo_reply *out,
                  struct st_err *e) ST_MUST_CHECK;
+/* The parts of that for an endpoint elsewhere. ids: ask for the reply's token ids, too. */
+int st_demo_wait(const char *endpoint, double seconds, struct st_err *e) ST_MUST_CHECK;
+int st_demo_chat(const struct st_demo *d, const char *endpoint, bool ids, struct st_demo_reply *out,
+                 struct st_err *e) ST_MUST_CHECK;
 /* The same chat on an engine of this process, as the options of `cli` say. */
 int st_demo_here(const struct st_demo *d, const struct st_cli *cli, struct st_demo_reply *out,
                  struct st_err *e) ST_MUST_CHECK;
@@ -52,5 +56,6 @@ void st_demo_print_columns(const struct st_demo *d, const char *other /* "SERVER
 /* The protections. VERIFY: the protected reply is not what it should be. */
 int st_demo_covariant(struct st_demo *d, struct st_err *e) ST_MUST_CHECK;
 int st_demo_masked(struct st_demo *d, struct st_err *e) ST_MUST_CHECK;
+int st_demo_confidential(struct st_demo *d, struct st_err *e) ST_MUST_CHECK;
 
 #endif

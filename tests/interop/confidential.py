@@ -279,12 +279,19 @@ class System:
         assert lines, name
         return float(lines[0].split()[1])
 
-    def refusal(self, says):
-        """Why a node is refused, when it is for this."""
-        for n in self.status()["detail"]["nodes"]:
-            if n["state"] == "refused" and says in n.get("why", ""):
-                return n["why"]
-        return None
+    def refusals(self, says):
+        """How many nodes are refused for this."""
+        return sum(n["state"] == "refused" and says in n.get("why", "") for n in self.status()["detail"]["nodes"])
+
+    def wait_working(self, seconds=30):
+        """After a role was started again: a chat gets its reply."""
+        self.wait_ready(seconds)
+
+        def works():
+            with contextlib.suppress(openai.APIError):
+                return self.client.completions.create(model="demo", prompt="Once", max_tokens=1)
+        until(works, seconds, "a chat that works again")
+        self.wait_ready(seconds)
 
     def wait_ready(self, seconds=30):
         """Every node verified, and tokens at hand."""

@@ -1,0 +1,321 @@
+"""The whole confidential protection: proxy, relay, gateway, nodes, engine, issuer, log and witness as they are built, each a
+process of its own on loopback, talked to by the `openai` client.
+
+    pytest tests/interop/test_confidential.py
+
+What passes between them is recorded byte by byte and searched for what must not be there; every role is killed in the
+middle of a stream; nodes are tampered with; the log is put back to an earlier state.
+"""
+import contextlib
+import re
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import openai
+import pytest
+
+from confidential import System, until
+
+STORY = "Once upon a time, there was a little girl named Lily who had a secret box with a golden"
+CLIENT = "127.0.0.77"  # the address that the relay sees; nobody else may
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with System(tmp_path_factory.mktemp("confidential"), client=CLIENT, n_node=2) as w:
+        yield w
+
+
+def ask(world, text=STORY, n=40, **more):
+    return world.client.chat.completions.create(model="demo", messages=[{"role": "user", "content": text}], temperature=0,
+                                                max_tokens=n, **more)
+
+
+def directly(world, text=STORY, n=40):
+    c = openai.OpenAI(base_url=world.engine.url + "/v1", api_key="any", max_retries=0)
+    r = c.chat.completions.create(model="demo", messages=[{"role": "user", "content": text}], temperature=0, max_tokens=n)
+    return r.choices[0].message.content
+
+
+def test_a_chat_through_every_role_is_the_engines_own(world):
+    want = directly(world)
+    assert want
+    whole = ask(world)
+    assert whole.choices[0].message.content == want
+    pieces = [c.choices[0].delta.content or "" for c in ask(world, stream=True) if c.choices]
+    assert len(pieces) > 5 and "".join(pieces) == want
+    answer = world.client.chat.completions.with_raw_response.create(
+        model="demo", messages=[{"role": "user", "content": "Hello"}], max_tokens=4)
+    assert answer.headers["sotto-protection"] == "confidential"
+    assert answer.headers["sotto-verified"] == "evidence"
+    status = world.status()
+    nodes = status["detail"]["nodes"]
+    assert len(nodes) == 2 and all(n["state"] == "verified" for n in nodes)
+    checks = {c["name"]: c["result"] for c in nodes[0]["checks"]}
+    assert checks["sim.signature"] == "pass" and checks["policy.sim.measurement"] == "pass"
+
+
+def test_kept_receipts_verify_and_others_do_not(world):
+    ask(world, n=5)
+    kept = sorted(world.receipts.glob("*.receipt"), key=lambda p: p.stat().st_mtime)
+    bundles = list(world.receipts.glob("*.bundle"))
+    assert kept and bundles
+    for path in kept[-3:]:
+        base = str(path)[:-len(".receipt")]
+        codes = [world.attest_receipt(path, b, base + ".request", base + ".reply") for b in bundles]
+        assert 0 in codes, codes
+        assert set(codes) <= {0, 5}
+        good = bundles[codes.index(0)]
+        assert world.attest_receipt(path, good, base + ".reply", base + ".reply") == 5
+
+
+def bodies(stream):
+    """Lengths of all bodies of HTTP/1.1 messages with a length in a recorded stream of requests."""
+    return [int(n) for n in re.findall(rb"\r\nContent-Length: (\d+)\r\n", stream)]
+
+
+def posts(wire):
+    up, _ = wire.taken()
+    return [n for n in bodies(up) if n >= 4096]
+
+
+def test_nobody_but_node_and_engine_sees_a_word_and_nobody_behind_the_relay_who_asks(world):
+    secret = "the heliotrope password of my grandmother is wobblethwaite"
+    world.clear()
+    reply = ask(world, secret, n=60)
+    text = reply.choices[0].message.content
+    assert len(text) > 40
+    list(ask(world, secret, n=60, stream=True))
+    words = [secret, "heliotrope", "wobblethwaite", text, text[:24]]
+    account = world.account_key
+    # Relay, gateway, and the way to the node, in both directions.
+    for name in "to_relay", "to_gateway", "to_node0", "to_node1", "to_log", "to_issuer":
+        for data in getattr(world, name).taken():
+            for w in words:
+                assert w.encode() not in data, (name, w)
+    # The account is known to the issuer alone, the client's address to the relay alone.
+    for name in "to_relay", "to_gateway", "to_node0", "to_node1", "to_log":
+        for data in getattr(world, name).taken():
+            assert account.encode() not in data, name
+            if name != "to_relay":
+                assert CLIENT.encode() not in data, name
+    # The relay sends four lines of its own making and no others.
+    up, _ = world.to_gateway.taken()
+    heads = re.findall(rb"POST / HTTP/1\.1\r\n((?:[A-Za-z-]+: [^\r]*\r\n)*)\r\n", up)
+    assert heads
+    for head in heads:
+        names = [line.split(b":")[0] for line in head.splitlines()]
+        assert names == [b"Host", b"Accept", b"Content-Type", b"Content-Length"], names
+        assert re.search(rb"Host: 127\.0\.0\.1:\d+\r\n", head) and b"message/ohttp-chunked-req" in head
+    # And the engine did see it: the search would have found it.
+    assert secret.encode() in b"".join(world.to_engine.taken())
+    # Everything that was logged, at the level of debugging.
+    for p in world.programs():
+        log = p.text()
+        for w in words + [account]:
+            assert w not in log, (p.name, w)
+        if p is not world.relay:
+            assert CLIENT not in log, p.name
+
+
+def test_sizes_fall_in_buckets(world):
+    sizes = {}
+    for n in 10, 100, 400, 5000:
+        world.clear()
+        too_long(world, "a" * n) if n == 5000 else ask(world, "a" * n, n=1)
+        sizes[n] = [max(posts(w)) for w in (world.to_gateway, *world.to_nodes()) if posts(w)]
+    # Short prompts look alike at every hop; a long one is in another bucket.
+    assert sizes[10] == sizes[100] == sizes[400], sizes
+    assert sizes[5000][0] >= sizes[10][0] + 4096, sizes
+    # At the node: a power of two and what sealing adds, always as much.
+    added = {sizes[10][1] - 4096, sizes[5000][1] - 8192}
+    assert len(added) == 1 and 0 < added.pop() < 200, sizes
+    # Replies: as many bytes for any two replies of as many chunks; pieces of one size.
+    world.clear()
+    list(ask(world, n=30, stream=True))
+    down = b"".join(w.taken()[1] for w in world.to_nodes())
+    pieces = {int(n, 16) for n in re.findall(rb"\r\n([0-9a-f]+)\r\n", down)} - {0}
+    assert len([n for n in pieces if n > 100]) <= 3, pieces
+
+
+def too_long(world, text):
+    """A prompt beyond the model's context: the engine refuses it, sealed like any other reply."""
+    with pytest.raises(openai.APIStatusError):
+        ask(world, text, n=1)
+
+
+def units(world):
+    return world.status()["detail"]["units"]
+
+
+def test_what_was_not_used_comes_back(world):
+    before = until(lambda: units(world), says="units")
+    charged = world.status()["detail"]["units_charged"]
+    for _ in range(3):
+        ask(world, n=5)
+    d = world.status()["detail"]
+    assert d["units_charged"] > charged
+    # Buying in the background only adds.
+    assert d["units"] >= before - (d["units_charged"] - charged)
+
+
+def test_a_recorded_request_cannot_be_sent_again(world):
+    world.clear()
+    ask(world, n=3)
+    up, _ = world.to_gateway.taken()
+    messages = re.findall(rb"POST / HTTP/1\.1\r\n(?:[A-Za-z-]+: [^\r]*\r\n)*?Content-Length: (\d+)\r\n\r\n", up)
+    assert messages
+    at = 0
+    for m in re.finditer(rb"POST / HTTP/1\.1\r\n(?:[A-Za-z-]+: [^\r]*\r\n)*?Content-Length: (\d+)\r\n\r\n", up):
+        body = up[m.end():m.end() + int(m.group(1))]
+        refused(world.gateway.url, body)
+        at += 1
+    node = world.to_node0 if posts(world.to_node0) else world.to_node1
+    up, _ = node.taken()
+    m = next(m for m in re.finditer(rb"POST / HTTP/1\.1\r\n(?:[A-Za-z-]+: [^\r]*\r\n)*?Content-Length: (\d+)\r\n\r\n", up))
+    refused(f"http://127.0.0.1:{node.to}", up[m.end():m.end() + int(m.group(1))])
+    assert at
+
+
+def refused(url, body):
+    r = urllib.request.Request(url + "/", body, {"Content-Type": "message/ohttp-chunked-req"})
+    with pytest.raises(urllib.error.HTTPError) as e:
+        urllib.request.urlopen(r, timeout=10)
+    assert e.value.code == 400 and e.value.read() == b""
+
+
+class Chat(threading.Thread):
+    """A slow streaming chat; its pieces, and how it ended."""
+
+    def __init__(self, world, n=150):
+        super().__init__(daemon=True)
+        self.world, self.n = world, n
+        self.pieces, self.error, self.done = [], None, False
+        self.begun = threading.Event()
+        self.start()
+
+    def run(self):
+        try:
+            for c in ask(self.world, n=self.n, stream=True):
+                if c.choices and c.choices[0].delta.content:
+                    self.pieces.append(c.choices[0].delta.content)
+                    self.begun.set()
+                if c.choices and c.choices[0].finish_reason:
+                    self.done = True
+        except Exception as e:  # noqa: BLE001 what it is the test looks at
+            self.error = e
+        self.begun.set()
+
+    def ended(self, seconds=15):
+        self.join(seconds)
+        assert not self.is_alive(), "the client hangs"
+        return self
+
+
+@contextlib.contextmanager
+def slow(world):
+    world.to_engine.pace = 0.01
+    try:
+        yield
+    finally:
+        world.to_engine.pace = 0
+
+
+@pytest.mark.parametrize("role", ["relay", "gateway", "node", "engine"])
+def test_a_role_that_is_killed_in_a_stream_gives_a_clear_error(world, role):
+    want = directly(world, n=150)
+    with slow(world):
+        chat = Chat(world)
+        assert chat.begun.wait(10) and not chat.error
+        victims = [world.node0, world.node1] if role == "node" else [getattr(world, role)]
+        for v in victims:
+            v.kill()
+        chat.ended()
+    got = "".join(chat.pieces)
+    # An error, and only a beginning of the reply: never a reply that looks whole and is not.
+    assert chat.error is not None and not chat.done, (got, chat.error)
+    assert want.startswith(got) and got != want
+    assert isinstance(chat.error, openai.APIError), chat.error
+    for v in victims:
+        v.start()
+    world.wait_working()
+
+
+def test_issuer_log_and_witness_may_die_in_a_stream(world):
+    want = directly(world, n=150)
+    with slow(world):
+        chat = Chat(world)
+        assert chat.begun.wait(10)
+        for p in world.issuer, world.log, world.witness:
+            p.kill()
+        chat.ended(30)
+    assert chat.error is None and "".join(chat.pieces) == want
+    for p in world.witness, world.log, world.issuer:
+        p.start()
+    world.wait_working()
+
+
+def test_a_dead_node_is_passed_over_before_the_first_byte(world):
+    retries = world.status()["retries"]
+    before = units(world)
+    charged = world.status()["detail"]["units_charged"]
+    world.node0.kill()
+    try:
+        for _ in range(6):  # one of the first few picks the dead one, until the gateway has noticed
+            assert ask(world, n=3).choices[0].message.content
+        d = world.status()
+        assert d["detail"]["units"] >= before - (d["detail"]["units_charged"] - charged), "a token was lost"
+        assert d["retries"] >= retries
+    finally:
+        world.node0.start()
+    world.wait_working()
+
+
+def test_a_proxy_that_is_killed_never_sends_a_token_twice(world):
+    spent = world.metric(world.gateway, "sotto_gateway_token_spent_total")
+    for moment in 0.0, 0.02, 0.3:
+        with slow(world):
+            chat = Chat(world)
+            if moment == 0.3:
+                chat.begun.wait(10)
+            time.sleep(moment)
+            world.proxy.kill()
+            chat.ended()
+        assert chat.error is not None
+        world.proxy.start()
+        world.wait_working()
+    assert world.metric(world.gateway, "sotto_gateway_token_spent_total") == spent
+
+
+def test_nothing_was_ever_paid_twice(world):
+    assert world.metric(world.gateway, "sotto_gateway_token_spent_total") == 0
+    assert world.metric(world.gateway, "sotto_gateway_token_bad_total") == 0
+
+
+def test_a_node_with_another_measurement_is_refused_before_a_byte_is_sent(world):
+    for n in world.node0, world.node1:
+        n.kill()
+        n.start(more=["--sim-measurement", "ab" * 32])
+    try:
+        until(lambda: world.refusals("policy.sim.measurement") == 2, 20, "a refusal of both nodes")
+        world.clear()
+        with pytest.raises(openai.APIStatusError) as e:
+            ask(world, n=3)
+        assert e.value.body["code"] in ("policy", "measurement_changed"), e.value.body
+        assert "sim.measurement" in str(e.value), e.value
+        assert not posts(world.to_node0) and not posts(world.to_node1)
+        assert STORY.encode() not in b"".join(world.to_engine.taken())
+    finally:
+        for n in world.node0, world.node1:
+            n.kill()
+            n.start()
+    world.wait_working()
+
+
+def test_terminated_roles_end_in_order(world):
+    """SIGTERM: every program ends by itself, with status 0."""
+    for p in reversed(world.programs()):
+        assert p.kill(signal.SIGTERM) == 0, (p.name, p.text()[-500:])
