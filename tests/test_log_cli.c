@@ -214,6 +214,26 @@ static void a_finding_ends_the_monitor_with_its_own_status(void **state)
     expect(args, 5, "the entries do not give the signed root");
 }
 
+static void a_log_that_cannot_write_ends_and_goes_on_when_it_can(void **state)
+{
+    (void)state;
+    char args[2048];
+    int status;
+    assert_int_equal(rename(at("keys.log"), at("moved")), 0);
+    snprintf(args, sizeof args, "add %s --key-file ci.key --file submitters --wait 0", lurl);
+    expect(args, 0, "entry ");
+    assert_int_equal(waitpid(server, &status, 0), server);
+    server = 0;
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 4);
+    char cmd[512];
+    snprintf(cmd, sizeof cmd, "cd %s && rm -rf keys.log && mv moved keys.log", dir);
+    assert_int_equal(system(cmd), 0);
+    serve();
+    snprintf(args, sizeof args, "check %s --log '%s' --witness '%s'", lurl, vkey, wkey);
+    expect(args, 0, "nothing found");
+}
+
 static void a_log_that_is_killed_at_any_moment_goes_on_whole(void **state)
 {
     (void)state;
@@ -243,6 +263,7 @@ int main(void)
         cmocka_unit_test(wrong_command_lines_say_what_they_want),
         cmocka_unit_test(an_entry_is_added_checked_and_proved_into_a_policy),
         cmocka_unit_test(a_finding_ends_the_monitor_with_its_own_status),
+        cmocka_unit_test(a_log_that_cannot_write_ends_and_goes_on_when_it_can),
         cmocka_unit_test(a_log_that_is_killed_at_any_moment_goes_on_whole),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -121,7 +121,7 @@ int st_log_add(const struct st_cli *cli, const struct st_log_cmd *o, struct st_e
         rc = st_log_source_open(&s, cli->args[1], o->ca_bundle, e);
     if (!rc) {
         st_buf_add(&body, entry.p, entry.len);
-        rc = st_log_source_post(&s, ST_LOG_PATH_ADD + 1, key.p, &body, &status, &answer, e);
+        rc = st_log_source_post(&s, &ST_LOG_PATH_ADD[1], key.p, &body, &status, &answer, e);
     }
     if (!rc)
         rc = read_answer(status, &answer, &index, e);
