@@ -126,6 +126,28 @@ static void a_logged_measurement_counts_with_its_proof_only(void **state)
     rig_close(&r);
 }
 
+static void every_missing_proof_is_a_line_of_the_verdict(void **state)
+{
+    (void)state;
+    struct rig r;
+    struct st_err e;
+    struct st_policy *p;
+    struct st_verdict v;
+    struct st_buf text = {0};
+    rig_open(&r);
+    policy_text(&r, "\"sim.measurement\": [\"" MEASUREMENT "\"], \"sim.svn\": [3]", "\"sim.measurement\", \"sim.svn\"",
+                "", &text);
+    assert_ok(st_policy_parse(text.p, text.len, "policy", &p, &e), &e);
+    const struct st_judge j = {.policy = p, .bundle = &r.bundle, .time = NOW};
+    assert_ok(st_policy_judge(&j, &v, &e), &e);
+    assert_int_equal(st_appraisal_find_check(&v.found, "policy.logged.sim.measurement")->result, ST_CHECK_FAIL);
+    assert_int_equal(st_appraisal_find_check(&v.found, "policy.logged.sim.svn")->result, ST_CHECK_FAIL);
+    st_verdict_wipe(&v);
+    st_policy_free(p);
+    st_buf_free(&text);
+    rig_close(&r);
+}
+
 static void refuse(struct rig *r, const char *logged, const char *proofs, int code, const char *says)
 {
     struct st_err e;
@@ -257,6 +279,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_logged_measurement_counts_with_its_proof_only),
+        cmocka_unit_test(every_missing_proof_is_a_line_of_the_verdict),
         cmocka_unit_test(a_proof_that_does_not_hold_refuses_the_policy),
         cmocka_unit_test(a_policy_names_its_log_and_how_many_nodes),
         cmocka_unit_test(statements_are_read_strictly),

@@ -161,7 +161,8 @@ static bool judge_measurements(struct judging *g)
             claim_text(c, value, sizeof value);
         snprintf(check, sizeof check, "policy.%s", name);
         demand(g, check, met, "%s%s", value, met ? "" : "; not among the values that the policy allows");
-        all = all && met && judge_logged(g, name, c, value);
+        met = met && judge_logged(g, name, c, value);
+        all = all && met;
     }
     return all;
 }
