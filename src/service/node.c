@@ -8,7 +8,6 @@
 #include "service/node_request.h"
 #include "service/node_stream.h"
 
-#include <glob.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -167,9 +166,22 @@ static void on_checked(void *arg)
     st_node_exchanges_checked(arg);
 }
 
+static void on_last_words(evutil_socket_t fd, short what, void *arg)
+{
+    struct st_node *n = arg;
+    (void)fd;
+    (void)what;
+    die(n, &n->ended);
+}
+
+/* Replies that it broke off are told so before the node ends with it. */
 static void on_child_ended(void *arg, const struct st_err *why)
 {
-    die(arg, why);
+    const struct timeval moment = {0, 500 * 1000};
+    struct st_node *n = arg;
+    n->ended = *why;
+    if (!n->serving || event_base_once(st_role_base(n->role), -1, EV_TIMEOUT, on_last_words, n, &moment) != 0)
+        die(n, why);
 }
 
 /* ---- the start ---- */
@@ -253,61 +265,26 @@ static int listen_there(struct st_node *n, struct st_err *e)
 
 /* ---- the sandbox ---- */
 
-#define MAX_PATHS 64
-
-struct paths {
-    const char *p[MAX_PATHS];
-    size_t n;
-};
-
-static void add_path(struct paths *to, const char *path)
-{
-    if (path && to->n < MAX_PATHS)
-        to->p[to->n++] = path;
-}
-
-static bool collects(const struct st_node *n, const char *kind)
-{
-    for (size_t i = 0; i < n->o.n_kind; i++)
-        if (strcmp(n->o.kinds[i], kind) == 0)
-            return true;
-    return false;
-}
-
-/* What collectors open again for each bundle. */
 static int enter_sandbox(struct st_node *n, struct st_err *e)
 {
-    const struct st_collect_opts *c = &n->o.collect;
-    const uint16_t port = st_node_engine_port(n->engine);
-    struct paths read = {0}, write = {0};
+    uint16_t ports[2] = {st_node_engine_port(n->engine)};
+    struct st_collect_needs needs;
     struct st_sandbox_state state;
-    glob_t gpus = {0};
-    const bool nvidia = collects(n, "nvgpu");
-    add_path(&read, c->endorsements);
-    if (collects(n, "sim"))
-        add_path(&read, c->sim_key);
-    if (collects(n, "tpm"))
-        add_path(&read, c->event_log);
-    if (collects(n, "tdx") || collects(n, "snp"))
-        add_path(&write, c->tsm ? c->tsm : "/sys/kernel/config/tsm/report");
-    if (collects(n, "sgx"))
-        add_path(&write, c->gramine ? c->gramine : "/dev/attestation");
-    if (nvidia && glob("/dev/nvidia*", 0, NULL, &gpus) == 0)
-        for (size_t i = 0; i < gpus.gl_pathc; i++)
-            add_path(&write, gpus.gl_pathv[i]);
-    const struct st_sandbox s = {.read = read.p,
-                                 .n_read = read.n,
-                                 .write = write.p,
-                                 .n_write = write.n,
-                                 .ports = &port,
-                                 .n_port = port != 0,
-                                 .nvidia = nvidia};
-    int rc = st_sandbox_enter(&s, &state, e);
-    if (!rc)
-        snprintf(n->sandbox, sizeof n->sandbox, "seccomp %s, Landlock %s", state.syscalls ? "on" : "off",
-                 state.landlock);
-    globfree(&gpus);
-    return rc;
+    size_t n_port = ports[0] != 0;
+    st_node_evidence_needs(n->evidence, &needs);
+    if (needs.port)
+        ports[n_port++] = needs.port;
+    const struct st_sandbox s = {.read = needs.read,
+                                 .n_read = needs.n_read,
+                                 .write = needs.write,
+                                 .n_write = needs.n_write,
+                                 .ports = ports,
+                                 .n_port = n_port,
+                                 .nvidia = needs.nvidia};
+    if (st_sandbox_enter(&s, &state, e))
+        return e->code;
+    snprintf(n->sandbox, sizeof n->sandbox, "seccomp %s, Landlock %s", state.syscalls ? "on" : "off", state.landlock);
+    return 0;
 }
 
 /* ---- life ---- */

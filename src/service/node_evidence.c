@@ -229,6 +229,11 @@ int st_node_evidence_new(const struct st_node_evidence_opts *o, struct st_node_e
     return rc;
 }
 
+void st_node_evidence_needs(const struct st_node_evidence *v, struct st_collect_needs *out)
+{
+    st_collection_needs(v->collection, out);
+}
+
 int st_node_evidence_start(struct st_node_evidence *v, struct st_err *e)
 {
     const struct timeval second = {1, 0};

@@ -32,6 +32,8 @@ void st_node_evidence_free(struct st_node_evidence *v);
 /* One bundle at once, for nobody: whether this machine gives evidence at all. Blocks; before the start only. */
 int st_node_evidence_try(struct st_node_evidence *v, struct st_err *e) ST_MUST_CHECK;
 
+/* For the sandbox. */
+void st_node_evidence_needs(const struct st_node_evidence *v, struct st_collect_needs *out);
 /* Starts the two threads; nothing below may be called before. */
 int st_node_evidence_start(struct st_node_evidence *v, struct st_err *e) ST_MUST_CHECK;
 

@@ -33,6 +33,7 @@ struct st_node {
     struct st_err refused;          /* what the engine is refused for */
     bool serving;
     char sandbox[128];
+    struct st_err ended;  /* why the engine, its child, has */
     struct st_err failed; /* why the node ends */
 };
 

@@ -56,7 +56,7 @@ static const struct argp_option options[] = {
     {"tpm-certs", OPT_TPM_CERTS, "FILE", 0, "tpm: certificates of that key (PEM)", 2},
     {"event-log", OPT_EVENT_LOG, "FILE", 0, "tpm: default the kernel's", 2},
     {"nvml", OPT_NVML, "FILE", 0, "nvgpu: NVIDIA's library; default libnvidia-ml.so.1", 2},
-    {"sim-key", OPT_SIM_KEY, "FILE", 0, "sim: who signs, 64 hexadecimal digits; proves nothing", 2},
+    {"sim-key", OPT_SIM_KEY, "FILE", 0, "sim: seed of who signs, 64 hexadecimal digits; proves nothing", 2},
     {"sim-measurement", OPT_SIM_MEASUREMENT, "HEX", 0, "sim: what is stated as measured, 64 digits", 2},
     {"endorsements", OPT_ENDORSEMENTS, "DIR", 0, "Certificates, revocation lists, reference values that go along", 2},
     {0},
