@@ -42,6 +42,7 @@ install: build
 docs: build
 	@build/bin/sotto help --format markdown >docs/commands.md
 	@build/bin/sotto-worker help --format markdown >docs/worker_commands.md
+	@build/bin/sotto-node help --format markdown >docs/node_commands.md
 
 deps-build:
 	@scripts/deps.sh build

@@ -1,13 +1,7 @@
 /* A node between a client that seals by hand and an engine that does what it is told. */
 #include "expect.h"
 
-#include "attest/verifier.h"
 #include "node_make.h"
-
-#include <dirent.h>
-#include <signal.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 
 #define CHAT "/v1/chat/completions"
 #define ASKS "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"a secret\"}],\"stream\":true}"
@@ -513,105 +507,6 @@ static void a_client_that_reads_slowly_slows_the_engine(void **state)
     st_buf_free(&r.content);
 }
 
-/* ---- the program ---- */
-
-static size_t entries(const char *dir)
-{
-    size_t n = 0;
-    DIR *d = opendir(dir);
-    assert_non_null(d);
-    for (struct dirent *x; (x = readdir(d));)
-        n += strcmp(x->d_name, ".") != 0 && strcmp(x->d_name, "..") != 0;
-    closedir(d);
-    return n;
-}
-
-/* The real program, in its sandbox, in an empty directory that is its home as well. */
-static pid_t run_program(const char *dir, char *line, size_t cap)
-{
-    const char *sotto = getenv("SOTTO_BIN");
-    char program[4096], out[128];
-    if (!sotto || access(sotto, X_OK) != 0)
-        return 0;
-    snprintf(program, sizeof program, "%.*s-node", (int)strlen(sotto), sotto);
-    if (access(program, X_OK) != 0)
-        return 0;
-    int fds[2];
-    assert_int_equal(pipe(fds), 0);
-    pid_t pid = fork();
-    if (pid == 0) {
-        dup2(fds[1], STDOUT_FILENO);
-        snprintf(out, sizeof out, "%s/err", dir);
-        if (chdir(dir) != 0 || !freopen("/dev/null", "w", stderr))
-            _exit(99);
-        setenv("HOME", dir, 1);
-        setenv("TMPDIR", dir, 1);
-        execl(program, program, "--config=", "--upstream", p.upstream, "--evidence", "sim", "--sim-key", p.sim_key,
-              "--port", "0", "--json", (char *)NULL);
-        _exit(99);
-    }
-    close(fds[1]);
-    size_t n = 0;
-    while (n + 1 < cap && read(fds[0], line + n, 1) == 1 && line[n] != '\n')
-        n++;
-    line[n] = 0;
-    close(fds[0]);
-    return pid;
-}
-
-static void the_program_serves_writes_nothing_and_ends_on_sigterm(void **state)
-{
-    (void)state;
-    char dir[] = "/tmp/sotto_node_home_XXXXXX", line[2048];
-    struct sealed_reply r;
-    struct st_err e;
-    json_t *v;
-    int status;
-    assert_non_null(mkdtemp(dir));
-    const char *pieces[] = {"data: 1\n\n", "data: [DONE]\n\n"};
-    p.engine.pieces = pieces;
-    p.engine.n_piece = 2;
-    pid_t pid = run_program(dir, line, sizeof line);
-    if (!pid) {
-        rmdir(dir);
-        print_message("no sotto-node beside SOTTO_BIN: skipped\n");
-        skip();
-    }
-    assert_ok(st_json_parse(line, strlen(line), "first line", &v, &e), &e);
-    int port = (int)json_integer_value(json_object_get(v, "port"));
-    json_decref(v);
-    struct node_key k = node_key(port, NONCE_A);
-    for (int i = 0; i < 3; i++) {
-        ask_sealed(port, &k, CHAT, NULL, ASKS, &r);
-        assert_int_equal(r.status, 200);
-        st_buf_free(&r.content);
-    }
-    kill(pid, SIGTERM);
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_true(WIFEXITED(status));
-    assert_int_equal(WEXITSTATUS(status), 0);
-    assert_int_equal(entries(dir), 0);
-    rmdir(dir);
-}
-
-static void the_program_ends_with_status_5_when_evidence_does_not_hold(void **state)
-{
-    (void)state;
-    char dir[] = "/tmp/sotto_node_home_XXXXXX", line[2048];
-    int status;
-    assert_non_null(mkdtemp(dir));
-    pid_t pid = run_program(dir, line, sizeof line);
-    if (!pid) {
-        rmdir(dir);
-        skip();
-    }
-    unlink(p.sim_key);
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_true(WIFEXITED(status));
-    assert_int_equal(WEXITSTATUS(status), ST_VERIFY);
-    rmdir(dir);
-}
-
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -634,8 +529,6 @@ int main(void)
         TEST(an_engine_that_is_gone_is_an_error_inside_until_it_is_back),
         TEST(a_client_that_leaves_ends_the_engines_work),
         TEST(a_client_that_reads_slowly_slows_the_engine),
-        TEST(the_program_serves_writes_nothing_and_ends_on_sigterm),
-        TEST(the_program_ends_with_status_5_when_evidence_does_not_hold),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
