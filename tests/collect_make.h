@@ -104,14 +104,14 @@ static inline struct st_bundle collect_now(const struct st_collect_opts *o, cons
 }
 
 /* demands: fields of a policy. When it is not to be good: `wrong` is a check that does not pass. */
-static inline void expect_judged(const struct st_bundle *b, const char *demands, bool good, const char *wrong)
+static inline void expect_judged_at(const struct st_bundle *b, int64_t now, const char *demands, bool good,
+                                    const char *wrong)
 {
     struct st_buf text = {0};
     struct st_policy *p;
     struct st_verdict v;
     struct st_err e = {0};
     const struct st_binding keys = made_binding();
-    int64_t now = st_unix_time();
     st_buf_addf(&text, "{\"version\": 1, %s}", demands);
     assert_ok(st_policy_parse(text.p, text.len, "policy", &p, &e), &e);
     const struct st_judge j = {
@@ -126,6 +126,21 @@ static inline void expect_judged(const struct st_bundle *b, const char *demands,
     st_verdict_wipe(&v);
     st_policy_free(p);
     st_buf_free(&text);
+}
+
+static inline void expect_judged(const struct st_bundle *b, const char *demands, bool good, const char *wrong)
+{
+    expect_judged_at(b, st_unix_time(), demands, good, wrong);
+}
+
+/* PEM as a string of JSON. */
+static inline void add_pem_text(struct st_buf *text, const struct st_buf *pem)
+{
+    for (size_t i = 0; i < pem->len; i++)
+        if (pem->p[i] == '\n')
+            st_buf_add_str(text, "\\n");
+        else
+            st_buf_add(text, pem->p + i, 1);
 }
 
 #endif

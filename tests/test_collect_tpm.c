@@ -103,11 +103,7 @@ static void expect_machine(const struct machine *m, const struct st_bundle *b, c
     struct st_buf text = {0}, pem = {0};
     add_pem(&pem, m->ca.cert);
     st_buf_add_str(&text, "\"revocation\": \"if_present\", \"roots\": {\"tpm\": \"");
-    for (size_t i = 0; i < pem.len; i++)
-        if (pem.p[i] == '\n')
-            st_buf_add_str(&text, "\\n");
-        else
-            st_buf_add(&text, pem.p + i, 1);
+    add_pem_text(&text, &pem);
     st_buf_addf(&text, "\"}, %s", demands);
     expect_judged(b, text.p, good, wrong);
     st_buf_free(&text);

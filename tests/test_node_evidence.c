@@ -4,6 +4,7 @@
 
 #include "attest/binding.h"
 #include "attest/policy.h"
+#include "gpu_make.h"
 #include "mint.h"
 #include "quote_make.h"
 
@@ -20,36 +21,6 @@ struct node {
     struct st_buf chain, report, tdx; /* the GPU's certificates, its report, the quote */
     struct st_bundle bundle;
 };
-
-static void put_nvidia(struct node *n)
-{
-    uint8_t measurement[48];
-    struct st_buf *b = &n->report;
-    st_buf_clear(b);
-    st_buf_add(b, "\x11\xe0\x01\xff", 4);
-    st_buf_add(b, n->gpu_nonce, 32);
-    st_buf_add(b, "\0\x11\x60\0\0\x01\x37\0\0", 9); /* slot; response with one block of 55 bytes */
-    st_buf_add(b, "\1\1\x33\0\1\x30\0", 7);
-    memset(measurement, 0x77, sizeof measurement);
-    st_buf_add(b, measurement, sizeof measurement);
-    st_buf_add(b, n->gpu_nonce, 32); /* the GPU's own nonce: any */
-    st_buf_add(b,
-               "\x0e\0\3\0\x0a\0"
-               "550.90.07",
-               16); /* opaque data: the driver's version */
-    uint8_t der[128], raw[96];
-    size_t len = sizeof der;
-    EVP_MD_CTX *ctx = EVP_MD_CTX_new();
-    assert_int_equal(EVP_DigestSignInit(ctx, NULL, EVP_sha384(), NULL, n->gpu.key), 1);
-    assert_int_equal(EVP_DigestSign(ctx, der, &len, (const uint8_t *)b->p, b->len), 1);
-    EVP_MD_CTX_free(ctx);
-    const uint8_t *at = der;
-    ECDSA_SIG *sig = d2i_ECDSA_SIG(NULL, &at, (long)len);
-    BN_bn2binpad(ECDSA_SIG_get0_r(sig), raw, 48);
-    BN_bn2binpad(ECDSA_SIG_get0_s(sig), raw + 48, 48);
-    ECDSA_SIG_free(sig);
-    st_buf_add(b, raw, sizeof raw);
-}
 
 static int setup(void **state)
 {
@@ -92,7 +63,7 @@ static void collect(struct node *n)
 {
     struct st_err e;
     assert_ok(st_binding_gpu_nonce(&n->keys, n->gpu_nonce, &e), &e);
-    put_nvidia(n);
+    gpu_report(n->gpu.key, n->gpu_nonce, &n->report);
     n->bundle = (struct st_bundle){.n_item = 2, .has_binding = true, .binding = n->keys};
     n->bundle.items[0] = (struct st_evidence){.kind = "nvgpu", .data = {(uint8_t *)n->report.p, n->report.len}};
     endorse(&n->bundle.items[0], ST_ENDORSEMENT_CERTS, span_of(&n->chain));
@@ -275,7 +246,7 @@ static void a_dropped_or_exchanged_gpu_is_refused(void **state)
     /* The same GPU, asked again with the same nonce: another report, which the quote does not name. */
     n->bundle.items[0] = gpu;
     n->bundle.n_item = 2;
-    put_nvidia(n);
+    gpu_report(n->gpu.key, n->gpu_nonce, &n->report);
     n->bundle.items[0].data = (struct st_span){(uint8_t *)n->report.p, n->report.len};
     expect_refused(n, ST_VERIFY, "tdx.binding");
 }
