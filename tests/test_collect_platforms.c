@@ -1,5 +1,5 @@
-/* Evidence collected from platforms that are played here: the kernel's configfs-tsm (directories whose files are pipes,
- * with a thread behind them), Gramine's /dev/attestation, NVIDIA's library. */
+/* Evidence collected from platforms that are played here: the kernel's configfs-tsm (this program's own mkdir, open and
+ * rmdir do what the kernel's do there), Gramine's /dev/attestation, NVIDIA's library. */
 #include "expect.h"
 
 #include "attest/binding.h"
@@ -13,9 +13,7 @@
 
 #include <dirent.h>
 #include <dlfcn.h>
-#include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
@@ -24,24 +22,17 @@
 
 /* ---- the kernel ---- */
 
-struct ask {
-    unsigned before, after; /* what `generation` says */
-};
-
 static struct kernel {
     struct made_dir dir;
     const char *provider;
     const char *privlevel_floor; /* NULL = no such file */
-    bool aux, dead;              /* dead: plain files, nobody behind them */
-    struct ask asks[6];
-    int n_ask;
+    bool aux;
+    unsigned generations[16]; /* what the file says, one reading after the other; then the last one */
+    int n_generation, at;
     void (*answer)(struct kernel *k, const uint8_t in[64], struct st_buf *out);
     struct st_buf table; /* of certificates */
     void *arg;
     char entry[160]; /* the directory that was made */
-    uint8_t in[64];
-    pthread_t thread;
-    bool running;
 } kernel;
 
 static void in_entry(const char *name, char path[ST_PATH_MAX])
@@ -49,81 +40,71 @@ static void in_entry(const char *name, char path[ST_PATH_MAX])
     snprintf(path, ST_PATH_MAX, "%s/%s", kernel.entry, name);
 }
 
-static void put_file(const char *name, const char *text)
+static void put_bytes(const char *name, const void *p, size_t len)
 {
     char path[ST_PATH_MAX];
     in_entry(name, path);
     FILE *f = fopen(path, "w");
-    fputs(text, f);
+    fwrite(p, 1, len, f);
     fclose(f);
 }
 
-static void serve(const char *name, const void *p, size_t len)
+static void put_text(const char *name, const char *text)
 {
-    char path[ST_PATH_MAX];
-    in_entry(name, path);
-    int fd = open(path, O_WRONLY); /* waits for the reader */
-    for (size_t at = 0; at < len;) {
-        ssize_t n = write(fd, (const uint8_t *)p + at, len - at);
-        if (n <= 0)
-            break;
-        at += (size_t)n;
-    }
-    close(fd);
+    put_bytes(name, text, strlen(text));
 }
 
-static void serve_number(unsigned v)
+/* What the kernel makes up when a file is read. */
+static void make_up(const char *name)
 {
-    char text[16];
-    snprintf(text, sizeof text, "%u\n", v);
-    serve("generation", text, strlen(text));
-    usleep(2000); /* the reader's end must be closed before the pipe is opened again */
-}
-
-static void *play(void *arg)
-{
-    char path[ST_PATH_MAX];
-    (void)arg;
-    for (int i = 0; i < kernel.n_ask; i++) {
-        struct st_buf out = {0};
-        serve_number(kernel.asks[i].before);
+    char text[16], path[ST_PATH_MAX];
+    uint8_t in[64];
+    struct st_buf out = {0};
+    if (strcmp(name, "generation") == 0) {
+        int i = kernel.at++ < kernel.n_generation ? kernel.at - 1 : kernel.n_generation - 1;
+        snprintf(text, sizeof text, "%u\n", kernel.generations[i]);
+        put_text(name, text);
+    } else if (strcmp(name, "outblob") == 0) {
         in_entry("inblob", path);
-        int fd = open(path, O_RDONLY);
-        ssize_t n = read(fd, kernel.in, sizeof kernel.in);
-        close(fd);
-        if (n == (ssize_t)sizeof kernel.in)
-            kernel.answer(&kernel, kernel.in, &out);
-        serve("outblob", out.p, out.len);
-        if (kernel.aux)
-            serve("auxblob", kernel.table.p, kernel.table.len);
-        serve_number(kernel.asks[i].after);
+        FILE *f = fopen(path, "r");
+        size_t n = fread(in, 1, sizeof in, f);
+        fclose(f);
+        if (n == sizeof in)
+            kernel.answer(&kernel, in, &out);
+        put_bytes(name, out.p, out.len);
         st_buf_free(&out);
-    }
-    return NULL;
+    } else if (strcmp(name, "auxblob") == 0)
+        put_bytes(name, kernel.table.p, kernel.table.len);
 }
 
-/* The library's mkdir and rmdir: what configfs does when a directory is made and removed, happens here. */
+/* In place of the C library's. */
+int open(const char *path, int flags, ...)
+{
+    va_list ap;
+    va_start(ap, flags);
+    const mode_t mode = flags & O_CREAT ? (mode_t)va_arg(ap, unsigned) : 0;
+    va_end(ap);
+    size_t n = strlen(kernel.entry);
+    if (n && strncmp(path, kernel.entry, n) == 0 && (flags & O_ACCMODE) == O_RDONLY)
+        make_up(path + n + 1);
+    return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+}
+
 int mkdir(const char *path, mode_t mode)
 {
-    static const char *const pipes[] = {"generation", "inblob", "outblob", "auxblob"};
+    static const char *const files[] = {"generation", "inblob", "outblob", "auxblob"};
     int rc = (int)syscall(SYS_mkdirat, AT_FDCWD, path, mode);
     if (rc || !kernel.provider || strncmp(path, kernel.dir.path, strlen(kernel.dir.path)) != 0)
         return rc;
     snprintf(kernel.entry, sizeof kernel.entry, "%s", path);
     if (*kernel.provider)
-        put_file("provider", kernel.provider);
+        put_text("provider", kernel.provider);
     if (kernel.privlevel_floor) {
-        put_file("privlevel_floor", kernel.privlevel_floor);
-        put_file("privlevel", "");
+        put_text("privlevel_floor", kernel.privlevel_floor);
+        put_text("privlevel", "");
     }
-    for (int i = 0; i < (kernel.aux ? 4 : 3); i++) {
-        char name[ST_PATH_MAX];
-        in_entry(pipes[i], name);
-        if (kernel.dead)
-            put_file(pipes[i], i == 0 ? "7\n" : "x");
-        else
-            mkfifo(name, 0600);
-    }
+    for (int i = 0; i < (kernel.aux ? 4 : 3); i++)
+        put_text(files[i], "");
     return 0;
 }
 
@@ -136,8 +117,10 @@ int rmdir(const char *path)
         if (f->d_name[0] != '.')
             unlink(name);
     }
-    if (d)
+    if (d) {
         closedir(d);
+        kernel.entry[0] = '\0';
+    }
     return (int)syscall(SYS_unlinkat, AT_FDCWD, path, AT_REMOVEDIR);
 }
 
@@ -146,24 +129,19 @@ static void kernel_open(const char *provider, void (*answer)(struct kernel *, co
     kernel = (struct kernel){.dir = made_dir(), .provider = provider, .answer = answer};
 }
 
-static void kernel_plays(int n, const struct ask *asks)
+/* The counter, as it is read from now on. */
+static void kernel_counts(int n, const unsigned *generations)
 {
-    kernel.n_ask = n;
-    memcpy(kernel.asks, asks, (size_t)n * sizeof *asks);
-    kernel.running = pthread_create(&kernel.thread, NULL, play, NULL) == 0;
+    kernel.n_generation = n;
+    kernel.at = 0;
+    memcpy(kernel.generations, generations, (size_t)n * sizeof *generations);
 }
-
-static void kernel_rests(void)
-{
-    if (kernel.running)
-        pthread_join(kernel.thread, NULL);
-    kernel.running = false;
-}
+#define COUNTS(...)                                                                                                    \
+    kernel_counts((int)(sizeof((unsigned[]){__VA_ARGS__}) / sizeof(unsigned)), (const unsigned[]){__VA_ARGS__})
 
 /* Nothing may be left of what was asked. */
 static void kernel_close(void)
 {
-    kernel_rests();
     kernel.provider = NULL;
     assert_int_equal(syscall(SYS_unlinkat, AT_FDCWD, kernel.dir.path, AT_REMOVEDIR), 0);
     st_buf_free(&kernel.table);
@@ -186,7 +164,7 @@ static void a_report_is_asked_for_in_a_directory_that_is_gone_afterwards(void **
     kernel_open("sev_guest\n", say_what_was_asked);
     kernel.aux = true;
     st_buf_add_str(&kernel.table, "table");
-    kernel_plays(1, &(struct ask){41, 42});
+    COUNTS(41, 42);
     assert_ok(st_tsm_report(kernel.dir.path, "sev_guest", data, 32, &report, &aux, &e), &e);
     assert_int_equal(report.len, 10 + 64);
     assert_memory_equal(report.p + 10, data, 32);
@@ -203,11 +181,10 @@ static void a_report_is_asked_for_again_when_somebody_else_wrote(void **state)
     struct st_err e = {0};
     (void)state;
     kernel_open("tdx_guest\n", say_what_was_asked);
-    kernel_plays(3, (const struct ask[]){{1, 3}, {3, 5}, {5, 6}});
+    COUNTS(1, 3, 3, 5, 5, 6);
     assert_ok(st_tsm_report(kernel.dir.path, "tdx_guest", data, 64, &report, NULL, &e), &e);
     assert_int_equal(report.len, 10 + 64);
-    kernel_rests();
-    kernel_plays(5, (const struct ask[]){{1, 3}, {3, 5}, {5, 7}, {7, 9}, {9, 11}});
+    COUNTS(1, 3, 3, 5, 5, 7, 7, 9, 9, 11);
     expect_refusal(st_tsm_report(kernel.dir.path, "tdx_guest", data, 64, &report, NULL, &e), &e, ST_IO,
                    "somebody else writes");
     kernel_close();
@@ -221,11 +198,9 @@ static void under_a_paravisor_the_guest_asks_at_its_own_level(void **state)
     (void)state;
     kernel_open("sev_guest\n", say_what_was_asked);
     kernel.privlevel_floor = "2\n";
-    kernel_plays(1, &(struct ask){10, 12}); /* two writes of ours */
+    COUNTS(10, 12); /* two writes of ours */
     assert_ok(st_tsm_report(kernel.dir.path, "sev_guest", data, 64, &report, NULL, &e), &e);
-    kernel_rests();
     kernel.privlevel_floor = "9\n";
-    kernel.dead = true;
     expect_refusal(st_tsm_report(kernel.dir.path, "sev_guest", data, 64, &report, NULL, &e), &e, ST_INPUT, "0..3");
     kernel_close();
     st_buf_free(&report);
@@ -240,14 +215,15 @@ static void machines_without_or_with_another_tee_are_refused_and_left_clean(void
     (void)state;
     expect_refusal(st_collection_open((const char *[]){"tdx"}, 1, &o, &c, &e), &e, ST_UNSUPPORTED, "/nowhere/tsm");
     kernel_open("arm_cca_guest\n", NULL);
-    kernel.dead = true;
     o.tsm = kernel.dir.path;
     expect_refusal(st_collection_open((const char *[]){"tdx"}, 1, &o, &c, &e), &e, ST_UNSUPPORTED, "arm_cca_guest");
     expect_refusal(st_collection_open((const char *[]){"snp"}, 1, &o, &c, &e), &e, ST_UNSUPPORTED, "arm_cca_guest");
     kernel.provider = "";
     expect_refusal(st_tsm_probe(o.tsm, "tdx_guest", &e), &e, ST_IO, "provider");
     kernel.provider = "tdx_guest";
-    /* Files that never change: what is read may be anybody's. */
+    /* A counter that does not count what was written: the report may be anybody's. */
+    kernel.answer = say_what_was_asked;
+    COUNTS(7);
     expect_refusal(st_tsm_report(o.tsm, "tdx_guest", data, 64, &report, NULL, &e), &e, ST_IO, "somebody else");
     kernel_close();
     st_buf_free(&report);
@@ -306,17 +282,16 @@ static void a_tdx_guests_bundle_is_accepted(void **state)
     assert_int_equal(needs.n_write, 1);
     assert_string_equal(needs.write[0], kernel.dir.path);
     assert_int_equal(needs.n_read, 1);
-    kernel_plays(1, &(struct ask){1, 2});
+    COUNTS(1, 2);
     struct st_bundle b = collect_from(c);
     demand(&text, "tdx", &i.maker.roots, "");
     expect_judged_at(&b, MAKE_TIME, text.p, true, "");
     b.binding.nonce[5] ^= 1;
     expect_judged_at(&b, MAKE_TIME, text.p, false, "tdx.binding");
     st_bundle_free(&b);
-    kernel_rests();
     /* A file that nobody knows is a mistake of the operator's: it is not left out in silence. */
     made_file(&d, "notes.txt", "ask Bob");
-    kernel_plays(1, &(struct ask){2, 3});
+    COUNTS(2, 3);
     const struct st_binding keys = made_binding();
     expect_refusal(st_collection_collect(c, &keys, &b, &e), &e, ST_INPUT, "notes.txt");
     st_collection_close(c);
@@ -459,7 +434,7 @@ static void an_snp_report_comes_with_what_the_host_hands_over(void **state)
     st_buf_add(&kernel.table, der_cert, (size_t)n);
     assert_ok(st_collection_open((const char *[]){"snp"}, 1, &(struct st_collect_opts){.tsm = kernel.dir.path}, &c, &e),
               &e);
-    kernel_plays(1, &(struct ask){1, 2});
+    COUNTS(1, 2);
     assert_ok(st_collection_collect(c, &keys, &b, &e), &e);
     assert_int_equal(b.items[0].n_endorsement, 1);
     assert_int_equal(b.items[0].endorsements[0].type, ST_ENDORSEMENT_CERTS);

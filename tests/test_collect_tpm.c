@@ -194,7 +194,7 @@ static void the_key_of_another_tpm_is_refused(void **state)
     machine_close(&m);
 }
 
-static void evidence_of_another_boot_is_refused(void **state)
+static void gap_n9_evidence_of_another_boot_is_refused(void **state)
 {
     struct machine m;
     struct st_collection *c;
@@ -302,7 +302,7 @@ int main(void)
         cmocka_unit_test(a_log_that_says_something_else_is_refused),
         cmocka_unit_test(a_pcr_that_is_extended_ends_the_evidence),
         cmocka_unit_test(the_key_of_another_tpm_is_refused),
-        cmocka_unit_test(evidence_of_another_boot_is_refused),
+        cmocka_unit_test(gap_n9_evidence_of_another_boot_is_refused),
         cmocka_unit_test(a_tpm_carries_for_a_machine_and_follows_another_carrier),
         cmocka_unit_test(a_grant_opens_on_its_tpm_only_and_only_for_believed_keys),
         cmocka_unit_test(a_machine_without_a_tpm_says_so),

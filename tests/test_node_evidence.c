@@ -173,7 +173,7 @@ static void without_a_pinned_image_the_model_is_what_the_node_says(void **state)
     st_verdict_wipe(&v);
 }
 
-static void another_model_or_none_is_refused(void **state)
+static void gap_n1_another_model_or_none_is_refused(void **state)
 {
     struct node *n = *state;
     n->keys.model[0] ^= 1;
@@ -232,7 +232,7 @@ static void evidence_without_its_binding_is_refused(void **state)
     expect_refused(n, ST_POLICY, "policy.nonce.tdx");
 }
 
-static void a_dropped_or_exchanged_gpu_is_refused(void **state)
+static void gap_n4_n5_a_dropped_or_exchanged_gpu_is_refused(void **state)
 {
     struct node *n = *state;
     collect(n);
@@ -285,13 +285,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(all_in_order_is_accepted_and_the_model_counts),
         CASE(without_a_pinned_image_the_model_is_what_the_node_says),
-        CASE(another_model_or_none_is_refused),
+        CASE(gap_n1_another_model_or_none_is_refused),
         CASE(other_software_is_refused),
         CASE(a_debug_guest_is_refused),
         CASE(an_old_nonce_or_another_one_is_refused),
         CASE(keys_that_were_changed_on_the_way_are_refused),
         CASE(evidence_without_its_binding_is_refused),
-        CASE(a_dropped_or_exchanged_gpu_is_refused),
+        CASE(gap_n4_n5_a_dropped_or_exchanged_gpu_is_refused),
         CASE(a_further_item_is_refused),
         CASE(the_vendors_roots_do_not_vouch_for_ours),
     };
