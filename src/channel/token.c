@@ -113,19 +113,30 @@ void st_token_digest(const struct st_token *t, uint8_t out[32])
     st_sha256(text, sizeof text, out);
 }
 
+int st_token_begin_many(const struct st_blind_rsa *k, uint32_t day, uint32_t units, struct st_token_blank *out,
+                        size_t n, struct st_err *e)
+{
+    uint8_t text[ST_BLIND_RSA_JOBS][ST_TOKEN_RANDOM + N_LABEL];
+    struct st_blind_rsa_job jobs[ST_BLIND_RSA_JOBS];
+    if (!good_units(units) || n > ST_BLIND_RSA_JOBS)
+        return st_fail(e, ST_USAGE, "token: want 1 to %d units, and at most %d", ST_TOKEN_MAX_UNITS, ST_BLIND_RSA_JOBS);
+    int rc = 0;
+    for (size_t i = 0; !rc && i < n; i++) {
+        out[i] = (struct st_token_blank){.token = {.day = day, .units = units}, .len = st_blind_rsa_len(k)};
+        jobs[i] = (struct st_blind_rsa_job){text[i], sizeof text[i], out[i].blinded, &out[i].state};
+        rc = st_blind_rsa_prepare(label, N_LABEL, text[i], e);
+        memcpy(out[i].token.random, text[i], ST_TOKEN_RANDOM);
+    }
+    if (!rc)
+        rc = st_blind_rsa_blind_many(k, jobs, n, e);
+    OPENSSL_cleanse(text, sizeof text);
+    return rc;
+}
+
 int st_token_begin(const struct st_blind_rsa *k, uint32_t day, uint32_t units, struct st_token_blank *out,
                    struct st_err *e)
 {
-    uint8_t text[ST_TOKEN_RANDOM + N_LABEL];
-    *out = (struct st_token_blank){.token = {.day = day, .units = units}, .len = st_blind_rsa_len(k)};
-    int rc = good_units(units) ? st_blind_rsa_prepare(label, N_LABEL, text, e)
-                               : st_fail(e, ST_USAGE, "token: want 1 to %d units", ST_TOKEN_MAX_UNITS);
-    if (!rc)
-        rc = st_blind_rsa_blind(k, text, sizeof text, out->blinded, &out->state, e);
-    if (!rc)
-        memcpy(out->token.random, text, ST_TOKEN_RANDOM);
-    OPENSSL_cleanse(text, sizeof text);
-    return rc;
+    return st_token_begin_many(k, day, units, out, 1, e);
 }
 
 int st_token_finish(const struct st_token_blank *b, const struct st_blind_rsa *k, struct st_span answer,

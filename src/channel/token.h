@@ -50,6 +50,9 @@ struct st_token_blank {
 /* Draws the random string and blinds it for k. Wipe *out in the end. */
 int st_token_begin(const struct st_blind_rsa *k, uint32_t day, uint32_t units, struct st_token_blank *out,
                    struct st_err *e) ST_MUST_CHECK;
+/* The same for n blanks, at most ST_BLIND_RSA_JOBS, at a fifth of the time for each. */
+int st_token_begin_many(const struct st_blind_rsa *k, uint32_t day, uint32_t units, struct st_token_blank *out,
+                        size_t n, struct st_err *e) ST_MUST_CHECK;
 /* Unblinds the issuer's answer; VERIFY when it is no signature. */
 int st_token_finish(const struct st_token_blank *b, const struct st_blind_rsa *k, struct st_span answer,
                     struct st_token *out, struct st_err *e) ST_MUST_CHECK;

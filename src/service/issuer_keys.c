@@ -190,12 +190,12 @@ static void look(struct st_issuer_keys *k, uint32_t *forgotten)
         rc = forget(k, today - 1, &changed, &e);
         *forgotten = rc ? 0 : today;
     }
-    if (!rc && changed)
+    if (!rc && changed && k->o.changed)
         k->o.changed(k->o.arg);
     changed = false;
     if (!rc)
         rc = make_day(k, today + 1, &changed, &e);
-    if (!rc && changed)
+    if (!rc && changed && k->o.changed)
         k->o.changed(k->o.arg);
     if (rc)
         st_log(ST_LOG_WARN, "signing keys: %s", e.msg);

@@ -12,7 +12,7 @@ struct st_issuer_keys_opts {
     const char *db;             /* of the ledger; copied */
     int64_t (*clock)(void);     /* wall clock; NULL = st_unix_time */
     double every_s;             /* how often the day is looked at; 0 = 30 */
-    void (*changed)(void *arg); /* called by the thread that makes them */
+    void (*changed)(void *arg); /* called by the thread that makes them; may be NULL */
     void *arg;
 };
 /* Reads the ledger's keys; starts the thread. */

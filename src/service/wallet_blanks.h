@@ -1,4 +1,4 @@
-/* Blanks made ahead: blinding costs a tenth of a millisecond per token, and a request brings up to 22 along. A thread
+/* Blanks made ahead: a request brings up to 22 along, each a millisecond's third by itself. A thread
  * keeps some of each denomination ready, for the keys that are set. What is not ready is made on the spot. */
 #ifndef ST_SERVICE_WALLET_BLANKS_H
 #define ST_SERVICE_WALLET_BLANKS_H
