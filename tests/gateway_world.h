@@ -46,7 +46,7 @@ struct world {
     _Atomic int n_chunks, n_refund, issuer_down, unit_of_change, saw_peer;
     struct st_buf last_body;                   /* of a request at a node; under the lock */
     const char *policy, *log_key, *issuer_key; /* files */
-    struct st_http_conn *waiting[64];
+    struct st_http_conn *waiting[4096];
     size_t n_waiting;
     struct event *tick;
 };
@@ -200,7 +200,7 @@ static inline void world_infer(struct world *w, int node, struct st_http_conn *c
     st_buf_add(&w->last_body, body.p, body.len);
     pthread_mutex_unlock(&w->lock);
     w->n_asked[node]++;
-    if (w->mode[node] == NODE_WAITS && w->n_waiting < 64)
+    if (w->mode[node] == NODE_WAITS && w->n_waiting < sizeof w->waiting / sizeof *w->waiting)
         w->waiting[w->n_waiting++] = c;
     else
         world_answer(w, node, c);
