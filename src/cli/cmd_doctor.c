@@ -265,11 +265,15 @@ static int list_setting(const struct st_cmd *cmd, const char *option, const char
  * the environment. */
 static int list_network(const struct st_cli *cli, json_t *hosts, struct st_err *e)
 {
+    static const char *const asked[][3] = {{"--upstream=", "SOTTO_UPSTREAM", "upstream of sotto "},
+                                           {"--relay=", "SOTTO_RELAY", "relay of sotto "},
+                                           {"--log=", "SOTTO_LOG", "log of sotto "},
+                                           {"--issuer=", "SOTTO_ISSUER", "issuer of sotto "}};
     static const char *const proxies[] = {"HTTPS_PROXY", "https_proxy", "http_proxy", "ALL_PROXY", "all_proxy"};
     for (const struct st_cmd *const *c = st_commands; *c; c++) {
-        if (!strcmp((*c)->name, "proxy") &&
-            list_setting(*c, "--upstream=", "SOTTO_UPSTREAM", "upstream of sotto ", hosts, e))
-            return e->code;
+        for (size_t i = 0; i < sizeof asked / sizeof *asked && !strcmp((*c)->name, "proxy"); i++)
+            if (list_setting(*c, asked[i][0], asked[i][1], asked[i][2], hosts, e))
+                return e->code;
         if (((*c)->shared & ST_CLI_MASKED) &&
             list_setting(*c, "--worker=", "SOTTO_WORKER", "worker of sotto ", hosts, e))
             return e->code;
@@ -287,8 +291,8 @@ static int list_network(const struct st_cli *cli, json_t *hosts, struct st_err *
     puts("\nHosts that sotto may contact:");
     json_array_foreach(hosts, i, h) printf("  %s  (%s)\n", json_string_value(json_object_get(h, "host")),
                                            json_string_value(json_object_get(h, "why")));
-    puts("  what you name with --upstream (sotto proxy), --worker (masked layers) and --url (sotto status); nothing "
-         "else");
+    puts("  what you name with --upstream, --relay, --log and --issuer (sotto proxy), --worker (masked layers) and "
+         "--url (sotto status); nothing else");
     return 0;
 }
 

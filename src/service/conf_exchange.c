@@ -103,16 +103,17 @@ static void take_change(struct st_conf_exchange *x)
     struct st_buf bytes = {0};
     struct st_change_answer answer;
     uint32_t units = 0;
-    struct st_err e = {0};
+    struct st_err e;
     if (st_conf_exchange_field(x, true, ST_GATEWAY_FIELD_CHARGED, &field))
         x->way->units_charged += read_units(field);
     if (!x->change || !st_conf_exchange_field(x, true, ST_GATEWAY_FIELD_CHANGE, &field))
         return;
-    if (!st_base64_decode((const char *)field.p, field.len, &bytes))
-        st_fail(&e, ST_INPUT, "is not base64");
-    else if (!st_change_answer_parse((struct st_span){(uint8_t *)bytes.p, bytes.len}, &answer, &e))
-        (void)!st_wallet_change_take(x->way->wallet, x->change, &answer, &units, &e);
-    if (e.code)
+    int rc = st_base64_decode((const char *)field.p, field.len, &bytes)
+                 ? st_change_answer_parse((struct st_span){(uint8_t *)bytes.p, bytes.len}, &answer, &e)
+                 : st_fail(&e, ST_INPUT, "is not base64");
+    if (!rc)
+        rc = st_wallet_change_take(x->way->wallet, x->change, &answer, &units, &e);
+    if (rc)
         st_log(ST_LOG_WARN, "gateway: change: %s", e.msg);
     st_buf_wipe(&bytes);
 }
@@ -120,20 +121,24 @@ static void take_change(struct st_conf_exchange *x)
 static void on_end(void *arg, int status, const struct st_err *e)
 {
     struct st_conf_exchange *x = arg;
-    struct st_err err = {0};
+    struct st_err err;
+    int rc = 0;
     x->call = NULL;
     if (e) {
         x->held = x->o.units && st_http_client_unsent(x->way->http);
         err = *e;
-        if (err.code == ST_IO && strncmp(err.msg, "the relay", 9) != 0)
+        rc = e->code;
+        if (rc == ST_IO && strncmp(err.msg, "the relay", 9) != 0)
             st_err_prefix(&err, "relay");
     } else if (status == 400)
-        st_fail(&err, ST_IO, "the gateway refuses what was sealed for it: its key may have changed just now");
+        rc = st_fail(&err, ST_IO, "the gateway refuses what was sealed for it: its key may have changed just now");
     else if (status != 200)
-        st_fail(&err, ST_IO, "the relay answers with status %d", status);
-    else if (!st_sealed_end(&x->sealed, on_piece, x, &err))
+        rc = st_fail(&err, ST_IO, "the relay answers with status %d", status);
+    else
+        rc = st_sealed_end(&x->sealed, on_piece, x, &err);
+    if (!rc)
         take_change(x);
-    x->o.end(x->o.arg, st_sealed_status(&x->sealed), err.code ? &err : NULL);
+    x->o.end(x->o.arg, st_sealed_status(&x->sealed), rc ? &err : NULL);
     exchange_free(x);
 }
 
@@ -226,21 +231,21 @@ static int send_request(struct st_conf_exchange *x, struct st_err *e)
 static void on_token(void *arg, const struct st_token *t, const struct st_err *e)
 {
     struct st_conf_exchange *x = arg;
-    struct st_err err = {0};
+    struct st_err err;
+    int rc;
     x->ticket = NULL;
     if (!t) {
         err = *e;
-        st_err_prefix(&err, "tokens");
+        rc = st_err_prefix(&err, "tokens");
     } else {
         x->token = *t;
         x->held = true;
-        if (t->units < x->way->price_request)
-            st_fail(&err, ST_POLICY, "tokens: the largest has %" PRIu32 " units, and a request costs %" PRIu32,
-                    t->units, x->way->price_request);
-        else
-            (void)!send_request(x, &err);
+        rc = t->units < x->way->price_request
+                 ? st_fail(&err, ST_POLICY, "tokens: the largest has %" PRIu32 " units, and a request costs %" PRIu32,
+                           t->units, x->way->price_request)
+                 : send_request(x, &err);
     }
-    if (err.code)
+    if (rc)
         fail_later(x, &err);
 }
 

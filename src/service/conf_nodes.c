@@ -169,9 +169,9 @@ static int take_gateway(struct st_conf_nodes *c, const struct st_directory_gatew
 static void take_directory(struct st_conf_nodes *c)
 {
     const struct st_directory *d = st_log_client_directory(c->log);
-    struct st_err e = {0};
+    struct st_err e;
     const struct st_directory_gateway *g = choose_gateway(c, d, &e);
-    c->keys_err = (struct st_err){0};
+    c->keys_err.code = 0;
     if (!g || take_gateway(c, g, &e) || take_issuer(c, d, &e)) {
         c->keys_err = e;
         st_log(ST_LOG_WARN, "%s", e.msg);
@@ -192,7 +192,7 @@ static void on_refreshed(void *arg, const struct st_err *e)
         c->log_err = *e;
         c->wait = c->wait < 1 ? 1 : c->wait < REFRESH_MAX_S / 2 ? 2 * c->wait : REFRESH_MAX_S;
     } else {
-        c->log_err = (struct st_err){0};
+        c->log_err.code = 0;
         take_directory(c);
     }
     c->refresh_at = now + c->wait;
@@ -412,13 +412,14 @@ static size_t count_good(const struct st_conf_nodes *c)
 const char *st_conf_nodes_state(struct st_conf_nodes *c, const char **why)
 {
     enum st_passage_fault fault;
-    struct st_err e = {0};
+    struct st_err e;
     size_t n = count_good(c);
+    bool log = check_log(c, &fault, &e) == 0;
     *why = NULL;
-    if (check_log(c, &fault, &e) == 0 && n && n >= st_policy_min_nodes(c->o.policy))
+    if (log && n && n >= st_policy_min_nodes(c->o.policy))
         return "ok";
-    if (!e.code)
-        too_few(c, NULL, n, &fault, &e);
+    if (log)
+        (void)!too_few(c, NULL, n, &fault, &e);
     snprintf(c->why, sizeof c->why, "%s", e.msg);
     *why = c->why;
     bool starting = !c->log_err.code && !st_log_client_directory(c->log);

@@ -237,41 +237,57 @@ static bool may_retry(const struct st_conf_request *r, const struct st_err *e)
     return !r->head_told && e->code == ST_IO && r->n_tried <= r->p->o.n_retry && r->n_tried < MAX_TRIES;
 }
 
+/* Everything that must hold before a reply counts. */
+static int check_reply(struct st_conf_request *r, unsigned status, struct st_err *e)
+{
+    int rc = check_outer(r, status, e);
+    if (!rc)
+        rc = st_sealed_end(&r->inner, on_inner, r, e);
+    if (rc)
+        return rc;
+    tell_head(r); /* a reply without content */
+    if (r->dropped)
+        return st_fail(e, ST_IO, "the node answers with status %u", st_sealed_status(&r->inner));
+    return check_receipt(r, e);
+}
+
+static void on_failed(struct st_conf_request *r, const struct st_err *e)
+{
+    enum st_passage_fault fault = fault_of(e);
+    if (fault == ST_FAULT_INTEGRITY)
+        st_conf_nodes_doubt(r->p->nodes, r->pick.id, e->msg);
+    else
+        st_conf_nodes_look(r->p->nodes);
+    if (may_retry(r, e)) {
+        enum st_passage_fault other;
+        struct st_err again;
+        r->p->n_retry++;
+        if (!attempt(r, &other, &again))
+            return;
+        /* What failed first says more than that no other node is left. */
+    }
+    tell_end(r, fault, e);
+}
+
 static void on_end(void *arg, unsigned status, const struct st_err *e)
 {
     struct st_conf_request *r = arg;
-    struct st_err err = {0};
-    enum st_passage_fault fault;
-    if (e)
+    struct st_err err;
+    int rc = 0;
+    if (e) {
         err = *e;
-    else if (!check_outer(r, status, &err) && !st_sealed_end(&r->inner, on_inner, r, &err)) {
-        tell_head(r); /* a reply without content */
-        if (r->dropped)
-            st_fail(&err, ST_IO, "the node answers with status %u", st_sealed_status(&r->inner));
-        else
-            (void)!check_receipt(r, &err);
-    }
+        rc = e->code;
+    } else
+        rc = check_reply(r, status, &err);
     r->x = NULL;
-    if (!err.code) {
-        r->p->n_receipt++;
-        st_conf_reply_end(&r->reply, &r->piece);
-        tell_data(r);
-        tell_end(r, ST_FAULT_NETWORK, NULL);
+    if (rc) {
+        on_failed(r, &err);
         return;
     }
-    fault = fault_of(&err);
-    if (fault == ST_FAULT_INTEGRITY)
-        st_conf_nodes_doubt(r->p->nodes, r->pick.id, err.msg);
-    else
-        st_conf_nodes_look(r->p->nodes);
-    if (may_retry(r, &err)) {
-        struct st_err again;
-        r->p->n_retry++;
-        if (!attempt(r, &fault, &again))
-            return;
-        fault = ST_FAULT_NETWORK; /* what failed first says more than that no other node is left */
-    }
-    tell_end(r, fault, &err);
+    r->p->n_receipt++;
+    st_conf_reply_end(&r->reply, &r->piece);
+    tell_data(r);
+    tell_end(r, ST_FAULT_NETWORK, NULL);
 }
 
 /* ---- a try ---- */
