@@ -301,6 +301,42 @@ static void a_tdx_guests_bundle_is_accepted(void **state)
     st_buf_free(&text);
 }
 
+static void write_rtmrs(struct made_dir *d, uint8_t third)
+{
+    uint8_t value[48] = {0};
+    char name[24];
+    for (int i = 0; i < 4; i++) {
+        snprintf(name, sizeof name, "rtmr%d:sha384", i);
+        value[0] = i == 3 ? third : (uint8_t)i;
+        made_bytes(d, name, value, sizeof value);
+    }
+}
+
+static void an_rtmr_that_is_extended_ends_the_evidence(void **state)
+{
+    struct made_dir d = made_dir();
+    struct st_collection *c;
+    struct st_collect_needs needs;
+    struct st_bundle b;
+    struct st_err e = {0};
+    const struct st_binding keys = made_binding();
+    (void)state;
+    kernel_open("tdx_guest", say_what_was_asked);
+    write_rtmrs(&d, 0);
+    const struct st_collect_opts o = {.tsm = kernel.dir.path, .tdx_measurements = d.path};
+    assert_ok(st_collection_open((const char *[]){"tdx"}, 1, &o, &c, &e), &e);
+    assert_ok(st_collection_unchanged(c, &e), &e);
+    st_collection_needs(c, &needs);
+    assert_int_equal(needs.n_read, 1);
+    write_rtmrs(&d, 1);
+    expect_refusal(st_collection_unchanged(c, &e), &e, ST_VERIFY, "RTMR 3");
+    expect_refusal(st_collection_collect(c, &keys, &b, &e), &e, ST_VERIFY, "RTMR 3");
+    made_dir_remove(&d);
+    assert_int_not_equal(st_collection_unchanged(c, &e), 0);
+    st_collection_close(c);
+    kernel_close();
+}
+
 /* ---- SGX under Gramine ---- */
 
 static void an_enclaves_bundle_is_accepted(void **state)
@@ -601,6 +637,7 @@ int main(void)
         cmocka_unit_test(under_a_paravisor_the_guest_asks_at_its_own_level),
         cmocka_unit_test(machines_without_or_with_another_tee_are_refused_and_left_clean),
         cmocka_unit_test(a_tdx_guests_bundle_is_accepted),
+        cmocka_unit_test(an_rtmr_that_is_extended_ends_the_evidence),
         cmocka_unit_test(an_enclaves_bundle_is_accepted),
         cmocka_unit_test(enclaves_without_attestation_are_refused),
         cmocka_unit_test(a_hosts_table_of_certificates_is_read_within_its_bounds),

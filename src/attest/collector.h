@@ -7,14 +7,15 @@
 #include "attest/evidence.h"
 
 struct st_collect_opts {
-    const char *tsm;          /* tdx, snp: NULL = /sys/kernel/config/tsm/report */
-    const char *gramine;      /* sgx: NULL = /dev/attestation */
-    const char *tcti;         /* tpm: TCTI string of tpm2-tss, NULL = the system's TPM */
-    const char *tpm_ak;       /* tpm: persistent handle "0x81000003" of the attestation key; NULL = the restricted
-                                 signing key that this TPM makes from attest/tpm_device.h's template: always the same */
-    const char *tpm_certs;    /* tpm: PEM file, certificate of that key; NULL = none */
-    const char *event_log;    /* tpm: NULL = /sys/kernel/security/tpm0/binary_bios_measurements, if it is there */
-    const char *nvml;         /* nvgpu: NULL = libnvidia-ml.so.1 */
+    const char *tsm;              /* tdx, snp: NULL = /sys/kernel/config/tsm/report */
+    const char *tdx_measurements; /* tdx: NULL = /sys/devices/virtual/misc/tdx_guest/measurements, if it is there */
+    const char *gramine;          /* sgx: NULL = /dev/attestation */
+    const char *tcti;             /* tpm: TCTI string of tpm2-tss, NULL = the system's TPM */
+    const char *tpm_ak;           /* tpm: persistent handle "0x81000003" of the attestation key; NULL = the restricted
+                                     signing key that this TPM makes from attest/tpm_device.h's template: always the same */
+    const char *tpm_certs;        /* tpm: PEM file, certificate of that key; NULL = none */
+    const char *event_log;        /* tpm: NULL = /sys/kernel/security/tpm0/binary_bios_measurements, if it is there */
+    const char *nvml;             /* nvgpu: NULL = libnvidia-ml.so.1 */
     const char *sim_key;      /* sim: file of an Ed25519 seed, 64 hexadecimal digits; when it is gone or another one,
                                  the evidence has changed */
     const char *endorsements; /* directory of files that go along: collateral, certificates, revocation lists. Read
