@@ -45,8 +45,74 @@ static int get(const char *base, const char *path, struct st_http *h, json_t **o
     return rc;
 }
 
+/* What comes from outside may hold control characters. */
+static void put_clean(const char *text)
+{
+    for (const char *c = text ? text : "?"; *c; c++)
+        putchar(*c >= ' ' && *c < 0x7f ? *c : '?');
+}
+
+static long long number(const json_t *o, const char *key)
+{
+    return (long long)json_integer_value(json_object_get(o, key));
+}
+
+static void print_node(const json_t *node)
+{
+    size_t i;
+    const json_t *c, *checks = json_object_get(node, "checks");
+    const char *state = json_string_value(json_object_get(node, "state"));
+    fputs("  node:       ", stdout);
+    put_clean(json_string_value(json_object_get(node, "id")));
+    fputs(" ", stdout);
+    put_clean(state);
+    if (json_object_get(node, "evidence_age_s"))
+        printf(", evidence %lld s old, judged %lld s ago", number(node, "evidence_age_s"),
+               number(node, "judged_s_ago"));
+    putchar('\n');
+    if (json_object_get(node, "why")) {
+        fputs("    ", stdout);
+        put_clean(json_string_value(json_object_get(node, "code")));
+        fputs(": ", stdout);
+        put_clean(json_string_value(json_object_get(node, "why")));
+        putchar('\n');
+    }
+    json_array_foreach(checks, i, c)
+    {
+        const char *result = json_string_value(json_object_get(c, "result"));
+        bool pass = result && strcmp(result, "pass") == 0;
+        printf("    %-6s ", pass ? "pass" : result && strcmp(result, "absent") == 0 ? "absent" : "FAIL");
+        put_clean(json_string_value(json_object_get(c, "name")));
+        fputs(" ", stdout);
+        put_clean(json_string_value(json_object_get(c, "detail")));
+        putchar('\n');
+    }
+}
+
+/* What a client of confidential nodes knows about them: /sotto/status. */
+static void print_verdicts(const json_t *status)
+{
+    size_t i;
+    const json_t *node, *detail = json_object_get(status, "detail"), *log = json_object_get(detail, "log");
+    const char *why = json_string_value(json_object_get(status, "why"));
+    if (why) {
+        fputs("  missing:    ", stdout);
+        put_clean(why);
+        putchar('\n');
+    }
+    if (log) {
+        fputs("  log:        ", stdout);
+        put_clean(json_string_value(json_object_get(log, "origin")));
+        printf(", %lld entries, %lld witnesses, %lld s ago\n", number(log, "size"), number(log, "witnesses"),
+               number(log, "age_s"));
+    }
+    printf("  tokens:     %lld units; a request costs %lld and 1 for each %lld bytes\n", number(detail, "units"),
+           number(detail, "price_request"), number(detail, "unit_bytes"));
+    json_array_foreach(json_object_get(detail, "nodes"), i, node) print_node(node);
+}
+
 static void print(const struct st_cli *cli, const char *url, const struct st_http *health, const json_t *health_json,
-                  const json_t *models)
+                  const json_t *models, const json_t *status)
 {
     size_t i;
     const json_t *m, *list = json_object_get(models, "data");
@@ -69,6 +135,8 @@ static void print(const struct st_cli *cli, const char *url, const struct st_htt
             printf("  model:      %s\n", q.p ? q.p : "");
             st_buf_free(&q);
         }
+        if (status)
+            print_verdicts(status);
         return;
     }
     json_t *names = json_array();
@@ -77,6 +145,8 @@ static void print(const struct st_cli *cli, const char *url, const struct st_htt
                           "protection", health->protection, "scheme", health->scheme, "verified", health->verified,
                           "models", names, "health", health_json);
     struct st_buf b = {0};
+    if (o && status)
+        json_object_set(o, "confidential", (json_t *)(uintptr_t)status);
     if (o)
         st_json_dump(o, &b);
     if (b.p)
@@ -87,17 +157,21 @@ static void print(const struct st_cli *cli, const char *url, const struct st_htt
 
 static int ask(const struct st_cli *cli, const char *url, struct st_err *e)
 {
-    struct st_http health = {0}, models = {0};
-    json_t *health_json = NULL, *models_json = NULL;
+    struct st_http health = {0}, models = {0}, status = {0};
+    json_t *health_json = NULL, *models_json = NULL, *status_json = NULL;
     int rc = get(url, "/health", &health, &health_json, e);
     if (!rc)
         rc = get(url, "/v1/models", &models, &models_json, e);
     if (!rc && models.status == 401)
         rc = st_fail(e, ST_POLICY, "%s: wants an API key; set OPENAI_BASE_URL to it, and OPENAI_API_KEY", url);
+    if (!rc && strcmp(health.protection, "confidential") == 0)
+        rc = get(url, "/sotto/status", &status, &status_json, e);
     if (!rc)
-        print(cli, url, &health, health_json, models_json);
+        print(cli, url, &health, health_json, models_json, status_json);
     json_decref(health_json);
     json_decref(models_json);
+    json_decref(status_json);
+    st_http_wipe(&status);
     st_http_wipe(&health);
     st_http_wipe(&models);
     return rc;
@@ -118,7 +192,9 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 const struct st_cmd st_cmd_status = {
     .name = "status",
     .summary = "Ask a running endpoint what it serves and how it is protected",
-    .doc = "Asks /health and /v1/models of an endpoint and shows its protection. OPENAI_API_KEY is sent to the host "
+    .doc = "Asks /health and /v1/models of an endpoint and shows its protection; of one under confidential also every "
+           "node "
+           "with every check of its evidence (/sotto/status). OPENAI_API_KEY is sent to the host "
            "of OPENAI_BASE_URL only.",
     .examples = "  sotto status\n  sotto status --url http://127.0.0.1:7789 --json",
     .shared = ST_CLI_JSON,
