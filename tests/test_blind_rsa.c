@@ -259,7 +259,7 @@ static void a_blinding_factor_without_inverse_is_refused(void **state)
     uint8_t salt[ST_BLIND_RSA_SALT] = {0}, blinded[LEN];
     expect_refusal(st_blind_rsa_blind_from(client, "x", 1, salt, &s, blinded, &e), &e, ST_INPUT, "inverse");
     memset(s.inverse, 0xff, LEN);
-    expect_refusal(st_blind_rsa_blind_from(client, "x", 1, salt, &s, blinded, &e), &e, ST_INPUT, "inverse");
+    expect_refusal(st_blind_rsa_blind_from(client, "x", 1, salt, &s, blinded, &e), &e, ST_INPUT, "below the modulus");
 }
 
 static void expect_key_refused(struct bytes der, const char *says)

@@ -139,6 +139,11 @@ int st_db_end(struct st_db *d, int rc, struct st_err *e)
     return rc;
 }
 
+int st_db_wait(struct st_db *d, bool wait, struct st_err *e)
+{
+    return st_db_run(d, wait ? "PRAGMA synchronous=FULL" : "PRAGMA synchronous=NORMAL", ST_DB_NO_ARGS, NULL, e);
+}
+
 int st_db_scrub(struct st_db *d, struct st_err *e)
 {
     int code = sqlite3_wal_checkpoint_v2(d->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);

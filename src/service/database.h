@@ -1,6 +1,6 @@
 /* SQLite files of ours: made with mode 0600, refused when others can read them or another program has made them, every
- * commit on disk before it returns (WAL, synchronous FULL), what is deleted overwritten. Errors name the file and never
- * a value of a row.
+ * commit on disk before it returns (WAL, synchronous FULL; st_db_wait()), what is deleted overwritten. Errors name the
+ * file and never a value of a row.
  *
  * SQL texts are string literals: each is compiled once and found again by its address. A connection belongs to one
  * thread at a time. */
@@ -55,6 +55,9 @@ int st_db_number(struct st_db *d, const char *sql, const struct st_db_value *in,
  * of the commit. */
 int st_db_begin(struct st_db *d, struct st_err *e) ST_MUST_CHECK;
 int st_db_end(struct st_db *d, int rc, struct st_err *e) ST_MUST_CHECK;
+/* Whether commits from now on wait for the disk, as they do from the start. One that does not outlives this program's
+ * death, and the machine's only when a later one has waited. */
+int st_db_wait(struct st_db *d, bool wait, struct st_err *e) ST_MUST_CHECK;
 /* Overwrites what deleted rows left in the log of changes. */
 int st_db_scrub(struct st_db *d, struct st_err *e) ST_MUST_CHECK;
 

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MARKED 8 /* tokens of a denomination that a power cut may cost (wallet_store.h) */
+
 uint32_t st_wallet_today(const struct st_wallet *w)
 {
     return (uint32_t)(w->clock() / ST_TOKEN_DAY_S);
@@ -88,11 +90,38 @@ uint64_t st_wallet_units(struct st_wallet *w)
     return st_wallet_store_sum(w->store, 0, st_wallet_first_day(w), &sum, &e) ? 0 : sum.units;
 }
 
+static void on_idle(evutil_socket_t fd, short what, void *arg)
+{
+    struct st_wallet *w = arg;
+    struct st_err e;
+    (void)fd;
+    (void)what;
+    for (size_t i = 0; i < ST_TOKEN_N_UNITS; i++)
+        if (w->mark >> i & 1 && st_wallet_store_mark(w->store, st_token_units[i], st_wallet_first_day(w), MARKED, &e))
+            st_log(ST_LOG_WARN, "wallet: %s", e.msg);
+    w->mark = 0;
+}
+
+/* The next token of this denomination should not wait for the disk. */
+static void mark_soon(struct st_wallet *w, uint32_t units)
+{
+    const struct timeval soon = {0, 20000};
+    for (size_t i = 0; i < ST_TOKEN_N_UNITS; i++)
+        if (st_token_units[i] == units)
+            w->mark |= 1u << i;
+    if (w->idle && !evtimer_pending(w->idle, NULL))
+        event_add(w->idle, &soon);
+}
+
 static int take_now(struct st_wallet *w, uint32_t units, bool largest, struct st_token *t, bool *found,
                     struct st_err *e)
 {
     uint32_t most = st_token_units[ST_TOKEN_N_UNITS - 1];
-    return st_wallet_store_take(w->store, units < most ? units : most, largest, st_wallet_first_day(w), t, found, e);
+    if (st_wallet_store_take(w->store, units < most ? units : most, largest, st_wallet_first_day(w), t, found, e))
+        return e->code;
+    if (*found)
+        mark_soon(w, t->units);
+    return 0;
 }
 
 /* Half of a batch is gone: buys the next in the background. */
@@ -292,6 +321,9 @@ static int set_up(struct st_wallet *w, const struct st_wallet_opts *o, struct st
             return st_fail(e, ST_MEMORY, "wallet: out of memory");
         if (st_wallet_blanks_new(&w->blanks, e))
             return e->code;
+        w->idle = evtimer_new(st_http_client_base(w->http), on_idle, w);
+        if (!w->idle)
+            return st_fail(e, ST_MEMORY, "wallet: out of memory");
     }
     if (st_wallet_store_open(o->file, &w->store, e))
         return e->code;
@@ -321,6 +353,8 @@ void st_wallet_close(struct st_wallet *w)
     st_wallet_buy_close(w);
     while (w->waiting)
         st_wallet_cancel(w->waiting);
+    if (w->idle)
+        event_free(w->idle);
     st_wallet_blanks_free(w->blanks);
     drop_keys(w, UINT32_MAX);
     st_wallet_store_close(w->store);

@@ -1,4 +1,5 @@
 #include "service/wallet_store.h"
+#include "base/file.h"
 #include "service/database.h"
 
 #include <openssl/crypto.h>
@@ -7,10 +8,11 @@
 
 static const char schema[] =
     "CREATE TABLE issuer (name TEXT NOT NULL) STRICT;"
+    "CREATE TABLE boot (id BLOB NOT NULL) STRICT;"
     "CREATE TABLE keys (day INTEGER NOT NULL, units INTEGER NOT NULL, key BLOB NOT NULL, PRIMARY KEY (day, units)) "
     "STRICT;"
     "CREATE TABLE tokens (random BLOB PRIMARY KEY, day INTEGER NOT NULL, units INTEGER NOT NULL,"
-    " signature BLOB NOT NULL) STRICT;"
+    " signature BLOB NOT NULL, marked INTEGER NOT NULL) STRICT;"
     "CREATE INDEX tokens_units ON tokens (units, day);"
     "CREATE TABLE blanks (batch BLOB NOT NULL, place INTEGER NOT NULL, day INTEGER NOT NULL, units INTEGER NOT NULL,"
     " random BLOB NOT NULL, inverse BLOB NOT NULL, blinded BLOB NOT NULL, PRIMARY KEY (batch, place)) STRICT";
@@ -21,14 +23,62 @@ static struct st_db *db(struct st_wallet_store *s)
     return (struct st_db *)s;
 }
 
+/* Compares the first column of the one row with want; *found false when there is no row. */
+static int compare(struct st_wallet_store *s, const char *sql, const struct st_db_value *in, size_t n_in,
+                   struct st_span want, bool *found, bool *same, struct st_err *e)
+{
+    sqlite3_stmt *q;
+    *same = false;
+    if (st_db_start(db(s), sql, in, n_in, &q, e))
+        return e->code;
+    int rc = st_db_next(db(s), q, found, e);
+    if (!rc && *found) {
+        struct st_span had = st_db_bytes(q, 0);
+        *same = had.len == want.len && memcmp(had.p, want.p, want.len) == 0;
+    }
+    st_db_done(q);
+    return rc;
+}
+
+/* Marked tokens after a start: of this boot they have not been taken; of another, who knows. */
+static int settle_marks(struct st_wallet_store *s, struct st_err *e)
+{
+    struct st_buf boot = {0};
+    bool found, same = false;
+    int rc = st_file_read("/proc/sys/kernel/random/boot_id", 64, &boot, e);
+    if (!rc)
+        rc = compare(s, "SELECT id FROM boot", ST_DB_NO_ARGS, (struct st_span){(const uint8_t *)boot.p, boot.len},
+                     &found, &same, e);
+    if (rc || same)
+        goto out;
+    rc = st_db_begin(db(s), e);
+    if (rc)
+        goto out;
+    rc = st_db_run(db(s), "DELETE FROM tokens WHERE marked = 1", ST_DB_NO_ARGS, NULL, e);
+    if (!rc)
+        rc = st_db_run(db(s), "DELETE FROM boot", ST_DB_NO_ARGS, NULL, e);
+    if (!rc)
+        rc = st_db_run(db(s), "INSERT INTO boot VALUES (?)", ST_DB_ARGS(ST_DB_BYTES(boot.p, boot.len)), NULL, e);
+    rc = st_db_end(db(s), rc, e);
+out:
+    st_buf_free(&boot);
+    return rc;
+}
+
 int st_wallet_store_open(const char *path, struct st_wallet_store **out, struct st_err *e)
 {
     static const struct st_db_opts o = {
         .what = "a wallet", .id = 0x53745761, .version = 1, .schema = schema, .exclusive = true};
     struct st_db *d;
-    int rc = st_db_open(path, &o, &d, e);
+    *out = NULL;
+    if (st_db_open(path, &o, &d, e))
+        return e->code;
+    if (settle_marks((struct st_wallet_store *)d, e)) {
+        st_db_close(d);
+        return e->code;
+    }
     *out = (struct st_wallet_store *)d;
-    return rc;
+    return 0;
 }
 
 void st_wallet_store_close(struct st_wallet_store *s)
@@ -49,23 +99,6 @@ int st_wallet_store_forget(struct st_wallet_store *s, uint32_t day, struct st_er
 }
 
 /* ---- the issuer ---- */
-
-/* Compares the first column of the one row with want; *found false when there is no row. */
-static int compare(struct st_wallet_store *s, const char *sql, const struct st_db_value *in, size_t n_in,
-                   struct st_span want, bool *found, bool *same, struct st_err *e)
-{
-    sqlite3_stmt *q;
-    *same = false;
-    if (st_db_start(db(s), sql, in, n_in, &q, e))
-        return e->code;
-    int rc = st_db_next(db(s), q, found, e);
-    if (!rc && *found) {
-        struct st_span had = st_db_bytes(q, 0);
-        *same = had.len == want.len && memcmp(had.p, want.p, want.len) == 0;
-    }
-    st_db_done(q);
-    return rc;
-}
 
 int st_wallet_store_issuer(struct st_wallet_store *s, const char *name, struct st_err *e)
 {
@@ -114,7 +147,7 @@ int st_wallet_store_each_key(struct st_wallet_store *s,
 static int add_tokens(struct st_wallet_store *s, const struct st_token *t, size_t n, struct st_err *e)
 {
     for (size_t i = 0; i < n; i++)
-        if (st_db_run(db(s), "INSERT OR IGNORE INTO tokens VALUES (?, ?, ?, ?)",
+        if (st_db_run(db(s), "INSERT OR IGNORE INTO tokens VALUES (?, ?, ?, ?, 0)",
                       ST_DB_ARGS(ST_DB_BYTES(t[i].random, ST_TOKEN_RANDOM), ST_DB_INT(t[i].day), ST_DB_INT(t[i].units),
                                  ST_DB_BYTES(t[i].signature, t[i].signature_len)),
                       NULL, e))
@@ -122,10 +155,26 @@ static int add_tokens(struct st_wallet_store *s, const struct st_token *t, size_
     return 0;
 }
 
+/* A transaction that does not wait for the disk. */
+static int begin_light(struct st_wallet_store *s, struct st_err *e)
+{
+    int rc = st_db_wait(db(s), false, e);
+    return rc ? rc : st_db_begin(db(s), e);
+}
+
+static int end_light(struct st_wallet_store *s, int rc, struct st_err *e)
+{
+    struct st_err other;
+    rc = st_db_end(db(s), rc, e);
+    if (st_db_wait(db(s), true, &other) && !rc)
+        rc = st_fail(e, other.code, "%s", other.msg);
+    return rc;
+}
+
 int st_wallet_store_add(struct st_wallet_store *s, const struct st_token *t, size_t n, struct st_err *e)
 {
-    int rc = st_db_begin(db(s), e);
-    return rc ? rc : st_db_end(db(s), add_tokens(s, t, n, e), e);
+    int rc = begin_light(s, e);
+    return end_light(s, rc ? rc : add_tokens(s, t, n, e), e);
 }
 
 /* A column of a row into [len] bytes; false when it has another length. */
@@ -145,17 +194,17 @@ static int broken(struct st_err *e)
 }
 
 static int find_token(struct st_wallet_store *s, uint32_t units, bool largest, uint32_t day, struct st_token *out,
-                      bool *found, struct st_err *e)
+                      bool *marked, bool *found, struct st_err *e)
 {
     sqlite3_stmt *q;
     size_t len;
     int rc = largest ? st_db_start(db(s),
-                                   "SELECT random, day, units, signature FROM tokens WHERE day >= ?"
-                                   " ORDER BY units DESC, day LIMIT 1",
+                                   "SELECT random, day, units, signature, marked FROM tokens WHERE day >= ?"
+                                   " ORDER BY units DESC, marked DESC, day LIMIT 1",
                                    ST_DB_ARGS(ST_DB_INT(day)), &q, e)
                      : st_db_start(db(s),
-                                   "SELECT random, day, units, signature FROM tokens WHERE units >= ? AND day >= ?"
-                                   " ORDER BY units, day LIMIT 1",
+                                   "SELECT random, day, units, signature, marked FROM tokens"
+                                   " WHERE units >= ? AND day >= ? ORDER BY units, marked DESC, day LIMIT 1",
                                    ST_DB_ARGS(ST_DB_INT(units), ST_DB_INT(day)), &q, e);
     if (rc)
         return rc;
@@ -163,6 +212,7 @@ static int find_token(struct st_wallet_store *s, uint32_t units, bool largest, u
     if (!rc && *found) {
         out->day = (uint32_t)sqlite3_column_int64(q, 1);
         out->units = (uint32_t)sqlite3_column_int64(q, 2);
+        *marked = sqlite3_column_int64(q, 4) != 0;
         if (!copy(q, 0, out->random, ST_TOKEN_RANDOM, ST_TOKEN_RANDOM, &len) ||
             !copy(q, 3, out->signature, 1, sizeof out->signature, &out->signature_len))
             rc = broken(e);
@@ -171,24 +221,47 @@ static int find_token(struct st_wallet_store *s, uint32_t units, bool largest, u
     return rc;
 }
 
+static int delete_token(struct st_wallet_store *s, const struct st_token *t, struct st_err *e)
+{
+    return st_db_run(db(s), "DELETE FROM tokens WHERE random = ?", ST_DB_ARGS(ST_DB_BYTES(t->random, ST_TOKEN_RANDOM)),
+                     NULL, e);
+}
+
 int st_wallet_store_take(struct st_wallet_store *s, uint32_t units, bool largest, uint32_t day, struct st_token *out,
                          bool *found, struct st_err *e)
 {
+    bool marked = false;
     *found = false;
     *out = (struct st_token){0};
-    int rc = st_db_begin(db(s), e);
-    if (rc)
-        return rc;
-    rc = find_token(s, units, largest, day, out, found, e);
-    if (!rc && *found)
-        rc = st_db_run(db(s), "DELETE FROM tokens WHERE random = ?",
-                       ST_DB_ARGS(ST_DB_BYTES(out->random, ST_TOKEN_RANDOM)), NULL, e);
-    rc = st_db_end(db(s), rc, e);
+    int rc = find_token(s, units, largest, day, out, &marked, found, e);
+    if (!rc && *found && marked) {
+        rc = begin_light(s, e);
+        rc = end_light(s, rc ? rc : delete_token(s, out, e), e);
+    } else if (!rc && *found) {
+        rc = st_db_begin(db(s), e);
+        if (!rc)
+            rc = st_db_end(db(s), delete_token(s, out, e), e);
+    }
     if (rc) {
         *found = false;
         OPENSSL_cleanse(out, sizeof *out);
     }
     return rc;
+}
+
+int st_wallet_store_mark(struct st_wallet_store *s, uint32_t units, uint32_t day, size_t n, struct st_err *e)
+{
+    int64_t have;
+    bool found;
+    if (st_db_number(db(s), "SELECT count(*) FROM tokens WHERE units = ? AND day >= ? AND marked = 1",
+                     ST_DB_ARGS(ST_DB_INT(units), ST_DB_INT(day)), &have, &found, e))
+        return e->code;
+    if (2 * (uint64_t)have >= n)
+        return 0;
+    return st_db_run(db(s),
+                     "UPDATE tokens SET marked = 1 WHERE random IN (SELECT random FROM tokens"
+                     " WHERE units = ? AND day >= ? AND marked = 0 ORDER BY day LIMIT ?)",
+                     ST_DB_ARGS(ST_DB_INT(units), ST_DB_INT(day), ST_DB_INT((int64_t)n - have)), NULL, e);
 }
 
 int st_wallet_store_sum(struct st_wallet_store *s, uint32_t units, uint32_t day, struct st_wallet_sum *out,

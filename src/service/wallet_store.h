@@ -1,5 +1,11 @@
 /* The wallet's file (service/database.h, one process at a time): tokens, purchases under way, and the issuer's keys as
- * they were first seen. Every change is on disk when its function returns.
+ * they were first seen.
+ *
+ * A token must not come out twice, whatever stops, and must come out without waiting for the disk. So some are marked
+ * ahead, on disk; only marked ones are taken out, and that without waiting. When this program dies, those that were
+ * not taken are marked still, and good. When the machine dies, that they were taken may be forgotten: then all that
+ * were marked are dropped (the machine's boot id tells). Everything else is on disk when its function returns, but for
+ * what st_wallet_store_add() adds.
  *
  * A purchase is stored whole before it is sent, so that it can be sent again after a crash; its answer becomes tokens
  * in the transaction that forgets it. */
@@ -25,12 +31,15 @@ int st_wallet_store_each_key(struct st_wallet_store *s,
                              int (*each)(void *arg, uint32_t day, uint32_t units, struct st_span der, struct st_err *e),
                              void *arg, struct st_err *e) ST_MUST_CHECK;
 
-/* Adds tokens; those that are there already are passed over. */
+/* Adds tokens (change, one that was not used); those that are there already are passed over. */
 int st_wallet_store_add(struct st_wallet_store *s, const struct st_token *t, size_t n, struct st_err *e) ST_MUST_CHECK;
 /* Takes the smallest token of at least `units` out, of those the oldest; with largest, the largest there is. Only days
  * from `day` on. */
 int st_wallet_store_take(struct st_wallet_store *s, uint32_t units, bool largest, uint32_t day, struct st_token *out,
                          bool *found, struct st_err *e) ST_MUST_CHECK;
+/* Marks further tokens of a denomination, so that `n` are marked; only when fewer than half of that are. */
+int st_wallet_store_mark(struct st_wallet_store *s, uint32_t units, uint32_t day, size_t n,
+                         struct st_err *e) ST_MUST_CHECK;
 /* What the tokens from `day` on are worth, and how many of them are of at least `units`. */
 struct st_wallet_sum {
     uint64_t units, n;
