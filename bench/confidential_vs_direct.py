@@ -2,14 +2,15 @@
 """What privacy costs: the same engine asked directly, and through proxy, relay, gateway and node, in one run on loopback.
 
     bench/confidential_vs_direct.py [--quick] [--engines paced,serve] [--clients 1,8,64] [--rounds 3] [--tokens 64]
-        [--model DIR] [--build build] [--out FILE.csv]
+        [--model DIR] [--build build] [--work DIR] [--out FILE.csv]
 
 paced: an engine elsewhere, as one with GPUs is: first token after 50 ms, then one every 20 ms (bench/streams.c).
 serve: `sotto serve` with a random Llama of 0.1B in int8, on the same cores as all the roles.
 Both ways take turns; medians of the rounds count. Targets: first token at most 2 % or 2 ms later, tokens per second of a
 stream at most 1 % fewer. CPU: processor time of each role per request. Evidence is simulated, everything else as in use:
 sealed twice, paid with blind tokens, change given, receipts checked. --quick: paced only, one round, 1 and 8 clients.
-Exit status 1 when a target is missed."""
+--work: where wallet, spent tokens and the issuer's books lie; their syncs are part of what a first token waits for, so a disk
+of its own or /dev/shm tells how much. Exit status 1 when a target is missed."""
 
 import argparse
 import csv
@@ -192,6 +193,7 @@ def main():
     p.add_argument("--tokens", type=int, default=64)
     p.add_argument("--model", default=str(ROOT / "build/bench/0.1B"))
     p.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
+    p.add_argument("--work", help="default: the system's folder for temporary files")
     p.add_argument("--out")
     a = p.parse_args()
     if a.quick:
@@ -200,7 +202,7 @@ def main():
     subprocess.run(["cmake", "--build", a.build, "--target", "sotto-cli", "sotto-node", "streams"], check=True,
                    stdout=subprocess.DEVNULL)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="sotto-bench-"))
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="sotto-bench-", dir=a.work))
     rows, missed, engine = [], 0, None
     os.environ["SOTTO_BIN"] = str(a.build / "bin/sotto")
     world = None
