@@ -66,8 +66,10 @@ static int look(struct look *l, struct st_err *e)
     if (st_log_keys(l->o, &l->keys, e) || st_log_source_open(&l->source, l->cli->args[1], l->o->ca_bundle, e) ||
         st_log_source_get(&l->source, "checkpoint", ST_NOTE_MAX_BYTES, &l->note, e))
         return e->code;
-    if (l->o->state && st_path_exists(l->o->state) && st_file_read(l->o->state, ST_NOTE_MAX_BYTES, &before, e))
+    if (l->o->state && st_path_exists(l->o->state) && st_file_read(l->o->state, ST_NOTE_MAX_BYTES, &before, e)) {
+        st_buf_free(&before);
         return e->code;
+    }
     const struct st_log_monitor_opts mo = {.keys = &l->keys,
                                            .note = {(const uint8_t *)l->note.p, l->note.len},
                                            .before = {(const uint8_t *)before.p, before.len},
@@ -187,9 +189,9 @@ static int prove(struct look *l, struct st_err *e)
 
 int st_log_prove(const struct st_cli *cli, const struct st_log_cmd *o, struct st_err *e)
 {
-    struct look l = {.cli = cli, .o = o, .findings = json_array()};
     if (!o->claim || !o->value)
         return st_fail(e, ST_USAGE, "log prove: want --claim and --value");
+    struct look l = {.cli = cli, .o = o, .findings = json_array()};
     int rc = look(&l, e);
     if (!rc && l.result.findings)
         rc = st_fail(e, ST_VERIFY, "log %s: %" PRIu64 " findings; see `sotto log check`", l.keys.origin,
