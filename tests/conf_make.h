@@ -141,7 +141,7 @@ static inline void far_write_directory(struct far *f)
     struct st_err e;
     memset(&d, 0, sizeof d);
     d.epoch = f->epoch;
-    d.every = 2;
+    d.every = 1;
     d.time = (int64_t)f->epoch * d.every;
     d.n_gateway = d.n_issuer = 1;
     struct st_directory_gateway *g = &d.gateways[0];
@@ -632,13 +632,12 @@ static void far_on_request(void *arg, struct st_http_conn *c)
 
 /* ---- life ---- */
 
-/* Keys of the issuer take long to make: one set for all tests; far_forget() at the end. */
-static struct st_blind_rsa *far_rsa[ST_TOKEN_N_UNITS];
+/* A key of the issuer takes long to make: one for all tests and denominations; far_forget() at the end. */
+static struct st_blind_rsa *far_rsa;
 
 static inline void far_forget(void)
 {
-    for (size_t u = 0; u < ST_TOKEN_N_UNITS; u++)
-        st_blind_rsa_free(far_rsa[u]);
+    st_blind_rsa_free(far_rsa);
 }
 
 static inline void far_put_file(const char *path, const char *text)
@@ -688,16 +687,15 @@ static inline void far_open(struct far *f, size_t n_node)
     f->event_len = 20;
     f->n_node = n_node;
     f->day = (uint32_t)(st_unix_time() / ST_TOKEN_DAY_S);
-    f->epoch = (uint64_t)st_unix_time() / 2;
+    f->epoch = (uint64_t)st_unix_time();
     log_world_open(&f->log);
     f->store = log_store_new(&f->log, "log");
     assert_ok(st_keyring_new(&ring, &f->gateway, &e), &e);
     assert_ok(st_ed25519_new(&f->sim, &e), &e);
-    for (size_t u = 0; u < ST_TOKEN_N_UNITS; u++) {
-        if (!far_rsa[u])
-            assert_ok(st_blind_rsa_new(2048, &far_rsa[u], &e), &e);
-        f->rsa[u] = far_rsa[u];
-    }
+    if (!far_rsa)
+        assert_ok(st_blind_rsa_new(2048, &far_rsa, &e), &e);
+    for (size_t u = 0; u < ST_TOKEN_N_UNITS; u++)
+        f->rsa[u] = far_rsa;
     for (size_t i = 0; i < n_node; i++) {
         memset(f->node[i].measurement, 0x11, 32);
         memset(f->node[i].model, 0x22, 32);

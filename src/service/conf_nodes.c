@@ -9,6 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LOOK_S .5 /* at most so often, whatever happens */
+#define TICK_MS 250
+
 enum {
     FETCHES = 4,  /* at once */
     AGAIN_S = 60, /* bad nodes are judged again after so long */
@@ -177,7 +180,7 @@ static void take_directory(struct st_conf_nodes *c)
         st_log(ST_LOG_WARN, "%s", e.msg);
     }
     /* A new directory is made once per epoch; half of that, and it is noticed in time. */
-    c->wait = d->every / 2.0 < 1 ? 1 : d->every / 2.0 > REFRESH_MAX_S ? REFRESH_MAX_S : d->every / 2.0;
+    c->wait = d->every / 2.0 > REFRESH_MAX_S ? REFRESH_MAX_S : d->every / 2.0;
     start_fetches(c);
 }
 
@@ -209,7 +212,7 @@ static void refresh(struct st_conf_nodes *c)
 
 void st_conf_nodes_look(struct st_conf_nodes *c)
 {
-    double soon = c->last_refresh + 1;
+    double soon = c->last_refresh + LOOK_S;
     if (!c->refreshing && soon < c->refresh_at)
         c->refresh_at = soon;
 }
@@ -223,7 +226,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     if (!c->refreshing && st_now() >= c->refresh_at)
         refresh(c);
     start_fetches(c);
-    /* One judgement a second: each costs milliseconds of the thread that serves. */
+    /* One judgement a tick: each costs milliseconds of the thread that serves. */
     for (size_t i = 0; i < c->n_node; i++) {
         struct st_conf_node *x = c->node[i];
         if (x->state == ST_CONF_BAD && now - x->judged >= AGAIN_S) {
@@ -538,8 +541,8 @@ int st_conf_nodes_new(const struct st_conf_nodes_opts *o, struct st_conf_nodes *
     if (!rc)
         rc = st_log_client_new(o->way->http, &l, &c->log, e);
     c->tick = event_new(o->way->base, -1, EV_PERSIST, on_tick, c);
-    const struct timeval second = {1, 0};
-    if (!rc && (!c->tick || event_add(c->tick, &second) != 0))
+    const struct timeval often = {0, TICK_MS * 1000};
+    if (!rc && (!c->tick || event_add(c->tick, &often) != 0))
         rc = st_fail(e, ST_MEMORY, "nodes: no memory");
     if (rc) {
         st_conf_nodes_free(c);
