@@ -3,6 +3,7 @@
 #include "expect.h"
 
 #include "attest/enroll.h"
+#include "base/sandbox.h"
 #include "collect_make.h"
 #include "crypto/x509.h"
 #include "evidence_make.h"
@@ -284,6 +285,56 @@ static void a_grant_opens_on_its_tpm_only_and_only_for_believed_keys(void **stat
     machine_close(&m);
 }
 
+/* What it needs is what it says: in a process of its own, for a sandbox cannot be left. */
+static int collect_in_a_sandbox(const struct st_collect_opts *o)
+{
+    const struct st_binding keys = made_binding();
+    struct st_collection *c;
+    struct st_collect_needs n;
+    struct st_sandbox_state state;
+    struct st_bundle b;
+    struct st_err e = {0};
+    if (st_collection_open((const char *[]){"tpm", "sim"}, 2, o, &c, &e))
+        return 1;
+    st_collection_needs(c, &n);
+    const struct st_sandbox s = {.read = n.read,
+                                 .n_read = n.n_read,
+                                 .write = n.write,
+                                 .n_write = n.n_write,
+                                 .ports = &n.port,
+                                 .n_port = n.port != 0,
+                                 .nvidia = n.nvidia};
+    if (st_sandbox_enter(&s, &state, &e) || st_collection_collect(c, &keys, &b, &e) || st_collection_unchanged(c, &e)) {
+        fprintf(stderr, "%s\n", e.msg);
+        return 2;
+    }
+    return b.n_item == 2 && b.items[0].n_endorsement == 6 ? 0 : 3;
+}
+
+static void a_process_in_a_sandbox_goes_on_collecting(void **state)
+{
+    struct machine m;
+    struct st_buf crl = {0};
+    char dir[80];
+    int status;
+    (void)state;
+    if (!machine_open(&m))
+        return;
+    m.o.sim_key = made_file(&m.files, "sim.key", SIM_SEED);
+    snprintf(dir, sizeof dir, "%s/endorsements", m.files.path);
+    assert_int_equal(mkdir(dir, 0700), 0);
+    made_crl(&crl, m.ca.cert, m.ca.key, NULL, MADE_AT, MADE_AT + DAY);
+    made_bytes(&m.files, "endorsements/crl", crl.p, crl.len);
+    m.o.endorsements = dir;
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(collect_in_a_sandbox(&m.o));
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    st_buf_free(&crl);
+    machine_close(&m);
+}
+
 static void a_machine_without_a_tpm_says_so(void **state)
 {
     const struct st_collect_opts o = {.tcti = "device:/dev/no-such-tpm"}, h = {.tcti = o.tcti, .tpm_ak = "81000003"};
@@ -305,6 +356,7 @@ int main(void)
         cmocka_unit_test(gap_n9_evidence_of_another_boot_is_refused),
         cmocka_unit_test(a_tpm_carries_for_a_machine_and_follows_another_carrier),
         cmocka_unit_test(a_grant_opens_on_its_tpm_only_and_only_for_believed_keys),
+        cmocka_unit_test(a_process_in_a_sandbox_goes_on_collecting),
         cmocka_unit_test(a_machine_without_a_tpm_says_so),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

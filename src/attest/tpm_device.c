@@ -353,10 +353,8 @@ int st_tpm_device_activate(struct st_tpm_device *d, struct st_span blob, struct 
     if (!rc) {
         TSS2_RC bad =
             Esys_ActivateCredential(d->esys, d->ak, ek, ESYS_TR_PASSWORD, session, ESYS_TR_NONE, &id, &enc, &opened);
-        if (bad) {
-            rc = refused(bad, e);
-            (void)Esys_FlushContext(d->esys, session); /* a policy session ends by itself when it was used */
-        }
+        (void)Esys_FlushContext(d->esys, session); /* ESAPI lets sessions live on */
+        rc = bad ? refused(bad, e) : 0;
     }
     (void)Esys_FlushContext(d->esys, ek);
     if (!rc && opened->size > *len)
