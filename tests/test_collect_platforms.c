@@ -4,12 +4,14 @@
 
 #include "attest/binding.h"
 #include "attest/collect_tsm.h"
+#include "attest/enroll.h"
 #include "base/file.h"
 #include "collect_make.h"
 #include "quote_make.h"
 
 #include "gpu_make.h"
 #include "mint.h"
+#include "swtpm.h"
 
 #include <dirent.h>
 #include <dlfcn.h>
@@ -593,6 +595,60 @@ static void a_gpu_is_asked_with_the_nonce_that_the_carrier_covers(void **state)
     nvml_close(&v);
 }
 
+/* A machine with a TPM and a GPU: the TPM carries, the GPU follows. */
+static void a_tpm_covers_the_report_of_the_gpu_beside_it(void **state)
+{
+    struct nvml v;
+    struct swtpm tpm;
+    struct st_tpm_device *d;
+    struct st_enroll_ca ca;
+    struct st_buf request = {0}, grant = {0}, pem = {0}, text = {0};
+    uint8_t ek[32];
+    struct st_err e = {0};
+    (void)state;
+    if (!swtpm_open(&tpm))
+        return;
+    if (!nvml_open(&v)) {
+        swtpm_close(&tpm);
+        return;
+    }
+    kernel.provider = NULL; /* directories are made by the real one again */
+    assert_ok(st_enroll_ca_open(v.dir.path, true, &ca, &e), &e);
+    assert_ok(st_tpm_device_open(tpm.tcti, NULL, &d, &e), &e);
+    assert_ok(st_enroll_request(d, &request, &e), &e);
+    assert_ok(st_enroll_ek_digest(request.p, request.len, ek, &e), &e);
+    const struct st_enroll_trust t = {.digest = ek};
+    assert_ok(st_enroll_grant(&ca, request.p, request.len, &t, st_unix_time(), 30, &grant, &e), &e);
+    assert_ok(st_enroll_accept(d, grant.p, grant.len, &pem, &e), &e);
+    st_tpm_device_close(d);
+    const struct st_collect_opts o = {
+        .nvml = v.path, .tcti = tpm.tcti, .tpm_certs = made_bytes(&v.dir, "ak.pem", pem.p, pem.len)};
+    struct st_bundle b = collect_now(&o, (const char *[]){"tpm", "nvgpu"}, 2);
+    st_buf_add_str(&text,
+                   "\"require\": [\"tpm\", \"nvgpu\"], \"gpu\": true, \"revocation\": \"if_present\", \"optional\": "
+                   "[\"nvgpu.rim.driver\", \"nvgpu.rim.vbios\", \"tpm.event_log\"], \"roots\": {\"tpm\": \"");
+    st_buf_clear(&pem);
+    add_pem(&pem, ca.cert);
+    add_pem_text(&text, &pem);
+    st_buf_add_str(&text, "\", \"nvgpu\": \"");
+    st_buf_clear(&pem);
+    add_pem(&pem, gpu_root.cert);
+    add_pem_text(&text, &pem);
+    st_buf_add_str(&text, "\"}");
+    expect_judged(&b, text.p, true, "");
+    struct st_bundle other = b;
+    other.n_item = 1;
+    expect_judged(&other, text.p, false, "tpm.binding");
+    st_bundle_free(&b);
+    st_enroll_ca_free(&ca);
+    st_buf_free(&request);
+    st_buf_free(&grant);
+    st_buf_free(&pem);
+    st_buf_free(&text);
+    nvml_close(&v);
+    swtpm_close(&tpm);
+}
+
 static void drivers_that_are_missing_or_fail_are_refused_by_name(void **state)
 {
     struct nvml v;
@@ -643,6 +699,7 @@ int main(void)
         cmocka_unit_test(a_hosts_table_of_certificates_is_read_within_its_bounds),
         cmocka_unit_test(an_snp_report_comes_with_what_the_host_hands_over),
         cmocka_unit_test(a_gpu_is_asked_with_the_nonce_that_the_carrier_covers),
+        cmocka_unit_test(a_tpm_covers_the_report_of_the_gpu_beside_it),
         cmocka_unit_test(drivers_that_are_missing_or_fail_are_refused_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
