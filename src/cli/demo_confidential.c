@@ -64,13 +64,18 @@ static void describe(struct confidential *c)
 {
     struct st_demo *d = c->d;
     const struct message m = longest(&c->relay.up);
-    st_buf_add(&d->sent, m.head ? m.head : "", m.head_len);
+    for (size_t i = 0; i < m.head_len; i++)
+        if (m.head[i] != '\r')
+            st_buf_add(&d->sent, m.head + i, 1);
     st_buf_addf(&d->sent, "%zu sealed bytes: ", m.len);
     add_hex(&d->sent, m.body ? m.body : "", m.len);
     const char *body = c->relay.down.p ? memmem(c->relay.down.p, c->relay.down.len, "\r\n\r\n", 4) : NULL;
     st_buf_addf(&d->received, "%" PRIu64 " bytes in all, sealed, in pieces of one size: ", c->relay.down_bytes);
+    const char *end = c->relay.down.p + c->relay.down.len;
+    body =
+        body ? memmem(body + 4, (size_t)(end - body) - 4, "\r\n", 2) : NULL; /* behind the length of its first piece */
     if (body)
-        add_hex(&d->received, body + 4, c->relay.down.len - (size_t)(body + 4 - c->relay.down.p));
+        add_hex(&d->received, body + 2, (size_t)(end - body) - 2);
     /* Not only in this sample: nowhere in what passed. */
     const struct st_buf *seen[] = {&c->relay.up, &c->relay.down, &c->node.up, &c->node.down};
     for (size_t i = 0; i < sizeof seen / sizeof *seen; i++)
@@ -95,23 +100,41 @@ static int get_status(const struct confidential *c, json_t **out, struct st_err 
     return rc;
 }
 
-static int read_verdict(struct confidential *c, struct st_err *e)
+/* Name up to its last dot: "policy.tpm.pcr." of "policy.tpm.pcr.7". */
+static size_t stem(const char *name)
 {
-    json_t *o = NULL;
+    const char *dot = strrchr(name, '.');
+    return dot ? (size_t)(dot - name) + 1 : 0;
+}
+
+/* One line per check, but one for all that differ in a number only. */
+static void add_checks(struct confidential *c, const json_t *list)
+{
+    const char *before = "";
     size_t i;
     const json_t *check;
-    if (get_status(c, &o, e))
-        return e->code;
-    const json_t *node = json_array_get(json_object_get(json_object_get(o, "detail"), "nodes"), 0);
-    json_array_foreach(json_object_get(node, "checks"), i, check)
+    json_array_foreach(list, i, check)
     {
         const char *name = json_string_value(json_object_get(check, "name"));
         const char *detail = json_string_value(json_object_get(check, "detail"));
         const char *result = json_string_value(json_object_get(check, "result"));
-        if (name && detail && result)
-            st_buf_addf(&c->checks, "  %-6s %-26s %.70s\n", result, name, detail);
+        if (!name || !detail || !result)
+            continue;
         c->n_check++;
+        size_t n = stem(name);
+        if (strspn(name + n, "0123456789") == strlen(name + n) && n == stem(before) && strncmp(name, before, n) == 0)
+            continue;
+        st_buf_addf(&c->checks, "  %-6s %-26s %.62s\n", result, name, detail);
+        before = name;
     }
+}
+
+static int read_verdict(struct confidential *c, struct st_err *e)
+{
+    json_t *o = NULL;
+    if (get_status(c, &o, e))
+        return e->code;
+    add_checks(c, json_object_get(json_array_get(json_object_get(json_object_get(o, "detail"), "nodes"), 0), "checks"));
     json_decref(o);
     return 0;
 }
@@ -165,15 +188,15 @@ static void print_text(const struct confidential *c, bool equal)
            "  issuer   the account `demo`, how many tokens it bought; not what for\n"
            "  log      keys, which are public\n\n",
            c->relay.up_bytes, c->relay.down_bytes, node.len);
-    printf("Before the first byte left, the proxy checked (%zu checks; `sotto attest verify` lists them):\n%.*s\n",
-           c->n_check, (int)c->checks.len, c->checks.p ? c->checks.p : "");
+    printf("Before the first byte left, the proxy checked (%zu checks, those alike once):\n%.*s\n", c->n_check,
+           (int)c->checks.len, c->checks.p ? c->checks.p : "");
     printf("protection: confidential, scheme %s%s%s.\n",
            tpm ? "tpm" : "sim (proves nothing: ", tpm ? " (swtpm: a TPM in software, for this demo)" : c->p.no_tpm,
            tpm ? "" : ")");
     printf("%s: %zu bytes through the node, %zu from the engine directly. Receipt: %s.\n",
            equal ? "EQUAL" : "NOT EQUAL", c->reply.text.len, c->plain.text.len,
            c->receipt ? "verified" : "NOT VERIFIED");
-    printf("TAMPERED NODE REFUSED, before anything was sent: %s\n", c->why);
+    printf("TAMPERED NODE REFUSED, before anything was sent to it: %s\n", c->why);
 }
 
 static void print_json(const struct confidential *c, bool equal)

@@ -1,7 +1,9 @@
 #include "cli/demo_parties.h"
 #include "base/file.h"
 #include "base/hooks.h"
+#include "cli/http.h"
 #include "crypto/digest.h"
+#include "model/digest.h"
 #include "text/json.h"
 
 #include <dirent.h>
@@ -44,16 +46,23 @@ static int keep_line(const struct st_demo_parties *p, const char *const *args, c
 }
 
 /* What your policy says beside the kind of evidence: what may run there. The gateway lists any machine of its own. */
-static void add_measured(const struct st_demo_parties *p, struct st_buf *b)
+static int add_measured(const struct st_demo_parties *p, struct st_buf *b, struct st_err *e)
 {
+    uint8_t model[32];
+    char hex[65];
+    if (st_model_digest(p->d->model, false, model, e))
+        return e->code;
+    st_hex(model, sizeof model, hex);
+    st_buf_addf(b, ", \"model\": [\"%s\"]", hex);
     if (!p->has_tpm) {
         st_buf_add_str(b, ", \"measurements\": {\"sim.measurement\": [\"" ZEROS "\"]}");
-        return;
+        return 0;
     }
     st_buf_add_str(b, ", \"measurements\": {");
     for (int i = 0; i < N_PCR; i++)
         st_buf_addf(b, "%s\"tpm.pcr.%d\": [\"" ZEROS "\"]", i ? ", " : "", i);
     st_buf_add_str(b, "}");
+    return 0;
 }
 
 static int put_policy(const struct st_demo_parties *p, const char *name, bool measured, struct st_err *e)
@@ -63,14 +72,16 @@ static int put_policy(const struct st_demo_parties *p, const char *name, bool me
     st_buf_addf(&b, "{\"version\": 1, \"require\": [\"%s\"], %s", p->has_tpm ? "tpm" : "sim",
                 p->log_policy.p ? p->log_policy.p : "");
     if (p->has_tpm) {
+        /* swtpm starts without a firmware that would keep a log. */
         rc = st_file_read(in(p, "ca/ca.pem").s, 1 << 16, &root, e);
-        st_buf_add_str(&b, ", \"revocation\": \"if_present\", \"roots\": {\"tpm\": ");
+        st_buf_add_str(&b,
+                       ", \"revocation\": \"if_present\", \"optional\": [\"tpm.event_log\"], \"roots\": {\"tpm\": ");
         st_json_quote(&b, root.p ? root.p : "", root.len);
         st_buf_add_str(&b, "}");
     } else
         st_buf_add_str(&b, ", \"sim_root\": \"" SIM_ROOT "\"");
-    if (measured)
-        add_measured(p, &b);
+    if (!rc && measured)
+        rc = add_measured(p, &b, e);
     st_buf_add_str(&b, "}");
     if (!rc)
         rc = put(p, name, &b, e);
@@ -140,29 +151,33 @@ static int start_issuer(struct st_demo_parties *p, struct st_err *e)
     if (keep_line(p, account, "account.key", e) || keep_line(p, gateway, "issuer-gateway.key", e) ||
         st_demo_role_start(&p->issuer, "issuer", NULL, serve, 0, e))
         return e->code;
-    return st_demo_role_ready(&p->issuer, 20, e);
+    return 0;
 }
 
-int st_demo_parties_public(struct st_demo_parties *p, const struct st_demo *d, struct st_err *e)
-{
-    p->d = d;
-    return start_log(p, e) ? e->code : start_issuer(p, e);
-}
-
-/* ---- the provider's ---- */
-
-/* A TPM with a certificate for its attestation key, by an authority of the provider's; without one, a key in a file. */
-static int set_up_evidence(struct st_demo_parties *p, struct st_err *e)
+/* A TPM, and beside all that starts meanwhile a certificate for its attestation key, by an authority of the provider's.
+ */
+static void begin_evidence(struct st_demo_parties *p)
 {
     const struct path ca = in(p, "ca"), certs = in(p, "ak.pem");
-    char line[256];
+    struct st_err e;
     const char *const enroll[] = {"enroll", "here",      certs.s,  "--ca",      ca.s,
                                   "--tcti", p->tpm.tcti, "--json", "--config=", NULL};
-    p->has_tpm = st_demo_tpm_start(p->d->tmp, &p->tpm, e) == 0 && st_demo_command(enroll, line, sizeof line, e) == 0;
+    p->has_tpm = st_demo_tpm_start(p->d->tmp, &p->tpm, &e) == 0 && st_child_start(NULL, enroll, &p->enroll, &e) == 0;
+    if (!p->has_tpm)
+        snprintf(p->no_tpm, sizeof p->no_tpm, "%.190s", e.msg);
+}
+
+/* Without a TPM: a key in a file. */
+static int end_evidence(struct st_demo_parties *p, struct st_err *e)
+{
+    if (p->has_tpm && st_child_wait(&p->enroll, 30, e)) {
+        p->has_tpm = false;
+        snprintf(p->no_tpm, sizeof p->no_tpm, "no certificate for its key: %.150s", e->msg);
+    }
     if (p->has_tpm)
         return 0;
+    st_child_stop(&p->enroll);
     st_demo_tpm_stop(&p->tpm);
-    snprintf(p->no_tpm, sizeof p->no_tpm, "%.190s", e->msg);
     return st_file_write(in(p, "sim.key").s, SIM_SEED, strlen(SIM_SEED), 0600, true, e);
 }
 
@@ -174,6 +189,16 @@ static int start_engine(struct st_demo_parties *p, struct st_err *e)
                                 "--kv-dtype", "f32",       "--deterministic", NULL};
     return st_demo_role_start(&p->engine, "engine", NULL, args, 0, e);
 }
+
+int st_demo_parties_public(struct st_demo_parties *p, const struct st_demo *d, struct st_err *e)
+{
+    p->d = d;
+    /* What takes its time is begun first, and waited for later. */
+    begin_evidence(p);
+    return start_engine(p, e) || start_log(p, e) ? e->code : start_issuer(p, e);
+}
+
+/* ---- the provider's ---- */
 
 /* other: what is measured on its machine is not what it was. */
 static int start_node(struct st_demo_parties *p, bool other, struct st_err *e)
@@ -208,14 +233,30 @@ static int start_gateway(struct st_demo_parties *p, struct st_err *e)
 
 int st_demo_parties_provider(struct st_demo_parties *p, struct st_err *e)
 {
-    if (start_engine(p, e) || set_up_evidence(p, e) || st_demo_role_ready(&p->engine, 60, e) ||
-        start_node(p, false, e) || put_policy(p, "gateway.json", false, e) ||
-        st_capture_start(p->node.port, &p->to_node, e))
+    if (end_evidence(p, e) || st_demo_role_ready(&p->engine, 60, e) || start_node(p, false, e) ||
+        st_demo_role_ready(&p->issuer, 20, e) || st_demo_wait(p->issuer.url, 30, e) ||
+        put_policy(p, "gateway.json", false, e) || st_capture_start(p->node.port, &p->to_node, e))
         return e->code;
     return start_gateway(p, e);
 }
 
 /* ---- yours ---- */
+
+/* Why, in the proxy's words. */
+static int not_ready(const struct st_demo_parties *p, struct st_err *e)
+{
+    char url[160];
+    json_t *o = NULL;
+    struct st_err ignored;
+    snprintf(url, sizeof url, "%s/sotto/status", p->proxy.url);
+    struct st_http h = {.url = url, .timeout_s = 5};
+    if (!st_http_run(&h, &ignored) && !st_json_parse(h.body.p ? h.body.p : "", h.body.len, "status", &o, &ignored) &&
+        json_string_value(json_object_get(o, "why")))
+        st_fail(e, ST_IO, "%.300s", json_string_value(json_object_get(o, "why")));
+    json_decref(o);
+    st_http_wipe(&h);
+    return st_err_prefix(e, "proxy");
+}
 
 int st_demo_parties_client(struct st_demo_parties *p, struct st_err *e)
 {
@@ -232,7 +273,9 @@ int st_demo_parties_client(struct st_demo_parties *p, struct st_err *e)
         p->issuer.url, "--account-file", account.s,      "--state",  state.s,  "--receipts", receipts.s, NULL};
     if (st_demo_role_start(&p->proxy, "proxy", NULL, proxy, 0, e) || st_demo_role_ready(&p->proxy, 20, e))
         return e->code;
-    return st_demo_wait(p->proxy.url, 30, e) ? st_err_prefix(e, "proxy") : 0;
+    if (st_demo_wait(p->gateway.url, 30, e))
+        return st_err_prefix(e, "gateway");
+    return st_demo_wait(p->proxy.url, 30, e) ? not_ready(p, e) : 0;
 }
 
 /* The first file in the receipts' folder that ends so, without that ending. */
@@ -285,6 +328,7 @@ void st_demo_parties_end(struct st_demo_parties *p)
         st_demo_role_stop(roles[i]);
     st_capture_stop(p->to_relay);
     st_capture_stop(p->to_node);
+    st_child_stop(&p->enroll);
     st_demo_tpm_stop(&p->tpm);
     st_buf_free(&p->log_policy);
 }

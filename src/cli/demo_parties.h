@@ -14,12 +14,13 @@ struct st_demo_parties {
     struct st_demo_role log, witness, issuer, engine, node, gateway, relay, proxy;
     struct st_capture *to_relay, *to_node;
     struct st_demo_tpm tpm;
-    bool has_tpm; /* else evidence is simulated, because: */
+    struct st_child enroll; /* makes the certificate of its key */
+    bool has_tpm;           /* else evidence is simulated, because: */
     char no_tpm[200];
     struct st_buf log_policy; /* the field "log" of policies */
 };
 
-/* In this order. Each waits until what it started serves. Errors name the party. End with st_demo_parties_end(). */
+/* In this order. Each waits until what the next needs serves. Errors name the party. End with st_demo_parties_end(). */
 int st_demo_parties_public(struct st_demo_parties *p, const struct st_demo *d, struct st_err *e) ST_MUST_CHECK;
 int st_demo_parties_provider(struct st_demo_parties *p, struct st_err *e) ST_MUST_CHECK;
 int st_demo_parties_client(struct st_demo_parties *p, struct st_err *e) ST_MUST_CHECK;

@@ -30,6 +30,7 @@ class Wire:
         self.up, self.down, self.connections = bytearray(), bytearray(), 0
         self.sockets = set()
         self.pace = 0  # seconds between pieces of at most 512 bytes on the way back
+        self.hold = threading.Event()  # while set, nothing goes back
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port = self.listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -78,6 +79,8 @@ class Wire:
                     continue
                 with self.lock:
                     (self.down if back else self.up).extend(data)
+                while back and self.hold.is_set():
+                    time.sleep(0.01)
                 other.sendall(data)
                 if back and self.pace:
                     time.sleep(self.pace)
@@ -207,9 +210,11 @@ class System:
         t = self.tmp
         self.log_key = command("log", "new", t / "log", "--origin", "test.example/log", "--key", t / "log.key")
         witness = command("log", "key", "--key", t / "witness.key", "--name", "test.example/witness", "--as-witness")
-        secret(t / "submitters", "gateway/gw one-key-of-a-gateway\nissuer/issuer one-key-of-an-issuer\n")
+        secret(t / "submitters", "gateway/gw one-key-of-a-gateway\nissuer/issuer one-key-of-an-issuer\n"
+               "entries/test one-key-of-a-test\n")
         secret(t / "gateway-log.key", "one-key-of-a-gateway")
         secret(t / "issuer-log.key", "one-key-of-an-issuer")
+        secret(t / "entries.key", "one-key-of-a-test")
         self.witness = self._run("witness", "log", "witness", "--key", t / "witness.key", "--name", "test.example/witness",
                                  "--state", t / "witness", "--log", self.log_key)
         self.log = self._run("log", "log", "serve", t / "log", "--key", t / "log.key", "--submitters", t / "submitters",
@@ -255,7 +260,7 @@ class System:
         policy = self.policy("policy.json", measurements={"sim.measurement": ["0" * 64]}, min_nodes=1)
         self.proxy = self._run("proxy", "proxy", "--protect", "confidential", "--policy", policy, "--relay",
                                self.to_relay.url, "--issuer", self.to_issuer.url, "--account-file", t / "account.key",
-                               "--state", t / "state", "--receipts", self.receipts)
+                               "--state", t / "state", "--receipts", self.receipts, "--stall", 2)
         self.client = openai.OpenAI(base_url=self.proxy.url + "/v1", api_key="any", max_retries=0, timeout=60)
 
     def programs(self):
@@ -283,15 +288,22 @@ class System:
         """How many nodes are refused for this."""
         return sum(n["state"] == "refused" and says in n.get("why", "") for n in self.status()["detail"]["nodes"])
 
-    def wait_working(self, seconds=30):
-        """After a role was started again: a chat gets its reply."""
+    def restart(self, *programs, more=(), seconds=30):
+        """Starts roles again that have ended; when nothing else is asked of them, waits until chats work with all of them."""
+        nodes = [p for p in programs if p.name.startswith("node")]
+        before = {n.get("bundle") for n in self.status()["detail"]["nodes"]} if nodes else set()
+        for p in programs:
+            p.start(more=more)
+        if more:
+            return
+        until(lambda: sum(n.get("bundle") not in before for n in self.status()["detail"]["nodes"]) >= len(nodes), seconds,
+              "the evidence of nodes that were started again")
         self.wait_ready(seconds)
 
         def works():
             with contextlib.suppress(openai.APIError):
                 return self.client.completions.create(model="demo", prompt="Once", max_tokens=1)
         until(works, seconds, "a chat that works again")
-        self.wait_ready(seconds)
 
     def wait_ready(self, seconds=30):
         """Every node verified, and tokens at hand."""

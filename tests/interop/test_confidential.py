@@ -8,6 +8,7 @@ middle of a stream; nodes are tampered with; the log is put back to an earlier s
 """
 import contextlib
 import re
+import shutil
 import signal
 import threading
 import time
@@ -17,7 +18,7 @@ import urllib.request
 import openai
 import pytest
 
-from confidential import System, until
+from confidential import System, command, until
 
 STORY = "Once upon a time, there was a little girl named Lily who had a secret box with a golden"
 CLIENT = "127.0.0.77"  # the address that the relay sees; nobody else may
@@ -224,24 +225,82 @@ def slow(world):
         world.to_engine.pace = 0
 
 
-@pytest.mark.parametrize("role", ["relay", "gateway", "node", "engine"])
-def test_a_role_that_is_killed_in_a_stream_gives_a_clear_error(world, role):
-    want = directly(world, n=150)
+# When a role dies: the request is under way and no byte of the reply has come; the first has; many have.
+MOMENTS = {"asked": 0, "begun": 1, "late": 60}
+
+
+def strike(world, role, moment, how):
+    """A slow chat, and the role is struck at that moment. Returns the chat once it has ended."""
+    world.clear()
     with slow(world):
+        if moment == "asked":
+            world.to_engine.hold.set()
         chat = Chat(world)
-        assert chat.begun.wait(10) and not chat.error
-        victims = [world.node0, world.node1] if role == "node" else [getattr(world, role)]
-        for v in victims:
-            v.kill()
-        chat.ended()
+        if moment == "asked":
+            until(lambda: len(world.to_engine.taken()[0]) > 0, 10, "the engine being asked")
+        else:
+            until(lambda: chat.error or len(chat.pieces) >= MOMENTS[moment], 10, "pieces")
+        assert not chat.error, chat.error
+        how([world.node0, world.node1] if role == "node" else [getattr(world, role)])
+        if world.engine.process.poll() is not None:
+            world.to_engine.cut()  # what it had sent and the wire has not passed on
+        world.to_engine.hold.clear()
+        return chat.ended()
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("role", ["relay", "gateway", "node", "engine"])
+def test_a_role_that_is_killed_in_a_stream_gives_a_clear_error(world, role, moment):
+    want = directly(world, n=150)
+    dead = []
+
+    def kill(programs):
+        for p in programs:
+            p.kill()
+            dead.append(p)
+    chat = strike(world, role, moment, kill)
     got = "".join(chat.pieces)
     # An error, and only a beginning of the reply: never a reply that looks whole and is not.
     assert chat.error is not None and not chat.done, (got, chat.error)
-    assert want.startswith(got) and got != want
     assert isinstance(chat.error, openai.APIError), chat.error
-    for v in victims:
-        v.start()
-    world.wait_working()
+    assert want.startswith(got) and got != want
+    world.restart(*dead)
+
+
+@pytest.mark.parametrize("role", ["relay", "node"])
+def test_a_role_that_stands_still_in_a_stream_does_not_hang_the_client(world, role):
+    stopped = []
+
+    def stop(programs):
+        for p in programs:
+            p.process.send_signal(signal.SIGSTOP)
+            stopped.append(p)
+    try:
+        chat = strike(world, role, "begun", stop)
+        assert chat.error is not None and not chat.done
+    finally:
+        for p in stopped:
+            p.process.send_signal(signal.SIGCONT)
+    world.restart()
+
+
+def test_the_node_that_serves_may_die_before_the_first_byte(world):
+    """Another one is asked, and the client does not notice."""
+    want = directly(world, n=20)
+    world.clear()
+    world.to_engine.hold.set()
+    try:
+        chat = Chat(world, n=20)
+        until(lambda: posts(world.to_node0) or posts(world.to_node1), 10, "a node being asked")
+        until(lambda: len(world.to_engine.taken()[0]) > 0, 10, "the engine being asked")
+        node = world.node0 if posts(world.to_node0) else world.node1
+        node.kill()
+        world.to_engine.hold.clear()
+        chat.ended()
+    finally:
+        world.to_engine.hold.clear()
+    assert chat.error is None and "".join(chat.pieces) == want, chat.error
+    world.restart(node)
 
 
 def test_issuer_log_and_witness_may_die_in_a_stream(world):
@@ -253,9 +312,7 @@ def test_issuer_log_and_witness_may_die_in_a_stream(world):
             p.kill()
         chat.ended(30)
     assert chat.error is None and "".join(chat.pieces) == want
-    for p in world.witness, world.log, world.issuer:
-        p.start()
-    world.wait_working()
+    world.restart(world.witness, world.log, world.issuer)
 
 
 def test_a_dead_node_is_passed_over_before_the_first_byte(world):
@@ -270,8 +327,7 @@ def test_a_dead_node_is_passed_over_before_the_first_byte(world):
         assert d["detail"]["units"] >= before - (d["detail"]["units_charged"] - charged), "a token was lost"
         assert d["retries"] >= retries
     finally:
-        world.node0.start()
-    world.wait_working()
+        world.restart(world.node0)
 
 
 def test_a_proxy_that_is_killed_never_sends_a_token_twice(world):
@@ -285,8 +341,7 @@ def test_a_proxy_that_is_killed_never_sends_a_token_twice(world):
             world.proxy.kill()
             chat.ended()
         assert chat.error is not None
-        world.proxy.start()
-        world.wait_working()
+        world.restart(world.proxy)
     assert world.metric(world.gateway, "sotto_gateway_token_spent_total") == spent
 
 
@@ -298,7 +353,7 @@ def test_nothing_was_ever_paid_twice(world):
 def test_a_node_with_another_measurement_is_refused_before_a_byte_is_sent(world):
     for n in world.node0, world.node1:
         n.kill()
-        n.start(more=["--sim-measurement", "ab" * 32])
+    world.restart(world.node0, world.node1, more=["--sim-measurement", "ab" * 32])
     try:
         until(lambda: world.refusals("policy.sim.measurement") == 2, 20, "a refusal of both nodes")
         world.clear()
@@ -311,8 +366,54 @@ def test_a_node_with_another_measurement_is_refused_before_a_byte_is_sent(world)
     finally:
         for n in world.node0, world.node1:
             n.kill()
-            n.start()
-    world.wait_working()
+        world.restart(world.node0, world.node1)
+
+
+def put_back(world, copies):
+    """Log and witness as they were: what a provider would do who wants to show another history, with a witness of his."""
+    for p, name in ((world.log, "log"), (world.witness, "witness")):
+        p.kill()
+        shutil.rmtree(world.tmp / name)
+        shutil.copytree(copies / name, world.tmp / name)
+    world.witness.start()
+    world.log.start()
+
+
+def log_size(world):
+    return world.status()["detail"]["log"]["size"]
+
+
+def test_a_log_that_goes_back_or_forks_is_noticed_and_proved(world):
+    copies = world.tmp / "copies"
+    for p, name in ((world.log, "log"), (world.witness, "witness")):
+        p.kill(signal.SIGTERM)
+        shutil.copytree(world.tmp / name, copies / name)
+    world.restart(world.witness, world.log)
+    before = log_size(world)
+    (world.tmp / "entry").write_text("one history")
+    command("log", "add", world.log.url, "--key-file", world.tmp / "entries.key", "--file", world.tmp / "entry", "--wait", 0)
+    until(lambda: log_size(world) > before + 1, 15, "a longer log")
+    # Back: the tree that it shows is smaller than the one remembered.
+    put_back(world, copies)
+    why = until(lambda: world.status()["detail"].get("log_error"), 15, "a rollback being noticed")
+    assert "smaller" in why or "rollback" in why or "back" in why, why
+    # Another history, as long: a fork, of which both sides are kept.
+    (world.tmp / "entry").write_text("another history")
+    for _ in range(2):
+        command("log", "add", world.log.url, "--key-file", world.tmp / "entries.key", "--file", world.tmp / "entry", "--wait",
+                0)
+        time.sleep(1.2)
+    until(lambda: world.status()["detail"].get("log_error", why) != why, 15, "another history being noticed")
+    kept = [*(world.tmp / "state").glob("*.fork"), *(world.tmp / "state").glob("*.doubt")]
+    assert kept and kept[0].read_text().count("test.example/log") >= 2, kept
+    # After a restart, too; and then nothing leaves.
+    world.proxy.kill()
+    world.proxy.start()
+    world.clear()
+    with pytest.raises(openai.APIStatusError) as e:
+        ask(world, n=3)
+    assert e.value.status_code >= 500
+    assert not posts(world.to_gateway)
 
 
 def test_terminated_roles_end_in_order(world):
