@@ -90,6 +90,24 @@ uint64_t st_wallet_units(struct st_wallet *w)
     return st_wallet_store_sum(w->store, 0, st_wallet_first_day(w), &sum, &e) ? 0 : sum.units;
 }
 
+int st_wallet_count(struct st_wallet *w, uint64_t n[ST_TOKEN_N_UNITS], struct st_err *e)
+{
+    struct st_wallet_sum sum;
+    uint64_t larger = 0;
+    for (size_t i = ST_TOKEN_N_UNITS; i-- > 0;) {
+        if (st_wallet_store_sum(w->store, st_token_units[i], st_wallet_first_day(w), &sum, e))
+            return e->code;
+        n[i] = sum.n - larger;
+        larger = sum.n;
+    }
+    return 0;
+}
+
+const struct st_err *st_wallet_trouble(const struct st_wallet *w)
+{
+    return w->trouble.code ? &w->trouble : NULL;
+}
+
 static void on_idle(evutil_socket_t fd, short what, void *arg)
 {
     struct st_wallet *w = arg;
@@ -236,7 +254,7 @@ void st_wallet_stock(struct st_wallet *w, uint32_t units)
     struct st_err e;
     w->stock = units;
     if (st_wallet_units(w) < units && st_wallet_buy(w, &e))
-        st_log(ST_LOG_DEBUG, "wallet: %s", e.msg);
+        w->trouble = e;
 }
 
 /* ---- change ---- */

@@ -36,6 +36,10 @@ int st_wallet_keys(struct st_wallet *w, const struct st_directory_issuer *i, int
                    struct st_err *e) ST_MUST_CHECK;
 /* Units at hand. */
 uint64_t st_wallet_units(struct st_wallet *w);
+/* How many tokens there are of each of st_token_units. */
+int st_wallet_count(struct st_wallet *w, uint64_t n[ST_TOKEN_N_UNITS], struct st_err *e) ST_MUST_CHECK;
+/* Why the last try to buy failed; NULL when it did not. */
+const struct st_err *st_wallet_trouble(const struct st_wallet *w);
 
 /* Takes the smallest token of at least `units` out (of the largest denomination when that is less). When there is none
  * it buys first; when buying fails, the largest there is must do. `taken` is called once, from the event loop or before

@@ -34,16 +34,20 @@ static bool what_next(struct st_wallet *w, uint32_t *units, size_t *n)
     return true;
 }
 
-/* The most of it that an account with `left` units can buy: of the same denomination, or of the largest below. */
+/* The most of it that an account with `left` units can buy: in the same denomination, or in the largest below that it
+ * can pay. */
 static bool affordable(int64_t left, uint32_t *units, size_t *n)
 {
-    for (size_t i = ST_TOKEN_N_UNITS; i-- > 0;)
-        if (st_token_units[i] <= *units && (int64_t)st_token_units[i] <= left) {
-            size_t most = (size_t)(left / st_token_units[i]);
-            *units = st_token_units[i];
-            *n = *n < most ? *n : most;
-            return true;
-        }
+    int64_t wanted = (int64_t)*n * *units;
+    for (size_t i = ST_TOKEN_N_UNITS; i-- > 0;) {
+        int64_t each = st_token_units[i];
+        if (each > *units || each > left)
+            continue;
+        int64_t most = (wanted < left ? wanted : left) / each;
+        *units = st_token_units[i];
+        *n = most < ST_ISSUE_MAX ? (size_t)most : ST_ISSUE_MAX;
+        return true;
+    }
     return false;
 }
 
@@ -78,6 +82,7 @@ static void later(struct st_wallet *w)
 
 static void failed(struct st_wallet *w, const struct st_err *e)
 {
+    w->trouble = *e;
     if (!w->retry_s)
         st_log(ST_LOG_WARN, "wallet: cannot buy: %s", e->msg);
     later(w);
@@ -190,6 +195,7 @@ static void on_end(void *arg, int status, const struct st_err *e)
         return;
     }
     w->retry_s = 0;
+    w->trouble.code = 0;
     st_wallet_serve(w);
     if (!w->smaller) {
         go_on(w);

@@ -42,6 +42,7 @@ struct st_wallet {
     uint32_t more_of;    /* denomination of which a batch should be bought; 0 = none */
     struct event *retry; /* of what nobody waits for */
     int retry_s;
+    struct st_err trouble; /* of the last purchase; code 0: none */
 };
 
 uint32_t st_wallet_today(const struct st_wallet *w);
