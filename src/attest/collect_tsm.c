@@ -98,13 +98,19 @@ static int check_provider(const struct entry *t, const char *want, struct st_err
     return rc;
 }
 
+static bool is_there(const struct entry *t, const char *name)
+{
+    char path[ST_PATH_MAX];
+    snprintf(path, sizeof path, "%s/%s", t->path, name);
+    return st_path_exists(path);
+}
+
 /* Under a paravisor a guest has no say at the most trusted level, but at its own. */
 static int lower_privileges(const struct entry *t, uint64_t *writes, struct st_err *e)
 {
-    char path[ST_PATH_MAX], text[24];
+    char text[24];
     uint64_t floor = 0;
-    snprintf(path, sizeof path, "%s/privlevel_floor", t->path);
-    if (!st_path_exists(path))
+    if (!is_there(t, "privlevel_floor"))
         return 0;
     if (read_number(t, "privlevel_floor", &floor, e))
         return e->code;
@@ -115,13 +121,6 @@ static int lower_privileges(const struct entry *t, uint64_t *writes, struct st_e
     snprintf(text, sizeof text, "%u", (unsigned)floor);
     ++*writes;
     return write_attribute(t, "privlevel", text, strlen(text), e);
-}
-
-static bool is_there(const struct entry *t, const char *name)
-{
-    char path[ST_PATH_MAX];
-    snprintf(path, sizeof path, "%s/%s", t->path, name);
-    return st_path_exists(path);
 }
 
 /* One try; *disturbed when somebody else wrote in between. */
