@@ -312,7 +312,7 @@ static inline void read_answer(int fd, struct answer *a)
     }
     assert_true(done || n == 0 || errno == ECONNRESET);
     a->cut = chunked && !done;
-    if (!chunked)
+    if (!chunked && raw.len)
         st_buf_add(&a->body, raw.p, raw.len);
     st_buf_free(&raw);
     close(fd);

@@ -30,12 +30,20 @@ struct engine {
 
 /* ---- one function and one row per engine ---- */
 
-/* The label's value in a line of Prometheus' text that begins with name: enable_prefix_caching="False". */
-static bool label_is(const struct answer *a, const char *name, const char *label, const char *value)
+/* In Prometheus' text: whether every line that begins with name has this label: enable_prefix_caching="False". */
+static bool labels_are(const struct answer *a, const char *name, const char *label)
 {
-    const char *line = a->status == 200 && a->text.p ? strstr(a->text.p, name) : NULL;
-    const char *end = line ? strchr(line, '\n') : NULL, *at = line ? strstr(line, label) : NULL;
-    return at && end && at < end && strncmp(at + strlen(label), value, strlen(value)) == 0;
+    size_t n = 0;
+    for (const char *line = a->status == 200 ? a->text.p : NULL; line && *line; n++) {
+        line = strstr(line, name);
+        const char *end = line ? strchrnul(line, '\n') : NULL;
+        if (!line)
+            break;
+        if (!memmem(line, (size_t)(end - line), label, strlen(label)))
+            return false;
+        line = end;
+    }
+    return n > 0;
 }
 
 /* cache_salt came with 0.8.5 for chats, with 0.10.0 for completions, and held for every model from 0.10.2 on; before,
@@ -44,7 +52,7 @@ static int judge_vllm(const struct answer *answers, enum st_node_cache *how, str
 {
     unsigned major = 0, minor = 0, patch = 0;
     const char *version = json_string_value(json_object_get(answers[1].json, "version"));
-    if (label_is(&answers[0], "vllm:cache_config_info{", "enable_prefix_caching=\"", "False\"")) {
+    if (labels_are(&answers[0], "vllm:cache_config_info{", "enable_prefix_caching=\"False\"")) {
         *how = ST_NODE_CACHE_NONE;
         return 0;
     }

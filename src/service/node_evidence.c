@@ -18,7 +18,7 @@ struct st_node_evidence {
     struct st_node_evidence_opts o;
     struct st_collection *collection;
     struct st_background *collect, *check;
-    struct event *second;
+    struct event *often;
     struct st_node_asker *waiting; /* in the order in which they came */
     size_t n_waiting;
     struct cached cache[CACHED]; /* a ring; the newest was put at `newest` */
@@ -176,7 +176,7 @@ static void on_checked(void *arg)
     v->o.checked(v->o.arg);
 }
 
-static void on_second(evutil_socket_t fd, short what, void *arg)
+static void on_often(evutil_socket_t fd, short what, void *arg)
 {
     struct st_node_evidence *v = arg;
     (void)fd;
@@ -236,20 +236,20 @@ void st_node_evidence_needs(const struct st_node_evidence *v, struct st_collect_
 
 int st_node_evidence_start(struct st_node_evidence *v, struct st_err *e)
 {
-    const struct timeval second = {1, 0};
+    const struct timeval often = {0, 700 * 1000}; /* so that a request seldom finds the last look too old */
     const struct st_background_opts collect = {on_collect, on_collected, v}, check = {on_check, on_checked, v};
     if (st_background_new(v->o.base, &collect, &v->collect, e) || st_background_new(v->o.base, &check, &v->check, e))
         return e->code;
-    v->second = event_new(v->o.base, -1, EV_PERSIST, on_second, v);
-    return v->second && event_add(v->second, &second) == 0 ? 0 : st_fail(e, ST_MEMORY, "timer: no memory");
+    v->often = event_new(v->o.base, -1, EV_PERSIST, on_often, v);
+    return v->often && event_add(v->often, &often) == 0 ? 0 : st_fail(e, ST_MEMORY, "timer: no memory");
 }
 
 void st_node_evidence_free(struct st_node_evidence *v)
 {
     if (!v)
         return;
-    if (v->second)
-        event_free(v->second);
+    if (v->often)
+        event_free(v->often);
     st_background_free(v->check);
     st_background_free(v->collect);
     st_buf_free(&v->result);

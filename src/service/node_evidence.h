@@ -1,7 +1,7 @@
 /* A node's evidence: bundles for its current keys and a nonce of the asker's, collected on a thread of its own, and the
- * watch over what they stand on. Once a second, on another thread, every collector is asked whether what it said still
- * holds; the moment it does not, `lost` is called, and the node's keys must die. A caller that needs to know now, for a
- * request, asks st_node_evidence_sure().
+ * watch over what they stand on. More than once a second, on another thread, every collector is asked whether what it
+ * said still holds; the moment it does not, `lost` is called, and the node's keys must die. A caller that needs to know
+ * now, for a request, asks st_node_evidence_sure().
  * Limits: MAX_WAITING askers wait, CACHED bundles of the current keys are kept (node_evidence.c). Event thread. */
 #ifndef ST_SERVICE_NODE_EVIDENCE_H
 #define ST_SERVICE_NODE_EVIDENCE_H
