@@ -6,13 +6,15 @@ build: deps-build
 	@cmake --preset release >/dev/null
 	@cmake --build --preset release
 
-# Two private chats on this machine, one per protection, in under ten seconds after the build.
+# Private chats on this machine, one per protection, in under twenty seconds after the build.
 demo: deps-build
 	@cmake --preset release >/dev/null
-	@cmake --build --preset release --target sotto-cli sotto-worker
+	@cmake --build --preset release --target sotto-cli sotto-worker sotto-node
 	@build/bin/sotto demo
 	@echo
 	@build/bin/sotto demo --protect masked
+	@echo
+	@build/bin/sotto demo --protect confidential
 
 test: deps-build deps-test build
 	@scripts/test.py build

@@ -7,9 +7,11 @@ What passes between them is recorded byte by byte and searched for what must not
 middle of a stream; nodes are tampered with; the log is put back to an earlier state.
 """
 import contextlib
+import json
 import re
 import shutil
 import signal
+import subprocess
 import threading
 import time
 import urllib.error
@@ -18,7 +20,7 @@ import urllib.request
 import openai
 import pytest
 
-from confidential import System, command, until
+from confidential import BIN, ENV, ROOT, System, command, until
 
 STORY = "Once upon a time, there was a little girl named Lily who had a secret box with a golden"
 CLIENT = "127.0.0.77"  # the address that the relay sees; nobody else may
@@ -39,6 +41,23 @@ def directly(world, text=STORY, n=40):
     c = openai.OpenAI(base_url=world.engine.url + "/v1", api_key="any", max_retries=0)
     r = c.chat.completions.create(model="demo", messages=[{"role": "user", "content": text}], temperature=0, max_tokens=n)
     return r.choices[0].message.content
+
+
+@pytest.mark.parametrize("tpm", [True, False])
+def test_the_demo_gets_the_engines_reply_and_refuses_a_tampered_node(tmp_path, tpm):
+    if tpm and not shutil.which("swtpm"):
+        pytest.skip("swtpm is not there")
+    where = {} if tpm else {"PATH": "/nowhere"}
+    r = subprocess.run([BIN, "demo", "--protect", "confidential", "--json", "-n", "24", "--config="], cwd=ROOT,
+                       capture_output=True, text=True, timeout=60, env={**ENV, **where, "TMPDIR": str(tmp_path)})
+    assert r.returncode == 0, r.stderr
+    d = json.loads(r.stdout)
+    assert d["reply_equal"] is True and d["reply"] == d["plain_reply"] and d["reply"]
+    assert (d["protect"], d["scheme"], d["verified"]) == ("confidential", "tpm" if tpm else "sim", "evidence")
+    assert d["tampered_refused"] is True and d["receipt_verified"] is True and d["checks"] > 5
+    assert ("tpm.pcr.14" if tpm else "sim.measurement") in d["refusal"]
+    assert "sealed" in d["sent"] and "Lily" not in d["sent"] + d["received"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_chat_through_every_role_is_the_engines_own(world):
