@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "collect_make.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -63,6 +64,42 @@ static void a_simulated_machine_has_changed_when_its_key_file_has(void **state)
     made_dir_remove(&d);
 }
 
+struct watch {
+    struct st_collection *c;
+    bool stop; /* atomic */
+    int failures;
+};
+
+static void *keep_watching(void *arg)
+{
+    struct watch *w = arg;
+    struct st_err e;
+    while (!__atomic_load_n(&w->stop, __ATOMIC_RELAXED))
+        w->failures += st_collection_unchanged(w->c, &e) != 0;
+    return NULL;
+}
+
+static void one_thread_watches_while_another_collects(void **state)
+{
+    struct made_dir d = made_dir();
+    struct st_collect_opts o = {.sim_key = made_file(&d, "sim.key", SIM_SEED)};
+    struct watch w = {0};
+    pthread_t t;
+    struct st_err e = {0};
+    (void)state;
+    assert_ok(st_collection_open((const char *[]){"sim"}, 1, &o, &w.c, &e), &e);
+    assert_int_equal(pthread_create(&t, NULL, keep_watching, &w), 0);
+    for (int i = 0; i < 50; i++) {
+        struct st_bundle b = collect_from(w.c);
+        st_bundle_free(&b);
+    }
+    __atomic_store_n(&w.stop, true, __ATOMIC_RELAXED);
+    pthread_join(t, NULL);
+    assert_int_equal(w.failures, 0);
+    st_collection_close(w.c);
+    made_dir_remove(&d);
+}
+
 /* What a collector takes from the directory of endorsements, its verifier must have a use for: else nobody could read
  * the bundle. */
 static void every_collector_has_a_verifier_that_uses_what_it_gives(void **state)
@@ -82,6 +119,7 @@ int main(void)
         cmocka_unit_test(a_simulated_bundle_is_read_back_and_accepted),
         cmocka_unit_test(kinds_that_are_no_kinds_or_come_twice_or_cannot_carry_are_refused),
         cmocka_unit_test(a_simulated_machine_has_changed_when_its_key_file_has),
+        cmocka_unit_test(one_thread_watches_while_another_collects),
         cmocka_unit_test(every_collector_has_a_verifier_that_uses_what_it_gives),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -284,7 +284,7 @@ int st_tpm_device_quote(struct st_tpm_device *d, const uint8_t *data, size_t len
                         struct st_buf *signature, uint8_t digest[32], struct st_err *e)
 {
     TPM2B_DATA nonce = {.size = (UINT16)len};
-    const TPMT_SIG_SCHEME scheme = {.scheme = TPM2_ALG_NULL}; /* the key's own */
+    const TPMT_SIG_SCHEME keys_own = {.scheme = TPM2_ALG_NULL};
     const TPML_PCR_SELECTION pcrs = selection(ALL_PCRS);
     TPM2B_ATTEST *quote = NULL;
     TPMT_SIGNATURE *sig = NULL;
@@ -293,8 +293,8 @@ int st_tpm_device_quote(struct st_tpm_device *d, const uint8_t *data, size_t len
     if (len == 0 || len > 32)
         return st_fail(e, ST_INTERNAL, "TPM: quote: want 1..32 bytes of qualifying data, got %zu", len);
     memcpy(nonce.buffer, data, len);
-    TSS2_RC rc =
-        Esys_Quote(d->esys, d->ak, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE, &nonce, &scheme, &pcrs, &quote, &sig);
+    TSS2_RC rc = Esys_Quote(d->esys, d->ak, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE, &nonce, &keys_own, &pcrs,
+                            &quote, &sig);
     if (!rc)
         rc = Tss2_MU_TPMT_SIGNATURE_Marshal(sig, bytes, sizeof bytes, &n);
     int bad = rc ? tpm_fail(rc, "quoting", e) : digest_of(quote, digest, e);
