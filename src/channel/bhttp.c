@@ -233,13 +233,13 @@ int st_bhttp_reader_init(struct st_bhttp_reader *r, enum st_bhttp_kind kind, con
                          struct st_err *e)
 {
     size_t fields, all;
-    char *p;
     *r = (struct st_bhttp_reader){.kind = kind, .limits = *limits, .step = FRAMING};
-    if (!st_mul_size(limits->n_fields, sizeof *r->header.field, &fields) || !st_add_size(fields, limits->head, &all))
+    if (!st_mul_size(limits->n_fields, sizeof *r->header.field, &fields) || !st_add_size(fields, limits->head, &all) ||
+        !st_mul_size(all, 2, &all))
         return st_fail(e, ST_USAGE, "bhttp: the limits are too large");
-    int rc = st_alloc(&p, 2, all, "bhttp reader", e);
-    if (rc)
-        return rc;
+    char *p = malloc(all ? all : 1); /* most of it is never touched: not worth zeroing */
+    if (!p)
+        return st_fail(e, ST_MEMORY, "bhttp reader: no memory for %zu bytes", all);
     r->memory = p;
     r->header.field = (struct st_bhttp_field *)p;
     r->trailer.field = (struct st_bhttp_field *)(p + fields);
@@ -251,7 +251,8 @@ int st_bhttp_reader_init(struct st_bhttp_reader *r, enum st_bhttp_kind kind, con
 void st_bhttp_reader_wipe(struct st_bhttp_reader *r)
 {
     if (r->memory) {
-        OPENSSL_cleanse(r->memory, 2 * (r->limits.head + r->limits.n_fields * sizeof *r->header.field));
+        OPENSSL_cleanse(r->header.text, r->header.len);
+        OPENSSL_cleanse(r->trailer.text, r->trailer.len);
         free(r->memory);
     }
     *r = (struct st_bhttp_reader){.step = PADDING};
@@ -309,6 +310,7 @@ static int end_section(struct st_bhttp_reader *r, struct st_err *e)
     }
     if (!r->interim)
         return head_complete(r, e);
+    OPENSSL_cleanse(r->header.text, r->header.len);
     r->header.n = r->header.len = 0; /* informational: dropped */
     r->interim = false;
     r->step = STATUS;
