@@ -16,12 +16,25 @@
 
 struct st_blind_rsa {
     EVP_PKEY *pkey;
+    EVP_PKEY_CTX *pss; /* ready to verify; copied for each signature, so that threads may share the key */
     BIGNUM *n;
     size_t len; /* bytes of n */
     bool private;
 };
 
 /* ---- keys ---- */
+
+/* A context that verifies PSS signatures over a digest: looking its algorithms up costs as much as verifying. */
+static EVP_PKEY_CTX *make_pss(EVP_PKEY *pkey)
+{
+    EVP_PKEY_CTX *c = EVP_PKEY_CTX_new(pkey, NULL);
+    if (c && EVP_PKEY_verify_init(c) == 1 && EVP_PKEY_CTX_set_rsa_padding(c, RSA_PKCS1_PSS_PADDING) == 1 &&
+        EVP_PKEY_CTX_set_signature_md(c, EVP_sha384()) == 1 && EVP_PKEY_CTX_set_rsa_mgf1_md(c, EVP_sha384()) == 1 &&
+        EVP_PKEY_CTX_set_rsa_pss_saltlen(c, ST_BLIND_RSA_SALT) == 1)
+        return c;
+    EVP_PKEY_CTX_free(c);
+    return NULL;
+}
 
 /* Takes pkey over, also when it fails. */
 static int adopt(EVP_PKEY *pkey, bool private, struct st_blind_rsa **out, struct st_err *e)
@@ -49,6 +62,8 @@ static int adopt(EVP_PKEY *pkey, bool private, struct st_blind_rsa **out, struct
         rc = st_fail(e, ST_INPUT, "blind rsa: key: want the public exponent %d", EXPONENT);
     else if ((private ? EVP_PKEY_pairwise_check(ctx) : EVP_PKEY_public_check_quick(ctx)) != 1)
         rc = st_fail(e, ST_INPUT, "blind rsa: key: its parts do not belong together");
+    if (!rc && !(k->pss = make_pss(pkey)))
+        rc = st_fail(e, ST_MEMORY, "blind rsa: out of memory");
     if (!rc) {
         k->len = (size_t)bits / 8;
         *out = k;
@@ -122,6 +137,7 @@ int st_blind_rsa_write_private(const struct st_blind_rsa *k, uint8_t *out, size_
 void st_blind_rsa_free(struct st_blind_rsa *k)
 {
     if (k) {
+        EVP_PKEY_CTX_free(k->pss);
         EVP_PKEY_free(k->pkey);
         BN_free(k->n);
     }
@@ -375,15 +391,12 @@ int st_blind_rsa_finalize(const struct st_blind_rsa *k, const void *prepared, si
 int st_blind_rsa_verify(const struct st_blind_rsa *k, const void *prepared, size_t prepared_len,
                         const uint8_t *signature, size_t len, struct st_err *e)
 {
-    EVP_PKEY_CTX *pss;
-    EVP_MD_CTX *ctx = EVP_MD_CTX_new();
+    uint8_t digest[HASH];
+    EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_dup(k->pss);
     int rc = st_fail(e, ST_VERIFY, "blind rsa: the signature is not this key's");
-    if (ctx && len == k->len && EVP_DigestVerifyInit(ctx, &pss, EVP_sha384(), NULL, k->pkey) == 1 &&
-        EVP_PKEY_CTX_set_rsa_padding(pss, RSA_PKCS1_PSS_PADDING) == 1 &&
-        EVP_PKEY_CTX_set_rsa_mgf1_md(pss, EVP_sha384()) == 1 &&
-        EVP_PKEY_CTX_set_rsa_pss_saltlen(pss, ST_BLIND_RSA_SALT) == 1 &&
-        EVP_DigestVerify(ctx, signature, len, prepared, prepared_len) == 1)
+    if (ctx && len == k->len && EVP_Digest(prepared, prepared_len, digest, NULL, EVP_sha384(), NULL) == 1 &&
+        EVP_PKEY_verify(ctx, signature, len, digest, sizeof digest) == 1)
         rc = 0;
-    EVP_MD_CTX_free(ctx);
+    EVP_PKEY_CTX_free(ctx);
     return rc;
 }
