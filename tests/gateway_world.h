@@ -43,9 +43,9 @@ struct world {
     struct st_buf part[2], directory; /* parts of the gateways eu1 and eu2 */
     uint64_t epoch;
     _Atomic int mode[MAX_WORLD_NODES], n_asked[MAX_WORLD_NODES];
-    _Atomic int n_chunks, n_refund, issuer_down, unit_of_change, saw_peer;
-    struct st_buf last_body;                   /* of a request at a node; under the lock */
-    const char *policy, *log_key, *issuer_key; /* files */
+    _Atomic int n_chunks, n_refund, issuer_down, hidden_units; /* hidden: no key of these in the next directory */
+    struct st_buf last_body;                                   /* of a request at a node; under the lock */
+    const char *policy, *log_key, *issuer_key;                 /* files */
     struct st_http_conn *waiting[4096];
     size_t n_waiting;
     struct event *tick;
@@ -72,7 +72,8 @@ static inline void world_directory(struct world *w)
     snprintf(i->name, sizeof i->name, "bank");
     for (uint32_t day = today() - 1; day <= today() + 1; day++)
         for (int k = 0; k < ST_TOKEN_N_UNITS; k++)
-            i->keys[i->n_key++] = (struct st_directory_key){day, st_token_units[k], {der, len}};
+            if ((int)st_token_units[k] != w->hidden_units)
+                i->keys[i->n_key++] = (struct st_directory_key){day, st_token_units[k], {der, len}};
     for (int k = 0; k < 2; k++)
         if (w->part[k].len) {
             assert_ok(st_directory_parse_part(w->part[k].p, w->part[k].len, "part", &part[k], &e), &e);
@@ -122,7 +123,6 @@ static inline void world_refund(struct world *w, struct st_http_conn *c)
         st_role_refuse(c, 503);
         return;
     }
-    w->unit_of_change = (int)st_issue_units(&r);
     for (a.n = 0; a.n < r.n; a.n++) {
         assert_ok(st_blind_rsa_sign(w->key, r.of[a.n].blinded.p, r.of[a.n].blinded.len, signature[a.n], &e), &e);
         a.signature[a.n] = (struct st_span){signature[a.n], st_blind_rsa_len(w->key)};

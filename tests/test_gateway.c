@@ -247,6 +247,43 @@ static void yesterdays_token_is_still_good(void **state)
     rig_stop(&r);
 }
 
+/* Hands the gateway's part in once more, so that the log makes a new directory. */
+static void next_directory(void)
+{
+    char url[128];
+    struct st_buf part = {0}, reply = {0};
+    pthread_mutex_lock(&world.lock);
+    st_buf_add(&part, world.part[0].p, world.part[0].len);
+    pthread_mutex_unlock(&world.lock);
+    snprintf(url, sizeof url, "%s/parts/gateway/eu1", st_role_url(world.role));
+    assert_int_equal(http(url, &part, "application/json", &reply), 200);
+    st_buf_free(&part);
+    st_buf_free(&reply);
+}
+
+static void a_key_of_the_issuers_that_is_new_makes_the_gateway_look_at_the_log(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_opts(&r, 1, ":memory:");
+    r.o.refresh_s = 60;
+    world.hidden_units = 64;
+    rig_open(&r);
+    wait_health(&r, 200);
+    struct answer a = pay(&r, 64, true);
+    assert_int_equal(a.status, 402);
+    assert_string_equal(a.code, "token_bad");
+    answer_wipe(&a);
+    world.hidden_units = 0;
+    next_directory();
+    usleep(1100 * 1000); /* it has just looked */
+    a = pay(&r, 64, true);
+    assert_int_equal(a.status, 200);
+    assert_int_equal(a.change, 59);
+    answer_wipe(&a);
+    rig_stop(&r);
+}
+
 static void a_reply_that_costs_more_than_its_token_is_cut_between_chunks(void **state)
 {
     struct rig r;
@@ -506,6 +543,7 @@ int main(void)
         cmocka_unit_test(a_token_is_taken_once),
         cmocka_unit_test(tokens_that_are_not_good_are_refused_and_never_reach_a_node),
         cmocka_unit_test(yesterdays_token_is_still_good),
+        cmocka_unit_test(a_key_of_the_issuers_that_is_new_makes_the_gateway_look_at_the_log),
         cmocka_unit_test(a_reply_that_costs_more_than_its_token_is_cut_between_chunks),
         cmocka_unit_test(a_node_that_refuses_or_is_gone_costs_nothing),
         cmocka_unit_test(a_node_that_breaks_off_is_told_in_the_trailer_and_what_came_is_charged),

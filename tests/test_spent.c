@@ -10,15 +10,29 @@
 
 struct ask {
     struct st_spent_take *take;
-    int answers;
+    int answers, fresh;
     enum st_spent_answer last;
 };
+
+static void on_fresh(void *arg)
+{
+    struct ask *q = arg;
+    assert_int_equal(q->answers, 0);
+    q->fresh++;
+}
 
 static void on_taken(void *arg, enum st_spent_answer a)
 {
     struct ask *q = arg;
     q->answers++;
     q->last = a;
+    assert_int_equal(q->fresh, a == ST_SPENT_TAKEN ? 1 : a == ST_SPENT_BEFORE ? 0 : q->fresh);
+}
+
+static int take(struct st_spent *s, const uint8_t digest[32], struct ask *q, struct st_err *e)
+{
+    const struct st_spent_events ev = {.fresh = on_fresh, .done = on_taken, .arg = q};
+    return st_spent_take(s, digest, 20000, &ev, &q->take, e);
 }
 
 static struct event_base *base;
@@ -45,7 +59,7 @@ static int take_many(struct st_spent *s, unsigned n, enum st_spent_answer want)
     for (unsigned i = 0; i < n; i++) {
         uint8_t d[32];
         digest_of(i, d);
-        assert_ok(st_spent_take(s, d, 20000, on_taken, &q[i], &q[i].take, &e), &e);
+        assert_ok(take(s, d, &q[i], &e), &e);
     }
     while (done < (int)n) {
         event_base_loop(base, EVLOOP_ONCE);
@@ -82,7 +96,7 @@ static void expect_one_of_a_batch(const char *where)
     int done = 0, taken = 0;
     digest_of(123456, d);
     for (int i = 0; i < 300; i++)
-        assert_ok(st_spent_take(s, d, 20000, on_taken, &q[i], &q[i].take, &e), &e);
+        assert_ok(take(s, d, &q[i], &e), &e);
     while (done < 300) {
         event_base_loop(base, EVLOOP_ONCE);
         done = taken = 0;
@@ -154,9 +168,9 @@ static void more_than_can_wait_are_refused_at_once(void **state)
     assert_ok(st_spent_open(base, &(struct st_spent_opts){.where = ":memory:", .max_waiting = 3}, &s, &e), &e);
     for (unsigned i = 0; i < 3; i++) {
         digest_of(i, d);
-        assert_ok(st_spent_take(s, d, 20000, on_taken, &q[i], &q[i].take, &e), &e);
+        assert_ok(take(s, d, &q[i], &e), &e);
     }
-    expect_refusal(st_spent_take(s, d, 20000, on_taken, &q[3], &q[3].take, &e), &e, ST_POLICY, "wait for the database");
+    expect_refusal(take(s, d, &q[3], &e), &e, ST_POLICY, "wait for the database");
     st_spent_cancel(q[0].take);
     while (q[2].answers == 0)
         event_base_loop(base, EVLOOP_ONCE);
@@ -180,7 +194,7 @@ static pid_t taker(const char *path, int *from)
             struct st_err e;
             uint8_t d[32];
             digest_of(i, d);
-            if (st_spent_take(s, d, 20000, on_taken, &q, &q.take, &e))
+            if (take(s, d, &q, &e))
                 _exit(1);
             while (!q.answers)
                 event_base_loop(base, EVLOOP_ONCE);

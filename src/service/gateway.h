@@ -10,9 +10,9 @@
  * old one is taken until the directory has moved on and a time of grace has passed. Node evidence is fetched at every
  * refresh with the newest checkpoint as nonce. A node whose evidence is refused leaves the list at once.
  *
- * A token is spent, durably, before the request goes to the node. When the database of spent tokens is away everything
- * paid is refused. Whoever is refused after that, because the node cannot be reached, gets all of it back as change, as
- * long as the issuer can be reached.
+ * A request goes to its node once nobody else can have its token, and the reply's first byte leaves once the token is
+ * spent durably. When the database of spent tokens is away everything paid is refused. Whoever is refused after that,
+ * because the node cannot be reached, gets all of it back as change, as long as the issuer can be reached.
  * One thread, and one for the database. */
 #ifndef ST_SERVICE_GATEWAY_H
 #define ST_SERVICE_GATEWAY_H

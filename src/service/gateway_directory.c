@@ -13,6 +13,7 @@
 #define STALL_S 15
 #define SOON_S 1.0       /* until the next cycle while the log does not show our part yet */
 #define AGAIN_S 5.0      /* the same part is not handed in more often */
+#define LOOK_S 1.0       /* whoever pays with an unknown key makes it look at the log no more often */
 #define KEY_SET_FULL 0.5 /* share of the key's set of requests at which it rotates early */
 #define KEEP_DAYS 3      /* of spent tokens; tokens are good for two */
 
@@ -34,7 +35,9 @@ struct st_gateway_directory {
     struct token_key keys[ST_DIRECTORY_MAX_KEYS];
     size_t n_key;
     uint32_t today;
-    bool shown; /* the log shows our part as it should be */
+    double looked_at;
+    bool looking; /* somebody waits for a key, and the log was asked */
+    bool shown;   /* the log shows our part as it should be */
     bool ready, away;
     uint64_t epoch;
 };
@@ -125,10 +128,23 @@ static void take_keys(struct st_gateway_directory *d, const struct st_directory_
                    e.msg);
 }
 
-const struct st_blind_rsa *st_gateway_token_key(const struct st_gateway_directory *d, uint32_t day, uint32_t units)
+static bool good_day(uint32_t day)
 {
     uint32_t today = (uint32_t)(st_unix_time() / ST_TOKEN_DAY_S);
-    if (day != today && day + 1 != today)
+    return day == today || day + 1 == today;
+}
+
+bool st_gateway_token_may_have_key(uint32_t day, uint32_t units)
+{
+    bool known = false;
+    for (int i = 0; i < ST_TOKEN_N_UNITS; i++)
+        known = known || st_token_units[i] == units;
+    return known && good_day(day);
+}
+
+const struct st_blind_rsa *st_gateway_token_key(const struct st_gateway_directory *d, uint32_t day, uint32_t units)
+{
+    if (!good_day(day))
         return NULL;
     for (size_t i = 0; i < d->n_key; i++)
         if (d->keys[i].day == day && d->keys[i].units == units)
@@ -263,23 +279,28 @@ static void on_attested(void *arg)
     publish(arg);
 }
 
-static void on_refreshed(void *arg, const struct st_err *err)
+static void read_issuer(struct st_gateway_directory *d, const struct st_directory *dir)
 {
-    struct st_gateway_directory *d = arg;
-    const struct st_directory *dir = st_log_client_directory(d->log);
     struct st_err e;
-    say(d, err);
-    if (err || !dir) {
-        /* A new log has no directory before somebody hands in a part. What was known stays as it was. */
-        publish(d);
-        return;
-    }
     const struct st_directory_issuer *issuer = our_issuer(d, dir, &e);
     if (issuer)
         take_keys(d, issuer);
     else if (dir->epoch != d->epoch)
         st_log(ST_LOG_WARN, "no token can be taken: %s", e.msg);
     d->epoch = dir->epoch;
+}
+
+static void on_refreshed(void *arg, const struct st_err *err)
+{
+    struct st_gateway_directory *d = arg;
+    const struct st_directory *dir = st_log_client_directory(d->log);
+    say(d, err);
+    if (err || !dir) {
+        /* A new log has no directory before somebody hands in a part. What was known stays as it was. */
+        publish(d);
+        return;
+    }
+    read_issuer(d, dir);
     st_gateway_nodes_attest(d->g->nodes, st_log_client_checkpoint(d->log), st_log_client_note(d->log), on_attested, d);
 }
 
@@ -301,6 +322,27 @@ static void cycle(struct st_gateway_directory *d)
         say(d, &e);
         next_in(d, d->g->o.refresh_s);
     }
+}
+
+/* ---- in between ---- */
+
+static void on_looked(void *arg, const struct st_err *err)
+{
+    struct st_gateway_directory *d = arg;
+    d->looking = false;
+    if (!err)
+        read_issuer(d, st_log_client_directory(d->log));
+    st_gateway_forward_keys(d->g);
+}
+
+bool st_gateway_directory_look(struct st_gateway_directory *d)
+{
+    struct st_err e;
+    if (!d->looking && st_now() - d->looked_at >= LOOK_S) {
+        d->looked_at = st_now();
+        d->looking = st_log_client_refresh(d->log, on_looked, d, &e) == 0;
+    }
+    return d->looking;
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)

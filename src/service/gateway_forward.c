@@ -1,5 +1,7 @@
-/* A paid request: its token is verified and spent, then it goes to the node, and the reply comes back chunk by chunk
- * until it ends or the token is used up; what is left of the token is asked back from the issuer. */
+/* A paid request. Its token is verified and taken; once nobody else can have the token, the request goes to the node,
+ * and once the token is durably spent, the reply is passed on, chunk by chunk, until it ends or the token is used up.
+ * So the disk is waited for while the node works, and a machine that dies in between has given nothing away. What is
+ * left of the token is asked back from the issuer. */
 #include "channel/confidential.h"
 #include "service/gateway_priv.h"
 #include "service/gateway_split.h"
@@ -10,6 +12,7 @@
 
 enum {
     UNSENT_HIGH = 64 << 10, /* bytes that the relay has not taken: the node waits */
+    EARLY_HIGH = 64 << 10,  /* bytes of a reply that waits for its token to be spent */
     MAX_BUNDLE = ST_EVIDENCE_MAX_BYTES,
 };
 #define MAX_REPLY ((size_t)ST_CHUNKS_MAX + (ST_CHUNKS_MAX >> 4))
@@ -25,9 +28,16 @@ struct st_gateway_trip {
     struct st_gateway_change *change;
     struct st_gateway_split split;
     struct st_buf bundle; /* of a challenge */
-    uint64_t n_sealed;    /* bytes of the node's reply that were passed on */
+    struct st_buf early;  /* what the node said before the token was spent */
+    struct {
+        bool is;
+        int status;
+        struct st_err err; /* code 0: a whole reply */
+    } ended;               /* the node's reply, before the token was spent */
+    uint64_t n_sealed;     /* bytes of the node's reply that were passed on */
     uint32_t charged;
     bool paused, dead; /* dead: sealing failed in the middle of the reply */
+    bool wants_key;    /* its issuer's key is not known yet */
     const char *error; /* why the reply ends early, NULL = it does not */
 };
 
@@ -47,6 +57,7 @@ static void trip_free(struct st_gateway_trip *t)
     st_gateway_request_wipe(&t->r);
     st_gateway_split_wipe(&t->split);
     st_buf_wipe(&t->bundle);
+    st_buf_wipe(&t->early);
     st_ohttp_wipe(&t->ex.x);
     free(t);
 }
@@ -132,21 +143,55 @@ static int pass_on(struct st_gateway_trip *t, struct st_span piece, struct st_er
     return 0;
 }
 
-static int on_chunks(void *arg, int status, const void *p, size_t len, struct st_err *e)
+static int pass_all(struct st_gateway_trip *t, struct st_span in, struct st_err *e)
 {
-    struct st_gateway_trip *t = arg;
-    struct st_span in = {p, len}, piece;
-    const char *type = t->n_sealed || status != 200 ? NULL : st_http_call_type(t->call);
-    if (!t->n_sealed && (!type || strcmp(type, st_ohttp_reply_type(ST_OHTTP_CHUNKED)) != 0))
-        return st_fail(e, ST_INPUT, "no sealed reply");
+    struct st_span piece;
     while (in.len)
         if (st_gateway_split_next(&t->split, &in, &piece, e) || (piece.len && pass_on(t, piece, e)))
             return e->code;
-    if (!t->paused && st_http_unsent(t->ex.conn) > UNSENT_HIGH) {
-        t->paused = true;
-        st_http_call_pause(t->call, true);
-    }
     return 0;
+}
+
+static void pause_node(struct st_gateway_trip *t)
+{
+    if (!t->paused)
+        st_http_call_pause(t->call, true);
+    t->paused = true;
+}
+
+static int hold_back(struct st_gateway_trip *t, const void *p, size_t len, struct st_err *e)
+{
+    st_buf_add(&t->early, p, len);
+    if (t->early.len > EARLY_HIGH)
+        pause_node(t);
+    return t->early.failed ? st_fail(e, ST_MEMORY, "no memory") : 0;
+}
+
+static int on_chunks(void *arg, int status, const void *p, size_t len, struct st_err *e)
+{
+    struct st_gateway_trip *t = arg;
+    bool first = !t->n_sealed && !t->early.len;
+    const char *type = first && status == 200 ? st_http_call_type(t->call) : NULL;
+    if (first && (!type || strcmp(type, st_ohttp_reply_type(ST_OHTTP_CHUNKED)) != 0))
+        return st_fail(e, ST_INPUT, "no sealed reply");
+    if (t->take)
+        return hold_back(t, p, len, e);
+    if (pass_all(t, (struct st_span){p, len}, e))
+        return e->code;
+    if (st_http_unsent(t->ex.conn) > UNSENT_HIGH)
+        pause_node(t);
+    return 0;
+}
+
+/* True when the token is not spent yet: the end is kept until it is. */
+static bool ends_early(struct st_gateway_trip *t, int status, const struct st_err *err)
+{
+    if (!t->take)
+        return false;
+    t->ended.is = true;
+    t->ended.status = status;
+    t->ended.err = err ? *err : (struct st_err){0};
+    return true;
 }
 
 static void broken_off(struct st_gateway_trip *t, int status)
@@ -174,6 +219,8 @@ static void on_chunks_end(void *arg, int status, const struct st_err *err)
     struct st_span piece;
     struct st_err e;
     t->call = NULL;
+    if (ends_early(t, status, err))
+        return;
     if (err || status != 200 || st_gateway_split_end(&t->split, &piece, &e) || pass_on(t, piece, &e))
         broken_off(t, status);
     else
@@ -195,6 +242,8 @@ static void on_bundle_end(void *arg, int status, const struct st_err *err)
     struct st_gateway_trip *t = arg;
     struct st_err e;
     t->call = NULL;
+    if (ends_early(t, status, err))
+        return;
     if (err || status != 200)
         node_failed(t, status ? "node_refused" : "node_unreachable");
     else if (st_gateway_node_same_keys(t->node, (struct st_span){(uint8_t *)t->bundle.p, t->bundle.len}, &e))
@@ -205,8 +254,10 @@ static void on_bundle_end(void *arg, int status, const struct st_err *err)
 
 /* ---- the way there ---- */
 
-static void call_node(struct st_gateway_trip *t)
+/* Nobody else can have the token. */
+static void call_node(void *arg)
 {
+    struct st_gateway_trip *t = arg;
     struct st_gateway *g = t->ex.g;
     bool challenge = t->r.what == ST_GATEWAY_ATTEST;
     struct st_err e;
@@ -223,24 +274,7 @@ static void call_node(struct st_gateway_trip *t)
     g->n.paid += !challenge;
     g->n.challenges += challenge;
     if (st_http_call_start(g->http, &o, &t->call, &e))
-        node_failed(t, "busy");
-}
-
-static void on_spent(void *arg, enum st_spent_answer a)
-{
-    struct st_gateway_trip *t = arg;
-    struct st_gateway *g = t->ex.g;
-    t->take = NULL;
-    if (a == ST_SPENT_TAKEN) {
-        call_node(t);
-        return;
-    }
-    g->n.token_spent += a == ST_SPENT_BEFORE;
-    g->n.spent_failed += a == ST_SPENT_FAILED;
-    if (a == ST_SPENT_BEFORE)
-        refuse(t, 402, "token_spent");
-    else
-        refuse(t, 503, "unavailable");
+        (void)ends_early(t, 0, &e);
 }
 
 static void on_gone(void *arg)
@@ -260,20 +294,93 @@ static void on_drained(void *arg)
         st_http_call_pause(t->call, false); /* may end the trip */
 }
 
-/* NULL, or why not. */
-static const char *check_token(struct st_gateway *g, const struct st_token *t)
+/* What the node said before the token was spent goes out. */
+static void release(struct st_gateway_trip *t)
+{
+    struct st_err e;
+    struct st_buf early = t->early;
+    t->early = (struct st_buf){0};
+    int rc = pass_all(t, (struct st_span){(uint8_t *)early.p, early.len}, &e);
+    st_buf_wipe(&early);
+    if (rc) {
+        if (t->call)
+            st_http_call_cancel(t->call);
+        t->call = NULL;
+        broken_off(t, 200);
+    } else if (t->ended.is) {
+        const struct st_err err = t->ended.err, *why = err.code ? &err : NULL;
+        if (t->r.what == ST_GATEWAY_ATTEST)
+            on_bundle_end(t, t->ended.status, why);
+        else
+            on_chunks_end(t, t->ended.status, why);
+    } else if (t->paused)
+        on_drained(t);
+}
+
+static void on_spent(void *arg, enum st_spent_answer a)
+{
+    struct st_gateway_trip *t = arg;
+    struct st_gateway *g = t->ex.g;
+    t->take = NULL;
+    if (a == ST_SPENT_TAKEN) {
+        release(t);
+        return;
+    }
+    g->n.token_spent += a == ST_SPENT_BEFORE;
+    g->n.spent_failed += a == ST_SPENT_FAILED;
+    if (a == ST_SPENT_BEFORE)
+        refuse(t, 402, "token_spent");
+    else
+        refuse(t, 503, "unavailable");
+}
+
+/* ---- tokens ---- */
+
+/* NULL, or why not. *later: the issuer's key of that day and denomination is not known, and there may be one. */
+static const char *check_token(struct st_gateway *g, const struct st_token *t, bool *later)
 {
     struct st_err e;
     const struct st_blind_rsa *key = st_gateway_token_key(g->directory, t->day, t->units);
-    if (!key || st_token_verify(t, key, &e)) {
-        g->n.token_bad++;
+    *later = !key && st_gateway_token_may_have_key(t->day, t->units);
+    if (!key || st_token_verify(t, key, &e))
         return "token_bad";
+    return cost(g, 1) > t->units ? "token_small" : NULL; /* any reply has a byte */
+}
+
+static void count_refusal(struct st_gateway *g, const char *why)
+{
+    g->n.token_small += strcmp(why, "token_small") == 0;
+    g->n.token_bad += strcmp(why, "token_bad") == 0;
+}
+
+static void take_token(struct st_gateway_trip *t)
+{
+    struct st_gateway *g = t->ex.g;
+    const struct st_spent_events ev = {.fresh = call_node, .done = on_spent, .arg = t};
+    uint8_t digest[32];
+    struct st_err e;
+    st_token_digest(&t->r.token, digest);
+    if (st_spent_take(g->spent, digest, t->r.token.day, &ev, &t->take, &e)) {
+        g->n.busy++;
+        refuse(t, 503, "busy");
     }
-    if (cost(g, 1) > t->units) { /* any reply has a byte */
-        g->n.token_small++;
-        return "token_small";
+}
+
+void st_gateway_forward_keys(struct st_gateway *g)
+{
+    bool later;
+    for (struct st_gateway_trip *t = g->trips, *next; t; t = next) {
+        next = t->next;
+        if (!t->wants_key)
+            continue;
+        t->wants_key = false;
+        const char *no = check_token(g, &t->r.token, &later);
+        if (no) {
+            count_refusal(g, no);
+            refuse(t, 402, no);
+        } else
+            take_token(t);
     }
-    return NULL;
 }
 
 static struct st_gateway_trip *trip_new(struct st_gateway_exchange *ex, struct st_gateway_request *r)
@@ -298,10 +405,11 @@ void st_gateway_forward(struct st_gateway_exchange *ex, struct st_gateway_reques
 {
     struct st_gateway *g = ex->g;
     struct st_gateway_node *node = st_gateway_node_find(g->nodes, r->node);
-    const char *no = node ? check_token(g, &r->token) : "no_such_node";
-    uint8_t digest[32];
-    struct st_err e;
-    if (no) {
+    bool later = false;
+    const char *no = node ? check_token(g, &r->token, &later) : "no_such_node";
+    later = later && st_gateway_directory_look(g->directory);
+    if (no && !later) {
+        count_refusal(g, no);
         st_gateway_refuse(ex, node ? 402 : 404, no, (struct st_bhttp_fields){0});
         return;
     }
@@ -312,12 +420,10 @@ void st_gateway_forward(struct st_gateway_exchange *ex, struct st_gateway_reques
         return;
     }
     t->node = node;
+    t->wants_key = later;
     st_http_body_drop(t->ex.conn);
     const struct st_http_watch w = {.gone = on_gone, .drained = on_drained, .arg = t};
     st_http_watch(t->ex.conn, &w);
-    st_token_digest(&t->r.token, digest);
-    if (st_spent_take(g->spent, digest, t->r.token.day, on_spent, t, &t->take, &e)) {
-        g->n.busy++;
-        refuse(t, 503, "busy");
-    }
+    if (!later)
+        take_token(t);
 }

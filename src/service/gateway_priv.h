@@ -72,6 +72,8 @@ void st_gateway_pieces_end(struct st_gateway_exchange *ex, struct st_bhttp_field
 
 /* Takes the exchange and the request over (both are left empty). */
 void st_gateway_forward(struct st_gateway_exchange *ex, struct st_gateway_request *r);
+/* The log was looked at: requests that waited for a key of the issuer's go on or end. */
+void st_gateway_forward_keys(struct st_gateway *g);
 
 /* ---- gateway_change.c ---- */
 
@@ -140,6 +142,10 @@ int st_gateway_directory_new(struct st_gateway *g, struct st_gateway_directory *
 void st_gateway_directory_free(struct st_gateway_directory *d);
 /* The issuer's key of a day and denomination that is good today, or NULL. */
 const struct st_blind_rsa *st_gateway_token_key(const struct st_gateway_directory *d, uint32_t day, uint32_t units);
+/* False for days and denominations that no issuer has a key for today. */
+bool st_gateway_token_may_have_key(uint32_t day, uint32_t units);
+/* Looks at the log, if that has not just been done; st_gateway_forward_keys() is called then, later. False: no. */
+bool st_gateway_directory_look(struct st_gateway_directory *d);
 /* The directory that the log shows has this gateway with its current key and at least one node. */
 bool st_gateway_directory_ready(const struct st_gateway_directory *d);
 

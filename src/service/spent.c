@@ -10,11 +10,12 @@
 #include <unistd.h>
 
 struct st_spent_take {
-    struct st_spent_take *next;
+    struct st_spent_take *next;       /* asked, or answered */
+    struct st_spent_take *next_fresh; /* the same take, on its way there */
     struct st_spent_row row;
     enum st_spent_answer answer;
-    void (*done)(void *arg, enum st_spent_answer a); /* NULL: cancelled; only the event thread looks */
-    void *arg;
+    bool cancelled; /* only the event thread looks */
+    struct st_spent_events ev;
 };
 
 /* First in, first out. */
@@ -35,6 +36,7 @@ struct st_spent {
     pthread_cond_t work;
     /* Under the lock. */
     struct queue asked, answered;
+    struct st_spent_take *fresh; /* each is answered later, so it lives until that list was read */
     uint32_t forget_before;
     bool idle, stop;
 };
@@ -65,6 +67,30 @@ static void note(struct st_spent *s, int rc, const struct st_err *e)
     s->failing = rc != 0;
 }
 
+static void wake(struct st_spent *s)
+{
+    const uint64_t one = 1;
+    while (write(s->fd, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+}
+
+/* Those that nobody had before, while they are being made durable. */
+static void tell_fresh(struct st_spent *s, struct st_spent_take *list, size_t n)
+{
+    bool any = false;
+    pthread_mutex_lock(&s->lock);
+    bool awake = s->fresh || s->answered.first;
+    for (size_t i = 0; i < n; i++, list = list->next)
+        if (s->rows[i].fresh) {
+            list->next_fresh = s->fresh;
+            s->fresh = list;
+            any = true;
+        }
+    pthread_mutex_unlock(&s->lock);
+    if (any && !awake)
+        wake(s);
+}
+
 /* Asks for the first takes of the list; returns those behind them. */
 static struct st_spent_take *ask(struct st_spent *s, struct st_spent_take *list)
 {
@@ -74,6 +100,10 @@ static struct st_spent_take *ask(struct st_spent *s, struct st_spent_take *list)
     for (; t && n < ST_SPENT_BATCH; t = t->next)
         s->rows[n++] = t->row;
     int rc = s->kind->take(s->db, s->rows, n, &e);
+    if (!rc) {
+        tell_fresh(s, list, n);
+        rc = s->kind->commit(s->db, &e);
+    }
     note(s, rc, &e);
     t = list;
     for (size_t i = 0; i < n; i++, t = t->next)
@@ -83,16 +113,15 @@ static struct st_spent_take *ask(struct st_spent *s, struct st_spent_take *list)
 
 static void answer(struct st_spent *s, struct st_spent_take *from, const struct st_spent_take *to)
 {
-    const uint64_t one = 1;
     pthread_mutex_lock(&s->lock);
-    bool wake = !s->answered.first;
+    bool awake = s->fresh || s->answered.first;
     for (struct st_spent_take *next; from != to; from = next) {
         next = from->next;
         push(&s->answered, from);
     }
     pthread_mutex_unlock(&s->lock);
-    while (wake && write(s->fd, &one, sizeof one) < 0 && errno == EINTR)
-        ;
+    if (!awake)
+        wake(s);
 }
 
 static void forget_some(struct st_spent *s, uint32_t before)
@@ -146,13 +175,17 @@ static void on_ready(evutil_socket_t fd, short what, void *arg)
     if (read(fd, &n, sizeof n) < 0)
         return;
     pthread_mutex_lock(&s->lock);
-    struct st_spent_take *list = take_all(&s->answered);
+    struct st_spent_take *list = take_all(&s->answered), *fresh = s->fresh;
+    s->fresh = NULL;
     pthread_mutex_unlock(&s->lock);
+    for (; fresh; fresh = fresh->next_fresh)
+        if (!fresh->cancelled && fresh->ev.fresh)
+            fresh->ev.fresh(fresh->ev.arg);
     for (struct st_spent_take *t = list, *next; t; t = next) {
         next = t->next;
         s->n_waiting--;
-        if (t->done)
-            t->done(t->arg, t->answer);
+        if (!t->cancelled)
+            t->ev.done(t->ev.arg, t->answer);
         free(t);
     }
 }
@@ -232,9 +265,8 @@ void st_spent_close(struct st_spent *s)
     free(s);
 }
 
-int st_spent_take(struct st_spent *s, const uint8_t digest[32], uint32_t day,
-                  void (*done)(void *arg, enum st_spent_answer a), void *arg, struct st_spent_take **out,
-                  struct st_err *e)
+int st_spent_take(struct st_spent *s, const uint8_t digest[32], uint32_t day, const struct st_spent_events *ev,
+                  struct st_spent_take **out, struct st_err *e)
 {
     *out = NULL;
     if (s->n_waiting >= s->max_waiting)
@@ -244,8 +276,7 @@ int st_spent_take(struct st_spent *s, const uint8_t digest[32], uint32_t day,
         return st_fail(e, ST_MEMORY, "spent tokens: no memory");
     memcpy(t->row.digest, digest, 32);
     t->row.day = day;
-    t->done = done;
-    t->arg = arg;
+    t->ev = *ev;
     s->n_waiting++;
     *out = t;
     pthread_mutex_lock(&s->lock);
@@ -258,7 +289,7 @@ int st_spent_take(struct st_spent *s, const uint8_t digest[32], uint32_t day,
 
 void st_spent_cancel(struct st_spent_take *t)
 {
-    t->done = NULL;
+    t->cancelled = true;
 }
 
 void st_spent_forget(struct st_spent *s, uint32_t before)

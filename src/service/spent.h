@@ -36,10 +36,14 @@ int st_spent_open(struct event_base *base, const struct st_spent_opts *o, struct
 /* Ends what runs; `done` is not called any more. */
 void st_spent_close(struct st_spent *s);
 
-/* done is called once, later. POLICY: max_waiting takes wait already; MEMORY. */
-int st_spent_take(struct st_spent *s, const uint8_t digest[32], uint32_t day,
-                  void (*done)(void *arg, enum st_spent_answer a), void *arg, struct st_spent_take **out,
-                  struct st_err *e) ST_MUST_CHECK;
+struct st_spent_events {
+    void (*fresh)(void *arg);                        /* at most once, before done; may be NULL */
+    void (*done)(void *arg, enum st_spent_answer a); /* once, later */
+    void *arg;
+};
+/* POLICY: max_waiting takes wait already; MEMORY. */
+int st_spent_take(struct st_spent *s, const uint8_t digest[32], uint32_t day, const struct st_spent_events *ev,
+                  struct st_spent_take **out, struct st_err *e) ST_MUST_CHECK;
 /* The caller no longer wants to know; whether the token is taken stays open. */
 void st_spent_cancel(struct st_spent_take *t);
 /* Drops the rows of days before this one, when there is nothing else to do. */
@@ -55,9 +59,10 @@ struct st_spent_row {
 };
 struct st_spent_kind {
     int (*open)(const struct st_spent_opts *o, void **db, struct st_err *e);
-    /* One durable transaction; sets `fresh` of each row, of two equal ones in the first. n <= ST_SPENT_BATCH. On any
-     * error the rows may be there or not; the next call starts anew. */
+    /* Begins a transaction and sets `fresh` of each row, of two equal ones in the first. n <= ST_SPENT_BATCH. */
     int (*take)(void *db, struct st_spent_row *rows, size_t n, struct st_err *e);
+    /* Ends it, durably. After an error of either the rows may be there or not; the next take starts anew. */
+    int (*commit)(void *db, struct st_err *e);
     /* Some rows of earlier days; *more when there may be more of them. */
     int (*forget)(void *db, uint32_t before, bool *more, struct st_err *e);
     void (*close)(void *db);

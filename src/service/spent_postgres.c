@@ -139,22 +139,32 @@ static bool send_row(struct db *d, const struct st_spent_row *r)
     return PQsendQueryPrepared(d->pg, "take", 2, values, lengths, binary, 0) == 1;
 }
 
-/* The results of one pipeline, one per row and then that of the sync: a PGresult and a NULL for each command. */
+/* The result of one command of a pipeline, with the NULL behind it. */
+static bool read_command(struct db *d, PGresult **out)
+{
+    *out = PQgetResult(d->pg);
+    bool ok = PQresultStatus(*out) == PGRES_COMMAND_OK;
+    if (*out)
+        PQclear(PQgetResult(d->pg));
+    return ok;
+}
+
 static bool read_rows(struct db *d, struct st_spent_row *const *rows, size_t n)
 {
-    bool ok = true;
-    for (size_t i = 0; i < n; i++) {
-        PGresult *r = PQgetResult(d->pg);
-        ok = ok && PQresultStatus(r) == PGRES_COMMAND_OK;
+    PGresult *r;
+    bool ok = read_command(d, &r); /* BEGIN */
+    PQclear(r);
+    for (size_t i = 0; ok && i < n; i++) {
+        ok = read_command(d, &r);
         rows[i]->fresh = ok && strcmp(PQcmdTuples(r), "1") == 0;
         PQclear(r);
-        if (r)
-            PQclear(PQgetResult(d->pg));
     }
-    PGresult *sync = PQgetResult(d->pg);
-    ok = ok && PQresultStatus(sync) == PGRES_PIPELINE_SYNC;
-    PQclear(sync);
     return ok;
+}
+
+static bool send_text(struct db *d, const char *command)
+{
+    return PQsendQueryParams(d->pg, command, 0, NULL, NULL, NULL, NULL, 0) == 1;
 }
 
 static int by_digest(const void *a, const void *b)
@@ -164,8 +174,7 @@ static int by_digest(const void *a, const void *b)
     return order ? order : (*x > *y) - (*x < *y);
 }
 
-/* A pipeline without BEGIN is one transaction up to its sync. In one order everywhere, so that two gateways with the
- * same tokens wait for one another and never in a circle. */
+/* In one order everywhere, so that two gateways with the same tokens wait for one another and never in a circle. */
 static int postgres_take(void *db, struct st_spent_row *rows, size_t n, struct st_err *e)
 {
     struct db *d = db;
@@ -176,10 +185,22 @@ static int postgres_take(void *db, struct st_spent_row *rows, size_t n, struct s
     for (size_t i = 0; i < n; i++)
         order[i] = &rows[i];
     qsort(order, n, sizeof *order, by_digest);
-    bool ok = PQenterPipelineMode(d->pg) == 1;
+    bool ok = PQenterPipelineMode(d->pg) == 1 && send_text(d, "BEGIN");
     for (size_t i = 0; ok && i < n; i++)
         ok = send_row(d, order[i]);
-    ok = ok && PQpipelineSync(d->pg) == 1 && read_rows(d, order, n) && PQexitPipelineMode(d->pg) == 1;
+    ok = ok && PQsendFlushRequest(d->pg) == 1 && PQflush(d->pg) == 0 && read_rows(d, order, n);
+    return ok ? 0 : give_up(d, e);
+}
+
+static int postgres_commit(void *db, struct st_err *e)
+{
+    struct db *d = db;
+    PGresult *r = NULL, *sync = NULL;
+    bool ok = send_text(d, "COMMIT") && PQpipelineSync(d->pg) == 1 && read_command(d, &r) &&
+              strcmp(PQcmdStatus(r), "COMMIT") == 0 && (sync = PQgetResult(d->pg)) != NULL &&
+              PQresultStatus(sync) == PGRES_PIPELINE_SYNC && PQexitPipelineMode(d->pg) == 1;
+    PQclear(r);
+    PQclear(sync);
     return ok ? 0 : give_up(d, e);
 }
 
@@ -199,8 +220,11 @@ static int postgres_forget(void *db, uint32_t before, bool *more, struct st_err 
     return ok ? 0 : give_up(d, e);
 }
 
-const struct st_spent_kind st_spent_postgres = {
-    .open = postgres_open, .take = postgres_take, .forget = postgres_forget, .close = postgres_close};
+const struct st_spent_kind st_spent_postgres = {.open = postgres_open,
+                                                .take = postgres_take,
+                                                .commit = postgres_commit,
+                                                .forget = postgres_forget,
+                                                .close = postgres_close};
 
 #else
 

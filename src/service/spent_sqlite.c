@@ -41,7 +41,12 @@ static int sqlite_take(void *db, struct st_spent_row *rows, size_t n, struct st_
         return rc;
     for (size_t i = 0; !rc && i < n; i++)
         rc = take_row(db, &rows[i], e);
-    return st_db_end(db, rc, e);
+    return rc ? st_db_end(db, rc, e) : 0;
+}
+
+static int sqlite_commit(void *db, struct st_err *e)
+{
+    return st_db_end(db, 0, e);
 }
 
 static int sqlite_forget(void *db, uint32_t before, bool *more, struct st_err *e)
@@ -60,4 +65,4 @@ static void sqlite_close(void *db)
 }
 
 const struct st_spent_kind st_spent_sqlite = {
-    .open = sqlite_open, .take = sqlite_take, .forget = sqlite_forget, .close = sqlite_close};
+    .open = sqlite_open, .take = sqlite_take, .commit = sqlite_commit, .forget = sqlite_forget, .close = sqlite_close};
