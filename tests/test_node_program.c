@@ -3,12 +3,20 @@
 
 #include "base/file.h"
 #include "node_make.h"
+#include "swtpm.h"
 
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
+
+#if __has_include(<tss2/tss2_esys.h>)
+#include <tss2/tss2_esys.h>
+#include <tss2/tss2_tctildr.h>
+#define HAS_TSS 1
+#endif
 
 #define CHAT "/v1/chat/completions"
 #define ASKS "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"a secret\"}],\"stream\":true}"
@@ -118,8 +126,8 @@ static size_t entries(const char *dir)
     return n;
 }
 
-/* In its sandbox, in an empty directory that is its home as well. */
-static pid_t run_program(const char *dir, int *port)
+/* In its sandbox, in an empty directory that is its home as well. more: words, NULL-ended. */
+static pid_t run_words(const char *dir, const char *const *more, int *port)
 {
     char line[2048];
     struct st_err e;
@@ -133,8 +141,10 @@ static pid_t run_program(const char *dir, int *port)
             _exit(99);
         setenv("HOME", dir, 1);
         setenv("TMPDIR", dir, 1);
-        execl(program, program, "--config=", "--upstream", p.upstream, "--evidence", "sim", "--sim-key", p.sim_key,
-              "--port", "0", "--json", (char *)NULL);
+        const char *words[16] = {program, "--config=", "--port", "0", "--json"};
+        for (int i = 0; more[i] && i < 10; i++)
+            words[5 + i] = more[i];
+        execv(program, (char *const *)words);
         _exit(99);
     }
     close(fds[1]);
@@ -146,6 +156,12 @@ static pid_t run_program(const char *dir, int *port)
     *port = (int)json_integer_value(json_object_get(v, "port"));
     json_decref(v);
     return pid;
+}
+
+static pid_t run_program(const char *dir, int *port)
+{
+    const char *const words[] = {"--upstream", p.upstream, "--evidence", "sim", "--sim-key", p.sim_key, NULL};
+    return run_words(dir, words, port);
 }
 
 static int wait_status(pid_t pid)
@@ -278,6 +294,111 @@ static void it_ends_with_status_5_when_evidence_does_not_hold(void **state)
     rmdir(dir);
 }
 
+/* A stream of bytes from a Unix socket to the engine's port and back, one connection after the other. */
+static int carry_listen = -1;
+
+static void *carry(void *arg)
+{
+    char b[65536];
+    (void)arg;
+    for (int near; (near = accept(carry_listen, NULL, NULL)) >= 0;) {
+        int far = dial(p.engine.port);
+        struct pollfd f[] = {{near, POLLIN, 0}, {far, POLLIN, 0}};
+        for (bool open = true; open && poll(f, 2, -1) > 0;)
+            for (int i = 0; open && i < 2; i++)
+                if (f[i].revents) {
+                    ssize_t n = recv(f[i].fd, b, sizeof b, 0);
+                    open = n > 0 && send(f[1 - i].fd, b, (size_t)n, MSG_NOSIGNAL) == n;
+                }
+        close(near);
+        close(far);
+    }
+    return NULL;
+}
+
+static void an_engine_at_a_unix_socket_is_reached(void **state)
+{
+    (void)state;
+    need_program();
+    char dir[] = "/tmp/sotto_node_home_XXXXXX", upstream[128];
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    struct sealed_reply r;
+    pthread_t thread;
+    int port;
+    assert_non_null(mkdtemp(dir));
+    snprintf(a.sun_path, sizeof a.sun_path, "%s.engine", p.sim_key);
+    snprintf(upstream, sizeof upstream, "unix:%s", a.sun_path);
+    carry_listen = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(carry_listen, (struct sockaddr *)&a, sizeof a), 0);
+    assert_int_equal(listen(carry_listen, 16), 0);
+    assert_int_equal(pthread_create(&thread, NULL, carry, NULL), 0);
+    p.engine.whole = "{}";
+    const char *const words[] = {"--upstream", upstream, "--evidence", "sim", "--sim-key", p.sim_key, NULL};
+    pid_t pid = run_words(dir, words, &port);
+    struct node_key k = node_key(port, NONCE_A);
+    ask_sealed(port, &k, CHAT, NULL, ASKS, &r);
+    assert_int_equal(r.status, 200);
+    st_buf_free(&r.content);
+    kill(pid, SIGTERM);
+    assert_int_equal(wait_status(pid), 0);
+    shutdown(carry_listen, SHUT_RDWR);
+    pthread_join(thread, NULL);
+    close(carry_listen);
+    unlink(a.sun_path);
+    rmdir(dir);
+}
+
+#ifdef HAS_TSS
+static void extend_pcr(const char *tcti)
+{
+    TSS2_TCTI_CONTEXT *ctx;
+    ESYS_CONTEXT *esys;
+    const TPML_DIGEST_VALUES d = {.count = 1, .digests = {{.hashAlg = TPM2_ALG_SHA256}}};
+    assert_int_equal(Tss2_TctiLdr_Initialize(tcti, &ctx), 0);
+    assert_int_equal(Esys_Initialize(&esys, ctx, NULL), 0);
+    assert_int_equal(Esys_PCR_Extend(esys, ESYS_TR_PCR7, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE, &d), 0);
+    Esys_Finalize(&esys);
+    Tss2_TctiLdr_Finalize(&ctx);
+}
+
+static void a_pcr_that_is_extended_kills_its_keys_in_the_middle_of_a_reply(void **state)
+{
+    (void)state;
+    need_program();
+    char dir[] = "/tmp/sotto_node_home_XXXXXX";
+    const char *pieces[] = {"data: 1\n\n", "data: 2\n\n"};
+    struct swtpm t;
+    struct st_ohttp x;
+    struct st_buf sealed = {0};
+    struct sealed_reply r;
+    struct answer a;
+    int port;
+    if (!swtpm_open(&t))
+        skip();
+    p.engine.pieces = pieces;
+    p.engine.n_piece = 2;
+    p.engine.gap_ms = 8000;
+    assert_non_null(mkdtemp(dir));
+    const char *const words[] = {"--upstream", p.upstream, "--evidence", "tpm", "--tpm", t.tcti, NULL};
+    pid_t pid = run_words(dir, words, &port);
+    struct node_key k = node_key(port, NONCE_A);
+    seal(&k, CHAT, NULL, ASKS, &x, &sealed);
+    int fd = send_request(port, "/", "message/ohttp-chunked-req", sealed.p, sealed.len);
+    assert_true(wait_metric(port, "requests_running", 1));
+    extend_pcr(t.tcti);
+    read_answer(fd, &a);
+    open_reply(&x, &a, &r);
+    assert_int_equal(r.status, 0); /* cut */
+    assert_int_equal(wait_status(pid), ST_VERIFY);
+    st_ohttp_wipe(&x);
+    st_buf_free(&sealed);
+    st_buf_free(&a.body);
+    st_buf_free(&r.content);
+    swtpm_close(&t);
+    rmdir(dir);
+}
+#endif
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -289,6 +410,10 @@ int main(void)
         TEST(sigterm_lets_a_reply_finish),
         TEST(nothing_of_a_request_stays_in_memory),
         TEST(it_ends_with_status_5_when_evidence_does_not_hold),
+        TEST(an_engine_at_a_unix_socket_is_reached),
+#ifdef HAS_TSS
+        TEST(a_pcr_that_is_extended_kills_its_keys_in_the_middle_of_a_reply),
+#endif
     };
     const char *sotto = getenv("SOTTO_BIN");
     snprintf(program, sizeof program, "%s-node", sotto ? sotto : "");
