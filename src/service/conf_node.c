@@ -2,7 +2,7 @@
 #include "base/hooks.h"
 #include "channel/confidential.h"
 #include "crypto/digest.h"
-#include "text/base64.h"
+#include "service/conf_evidence.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -181,23 +181,6 @@ static bool fetched(struct st_conf_node *n, unsigned status, const struct st_err
     return status == 200;
 }
 
-/* Reads a bundle that binds keys we can use. */
-static int read_bundle(const struct st_buf *body, struct st_bundle *out, struct st_err *e)
-{
-    int rc = st_bundle_parse(body->p ? body->p : "", body->len, "evidence", out, e);
-    const struct st_binding *b = &out->binding;
-    if (rc)
-        return rc;
-    if (!out->has_binding || b->nonce_len != 32)
-        rc = st_fail(e, ST_VERIFY, "evidence: binding: want keys and a nonce of 32 bytes");
-    else if (b->suite.kem != ST_HPKE_KEM_X25519 || b->suite.kdf != ST_HPKE_KDF_SHA256 ||
-             b->suite.aead != ST_AEAD_AES_128_GCM || b->hpke_key_len != st_hpke_public_len(b->suite.kem))
-        rc = st_fail(e, ST_VERIFY, "evidence: binding: want X25519, HKDF-SHA256 and AES-128-GCM");
-    if (rc)
-        st_bundle_free(out);
-    return rc;
-}
-
 static void on_challenged(void *arg, unsigned status, const struct st_err *e)
 {
     struct st_conf_node *n = arg;
@@ -207,7 +190,7 @@ static void on_challenged(void *arg, unsigned status, const struct st_err *e)
     if (!fetched(n, status, e))
         return;
     const struct st_binding *was = &n->bundle.binding, *is = &fresh.binding;
-    if (read_bundle(&n->body, &fresh, &err)) {
+    if (st_conf_bundle_read((struct st_span){(uint8_t *)n->body.p, n->body.len}, &fresh, &err)) {
         fetch_failed(n, ST_FAULT_INTEGRITY, err.msg);
         return;
     }
@@ -256,28 +239,6 @@ static void challenge(struct st_conf_node *n)
         n->j->n_busy++;
 }
 
-/* The note whose digest is the nonce of the evidence: from the reply's head, believed for its signatures alone. */
-static int read_note(struct st_conf_node *n, const struct st_conf_exchange *x, struct st_err *e)
-{
-    struct st_span field;
-    struct st_buf note = {0};
-    struct st_witnessed w;
-    if (!st_conf_exchange_field(x, false, ST_GATEWAY_FIELD_CHECKPOINT, &field) ||
-        !st_base64_decode((const char *)field.p, field.len, &note)) {
-        st_buf_free(&note);
-        return st_fail(e, ST_VERIFY, "evidence: comes without the checkpoint that its nonce is made from");
-    }
-    int rc = st_checkpoint_open(note.p, note.len, st_policy_log(n->j->policy), st_unix_time(), &w, e);
-    if (!rc && memcmp(w.digest, n->bundle.binding.nonce, 32) != 0)
-        rc = st_fail(e, ST_VERIFY, "evidence: its nonce is not the digest of the checkpoint that comes with it");
-    if (!rc) {
-        memcpy(n->nonce, w.digest, 32);
-        n->nonce_time = w.time;
-    }
-    st_buf_free(&note);
-    return rc;
-}
-
 static void on_bundle(void *arg, unsigned status, const struct st_err *e)
 {
     struct st_conf_node *n = arg;
@@ -286,17 +247,20 @@ static void on_bundle(void *arg, unsigned status, const struct st_err *e)
     leave_exchange(n);
     if (!fetched(n, status, e))
         return;
-    st_sha256(n->body.p ? n->body.p : "", n->body.len, n->digest);
-    st_bundle_free(&n->bundle);
-    int rc = memcmp(n->digest, n->listed.bundle, 32) != 0
-                 ? st_fail(&err, ST_VERIFY, "the gateway gives other evidence than the directory names")
-                 : read_bundle(&n->body, &n->bundle, &err);
-    if (!rc)
-        rc = read_note(n, x, &err);
-    if (rc) {
+    struct st_span note = {0};
+    struct st_conf_evidence ev;
+    if (!st_conf_exchange_field(x, false, ST_GATEWAY_FIELD_CHECKPOINT, &note))
+        note.len = 0;
+    if (st_conf_evidence_open((struct st_span){(uint8_t *)n->body.p, n->body.len}, n->listed.bundle, note, n->j->policy,
+                              st_unix_time(), &ev, &err)) {
         fetch_failed(n, ST_FAULT_INTEGRITY, err.msg);
         return;
     }
+    st_bundle_free(&n->bundle);
+    n->bundle = ev.bundle;
+    memcpy(n->digest, ev.digest, sizeof n->digest);
+    memcpy(n->nonce, ev.nonce, sizeof n->nonce);
+    n->nonce_time = ev.nonce_time;
     n->n_try = 0;
     judge(n);
     if (n->state == ST_CONF_GOOD && n->j->challenge)
