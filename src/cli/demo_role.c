@@ -15,10 +15,8 @@ int st_demo_role_start(struct st_demo_role *r, const char *name, const char *pro
     const char *all[MAX_ARGS + sizeof more / sizeof *more];
     size_t n = 0;
     *r = (struct st_demo_role){.name = name};
-    while (args[n] && n < MAX_ARGS) {
+    for (; n < MAX_ARGS && args[n]; n++)
         all[n] = args[n];
-        n++;
-    }
     memcpy(all + n, more, sizeof more);
     return st_child_start(program, all, &r->child, e) ? st_err_prefix(e, "%s", name) : 0;
 }
