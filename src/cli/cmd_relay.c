@@ -27,7 +27,7 @@ static const struct argp_option options[] = {
     {"gateway", KEY_GATEWAY, "URL", 0, "Where requests go: the only gateway of this relay", 0},
     {"log", KEY_LOG, "URL", 0, "Where GET /log/... goes", 0},
     {"ca-bundle", KEY_CA_BUNDLE, "FILE", 0, "Certificates that their TLS is checked against (PEM)", 0},
-    {"max-client", KEY_MAX_CLIENT, "N", 0, "Requests of one address at once; default 64", 0},
+    {"max-client", KEY_MAX_CLIENT, "N", 0, "Requests of one address at once; default 256", 0},
     {"max-memory", KEY_MAX_MEMORY, "SIZE", 0, "For requests on their way; default 256M", 0},
     {"connect-timeout", KEY_CONNECT, "SECONDS", 0, "For connecting to gateway and log; default 10", 0},
     {"timeout", KEY_STALL, "SECONDS", 0, "A reply that stands still for so long is cut; default 300", 0},

@@ -389,7 +389,7 @@ static void put_metrics(void *arg, struct st_buf *b)
 static int set_up(struct st_relay *r, struct st_err *e)
 {
     struct st_relay_opts *o = &r->o;
-    o->max_client = o->max_client ? o->max_client : 64;
+    o->max_client = o->max_client ? o->max_client : 256;
     o->max_memory = o->max_memory ? o->max_memory : (size_t)256 << 20;
     o->stall_s = o->stall_s > 0 ? o->stall_s : 300;
     o->listen.max_body = ST_CONFIDENTIAL_MAX_REQUEST + MAX_SEALING;

@@ -19,7 +19,7 @@ struct st_relay_opts {
     struct st_role_opts listen; /* where; limits of bodies, handlers and arg are the relay's own */
     const char *gateway, *log;  /* base URLs */
     const char *ca_bundle;      /* PEM; NULL = the system's */
-    uint32_t max_client;        /* requests of one address at once; 0 = 64 */
+    uint32_t max_client;        /* requests of one address at once; 0 = 256 */
     size_t max_memory;          /* of requests on their way; 0 = 256 MiB */
     double connect_s, stall_s;  /* to the gateway; no byte of a reply for so long ends it; 0 = 10, 300 */
 };
