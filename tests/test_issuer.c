@@ -175,17 +175,18 @@ static void requests_that_are_none_are_refused_and_cost_nothing(void **state)
     (void)state;
     struct buying *b = calloc(1, sizeof *b);
     struct reply r;
+#define ID "00112233445566778899aabbccddeeff"
     static const char *const bad[] = {
         "",
         "x",
         "[]",
         "{}",
         "{\"version\":1}",
-        "{\"version\":1,\"id\":\"00112233445566778899aabbccddeeff\",\"tokens\":[]}",
+        ("{\"version\":1,\"id\":\"" ID "\",\"tokens\":[]}"),
         "{\"version\":1,\"id\":\"0011\",\"tokens\":[{\"day\":1,\"units\":1,\"blinded\":\"AAAA\"}]}",
-        "{\"version\":1,\"id\":\"00112233445566778899aabbccddeeff\",\"tokens\":[{\"day\":1,\"units\":1,\"blinded\":"
-        "\"AAAA\"}]}",
-        "{\"version\":1,\"id\":\"00112233445566778899aabbccddeeff\",\"tokens\":7,\"more\":1}"};
+        ("{\"version\":1,\"id\":\"" ID "\",\"tokens\":[{\"day\":1,\"units\":1,\"blinded\":\"AAAA\"}]}"),
+        ("{\"version\":1,\"id\":\"" ID "\",\"tokens\":7,\"more\":1}"),
+    };
     int64_t before = units_left(s.account);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         ask(&s, "/issue", s.account, bad[i], &r);

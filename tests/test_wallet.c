@@ -148,6 +148,28 @@ static void a_wallet_buys_ahead_when_half_of_a_batch_is_gone(void **state)
     st_wallet_close(w);
 }
 
+/* 100 at once: purchases grow, so that there are few of them. */
+static void who_needs_many_buys_more_at_a_time(void **state)
+{
+    (void)state;
+    struct st_err e;
+    struct got g[100] = {{0}};
+    struct st_wallet_take *ticket;
+    int done = 0;
+    new_file();
+    struct st_wallet *w = open_with_keys(NULL);
+    for (int i = 0; i < 100; i++)
+        assert_ok(st_wallet_take(w, 1, on_taken, &g[i], &ticket, &e), &e);
+    while (done < 100) {
+        event_base_loop(s.base, EVLOOP_ONCE);
+        for (done = 0; done < 100 && g[done].n; done++)
+            assert_ok(g[done].e.code, &g[done].e);
+    }
+    /* 8, 16, 32 and 64 make 120. */
+    settle(w, 20);
+    st_wallet_close(w);
+}
+
 static void a_stock_is_bought_in_the_background_with_few_tokens(void **state)
 {
     (void)state;
@@ -508,6 +530,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_wallet_buys_when_it_is_empty_and_each_token_is_good),
         cmocka_unit_test(a_wallet_buys_ahead_when_half_of_a_batch_is_gone),
+        cmocka_unit_test(who_needs_many_buys_more_at_a_time),
         cmocka_unit_test(a_stock_is_bought_in_the_background_with_few_tokens),
         cmocka_unit_test(a_token_that_never_left_is_put_back),
         cmocka_unit_test(a_wallet_is_opened_once_and_a_file_of_others_not_at_all),

@@ -126,7 +126,7 @@ int st_ledger_list(struct st_ledger *l, enum st_ledger_kind kind, uint32_t today
 int st_ledger_find(struct st_ledger *l, enum st_ledger_kind kind, const uint8_t key[32], uint32_t today,
                    struct st_ledger_member *out, bool *found, struct st_err *e)
 {
-    sqlite3_stmt *s;
+    sqlite3_stmt *s = NULL;
     *found = false;
     if (st_db_start(db(l), "SELECT name, units, daily, used, used_day FROM members WHERE key = ? AND kind = ?",
                     ST_DB_ARGS(ST_DB_BYTES(key, 32), ST_DB_INT(kind)), &s, e))

@@ -142,6 +142,19 @@ static int take_now(struct st_wallet *w, uint32_t units, bool largest, struct st
     return 0;
 }
 
+#define SOON_S 10
+
+uint32_t st_wallet_level(struct st_wallet *w, bool ran_out)
+{
+    uint32_t today = st_wallet_today(w);
+    if (w->level_day != today)
+        w->level = w->batch;
+    else if (ran_out && w->bought_at > 0 && st_now() - w->bought_at < SOON_S)
+        w->level = 2 * w->level < ST_ISSUE_MAX ? 2 * w->level : ST_ISSUE_MAX;
+    w->level_day = today;
+    return w->level;
+}
+
 /* Half of a batch is gone: buys the next in the background. */
 static void look_ahead(struct st_wallet *w, uint32_t units)
 {
@@ -149,7 +162,7 @@ static void look_ahead(struct st_wallet *w, uint32_t units)
     struct st_err e;
     uint32_t denomination = st_wallet_denomination(units);
     if (!w->http || w->more_of || st_wallet_store_sum(w->store, denomination, st_wallet_first_day(w), &sum, &e) ||
-        sum.n > w->batch / 2)
+        sum.n > st_wallet_level(w, false) / 2)
         return;
     w->more_of = denomination;
     if (!w->retry_s && st_wallet_buy(w, &e))

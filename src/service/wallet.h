@@ -20,7 +20,7 @@ struct st_wallet_opts {
     const char *file;         /* copied; ":memory:" for none */
     const char *issuer_url;   /* copied */
     const char *account_file; /* the account's key at the issuer; read at open */
-    uint32_t batch;           /* tokens to buy at a time; 0 = 8, at most 64 */
+    uint32_t batch;           /* tokens to buy at a time, more when they run out soon; 0 = 8, at most 64 */
     double stall_s;           /* 0 = 30 */
     int64_t (*clock)(void);   /* NULL = the machine's */
 };

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of each denomination: enough for the change of a few requests that come at once. */
-#define READY 64
+/* Of each denomination: enough for the change of some requests that come at once. */
+#define READY 128
 #define AT_ONCE ST_BLIND_RSA_JOBS /* made together, which is cheaper */
 
 struct shelf {
@@ -66,7 +66,7 @@ static void *thread_main(void *arg)
         int rc = st_token_begin_many(key, day, units, made, AT_ONCE, &e);
         pthread_mutex_lock(&b->mutex);
         s->users--;
-        for (size_t i = 0; !rc && s->edition == edition && i < AT_ONCE; i++)
+        for (size_t i = 0; !rc && s->edition == edition && i < AT_ONCE && s->n < READY; i++)
             s->ready[s->n++] = made[i];
         pthread_cond_broadcast(&b->wake);
         if (rc) /* whoever takes the next one makes it, and sees the error */
@@ -104,6 +104,22 @@ int st_wallet_blanks_key(struct st_wallet_blanks *b, uint32_t day, uint32_t unit
     return 0;
 }
 
+/* The shelf is empty, and the maker busy: several are made here, one to take and the others for the shelf. */
+static int make_here(struct st_wallet_blanks *b, struct shelf *s, struct st_token_blank *out, struct st_err *e)
+{
+    struct st_token_blank made[AT_ONCE];
+    int rc = st_token_begin_many(s->key, s->day, st_token_units[s - b->shelf], made, AT_ONCE, e);
+    if (!rc) {
+        *out = made[0];
+        pthread_mutex_lock(&b->mutex);
+        for (size_t i = 1; i < AT_ONCE && s->n < READY; i++)
+            s->ready[s->n++] = made[i];
+        pthread_mutex_unlock(&b->mutex);
+    }
+    OPENSSL_cleanse(made, sizeof made);
+    return rc;
+}
+
 int st_wallet_blanks_take(struct st_wallet_blanks *b, uint32_t units, struct st_token_blank *out, struct st_err *e)
 {
     struct shelf *s = find(b, units);
@@ -117,7 +133,7 @@ int st_wallet_blanks_take(struct st_wallet_blanks *b, uint32_t units, struct st_
         pthread_cond_broadcast(&b->wake);
     }
     pthread_mutex_unlock(&b->mutex);
-    return ready ? 0 : st_token_begin(s->key, s->day, units, out, e);
+    return ready ? 0 : make_here(b, s, out, e);
 }
 
 int st_wallet_blanks_new(struct st_wallet_blanks **out, struct st_err *e)

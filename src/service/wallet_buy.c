@@ -17,10 +17,10 @@ static bool what_next(struct st_wallet *w, uint32_t *units, size_t *n)
     uint64_t have = st_wallet_units(w);
     if (w->waiting) {
         *units = st_wallet_denomination(w->waiting->units);
-        *n = w->batch;
+        *n = st_wallet_level(w, true);
     } else if (w->more_of) {
         *units = w->more_of;
-        *n = w->batch;
+        *n = st_wallet_level(w, false);
     } else if (have < w->stock) {
         uint64_t missing = w->stock - have;
         *units = st_token_units[0];
@@ -196,6 +196,7 @@ static void on_end(void *arg, int status, const struct st_err *e)
     }
     w->retry_s = 0;
     w->trouble.code = 0;
+    w->bought_at = st_now();
     st_wallet_serve(w);
     if (!w->smaller) {
         go_on(w);

@@ -25,7 +25,9 @@ struct st_wallet {
     struct st_wallet_store *store;
     struct st_wallet_blanks *blanks;
     int64_t (*clock)(void);
-    uint32_t batch;
+    uint32_t batch, level; /* tokens to buy at a time: as told, and now */
+    uint32_t level_day;
+    double bought_at;
     double stall_s;
     struct st_buf url, bearer;
     struct st_wallet_key keys[ST_DIRECTORY_MAX_KEYS];
@@ -51,6 +53,8 @@ uint32_t st_wallet_first_day(const struct st_wallet *w);
 const struct st_wallet_key *st_wallet_find_key(const struct st_wallet *w, uint32_t day, uint32_t units);
 /* The denomination to have for a request of `units`: the smallest that is enough, or the largest there is. */
 uint32_t st_wallet_denomination(uint32_t units);
+/* How many tokens to buy at a time: more when they run out soon after they were bought, until the day ends. */
+uint32_t st_wallet_level(struct st_wallet *w, bool ran_out);
 /* Gives tokens to those who wait, as long as there are good ones. */
 void st_wallet_serve(struct st_wallet *w);
 /* Buying has failed: those who wait get the largest token there is, or the error. */
