@@ -118,7 +118,9 @@ static void play_info(struct st_passage *p, bool detail, struct st_passage_info 
                                     .receipts = 2,
                                     .units = 100};
     if (detail)
-        out->detail = json_pack("{s:[]}", "nodes");
+        out->detail = json_pack("{s:[{s:s, s:s, s:s, s:s, s:[{s:s, s:s, s:s}]}]}", "nodes", "id", "00ff", "state",
+                                "refused", "code", "policy", "why", "a \033[31mreason", "checks", "name", "sim.debug",
+                                "result", "fail", "detail", "on");
 }
 
 static void play_free(struct st_passage *p)
@@ -285,7 +287,7 @@ static void health_models_status_and_figures_say_what_the_passage_says(void **st
     expect_text(ask(port, "GET", "/v1/models", NULL, NULL), 200, "\"id\":\"other\"");
     expect_text(ask(port, "GET", "/v1/models/other", NULL, NULL), 200, "{\"id\":\"other\"");
     assert_error(ask(port, "GET", "/v1/models/third", NULL, NULL), 404, "model_not_found");
-    expect_text(ask(port, "GET", "/sotto/status", NULL, NULL), 200, "\"detail\":{\"nodes\":[]}");
+    expect_text(ask(port, "GET", "/sotto/status", NULL, NULL), 200, "\"detail\":{\"nodes\":[{");
     play.ready = false;
     expect_text(ask(port, "GET", "/health", NULL, NULL), 503, "\"status\":\"stale\"");
     json_t *v;
@@ -304,6 +306,24 @@ static void health_models_status_and_figures_say_what_the_passage_says(void **st
     assert_non_null(
         strstr(a, "sotto_protection_state{protection=\"confidential\",scheme=\"tdx+nvgpu\",verified=\"no\"} 0"));
     free(a);
+}
+
+static void the_status_command_shows_every_node_and_check(void **state)
+{
+    (void)state;
+    char cmd[512], text[4096] = "";
+    const char *bin = getenv("SOTTO_BIN");
+    start(0);
+    play.ready = false;
+    snprintf(cmd, sizeof cmd, "env -u SOTTO_BIN XDG_CONFIG_HOME=/nonexistent %s status --url http://127.0.0.1:%d 2>&1",
+             bin ? bin : "build/bin/sotto", port);
+    FILE *p = popen(cmd, "r");
+    assert_non_null(p);
+    assert_true(fread(text, 1, sizeof text - 1, p) > 0);
+    assert_int_equal(pclose(p), 0);
+    if (!strstr(text, "not ready: \"stale\"") || !strstr(text, "missing:    a \"reason\"") ||
+        !strstr(text, "00ff refused") || !strstr(text, "policy: a ?[31mreason") || !strstr(text, "FAIL   sim.debug on"))
+        fail_msg("%s", text);
 }
 
 static int open_stream(void)
@@ -355,6 +375,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(failures_have_stable_words_before_and_in_a_reply, set_up, tear_down),
         cmocka_unit_test_setup_teardown(not_a_byte_of_a_whole_reply_comes_before_its_receipt, set_up, tear_down),
         cmocka_unit_test_setup_teardown(health_models_status_and_figures_say_what_the_passage_says, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(the_status_command_shows_every_node_and_check, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_client_that_leaves_or_reads_slowly_is_passed_on, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

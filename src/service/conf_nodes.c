@@ -16,6 +16,7 @@ enum {
     FETCHES = 4,  /* at once */
     AGAIN_S = 60, /* bad nodes are judged again after so long */
     REFRESH_MAX_S = 60,
+    FAILED_MAX_S = 10,
     CACHE_S = 300,   /* a good verdict is looked at anew after so long, whatever it rests on */
     NO_AGE_S = 86400 /* the witnesses' time may be so old where the policy has no max_age_s */
 };
@@ -193,7 +194,7 @@ static void on_refreshed(void *arg, const struct st_err *e)
         if (!c->log_err.code || c->log_err.code != e->code)
             st_log(ST_LOG_WARN, "%s", e->msg);
         c->log_err = *e;
-        c->wait = c->wait < 1 ? 1 : c->wait < REFRESH_MAX_S / 2 ? 2 * c->wait : REFRESH_MAX_S;
+        c->wait = c->wait < 1 ? 1 : c->wait < FAILED_MAX_S / 2 ? 2 * c->wait : FAILED_MAX_S;
     } else {
         c->log_err.code = 0;
         take_directory(c);
@@ -215,6 +216,11 @@ void st_conf_nodes_look(struct st_conf_nodes *c)
     double soon = c->last_refresh + LOOK_S;
     if (!c->refreshing && soon < c->refresh_at)
         c->refresh_at = soon;
+    for (size_t i = 0; i < c->n_node; i++) {
+        struct st_conf_node *x = c->node[i];
+        if (x->state == ST_CONF_WANTED && x->fault == ST_FAULT_NETWORK && x->retry_at > st_now() + LOOK_S)
+            x->retry_at = st_now() + LOOK_S;
+    }
 }
 
 static void on_tick(evutil_socket_t fd, short what, void *arg)
@@ -388,7 +394,6 @@ void st_conf_nodes_doubt(struct st_conf_nodes *c, const uint8_t id[ST_NODE_ID], 
     for (size_t i = 0; i < c->n_node; i++)
         if (memcmp(c->node[i]->listed.id, id, ST_NODE_ID) == 0)
             st_conf_node_doubt(c->node[i], why);
-    c->judge.n_failed++;
     sweep(c);
 }
 

@@ -39,7 +39,7 @@ int st_conf_nodes_pick(struct st_conf_nodes *c, const char *model, const uint8_t
                        struct st_conf_pick *out, enum st_passage_fault *fault, struct st_err *e) ST_MUST_CHECK;
 /* A reply of this node did not verify. */
 void st_conf_nodes_doubt(struct st_conf_nodes *c, const uint8_t id[ST_NODE_ID], const char *why);
-/* Something may have changed over there: asks the log soon. */
+/* Something may have changed over there: asks the log, and for evidence that could not be fetched, soon. */
 void st_conf_nodes_look(struct st_conf_nodes *c);
 /* The bundle of evidence that a pick rests on, as JSON; false when it is not there any more. */
 bool st_conf_nodes_bundle(const struct st_conf_nodes *c, const uint8_t digest[32], struct st_buf *out);

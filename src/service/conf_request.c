@@ -93,6 +93,8 @@ static void tell_head(struct st_conf_request *r)
         return;
     snprintf(type, sizeof type, "%.*s", (int)t.len, t.len ? (const char *)t.p : "");
     r->head_told = true;
+    if (!r->p->o.receipts)
+        st_buf_wipe(&r->body); /* too late for another try */
     r->reply.kind = st_conf_reply_kind(type);
     r->ev.head(r->arg, (int)status, type);
 }
@@ -439,8 +441,11 @@ int st_conf_request_start(struct st_passage *p, const struct st_passage_request 
     p->requests = r;
     p->n_live++;
     rc = take_request(r, q, e);
-    if (!rc)
+    if (!rc) {
         rc = attempt(r, fault, e);
+        if (rc)
+            st_conf_nodes_look(p->nodes); /* somebody waits for it */
+    }
     if (rc)
         request_free(r);
     else
