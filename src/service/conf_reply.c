@@ -36,17 +36,32 @@ static void pass_event(struct st_conf_reply *r, struct st_buf *out)
     r->feeds = 0;
 }
 
-/* An event ends with an empty line; line feeds before one are filler. */
+static size_t span_cr(const char *p, size_t len)
+{
+    size_t n = 0;
+    while (n < len && p[n] == '\r')
+        n++;
+    return n;
+}
+
+/* Line by line: an event ends with an empty one, and line feeds before one are filler. */
 static void feed_events(struct st_conf_reply *r, const char *p, size_t len, struct st_buf *out)
 {
-    for (size_t i = 0; i < len; i++) {
-        bool feed = p[i] == '\n';
-        if (r->event.len == 0 && (feed || p[i] == '\r'))
-            continue;
-        st_buf_add(&r->event, p + i, 1);
-        r->feeds = feed ? r->feeds + 1 : p[i] == '\r' ? r->feeds : 0;
-        if (r->feeds == 2 || r->event.len == ST_CONF_MAX_EVENT)
-            pass_event(r, out);
+    while (len) {
+        const char *feed = memchr(p, '\n', len);
+        size_t n = feed ? (size_t)(feed - p) : len;
+        bool empty = span_cr(p, n) == n;
+        if (!empty)
+            r->feeds = 0;
+        n += feed != NULL;
+        if (r->event.len || !empty) {
+            st_buf_add(&r->event, p, n);
+            r->feeds += feed != NULL;
+            if (r->feeds == 2 || r->event.len >= ST_CONF_MAX_EVENT)
+                pass_event(r, out);
+        }
+        p += n;
+        len -= n;
     }
     if (r->event.failed)
         out->failed = true;
