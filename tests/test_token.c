@@ -57,6 +57,30 @@ static void a_token_is_signed_blind_and_verifies(void **state)
     st_buf_free(&b);
 }
 
+static void tokens_begun_together_are_as_good_as_alone_and_all_different(void **state)
+{
+    (void)state;
+    struct st_err e;
+    struct st_token_blank b[ST_BLIND_RSA_JOBS];
+    uint8_t answer[ST_BLIND_RSA_MAX];
+    struct st_token t;
+    assert_ok(st_token_begin_many(one, 20000, 1, b, ST_BLIND_RSA_JOBS, &e), &e);
+    for (size_t i = 0; i < ST_BLIND_RSA_JOBS; i++) {
+        for (size_t j = 0; j < i; j++) {
+            assert_memory_not_equal(b[i].blinded, b[j].blinded, 256);
+            assert_memory_not_equal(b[i].state.inverse, b[j].state.inverse, 256);
+            assert_memory_not_equal(b[i].token.random, b[j].token.random, 32);
+        }
+        assert_ok(st_blind_rsa_sign(one, b[i].blinded, 256, answer, &e), &e);
+        assert_ok(st_token_finish(&b[i], one, span(answer, 256), &t, &e), &e);
+        assert_ok(st_token_verify(&t, one, &e), &e);
+        if (i) /* the answer to another one */
+            expect_refusal(st_token_finish(&b[0], one, span(answer, 256), &t, &e), &e, ST_VERIFY, "issuer's answer");
+    }
+    assert_ok(st_token_begin_many(one, 20000, 1, b, 0, &e), &e);
+    expect_refusal(st_token_begin_many(one, 20000, 1, b, ST_BLIND_RSA_JOBS + 1, &e), &e, ST_USAGE, "at most 16");
+}
+
 static void a_token_of_another_denomination_or_with_any_bit_changed_does_not_verify(void **state)
 {
     (void)state;
@@ -253,6 +277,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_token_is_signed_blind_and_verifies),
+        cmocka_unit_test(tokens_begun_together_are_as_good_as_alone_and_all_different),
         cmocka_unit_test(a_token_of_another_denomination_or_with_any_bit_changed_does_not_verify),
         cmocka_unit_test(what_a_spent_token_is_remembered_by_depends_on_all_but_its_signature),
         cmocka_unit_test(every_truncation_and_every_wrong_head_of_a_token_is_refused),

@@ -378,6 +378,51 @@ static void tokens_of_days_that_are_gone_are_dropped(void **state)
 
 /* ---- crashes ---- */
 
+static int64_t units_left(const char *key)
+{
+    struct st_err e;
+    struct st_ledger *l;
+    struct st_ledger_member m;
+    bool found;
+    uint8_t digest[32];
+    st_sha256(key, 64, digest);
+    assert_ok(st_ledger_open(s.db, &l, &e), &e);
+    assert_ok(st_ledger_find(l, ST_LEDGER_ACCOUNT, digest, test_today(), &m, &found, &e), &e);
+    st_ledger_close(l);
+    assert_true(found);
+    return m.units;
+}
+
+/* The issuer has charged and signed; its answer never arrives. */
+static void a_purchase_whose_answer_was_lost_is_charged_once(void **state)
+{
+    (void)state;
+    struct st_err e;
+    struct got g = {0};
+    struct st_wallet_take *ticket;
+    char key[65], path[128];
+    snprintf(path, sizeof path, "%s/dave", s.dir);
+    member_add(&s, ST_LEDGER_ACCOUNT, "dave", 100, 0, key);
+    assert_ok(st_file_write(path, key, 64, 0600, false, &e), &e);
+    const struct st_wallet_opts dave = {.account_file = path};
+    new_file();
+    struct st_wallet *w = open_with_keys(&dave);
+    assert_ok(st_wallet_take(w, 8, on_taken, &g, &ticket, &e), &e);
+    /* Sends, and stops to listen when the issuer has charged. */
+    for (int i = 0; i < 4000 && units_left(key) == 100 && !g.n; i++)
+        event_base_loop(s.base, EVLOOP_NONBLOCK);
+    bool lost = g.n == 0;
+    st_wallet_close(w);
+    assert_int_equal(units_left(key), 36);
+    issuing_stop(&s); /* and it has been started anew since */
+    issuing_start(&s, NULL);
+    w = open_with_keys(&dave);
+    st_wallet_stock(w, 1);
+    settle(w, lost ? 64 : 56);
+    assert_int_equal(units_left(key), 36);
+    st_wallet_close(w);
+}
+
 static int64_t run_sql(const char *sql)
 {
     sqlite3 *db;
@@ -509,15 +554,7 @@ static void after_kills_no_token_was_handed_out_twice_and_none_that_was_paid_for
         turn(5);
     uint64_t left = st_wallet_units(w);
     st_wallet_close(w);
-    struct st_ledger *l;
-    struct st_ledger_member m;
-    bool found;
-    uint8_t digest[32];
-    st_sha256(key, 64, digest);
-    assert_ok(st_ledger_open(s.db, &l, &e), &e);
-    assert_ok(st_ledger_find(l, ST_LEDGER_ACCOUNT, digest, test_today(), &m, &found, &e), &e);
-    st_ledger_close(l);
-    uint64_t bought = (uint64_t)(paid - m.units);
+    uint64_t bought = (uint64_t)(paid - units_left(key));
     print_message("bought %d, handed out %d, left %d\n", (int)bought, (int)n_seen, (int)left);
     assert_true(n_seen + left <= bought);
     assert_true(n_seen + left + KILLS >= bought);
@@ -540,6 +577,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(who_does_not_wait_any_more_is_not_called),
         cmocka_unit_test(another_key_for_a_day_or_another_issuer_is_refused),
         cmocka_unit_test(tokens_of_days_that_are_gone_are_dropped),
+        cmocka_unit_test(a_purchase_whose_answer_was_lost_is_charged_once),
         cmocka_unit_test(after_the_machine_has_died_marked_tokens_are_dropped_and_others_stay),
         cmocka_unit_test(after_kills_no_token_was_handed_out_twice_and_none_that_was_paid_for_is_lost),
     };
