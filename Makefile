@@ -32,8 +32,9 @@ bench: deps-bench build
 	@.venv/bin/python bench/confidential_vs_direct.py
 	@cmake --build --preset release --target bench_gemm
 	@.venv/bin/python bench/obfuscate_rate.py
-	@cmake --build --preset release --target proxy_overhead
+	@cmake --build --preset release --target proxy_overhead token_rate
 	@build/bin/proxy_overhead build/bin/sotto bench/results/proxy.csv
+	@build/bin/token_rate > bench/results/tokens.csv
 
 layers:
 	@scripts/layers.py
