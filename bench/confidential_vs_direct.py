@@ -30,6 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests/interop"))
 ENGINES = {"paced": (50, 20)}
 TTFT_PERCENT, TTFT_MS, RATE = 2, 2, 0.99
+SPREAD_MS = 1300  # about one reply: clients come when they like, not all in the same moment
 # RFC 8032, section 7.1, test 1: a key that everybody knows.
 SIM_SEED = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"
 SIM_ROOT = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
@@ -134,7 +135,8 @@ class World:
         return {r: cpu_s(self.programs[r].process) for r in ROLES}
 
     def load(self, url, clients, requests, tokens):
-        p = subprocess.run([self.streams, "load", url, str(clients), str(requests), str(tokens)], capture_output=True, text=True)
+        p = subprocess.run([self.streams, "load", *map(str, (url, clients, requests, tokens, SPREAD_MS))], capture_output=True,
+                           text=True)
         if p.returncode:
             sys.exit(f"{url}: {p.stderr}" + "".join(f"{r}: {p.text()[-500:]}\n" for r, p in self.programs.items()))
         return json.loads(p.stdout)

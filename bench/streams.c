@@ -3,9 +3,9 @@
  *
  *     streams engine TTFT_MS TOKEN_MS     prints its URL; every stream's first token after TTFT_MS, then one every
  *                                         TOKEN_MS (0: all at once); max_tokens of them
- *     streams load URL CLIENTS REQUESTS MAX_TOKENS
- *                                         so many clients, each with one chat after the other, REQUESTS in all; prints
- *                                         one JSON object
+ *     streams load URL CLIENTS REQUESTS MAX_TOKENS SPREAD_MS
+ *                                         so many clients, each with one chat after the other, REQUESTS in all; they
+ *                                         begin one after the other within SPREAD_MS; prints one JSON object
  *
  * ttft: from the request handed to the connection to the first token that came back. rate: tokens per second of one
  * stream, first to last token; tokens_per_s: of all, from the first request to the last token. */
@@ -145,6 +145,7 @@ static struct {
 /* One stream; a token is "content":" with something in it. */
 struct stream {
     struct st_http_call *call;
+    struct event *begin;
     double start, first, last;
     size_t n, matched;
 };
@@ -196,7 +197,7 @@ static void on_end(void *arg, int status, const struct st_err *failed)
     load.last = s->last;
     load.n_open--;
     start_stream(s);
-    if (load.n_open == 0)
+    if (load.n_open == 0 && load.n_left == 0)
         event_base_loopbreak(load.base);
 }
 
@@ -209,7 +210,7 @@ static void start_stream(struct stream *s)
     load.n_left--;
     load.n_open++;
     st_buf_add_str(&body, load.body);
-    *s = (struct stream){.start = st_now()};
+    *s = (struct stream){.begin = s->begin, .start = st_now()};
     const struct st_http_call_opts o = {.url = load.url,
                                         .direct = true,
                                         .body = &body,
@@ -222,6 +223,13 @@ static void start_stream(struct stream *s)
         die(&e);
 }
 
+static void on_begin(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    start_stream(arg);
+}
+
 static int by_value(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -232,6 +240,7 @@ static int run_load(char **argv)
 {
     struct st_err e;
     size_t n_client = (size_t)atoi(argv[1]), n = (size_t)atoi(argv[2]);
+    const double apart = atof(argv[4]) * 1e-3 / (double)n_client;
     struct stream *streams = calloc(n_client, sizeof *streams);
     snprintf(load.url, sizeof load.url, "%s/v1/chat/completions", argv[0]);
     snprintf(load.body, sizeof load.body,
@@ -245,9 +254,14 @@ static int run_load(char **argv)
     if (st_http_client_new(load.base, &(struct st_http_client_opts){.connect_s = 5, .max_idle = 4096}, &load.http, &e))
         die(&e);
     double start = st_now();
-    for (size_t i = 0; i < n_client; i++)
-        start_stream(&streams[i]);
+    for (size_t i = 0; i < n_client; i++) {
+        const struct timeval tv = in_seconds(apart * (double)i);
+        streams[i].begin = evtimer_new(load.base, on_begin, &streams[i]);
+        event_add(streams[i].begin, &tv);
+    }
     event_base_dispatch(load.base);
+    for (size_t i = 0; i < n_client; i++)
+        event_free(streams[i].begin);
     qsort(load.ttft, n, sizeof *load.ttft, by_value);
     qsort(load.rate, n, sizeof *load.rate, by_value);
     printf("{\"requests\": %zu, \"tokens\": %zu, \"ttft_ms\": %.3f, \"ttft_p95_ms\": %.3f, \"rate\": %.3f, "
@@ -266,8 +280,9 @@ int main(int argc, char **argv)
 {
     if (argc == 4 && strcmp(argv[1], "engine") == 0)
         return run_engine(argv + 2);
-    if (argc == 6 && strcmp(argv[1], "load") == 0 && atoi(argv[3]) > 0 && atoi(argv[4]) >= atoi(argv[3]))
+    if (argc == 7 && strcmp(argv[1], "load") == 0 && atoi(argv[3]) > 0 && atoi(argv[4]) >= atoi(argv[3]))
         return run_load(argv + 2);
-    fprintf(stderr, "usage: streams engine TTFT_MS TOKEN_MS | streams load URL CLIENTS REQUESTS MAX_TOKENS\n");
+    fprintf(stderr, "usage: streams engine TTFT_MS TOKEN_MS | streams load URL CLIENTS REQUESTS MAX_TOKENS "
+                    "SPREAD_MS\n");
     return 2;
 }
