@@ -194,15 +194,18 @@ void st_wallet_serve(struct st_wallet *w)
 
 void st_wallet_fail(struct st_wallet *w, const struct st_err *why)
 {
-    struct st_wallet_take *all = w->waiting, *next;
     struct st_token t;
     struct st_err e;
     bool found;
-    w->waiting = NULL;
-    for (; all; all = next) {
-        next = all->next;
+    size_t n = 0;
+    for (const struct st_wallet_take *q = w->waiting; q; q = q->next)
+        n++;
+    /* No more than wait now: who is told may ask again at once, or cancel others. */
+    for (; n && w->waiting; n--) {
+        struct st_wallet_take *first = w->waiting;
+        w->waiting = first->next;
         int rc = take_now(w, 1, true, &t, &found, &e);
-        give(all, !rc && found ? &t : NULL, rc ? &e : found ? NULL : why);
+        give(first, !rc && found ? &t : NULL, rc ? &e : found ? NULL : why);
     }
     OPENSSL_cleanse(&t, sizeof t);
 }

@@ -249,8 +249,10 @@ int st_wallet_buy(struct st_wallet *w, struct st_err *e)
     /* A purchase that was on its way when this wallet was closed, or its answer lost, comes first. */
     int rc = st_wallet_store_pending(w->store, &w->batch_out, e);
     if (!rc && !w->batch_out.n) {
-        if (!what_next(w, &units, &n))
+        if (!what_next(w, &units, &n)) {
+            w->retry_s = 0;
             return 0;
+        }
         rc = begin_batch(w, units, n, e);
     }
     if (!rc)
