@@ -195,6 +195,28 @@ static void fewer_nodes_than_the_policy_wants_are_none(void **state)
     rig_close(&r);
 }
 
+static void one_node_under_two_names_counts_once(void **state)
+{
+    (void)state;
+    struct rig r;
+    struct trip t = {0};
+    rig_open(&r, 2);
+    struct st_keyring *ring = r.far.node[1].ring;
+    struct st_ed25519 *receipt = r.far.node[1].receipt;
+    r.far.node[1].ring = r.far.node[0].ring;
+    r.far.node[1].receipt = r.far.node[0].receipt;
+    far_publish(&r.far);
+    far_write_policy(&r.far, 2, "");
+    client_open(&r);
+    wait_state(&r, "policy");
+    ask(&r, &t, WHOLE);
+    expect_fault(&t, ST_FAULT_POLICY, "1 of 2 listed nodes are verified, want 2: others are the same node");
+    assert_int_equal(r.far.n_request, 0);
+    r.far.node[1].ring = ring;
+    r.far.node[1].receipt = receipt;
+    rig_close(&r);
+}
+
 static void a_node_that_measures_otherwise_than_before_is_said_to(void **state)
 {
     (void)state;
@@ -339,6 +361,7 @@ int main(void)
         cmocka_unit_test(an_old_checkpoint_is_stale),
         cmocka_unit_test(old_evidence_is_stale_though_the_log_is_fresh),
         cmocka_unit_test(fewer_nodes_than_the_policy_wants_are_none),
+        cmocka_unit_test(one_node_under_two_names_counts_once),
         cmocka_unit_test(a_node_that_measures_otherwise_than_before_is_said_to),
         cmocka_unit_test(two_directories_of_one_epoch_are_refused),
         cmocka_unit_test(keys_that_rotate_are_followed),

@@ -316,8 +316,10 @@ static int too_few(const struct st_conf_nodes *c, const char *model, size_t n_go
             *fault == ST_FAULT_NETWORK  ? ST_IO
             : *fault == ST_FAULT_POLICY ? ST_POLICY
                                         : ST_VERIFY,
-            "%zu of %zu listed nodes are verified, want %u%s%s", n_good, n, want, worst ? ": " : "",
-            worst ? worst->why : "");
+            "%zu of %zu listed nodes are verified, want %u%s%s", n_good, n, want, worst || n > n_good ? ": " : "",
+            worst        ? worst->why
+            : n > n_good ? "others are the same node under another name"
+                         : "");
     return e->code;
 }
 
@@ -341,20 +343,39 @@ static bool was_tried(const struct st_conf_node *x, const uint8_t (*tried)[ST_NO
     return false;
 }
 
-/* Good nodes for the model; those not tried go to list. */
+/* Whether another listing of the same node, by its id or by its keys, is in list: a gateway that lists one node under
+ * several names neither makes a crowd of it nor draws more requests to it. */
+static bool stands_twice(struct st_conf_node *const *list, size_t n, const struct st_conf_node *x)
+{
+    for (size_t i = 0; i < n; i++)
+        if (memcmp(list[i]->listed.id, x->listed.id, ST_NODE_ID) == 0 ||
+            memcmp(list[i]->key.public, x->key.public, sizeof x->key.public) == 0)
+            return true;
+    return false;
+}
+
+/* Good nodes for the model, each once. */
+static size_t good_nodes(const struct st_conf_nodes *c, const char *model,
+                         struct st_conf_node *list[2 * ST_DIRECTORY_MAX_NODES])
+{
+    size_t n = 0;
+    for (size_t i = 0; i < c->n_node && n < 2 * ST_DIRECTORY_MAX_NODES; i++) {
+        struct st_conf_node *x = c->node[i];
+        if (usable(x) && offers(x, model) && !stands_twice(list, n, x))
+            list[n++] = x;
+    }
+    return n;
+}
+
+/* The same, but for those that were tried. */
 static size_t candidates(const struct st_conf_nodes *c, const char *model, const uint8_t (*tried)[ST_NODE_ID],
                          size_t n_tried, struct st_conf_node *list[2 * ST_DIRECTORY_MAX_NODES], size_t *n_good)
 {
     size_t n = 0;
-    *n_good = 0;
-    for (size_t i = 0; i < c->n_node && n < 2 * ST_DIRECTORY_MAX_NODES; i++) {
-        struct st_conf_node *x = c->node[i];
-        if (!usable(x) || !offers(x, model))
-            continue;
-        ++*n_good;
-        if (!was_tried(x, tried, n_tried))
-            list[n++] = x;
-    }
+    *n_good = good_nodes(c, model, list);
+    for (size_t i = 0; i < *n_good; i++)
+        if (!was_tried(list[i], tried, n_tried))
+            list[n++] = list[i];
     return n;
 }
 
@@ -411,10 +432,8 @@ bool st_conf_nodes_bundle(const struct st_conf_nodes *c, const uint8_t digest[32
 
 static size_t count_good(const struct st_conf_nodes *c)
 {
-    size_t n = 0;
-    for (size_t i = 0; i < c->n_node; i++)
-        n += usable(c->node[i]);
-    return n;
+    struct st_conf_node *list[2 * ST_DIRECTORY_MAX_NODES];
+    return good_nodes(c, NULL, list);
 }
 
 const char *st_conf_nodes_state(struct st_conf_nodes *c, const char **why)
