@@ -318,7 +318,7 @@ static int judge_binding(struct judging *g, struct st_err *e)
         if (len == 0) {
             /* The report data is the digest of runtime data; what binds the item is tpm.link. */
             const struct st_check *link = st_appraisal_find_check(g->found, "tpm.link");
-            bool linked = link && link->result == ST_CHECK_PASS;
+            bool linked = link && link->result == ST_CHECK_PASS && claim_of(g, kind, "runtime_ak");
             st_check_detail(
                 c, "%s", linked ? "by the TPM that its report names" : "no TPM here is the one that its report names");
             c->result = linked ? ST_CHECK_PASS : ST_CHECK_FAIL;
