@@ -94,6 +94,10 @@ static void on_collected(void *arg)
 {
     struct st_node_evidence *v = arg;
     const bool ok = v->result_err.code == 0;
+    if (!v->o.keys->current) { /* they died meanwhile: it certifies nothing any more */
+        st_buf_free(&v->result);
+        return;
+    }
     if (!ok)
         st_log(ST_LOG_WARN, "evidence: %s", v->result_err.msg);
     v->n_collected += ok;
