@@ -51,7 +51,8 @@ enum shape {
     PROMPT,
     CHOICE,
     LEVEL,
-    STREAM
+    STREAM,
+    VARIABLES
 };
 enum { CHAT = ST_NODE_CHAT, TEXT = ST_NODE_TEXT, BOTH = CHAT | TEXT };
 
@@ -150,6 +151,42 @@ static bool is_stream_options(const json_t *v)
     return true;
 }
 
+/* Single values for a chat template, by names that are the template's own: engines merge them into their call of the
+ * renderer, where these would choose another template, its sandbox's limits, or what is rendered. */
+static bool are_variables(const json_t *v, const struct field *f)
+{
+    static const char *const taken[] = {"chat_template",
+                                        "tokenize",
+                                        "conversation",
+                                        "messages",
+                                        "tools",
+                                        "documents",
+                                        "tokenizer",
+                                        "tokenizer_kwargs",
+                                        "processor_kwargs",
+                                        "add_generation_prompt",
+                                        "continue_final_message",
+                                        "padding",
+                                        "truncation",
+                                        "max_length",
+                                        "return_tensors",
+                                        "return_dict",
+                                        "return_assistant_tokens_mask",
+                                        "trust_remote_code",
+                                        NULL};
+    if (!json_is_object(v) || json_object_size(v) > (size_t)f->high)
+        return false;
+    for (void *it = json_object_iter((json_t *)v); it; it = json_object_iter_next((json_t *)v, it)) {
+        const json_t *x = json_object_iter_value(it);
+        if (json_is_object(x) || json_is_array(x))
+            return false;
+        for (size_t i = 0; taken[i]; i++)
+            if (strcmp(taken[i], json_object_iter_key(it)) == 0)
+                return false;
+    }
+    return true;
+}
+
 /* {"type": "text", "text": TEXT} */
 static bool is_text_part(const json_t *v, const struct field *f)
 {
@@ -221,6 +258,8 @@ static int check_value(const struct field *f, enum st_node_endpoint ep, const js
         return ep == ST_NODE_CHAT ? (json_is_boolean(v) ? 0 : bad(err, f->name, "true or false"))
                : in_range(v, f)   ? 0
                                   : bad(err, f->name, "a whole number");
+    case VARIABLES:
+        return are_variables(v, f) ? 0 : bad(err, f->name, "an object of single values for the model's own template");
     case STREAM:
         return is_stream_options(v) ? 0 : bad(err, f->name, "an object with include_usage");
     }
