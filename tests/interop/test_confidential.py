@@ -6,6 +6,7 @@ process of its own on loopback, talked to by the `openai` client.
 What passes between them is recorded byte by byte and searched for what must not be there; every role is killed in the
 middle of a stream; nodes are tampered with; the log is put back to an earlier state.
 """
+import concurrent.futures
 import contextlib
 import json
 import re
@@ -76,6 +77,15 @@ def test_a_chat_through_every_role_is_the_engines_own(world):
     assert len(nodes) == 2 and all(n["state"] == "verified" for n in nodes)
     checks = {c["name"]: c["result"] for c in nodes[0]["checks"]}
     assert checks["sim.signature"] == "pass" and checks["policy.sim.measurement"] == "pass"
+
+
+def test_chats_at_once_get_each_its_own_reply(world):
+    texts = [f"{STORY} {w}" for w in ("cat", "dog", "tree", "boat", "moon", "hat", "ball", "bird")]
+    want = [directly(world, t, n=20) for t in texts]
+    assert len(set(want)) > 4
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        got = list(pool.map(lambda t: ask(world, t, n=20).choices[0].message.content, texts * 2))
+    assert got == want * 2
 
 
 def test_kept_receipts_verify_and_others_do_not(world):
