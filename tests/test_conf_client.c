@@ -306,6 +306,10 @@ static void challenged_nodes_answer_for_the_same_keys(void **state)
     ask(&r, &t, WHOLE);
     expect_fault(&t, ST_FAULT_INTEGRITY, "challenged");
     assert_int_equal(r.far.n_request, 1);
+    int paid = r.far.n_attest;
+    for (double until = st_now() + 2.5; st_now() < until;) /* after 1 s, then after 2 s more */
+        turn(&r);
+    assert_in_range(r.far.n_attest, paid, paid + 2);
     st_buf_free(&t.reply);
     rig_close(&r);
 }

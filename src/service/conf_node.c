@@ -204,6 +204,7 @@ static void on_challenged(void *arg, unsigned status, const struct st_err *e)
     n->bundle = fresh;
     st_sha256(n->body.p, n->body.len, n->digest);
     judge(n);
+    n->n_try = 0;
     fetch_done(n);
 }
 
@@ -261,12 +262,13 @@ static void on_bundle(void *arg, unsigned status, const struct st_err *e)
     memcpy(n->digest, ev.digest, sizeof n->digest);
     memcpy(n->nonce, ev.nonce, sizeof n->nonce);
     n->nonce_time = ev.nonce_time;
-    n->n_try = 0;
     judge(n);
-    if (n->state == ST_CONF_GOOD && n->j->challenge)
-        challenge(n);
-    else
-        fetch_done(n);
+    if (n->state == ST_CONF_GOOD && n->j->challenge) {
+        challenge(n); /* paid: one that fails waits longer each time */
+        return;
+    }
+    n->n_try = 0;
+    fetch_done(n);
 }
 
 void st_conf_node_fetch(struct st_conf_node *n)

@@ -73,7 +73,7 @@ static void sweep(struct st_conf_nodes *c)
 static void on_fetched(void *arg, struct st_conf_node *x)
 {
     struct st_conf_nodes *c = arg;
-    if (x->state != ST_CONF_GOOD) {
+    if (x->state != ST_CONF_GOOD && x->n_try <= 1) { /* once, not at every try */
         char id[2 * ST_NODE_ID + 1];
         st_hex(x->listed.id, ST_NODE_ID, id);
         st_log(ST_LOG_WARN, "node %s: %s: %s", id, st_passage_fault_word(x->fault), x->why);
