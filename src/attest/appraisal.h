@@ -56,7 +56,7 @@ struct st_appraisal {
     struct st_claim *claims;
     size_t n_check, n_claim;
     int64_t until; /* seconds since 1970 from which on a check may no longer pass, by dates alone; 0 = no date counts */
-    bool failed; /* no memory, or more than ST_APPRAISAL_MAX: then nothing of it may be believed */
+    bool failed;   /* no memory, or more than ST_APPRAISAL_MAX: then nothing of it may be believed */
 };
 void st_appraisal_wipe(struct st_appraisal *a);
 /* Adds a check that fails until its result is set; the pointer is valid until the next one is added, never NULL. */

@@ -42,7 +42,7 @@ bool st_intel_is(X509_NAME *name, const char *cn);
 /* The statement is signed by a TCB Signing certificate of `certs` that leads to `roots` at `time`; *signer (borrowed)
  * is that certificate, until as in st_x509_verify. VERIFY. */
 int st_intel_statement_verify(const struct st_intel_statement *s, const struct st_certs *certs,
-                              const struct st_certs *roots, int64_t time, X509 **signer,
-                              int64_t *until, struct st_err *e) ST_MUST_CHECK;
+                              const struct st_certs *roots, int64_t time, X509 **signer, int64_t *until,
+                              struct st_err *e) ST_MUST_CHECK;
 
 #endif

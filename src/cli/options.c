@@ -65,7 +65,8 @@ static const struct {
     unsigned shared; /* 0 = every command */
     struct argp_option o;
 } shared_options[] = {
-    {ST_CLI_MASKED, {"protect", KEY_PROTECT, "NAME", 0, "none, masked, or in sotto proxy covariant or confidential", 7}},
+    {ST_CLI_MASKED,
+     {"protect", KEY_PROTECT, "NAME", 0, "none, masked, or in sotto proxy covariant or confidential", 7}},
     {ST_CLI_MASKED,
      {"worker", KEY_WORKER, "ADDRESS", 0,
       "masked: who computes the linear layers: tcp://, tls://HOST:PORT, unix:PATH or shm:PATH; may be repeated", 7}},
