@@ -38,8 +38,8 @@ static int read_entry(const struct st_log_cmd *o, struct st_buf *entry, struct s
 static int shown_size(struct st_log_source *s, uint64_t *size, struct st_err *e)
 {
     struct st_buf b = {0};
-    struct st_note n;
-    struct st_checkpoint c;
+    struct st_note n = {0};
+    struct st_checkpoint c = {0};
     int rc = st_log_source_get(s, "checkpoint", ST_NOTE_MAX_BYTES, &b, e);
     if (!rc)
         rc = st_note_parse(b.p ? b.p : "", b.len, &n, e);
