@@ -21,7 +21,8 @@ struct st_conf_exchange {
     struct st_wallet_take *ticket; /* while a token is waited for */
     struct st_wallet_change *change;
     struct st_token token;
-    bool held; /* `token` is out of the wallet and has not left */
+    bool held;    /* `token` is out of the wallet and has not left */
+    bool charged; /* the gateway said what it took of it */
     struct st_sealed sealed;
     struct st_http_call *call;
     struct event *later; /* tells what went wrong before the call began */
@@ -104,8 +105,10 @@ static void take_change(struct st_conf_exchange *x)
     struct st_change_answer answer;
     uint32_t units = 0;
     struct st_err e;
-    if (st_conf_exchange_field(x, true, ST_GATEWAY_FIELD_CHARGED, &field))
+    if (st_conf_exchange_field(x, true, ST_GATEWAY_FIELD_CHARGED, &field)) {
         x->way->units_charged += read_units(field);
+        x->charged = true;
+    }
     if (!x->change || !st_conf_exchange_field(x, true, ST_GATEWAY_FIELD_CHANGE, &field))
         return;
     int rc = st_base64_decode((const char *)field.p, field.len, &bytes)
@@ -304,4 +307,9 @@ bool st_conf_exchange_field(const struct st_conf_exchange *x, bool trailer, cons
     if (trailer)
         return st_bhttp_find(st_bhttp_trailers(&x->sealed.reader), name, value);
     return h && st_bhttp_find(h->fields, name, value);
+}
+
+bool st_conf_exchange_settled(const struct st_conf_exchange *x)
+{
+    return !x->o.units || x->held || x->charged;
 }

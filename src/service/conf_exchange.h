@@ -50,4 +50,8 @@ void st_conf_exchange_pause(struct st_conf_exchange *x, bool stop);
 /* A field of the reply's head or, in `end` without an error, of its trailer; false when it is not there once. */
 bool st_conf_exchange_field(const struct st_conf_exchange *x, bool trailer, const char *name, struct st_span *value);
 
+/* In `end`: nothing was lost with this exchange: nothing was paid, the token never left, or the gateway said what it
+ * charged. */
+bool st_conf_exchange_settled(const struct st_conf_exchange *x);
+
 #endif

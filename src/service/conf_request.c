@@ -233,10 +233,11 @@ static void tell_end(struct st_conf_request *r, enum st_passage_fault fault, con
     ev.end(arg, fault, e ? &err : NULL);
 }
 
-/* Whether another node may be asked: nothing was told to the client, and the failure is of the way or of the node. */
-static bool may_retry(const struct st_conf_request *r, const struct st_err *e)
+/* Whether another node may be asked: nothing was told to the client, the failure is of the way or of the node, and no
+ * token was lost by it: each try sends one of its own, and behind a gateway that is gone all would be. */
+static bool may_retry(const struct st_conf_request *r, bool settled, const struct st_err *e)
 {
-    return !r->head_told && e->code == ST_IO && r->n_tried <= r->p->o.n_retry && r->n_tried < MAX_TRIES;
+    return !r->head_told && settled && e->code == ST_IO && r->n_tried <= r->p->o.n_retry && r->n_tried < MAX_TRIES;
 }
 
 /* Everything that must hold before a reply counts. */
@@ -253,14 +254,14 @@ static int check_reply(struct st_conf_request *r, unsigned status, struct st_err
     return check_receipt(r, e);
 }
 
-static void on_failed(struct st_conf_request *r, const struct st_err *e)
+static void on_failed(struct st_conf_request *r, bool settled, const struct st_err *e)
 {
     enum st_passage_fault fault = fault_of(e);
     if (fault == ST_FAULT_INTEGRITY)
         st_conf_nodes_doubt(r->p->nodes, r->pick.id, e->msg);
     else
         st_conf_nodes_look(r->p->nodes);
-    if (may_retry(r, e)) {
+    if (may_retry(r, settled, e)) {
         enum st_passage_fault other;
         struct st_err again;
         r->p->n_retry++;
@@ -281,9 +282,10 @@ static void on_end(void *arg, unsigned status, const struct st_err *e)
         rc = e->code;
     } else
         rc = check_reply(r, status, &err);
+    bool settled = st_conf_exchange_settled(r->x);
     r->x = NULL;
     if (rc) {
-        on_failed(r, &err);
+        on_failed(r, settled, &err);
         return;
     }
     r->p->n_receipt++;
