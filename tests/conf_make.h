@@ -65,6 +65,7 @@ struct far {
     struct st_buf directory, note; /* the last entry; the note that evidence is made from */
     uint64_t epoch;
     int64_t log_age; /* of the witnesses' time */
+    bool crowded;    /* the directory lists another gateway and another issuer, which are not there */
     bool bad_log;    /* the directory that it shows is not the one in the tree */
     struct st_role *role;
     struct st_keyring *gateway;
@@ -167,6 +168,13 @@ static inline void far_write_directory(struct far *f)
         assert_ok(st_blind_rsa_write_public(f->rsa[u], (uint8_t *)der, &len, &e), &e);
         for (uint32_t day = f->day; day < f->day + 2; day++)
             is->keys[is->n_key++] = (struct st_directory_key){day, st_token_units[u], {(uint8_t *)der, len}};
+    }
+    if (f->crowded) {
+        d.gateways[d.n_gateway] = *g;
+        snprintf(d.gateways[d.n_gateway].name, sizeof g->name, "west");
+        d.gateways[d.n_gateway++].n_node = 0;
+        d.issuers[d.n_issuer] = *is;
+        snprintf(d.issuers[d.n_issuer++].name, sizeof is->name, "casino");
     }
     st_buf_clear(&f->directory);
     assert_ok(st_directory_write(&d, &f->directory, &e), &e);

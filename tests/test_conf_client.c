@@ -284,6 +284,50 @@ static void keys_that_rotate_are_followed(void **state)
     rig_close(&r);
 }
 
+static void among_several_gateways_and_issuers_one_must_be_named(void **state)
+{
+    (void)state;
+    static const char *const tags[] = {"region=eu"};
+    struct rig r;
+    struct trip t = {0};
+    rig_open(&r, 1);
+    r.far.crowded = true;
+    far_publish(&r.far);
+    client_open(&r);
+    wait_state(&r, "policy");
+    ask(&r, &t, WHOLE);
+    expect_fault(&t, ST_FAULT_POLICY, "2 gateways: want one, or its name");
+    client_close(&r);
+    r.o.gateway = "east";
+    client_open(&r);
+    wait_state(&r, "policy");
+    ask(&r, &t, WHOLE);
+    expect_fault(&t, ST_FAULT_POLICY, "2 issuers: want one, or its name");
+    client_close(&r);
+    r.o.issuer_name = "bank";
+    client_open(&r);
+    wait_state(&r, "ok");
+    ask(&r, &t, WHOLE);
+    assert_ok(t.err.code, &t.err);
+    client_close(&r);
+    r.o.gateway = "north";
+    client_open(&r);
+    wait_state(&r, "policy");
+    ask(&r, &t, WHOLE);
+    expect_fault(&t, ST_FAULT_POLICY, "no gateway of the name");
+    client_close(&r);
+    r.o.gateway = "east";
+    r.o.tags = tags; /* that no node has */
+    r.o.n_tag = 1;
+    client_open(&r);
+    wait_state(&r, "policy");
+    ask(&r, &t, WHOLE);
+    expect_fault(&t, ST_FAULT_POLICY, "0 of 0 listed nodes");
+    assert_int_equal(r.far.n_request, 1);
+    st_buf_free(&t.reply);
+    rig_close(&r);
+}
+
 /* ---- challenges, receipts, policies ---- */
 
 static void challenged_nodes_answer_for_the_same_keys(void **state)
@@ -369,6 +413,7 @@ int main(void)
         cmocka_unit_test(a_node_that_measures_otherwise_than_before_is_said_to),
         cmocka_unit_test(two_directories_of_one_epoch_are_refused),
         cmocka_unit_test(keys_that_rotate_are_followed),
+        cmocka_unit_test(among_several_gateways_and_issuers_one_must_be_named),
         cmocka_unit_test(challenged_nodes_answer_for_the_same_keys),
         cmocka_unit_test(receipts_are_kept_on_wish),
         cmocka_unit_test(policies_to_rely_on_must_say_enough),
