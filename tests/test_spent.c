@@ -180,27 +180,34 @@ static void more_than_can_wait_are_refused_at_once(void **state)
 
 /* ---- kill -9 ---- */
 
-/* A process that takes tokens one by one and says each on a pipe once it is taken. */
+/* Another process: takes tokens one by one and says each on standard output once it is taken. */
+static int take_for_ever(const char *path)
+{
+    base = event_base_new();
+    struct st_spent *s = open_store(path);
+    for (unsigned i = 0;; i++) {
+        struct ask q = {0};
+        struct st_err e;
+        uint8_t d[32];
+        digest_of(i, d);
+        if (take(s, d, &q, &e))
+            return 1;
+        while (!q.answers)
+            event_base_loop(base, EVLOOP_ONCE);
+        if (q.last == ST_SPENT_TAKEN && write(1, &i, sizeof i) != sizeof i)
+            return 1;
+    }
+}
+
 static pid_t taker(const char *path, int *from)
 {
     int fds[2];
     assert_int_equal(pipe(fds), 0);
     pid_t pid = fork();
     if (pid == 0) {
-        base = event_base_new();
-        struct st_spent *s = open_store(path);
-        for (unsigned i = 0;; i++) {
-            struct ask q = {0};
-            struct st_err e;
-            uint8_t d[32];
-            digest_of(i, d);
-            if (take(s, d, &q, &e))
-                _exit(1);
-            while (!q.answers)
-                event_base_loop(base, EVLOOP_ONCE);
-            if (q.last == ST_SPENT_TAKEN && write(fds[1], &i, sizeof i) != sizeof i)
-                _exit(1);
-        }
+        dup2(fds[1], 1);
+        execl("/proc/self/exe", "test_spent", "take", path, (char *)NULL);
+        _exit(127);
     }
     close(fds[1]);
     *from = fds[0];
@@ -422,8 +429,10 @@ static int tear_down(void **state)
     return 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc == 3 && strcmp(argv[1], "take") == 0)
+        return take_for_ever(argv[2]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_said_to_be_taken_outlives_kill_9),
         cmocka_unit_test(sqlite_takes_each_token_once_over_a_restart),

@@ -239,21 +239,29 @@ static void post(struct st_gateway_directory *d)
     st_buf_free(&body);
 }
 
-/* What the log shows of us. */
+static bool row_has_key(const struct st_directory_gateway *row, const struct st_ohttp_config *key)
+{
+    struct st_buf list = {0};
+    if (key)
+        st_ohttp_config_add_list(&list, key, 1);
+    bool has = row && key && row->keys.len == list.len && memcmp(row->keys.p, list.p, list.len) == 0;
+    st_buf_free(&list);
+    return has;
+}
+
+/* What the log shows of us. Either key is good for those who know it. */
 static void look(struct st_gateway_directory *d)
 {
     const struct st_directory *dir = st_log_client_directory(d->log);
     const struct st_directory_gateway *row = dir ? st_directory_find_gateway(dir, d->g->o.name) : NULL;
-    struct st_buf keys = {0}, text = {0};
-    st_ohttp_config_add_list(&keys, st_keyring_current(d->g->keys), 1);
-    bool key = row && row->keys.len == keys.len && memcmp(row->keys.p, keys.p, keys.len) == 0;
-    if (key && d->seen_at == 0)
+    struct st_buf text = {0};
+    bool current = row_has_key(row, st_keyring_current(d->g->keys));
+    if (current && d->seen_at == 0)
         d->seen_at = st_now();
-    d->ready = key && row->n_node > 0;
+    d->ready = (current || row_has_key(row, st_keyring_previous(d->g->keys))) && row->n_node > 0;
     if (row)
         st_directory_write_gateway(row, &text);
     d->shown = row && text.len == d->part.len && memcmp(text.p, d->part.p, text.len) == 0;
-    st_buf_free(&keys);
     st_buf_free(&text);
 }
 

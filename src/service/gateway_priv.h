@@ -146,7 +146,7 @@ const struct st_blind_rsa *st_gateway_token_key(const struct st_gateway_director
 bool st_gateway_token_may_have_key(uint32_t day, uint32_t units);
 /* Looks at the log, if that has not just been done; st_gateway_forward_keys() is called then, later. False: no. */
 bool st_gateway_directory_look(struct st_gateway_directory *d);
-/* The directory that the log shows has this gateway with its current key and at least one node. */
+/* The directory that the log shows has this gateway with a key that it takes and at least one node. */
 bool st_gateway_directory_ready(const struct st_gateway_directory *d);
 
 #endif
