@@ -7,7 +7,8 @@
  * request; log and metrics count.
  *
  * Its own key is made in memory at start and rotated; a new one is in the directory before any client uses it, and the
- * old one is taken until the directory has moved on and a time of grace has passed. Node evidence is fetched at every
+ * old one is taken until the directory has moved on and a time of grace has passed (two epochs, when somebody fills the
+ * set of requests that a key has seen). Node evidence is fetched at every
  * refresh with the newest checkpoint as nonce. A node whose evidence is refused leaves the list at once.
  *
  * A request goes to its node once nobody else can have its token, and the reply's first byte leaves once the token is

@@ -67,6 +67,13 @@ static void change_free(struct st_gateway_change *c)
     free(c);
 }
 
+/* Blanks that no key fits are the client's own doing: counted, and no word in the log that clients could fill with it.
+ */
+static bool is_clients_fault(int status)
+{
+    return status == 400 || status == 409;
+}
+
 /* Why change could not be had is the operator's business, and said once until it works again. */
 static void note(struct st_gateway *g, int rc, const struct st_err *e)
 {
@@ -89,7 +96,10 @@ static void on_end(void *arg, int status, const struct st_err *err)
         rc = st_fail(&e, ST_IO, "status %d", status);
     if (!rc)
         rc = read_answer(c, &answer, &e);
-    note(c->g, rc, &e);
+    if (!err && is_clients_fault(status))
+        c->g->n.changes_failed++;
+    else
+        note(c->g, rc, &e);
     void (*done)(void *, const struct st_buf *) = c->done;
     void *to = c->arg;
     change_free(c);

@@ -15,6 +15,7 @@
 #define AGAIN_S 5.0      /* the same part is not handed in more often */
 #define LOOK_S 1.0       /* whoever pays with an unknown key makes it look at the log no more often */
 #define KEY_SET_FULL 0.5 /* share of the key's set of requests at which it rotates early */
+#define KEEP_EPOCHS 2    /* so long the old key stays then: clients look at the log in every epoch */
 #define KEEP_DAYS 3      /* of spent tokens; tokens are good for two */
 
 struct token_key {
@@ -40,6 +41,7 @@ struct st_gateway_directory {
     bool shown;   /* the log shows our part as it should be */
     bool ready, away;
     uint64_t epoch;
+    double every; /* seconds of an epoch */
 };
 
 static void cycle(struct st_gateway_directory *d);
@@ -154,14 +156,17 @@ const struct st_blind_rsa *st_gateway_token_key(const struct st_gateway_director
 
 /* ---- our own key ---- */
 
-/* A new key is accepted from now on and used once the log shows it; the old one stays until everybody can know. */
+/* A new key is accepted from now on and used once the log shows it; the old one stays until everybody can know. Anybody
+ * can fill a key's set with requests that cost nothing: then the old one makes room as soon as clients can have seen
+ * the current one. */
 static void rotate(struct st_gateway_directory *d)
 {
     struct st_gateway *g = d->g;
     struct st_err e;
     double now = st_now();
-    bool due = now - d->rotated_at >= g->o.rotate_s || st_keyring_used(g->keys) >= KEY_SET_FULL;
-    if (st_keyring_previous(g->keys) && d->seen_at > 0 && now - d->seen_at >= g->o.keep_key_s)
+    bool full = st_keyring_used(g->keys) >= KEY_SET_FULL, due = full || now - d->rotated_at >= g->o.rotate_s;
+    double least = KEEP_EPOCHS * d->every, keep = full && least < g->o.keep_key_s ? least : g->o.keep_key_s;
+    if (st_keyring_previous(g->keys) && d->seen_at > 0 && now - d->seen_at >= keep)
         st_keyring_forget(g->keys);
     if (!due || st_keyring_previous(g->keys))
         return;
@@ -296,6 +301,7 @@ static void read_issuer(struct st_gateway_directory *d, const struct st_director
     else if (dir->epoch != d->epoch)
         st_log(ST_LOG_WARN, "no token can be taken: %s", e.msg);
     d->epoch = dir->epoch;
+    d->every = dir->every;
 }
 
 static void on_refreshed(void *arg, const struct st_err *err)

@@ -208,8 +208,11 @@ static void broken_off(struct st_gateway_trip *t, int status)
     } else if (t->n_sealed)
         settle(t, cost(g, t->n_sealed), t->error ? t->error : "node");
     else if (t->error)
-        settle(t, 0, t->error);
-    else
+        settle(t, g->o.price_request, t->error);
+    else if (status / 100 == 4) {
+        g->n.node_failed++;
+        settle(t, g->o.price_request, "node_refused");
+    } else
         node_failed(t, status ? "node_refused" : "node_unreachable");
 }
 
