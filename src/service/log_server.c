@@ -232,10 +232,12 @@ static int check_entry(struct st_span entry, struct st_err *e)
         return st_fail(e, ST_INPUT, "entry: it is empty");
     if (st_alloc(&d, 1, sizeof *d, "entry", e))
         return e->code;
-    bool directory = st_directory_parse(entry.p, entry.len, "entry", d, &why) == 0;
+    int rc = st_directory_parse(entry.p, entry.len, "entry", d, &why);
     st_directory_wipe(d);
     free(d);
-    return directory ? st_fail(e, ST_INPUT, "entry: a directory is made by the log") : 0;
+    if (rc == ST_MEMORY) /* nobody can say what it is */
+        return st_fail(e, rc, "%s", why.msg);
+    return rc ? 0 : st_fail(e, ST_INPUT, "entry: a directory is made by the log");
 }
 
 static void post_entry(struct st_log_server *s, struct st_http_conn *c)

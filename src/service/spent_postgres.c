@@ -63,8 +63,10 @@ static int set_up(struct db *d, struct st_err *e)
 
 static int connect_anew(struct db *d, struct st_err *e)
 {
-    const char *const names[] = {"dbname", "connect_timeout", "application_name", NULL};
-    const char *const values[] = {d->where, CONNECT_S, "sotto", NULL};
+    /* A server that is cut off says nothing: requests must not wait for it for hours. */
+    const char *const names[] = {"dbname",          "connect_timeout",     "application_name", "tcp_user_timeout",
+                                 "keepalives_idle", "keepalives_interval", "keepalives_count", NULL};
+    const char *const values[] = {d->where, CONNECT_S, "sotto", "15000", "5", "5", "2", NULL};
     if (d->pg && st_now() < d->retry)
         return st_fail(e, ST_IO, "PostgreSQL: the server is away");
     PQfinish(d->pg);
