@@ -32,8 +32,8 @@
 struct fake_engine {
     struct st_role *role;
     int port;
-    const char *owner, *version, *metrics, *info; /* NULL = 404 */
-    const char *const *pieces;                    /* of an event stream, each sent by itself; NULL = `whole` */
+    const char *owner, *version, *metrics, *info, *props; /* NULL = 404 */
+    const char *const *pieces;                            /* of an event stream, each sent by itself; NULL = `whole` */
     size_t n_piece;
     int gap_ms;
     const char *whole; /* of status `status` */
@@ -141,6 +141,8 @@ static inline void fake_request(void *arg, struct st_http_conn *c)
         text = f->metrics;
     else if (strcmp(path, "/get_server_info") == 0)
         text = f->info;
+    else if (strcmp(path, "/props") == 0)
+        text = f->props;
     st_http_reply(c, text ? 200 : 404, NULL, "application/json", text ? text : "", text ? strlen(text) : 0);
 }
 

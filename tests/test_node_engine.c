@@ -5,6 +5,7 @@
 #include "crypto/digest.h"
 #include "node_make.h"
 
+#include <poll.h>
 #include <signal.h>
 
 #define CHAT "/v1/chat/completions"
@@ -116,10 +117,53 @@ static void llama_cpp_gets_its_cache_switched_off(void **state)
 {
     (void)state;
     p.engine.owner = "llamacpp";
+    p.engine.props = "{\"total_slots\":2}";
     node_open(&p);
     assert_string_equal(p.about.engine, "llama.cpp");
     expect_sent(SALT, "cache_prompt", "false");
     expect_sent(NULL, "cache_salt", "none");
+}
+
+static void *ask_in_thread(void *arg)
+{
+    struct sealed_reply r;
+    ask_sealed(p.about.port, arg, CHAT, NULL, ASKS, &r);
+    st_buf_free(&r.content);
+    return NULL;
+}
+
+static void slots_of_llama_cpp_are_named_and_shared_out(void **state)
+{
+    (void)state;
+    static const char *const pieces[] = {"data: 1\n\n", "data: 2\n\n"};
+    pthread_t first;
+    p.engine.owner = "llamacpp";
+    p.engine.props = "{\"total_slots\":2}";
+    node_open(&p);
+    expect_sent(NULL, "id_slot", "0");
+    expect_sent(NULL, "id_slot", "0");
+    struct node_key k = node_key(p.about.port, NONCE_A);
+    p.engine.pieces = pieces;
+    p.engine.n_piece = 2;
+    p.engine.gap_ms = 300;
+    p.engine.n_asked = 0;
+    assert_int_equal(pthread_create(&first, NULL, ask_in_thread, &k), 0);
+    while (p.engine.n_asked == 0)
+        poll(NULL, 0, 5);
+    expect_sent(NULL, "id_slot", "1"); /* the other one runs */
+    pthread_join(first, NULL);
+    expect_sent(NULL, "id_slot", "0");
+}
+
+static void llama_cpp_that_hides_its_slots_is_refused(void **state)
+{
+    (void)state;
+    static const char *const props[] = {NULL, "{}", "{\"total_slots\":0}", "{\"total_slots\":\"4\"}"};
+    p.engine.owner = "llamacpp";
+    for (size_t i = 0; i < sizeof props / sizeof *props; i++) {
+        p.engine.props = props[i];
+        expect_refused(ST_POLICY, "how many slots");
+    }
 }
 
 static void sglang_must_say_that_its_cache_is_off(void **state)
@@ -168,6 +212,7 @@ static void another_engine_at_the_same_address_is_judged_anew(void **state)
     (void)state;
     struct sealed_reply r;
     p.engine.owner = "llamacpp";
+    p.engine.props = "{\"total_slots\":2}";
     node_open(&p);
     struct node_key k = node_key(p.about.port, NONCE_A);
     const int port = p.engine.port;
@@ -290,6 +335,8 @@ int main(int argc, char **argv)
         TEST(vllm_that_cannot_salt_is_refused),
         TEST(newer_versions_of_vllm_are_taken),
         TEST(llama_cpp_gets_its_cache_switched_off),
+        TEST(slots_of_llama_cpp_are_named_and_shared_out),
+        TEST(llama_cpp_that_hides_its_slots_is_refused),
         TEST(sglang_must_say_that_its_cache_is_off),
         TEST(an_engine_that_is_not_known_is_refused),
         TEST(an_engine_elsewhere_is_refused),

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_ANSWER = 8 << 20, MAX_ASKED = 3, STALL_S = 10, CONNECT_S = 5, MAX_IDLE = 256 };
+enum { MAX_ANSWER = 8 << 20, MAX_ASKED = 3, STALL_S = 10, CONNECT_S = 5, MAX_IDLE = 256, MAX_SLOTS = 256 };
 #define LOOK_S 15.0 /* between looks at an engine that is in use */
 #define AGAIN_S 0.25
 
@@ -20,11 +20,17 @@ struct answer {
     json_t *json; /* NULL when it is none */
 };
 
+/* What was found of an engine. */
+struct found {
+    enum st_node_cache cache;
+    unsigned slots; /* of llama.cpp, as many as are used; 0 = it has none */
+};
+
 struct engine {
     const char *name, *owned_by; /* of /v1/models */
     const char *paths[MAX_ASKED - 1];
     /* answers: of paths. POLICY says what was missing. */
-    int (*judge)(const struct answer *answers, enum st_node_cache *how, struct st_err *e);
+    int (*judge)(const struct answer *answers, struct found *out, struct st_err *e);
     const char *field; /* of a request: set to false for CACHE_OFF, to the salt for CACHE_SALTED */
 };
 
@@ -48,12 +54,12 @@ static bool labels_are(const struct answer *a, const char *name, const char *lab
 
 /* cache_salt came with 0.8.5 for chats, with 0.10.0 for completions, and held for every model from 0.10.2 on; before,
  * the field is read over. */
-static int judge_vllm(const struct answer *answers, enum st_node_cache *how, struct st_err *e)
+static int judge_vllm(const struct answer *answers, struct found *out, struct st_err *e)
 {
     unsigned major = 0, minor = 0, patch = 0;
     const char *version = json_string_value(json_object_get(answers[1].json, "version"));
     if (labels_are(&answers[0], "vllm:cache_config_info{", "enable_prefix_caching=\"False\"")) {
-        *how = ST_NODE_CACHE_NONE;
+        out->cache = ST_NODE_CACHE_NONE;
         return 0;
     }
     bool read = version && sscanf(version, "%u.%u.%u", &major, &minor, &patch) >= 2;
@@ -61,38 +67,44 @@ static int judge_vllm(const struct answer *answers, enum st_node_cache *how, str
         return st_fail(e, ST_POLICY,
                        "vLLM before 0.10.2 cannot salt its prefix cache everywhere; want a newer one, or "
                        "--no-enable-prefix-caching");
-    *how = ST_NODE_CACHE_SALTED;
+    out->cache = ST_NODE_CACHE_SALTED;
     return 0;
 }
 
-static int judge_llama_cpp(const struct answer *answers, enum st_node_cache *how, struct st_err *e)
+/* cache_prompt holds for what is left in a slot. Where the engine picks the slot it also looks for the like of the
+ * prompt among those of all clients, in the slots and in a cache beside them (--cache-ram), whatever the request says;
+ * it does not for a request that names its slot. */
+static int judge_llama_cpp(const struct answer *answers, struct found *out, struct st_err *e)
 {
-    (void)answers;
-    (void)e;
-    *how = ST_NODE_CACHE_OFF;
+    const json_t *total = json_object_get(answers[0].json, "total_slots");
+    const json_int_t n = json_integer_value(total);
+    if (n < 1)
+        return st_fail(e, ST_POLICY, "llama.cpp does not say how many slots it has (/props, total_slots)");
+    out->cache = ST_NODE_CACHE_OFF;
+    out->slots = n < MAX_SLOTS ? (unsigned)n : MAX_SLOTS;
     return 0;
 }
 
-static int judge_sglang(const struct answer *answers, enum st_node_cache *how, struct st_err *e)
+static int judge_sglang(const struct answer *answers, struct found *out, struct st_err *e)
 {
-    *how = ST_NODE_CACHE_NONE;
+    out->cache = ST_NODE_CACHE_NONE;
     if (json_is_true(json_object_get(answers[0].json, "disable_radix_cache")))
         return 0;
     return st_fail(e, ST_POLICY,
                    "SGLang shares its prefix cache between clients; want it started with --disable-radix-cache");
 }
 
-static int judge_sotto(const struct answer *answers, enum st_node_cache *how, struct st_err *e)
+static int judge_sotto(const struct answer *answers, struct found *out, struct st_err *e)
 {
     (void)answers;
     (void)e;
-    *how = ST_NODE_CACHE_NONE; /* the engine keeps nothing from one request to the next */
+    out->cache = ST_NODE_CACHE_NONE; /* the engine keeps nothing from one request to the next */
     return 0;
 }
 
 static const struct engine engines[] = {
     {"vLLM", "vllm", {"/metrics", "/version"}, judge_vllm, "cache_salt"},
-    {"llama.cpp", "llamacpp", {NULL}, judge_llama_cpp, "cache_prompt"},
+    {"llama.cpp", "llamacpp", {"/props"}, judge_llama_cpp, "cache_prompt"},
     {"SGLang", "sglang", {"/get_server_info"}, judge_sglang, NULL},
     {"sotto serve", "sotto", {NULL}, judge_sotto, NULL},
 };
@@ -109,7 +121,8 @@ struct st_node_engine {
     bool ready;
     struct st_err why;
     const struct engine *is;
-    enum st_node_cache cache;
+    struct found found;
+    unsigned held[MAX_SLOTS]; /* requests at each slot */
     /* The look under way. */
     const struct engine *maybe;
     struct answer answers[MAX_ASKED]; /* /v1/models, then maybe's paths */
@@ -134,7 +147,7 @@ static void look_in(struct st_node_engine *g, double seconds)
 }
 
 /* The end of a look; rc 0: found is what it is. */
-static void conclude(struct st_node_engine *g, int rc, enum st_node_cache cache, const struct st_err *e)
+static void conclude(struct st_node_engine *g, int rc, const struct found *found, const struct st_err *e)
 {
     const bool was = g->ready, refused_before = g->why.code == ST_POLICY;
     if (was && rc && rc != ST_POLICY) {
@@ -146,7 +159,7 @@ static void conclude(struct st_node_engine *g, int rc, enum st_node_cache cache,
     g->ready = rc == 0;
     if (g->ready) {
         g->is = g->maybe;
-        g->cache = cache;
+        g->found = *found;
         g->why = (struct st_err){0};
     } else
         g->why = *e;
@@ -162,7 +175,7 @@ static void fail_look(struct st_node_engine *g, int code, const char *why)
 {
     struct st_err e;
     st_fail(&e, code, "%s", why);
-    conclude(g, code, ST_NODE_CACHE_NONE, &e);
+    conclude(g, code, NULL, &e);
 }
 
 static const struct engine *recognise(const struct answer *models)
@@ -178,9 +191,9 @@ static const struct engine *recognise(const struct answer *models)
 static void judge(struct st_node_engine *g)
 {
     struct st_err e = {0};
-    enum st_node_cache how = ST_NODE_CACHE_NONE;
-    int rc = g->maybe->judge(g->answers + 1, &how, &e);
-    conclude(g, rc, how, &e);
+    struct found found = {.cache = ST_NODE_CACHE_NONE};
+    int rc = g->maybe->judge(g->answers + 1, &found, &e);
+    conclude(g, rc, &found, &e);
 }
 
 static void ask_next(struct st_node_engine *g);
@@ -277,7 +290,7 @@ const char *st_node_engine_cache(const struct st_node_engine *g)
     static const char *const words[] = {[ST_NODE_CACHE_NONE] = "it has no prefix cache",
                                         [ST_NODE_CACHE_OFF] = "its prefix cache is switched off by every request",
                                         [ST_NODE_CACHE_SALTED] = "its prefix cache is salted by every request"};
-    return g->is ? words[g->cache] : "";
+    return g->is ? words[g->found.cache] : "";
 }
 
 uint16_t st_node_engine_port(const struct st_node_engine *g)
@@ -286,14 +299,25 @@ uint16_t st_node_engine_port(const struct st_node_engine *g)
     return g->unix_path ? 0 : strchr(colon, ']') || colon[1] == '/' ? 80 : (uint16_t)atoi(colon + 1);
 }
 
-int st_node_engine_apart(const struct st_node_engine *g, json_t *body, const char *salt, struct st_err *e)
+/* The slot where the fewest requests are. */
+static unsigned free_slot(const struct st_node_engine *g)
+{
+    unsigned best = 0;
+    for (unsigned i = 1; i < g->found.slots; i++)
+        if (g->held[i] < g->held[best])
+            best = i;
+    return best;
+}
+
+int st_node_engine_apart(struct st_node_engine *g, json_t *body, const char *salt, int *slot, struct st_err *e)
 {
     char fresh[65];
     uint8_t random[32];
     int rc = 0;
-    if (g->cache == ST_NODE_CACHE_OFF)
+    *slot = -1;
+    if (g->found.cache == ST_NODE_CACHE_OFF)
         rc = json_object_set_new(body, g->is->field, json_false());
-    else if (g->cache == ST_NODE_CACHE_SALTED) {
+    else if (g->found.cache == ST_NODE_CACHE_SALTED) {
         if (!*salt) {
             if (st_random(random, sizeof random, e))
                 return e->code;
@@ -302,7 +326,21 @@ int st_node_engine_apart(const struct st_node_engine *g, json_t *body, const cha
         }
         rc = json_object_set_new(body, g->is->field, json_string(salt));
     }
+    if (!rc && g->found.slots) {
+        const unsigned at = free_slot(g);
+        rc = json_object_set_new(body, "id_slot", json_integer(at));
+        if (!rc) {
+            g->held[at]++;
+            *slot = (int)at;
+        }
+    }
     return rc ? st_fail(e, ST_MEMORY, "no memory for a request") : 0;
+}
+
+void st_node_engine_left(struct st_node_engine *g, int slot)
+{
+    if (slot >= 0)
+        g->held[slot]--;
 }
 
 int st_node_engine_call(struct st_node_engine *g, const char *path, struct st_http_call_opts *o,

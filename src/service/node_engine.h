@@ -40,9 +40,11 @@ const char *st_node_engine_cache(const struct st_node_engine *g);
 /* TCP port, 0 for a Unix socket. */
 uint16_t st_node_engine_port(const struct st_node_engine *g);
 
-/* Sets what the engine's cache needs in a checked body. salt: "" = a random one. */
-int st_node_engine_apart(const struct st_node_engine *g, json_t *body, const char *salt,
+/* Sets what the engine's cache needs in a checked body. salt: "" = a random one. *slot: for st_node_engine_left() once
+ * the request is over, also when this fails. */
+int st_node_engine_apart(struct st_node_engine *g, json_t *body, const char *salt, int *slot,
                          struct st_err *e) ST_MUST_CHECK;
+void st_node_engine_left(struct st_node_engine *g, int slot); /* -1 is fine */
 /* A call to a path of the engine: fills in where, then as st_http_call_start(). */
 int st_node_engine_call(struct st_node_engine *g, const char *path, struct st_http_call_opts *o,
                         struct st_http_call **out, struct st_err *e) ST_MUST_CHECK;

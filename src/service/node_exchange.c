@@ -25,6 +25,7 @@ struct st_node_exchange {
     struct st_node_signer *signer;
     struct st_node_stream stream;
     struct st_http_call *call;
+    int slot;            /* st_node_engine_left() */
     struct st_buf whole; /* of a reply that is no stream */
     bool waiting;        /* for a look at the evidence */
     bool paused;
@@ -40,6 +41,7 @@ static void exchange_free(struct st_node_exchange *q)
     n->counts.running--;
     if (q->call)
         st_http_call_cancel(q->call);
+    st_node_engine_left(n->engine, q->slot);
     st_node_stream_wipe(&q->stream);
     st_node_request_wipe(&q->request);
     st_ohttp_wipe(&q->x);
@@ -195,6 +197,8 @@ static void on_end(void *arg, int status, const struct st_err *failed)
 {
     struct st_node_exchange *q = arg;
     q->call = NULL;
+    st_node_engine_left(q->node->engine, q->slot);
+    q->slot = -1;
     if (q->fault && q->fault != ST_IO)
         cut(q);
     else if (failed || (!q->stream.begun && (status < 200 || status > 599)))
@@ -217,7 +221,7 @@ static int ask_engine(struct st_node_exchange *q, struct st_node_error *err)
         q->node->counts.engine_failed++;
         return st_node_fail(err, 503, "engine", NULL, "the engine is not ready");
     }
-    int rc = st_node_engine_apart(g, r->body, r->salt, &e);
+    int rc = st_node_engine_apart(g, r->body, r->salt, &q->slot, &e);
     if (!rc)
         st_json_dump(r->body, &body);
     json_decref(r->body);
@@ -286,6 +290,7 @@ void st_node_exchange_start(struct st_node *n, struct st_http_conn *c)
     }
     q->node = n;
     q->conn = c;
+    q->slot = -1;
     q->next = n->exchanges;
     if (q->next)
         q->next->prev = q;
