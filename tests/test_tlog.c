@@ -145,7 +145,7 @@ static void a_checkpoint_of_a_public_log_opens_with_its_witness(void **state)
     assert_int_equal(w.n_witness, 1);
     assert_ok(st_checkpoint_write(&w.checkpoint, &again, &e), &e);
     assert_memory_equal(again.p, public_checkpoint, again.len);
-    st_sha256(again.p, again.len, digest);
+    st_sha256(public_checkpoint, sizeof public_checkpoint - 1, digest);
     assert_memory_equal(w.digest, digest, 32);
     expect_refusal(
         st_checkpoint_open(public_checkpoint, sizeof public_checkpoint - 1, &keys, PUBLIC_TIME - 301, &w, &e), &e,
@@ -267,6 +267,21 @@ static void the_time_is_one_that_a_quorum_vouches_for(void **state)
     assert_ok(st_checkpoint_open(note.p, note.len, &keys, NOW, &out, &e), &e);
     assert_int_equal(out.time, 0);
     st_buf_free(&note);
+}
+
+static void younger_cosignatures_of_one_tree_make_another_nonce(void **state)
+{
+    struct world *w = *state;
+    struct st_err e;
+    struct st_witnessed a, b;
+    struct st_buf old = make_at(w, 5, NOW - 1000), young = make_at(w, 5, NOW);
+    assert_ok(st_checkpoint_open(old.p, old.len, &w->keys, NOW, &a, &e), &e);
+    assert_ok(st_checkpoint_open(young.p, young.len, &w->keys, NOW, &b, &e), &e);
+    assert_memory_equal(a.checkpoint.root.b, b.checkpoint.root.b, ST_MERKLE_HASH);
+    assert_int_equal(b.time - a.time, 1000);
+    assert_memory_not_equal(a.digest, b.digest, 32);
+    st_buf_free(&old);
+    st_buf_free(&young);
 }
 
 static void a_cosignature_counts_for_its_text_time_and_key_only(void **state)
@@ -492,6 +507,7 @@ int main(void)
         cmocka_unit_test(texts_that_are_no_checkpoint_are_refused),
         cmocka_unit_test(a_missing_witness_is_refused),
         cmocka_unit_test(the_time_is_one_that_a_quorum_vouches_for),
+        cmocka_unit_test(younger_cosignatures_of_one_tree_make_another_nonce),
         cmocka_unit_test(a_cosignature_counts_for_its_text_time_and_key_only),
         cmocka_unit_test(another_log_or_key_is_refused),
         cmocka_unit_test(keys_that_make_no_sense_are_refused),

@@ -246,7 +246,7 @@ int st_checkpoint_open(const void *p, size_t len, const struct st_tlog_keys *key
     if (!rc)
         rc = check_quorum(&n, keys, now, &w, e);
     if (!rc) {
-        st_sha256(n.text.p, n.text.len, w.digest);
+        st_sha256(p, len, w.digest);
         *out = w;
     }
     st_note_wipe(&n);

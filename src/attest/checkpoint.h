@@ -52,7 +52,9 @@ struct st_witnessed {
     /* The latest time for which a quorum of witnesses speaks: fewer than a quorum cannot make a checkpoint look newer.
      * 0 when none is asked for. */
     int64_t time;
-    uint8_t digest[32]; /* SHA-256 of the text: the nonce of evidence made after this checkpoint */
+    /* SHA-256 of the whole note: the nonce of evidence made after this checkpoint, and after these cosignatures. One
+     * tree is cosigned again and again; of its text alone, younger cosignatures would make old evidence look young. */
+    uint8_t digest[32];
 };
 /* A whole note: the log's signature, the origin, the quorum. now: the caller's clock. INPUT, VERIFY. A known key's bad
  * signature refuses the whole; unknown ones are left alone. */
