@@ -132,25 +132,13 @@ static void on_signal(evutil_socket_t sig, short what, void *arg)
     event_add(r->grace, &often);
 }
 
-/* Sockets that an HTTP client takes up and lays down within one turn cost one system call in place of four. */
-static struct event_base *new_base(void)
-{
-    struct event_config *c = event_config_new();
-    struct event_base *base = NULL;
-    if (c && event_config_set_flag(c, EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST) == 0)
-        base = event_base_new_with_config(c);
-    if (c)
-        event_config_free(c);
-    return base;
-}
-
 int st_role_new(struct st_role **out, struct st_err *e)
 {
     struct st_role *r = NULL;
     *out = NULL;
     if (st_alloc(&r, 1, sizeof *r, "server", e))
         return e->code;
-    r->base = new_base();
+    r->base = event_base_new();
     r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (r->base && r->wake_fd >= 0) {
         r->wake = event_new(r->base, r->wake_fd, EV_READ, on_wake, r);
