@@ -324,6 +324,25 @@ static void a_client_that_reads_slowly_slows_the_gateway_down(void **state)
     st_buf_free(&seen);
 }
 
+static void a_reply_that_nobody_takes_gives_way_to_others(void **state)
+{
+    static char piece[65536];
+    struct st_buf seen = {0};
+    (void)state;
+    begin(&(struct st_relay_opts){.listen.max_unsent = 32 << 10});
+    int fd = send_request("POST", "/", TYPE, "x"), far = far_take(&gateway, &seen);
+    assert_true(put(far, OK_HEAD "4000000\r\n", strlen(OK_HEAD) + 9));
+    for (struct pollfd p = {far, POLLOUT, 0}; poll(&p, 1, 300) > 0;)
+        assert_true(send(far, piece, sizeof piece, MSG_NOSIGNAL | MSG_DONTWAIT) > 0);
+    expect_refused("GET", "/", "", NULL, 404);
+    struct pollfd gone = {far, POLLRDHUP, 0};
+    assert_int_equal(poll(&gone, 1, 5000), 1); /* the gateway's side of it is over */
+    expect_refused("GET", "/", "", NULL, 404);
+    close(fd);
+    close(far);
+    st_buf_free(&seen);
+}
+
 static void all_requests_together_may_only_take_so_much_memory(void **state)
 {
     static char piece[3 << 20];
@@ -373,6 +392,7 @@ int main(void)
         CASE(an_address_may_only_have_so_many_requests_at_once),
         CASE(a_client_that_leaves_ends_the_request_at_the_gateway),
         CASE(a_client_that_reads_slowly_slows_the_gateway_down),
+        CASE(a_reply_that_nobody_takes_gives_way_to_others),
         CASE(all_requests_together_may_only_take_so_much_memory),
         CASE(wrong_options_are_refused_by_name),
     };

@@ -42,6 +42,7 @@ struct st_http_conn {
     bool streaming, chunked, head_only, close_after, told_continue, head_asked, processing, saw_eof;
     double deadline; /* 0 = none */
     size_t held;     /* bytes of the body that count in the server's */
+    size_t unsent;   /* likewise of the reply */
     char peer[64];
 };
 
@@ -53,7 +54,7 @@ struct st_http_server {
     SSL_CTX *tls;
     struct st_http_conn *conns;
     size_t n_conn;
-    size_t held; /* bytes of bodies, all connections together */
+    size_t held, unsent; /* bytes of bodies and of replies, all connections together */
     int port;
 };
 
@@ -97,6 +98,7 @@ static void conn_free(struct st_http_conn *c)
     s->n_conn--;
     if (c->state != LINGERING)
         tls_goodbye(c);
+    s->unsent -= c->unsent;
     bufferevent_free(c->bev);
     parser_reset(c);
     free(c);
@@ -248,8 +250,25 @@ void st_http_close_after(struct st_http_conn *c)
     c->close_after = true;
 }
 
+/* Whoever asks for much and takes little must not use the memory up: before another reply is made the largest that
+ * waits goes. */
+static void make_way(struct st_http_conn *c)
+{
+    struct st_http_server *s = c->server;
+    while (s->o.max_unsent && s->unsent > s->o.max_unsent) {
+        struct st_http_conn *most = NULL;
+        for (struct st_http_conn *x = s->conns; x; x = x->next)
+            if (x != c && x->unsent && (!most || x->unsent > most->unsent))
+                most = x;
+        if (!most)
+            return;
+        conn_free(most);
+    }
+}
+
 static void conn_answer(struct st_http_conn *c)
 {
+    make_way(c);
     c->state = ANSWERING;
     c->deadline = 0;
     c->server->o.request(c->server->o.arg, c);
@@ -325,6 +344,8 @@ static void on_output(struct evbuffer *b, const struct evbuffer_cb_info *info, v
 {
     struct st_http_conn *c = arg;
     const struct st_http_server_opts *o = &c->server->o;
+    c->server->unsent += evbuffer_get_length(b) - c->unsent;
+    c->unsent = evbuffer_get_length(b);
     if (info->n_deleted == 0)
         return;
     if (c->state == ANSWERING)

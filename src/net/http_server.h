@@ -20,6 +20,7 @@ struct st_http_server_opts {
     const char *tls_cert, *tls_key; /* PEM files; NULL = plain */
     size_t max_head, max_body;
     size_t max_held;   /* bytes of all requests' bodies at once, beyond which one gets 503; 0 = no limit */
+    size_t max_unsent; /* bytes of replies that no client has taken, beyond which the largest is cut; 0 = no limit */
     uint32_t max_conn; /* when reached, the connection that has waited longest for a request gives way */
     double idle_s, receive_s, send_s;
     /* A whole request, or one that cannot be served (st_http_bad != 0). Must lead to one reply, now or later. */

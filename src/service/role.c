@@ -166,6 +166,7 @@ static void set_defaults(struct st_role_opts *o)
     o->max_head = o->max_head ? o->max_head : 16u << 10;
     o->max_body = o->max_body ? o->max_body : 64u << 10;
     o->max_held = o->max_held ? o->max_held : (size_t)256 << 20;
+    o->max_unsent = o->max_unsent ? o->max_unsent : (size_t)512 << 20;
     o->max_conn = o->max_conn ? o->max_conn : 4096;
     o->idle_s = o->idle_s > 0 ? o->idle_s : 75;
     o->receive_s = o->receive_s > 0 ? o->receive_s : 30;
@@ -200,6 +201,7 @@ int st_role_listen(struct st_role *r, const struct st_role_opts *o, struct st_er
                                           .max_head = r->o.max_head,
                                           .max_body = r->o.max_body,
                                           .max_held = r->o.max_held,
+                                          .max_unsent = r->o.max_unsent,
                                           .max_conn = r->o.max_conn,
                                           .idle_s = r->o.idle_s,
                                           .receive_s = r->o.receive_s,

@@ -20,6 +20,7 @@ struct st_role_opts {
     bool bearer;                      /* keys travel here: beyond loopback TLS is demanded (POLICY) */
     size_t max_head, max_body;        /* 0 = 16 KiB, 64 KiB */
     size_t max_held;                  /* bodies of all requests at once; 0 = 256 MiB */
+    size_t max_unsent;                /* bytes of replies that no client has taken; 0 = 512 MiB */
     uint32_t max_conn;                /* 0 = 4096 */
     double idle_s, receive_s, send_s; /* 0 = 75, 30, 60 */
     double grace_s;                   /* SIGTERM: running requests may finish within; 0 = 30 */
