@@ -3,6 +3,7 @@
 #include "expect.h"
 #include "log_world.h"
 #include "service/log_client.h"
+#include "service/log_parts.h"
 #include "service/log_server.h"
 #include "service/witness.h"
 
@@ -272,6 +273,51 @@ static void strangers_are_refused_and_submitters_hear_why(void **state)
     rig_close(&r);
 }
 
+/* A gateway's part of so many nodes. */
+static void write_part(const char *name, size_t n_node, struct st_buf *out)
+{
+    struct st_directory_node *nodes = calloc(n_node, sizeof *nodes);
+    struct st_directory_gateway g = {.keys = {(const uint8_t *)"keys", 4}, .unit_bytes = 1, .nodes = nodes};
+    snprintf(g.name, sizeof g.name, "%s", name);
+    for (g.n_node = 0; g.n_node < n_node; g.n_node++) {
+        nodes[g.n_node].id[0] = (uint8_t)g.n_node;
+        nodes[g.n_node].n_tag = 1;
+        memset(nodes[g.n_node].tags[0], 'x', ST_NODE_MAX_TAG);
+    }
+    st_buf_clear(out);
+    st_directory_write_gateway(&g, out);
+    free(nodes);
+}
+
+static void gateways_leave_room_for_the_keys_of_issuers(void **state)
+{
+    (void)state;
+    struct st_log_parts p = {0};
+    struct st_buf part = {0};
+    struct st_err e;
+    const struct st_submitter east = {.kind = ST_SUBMITTER_GATEWAY, .name = "east"},
+                              bank = {.kind = ST_SUBMITTER_ISSUER, .name = "bank"};
+    size_t n = 1;
+    write_part("east", 256, &part);
+    assert_int_equal(st_log_parts_put(&p, &east, (struct st_span){(uint8_t *)part.p, part.len}, &e), ST_INPUT);
+    for (;; n++) { /* as many as it may have */
+        write_part("east", n, &part);
+        if (st_log_parts_put(&p, &east, (struct st_span){(uint8_t *)part.p, part.len}, &e))
+            break;
+    }
+    assert_true(n > 150);
+    uint8_t key[294] = {0};
+    struct st_directory_issuer i = {.name = "bank"};
+    for (; i.n_key < 24; i.n_key++)
+        i.keys[i.n_key] = (struct st_directory_key){(uint32_t)i.n_key, 1, {key, sizeof key}};
+    st_buf_clear(&part);
+    st_directory_write_issuer(&i, &part);
+    assert_ok(st_log_parts_put(&p, &bank, (struct st_span){(uint8_t *)part.p, part.len}, &e), &e);
+    assert_int_equal(p.n, 2);
+    st_buf_free(&part);
+    st_log_parts_wipe(&p);
+}
+
 /* Hands an entry in; where it will stand. */
 static uint64_t hand_in_entry(struct rig *r, const char *text)
 {
@@ -441,6 +487,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(parts_become_directories_that_a_client_believes),
         cmocka_unit_test(strangers_are_refused_and_submitters_hear_why),
+        cmocka_unit_test(gateways_leave_room_for_the_keys_of_issuers),
         cmocka_unit_test(entries_stand_before_the_directory_and_are_served),
         cmocka_unit_test(a_restarted_log_goes_on_where_it_was),
         cmocka_unit_test(nothing_new_is_shown_without_a_quorum),

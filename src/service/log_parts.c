@@ -1,7 +1,11 @@
 #include "service/log_parts.h"
+#include "attest/tiles.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+/* Bytes of the directory that gateways leave to issuers: without an issuer's keys of the day nobody can pay anybody. */
+#define ISSUERS_ROOM (16 << 10)
 
 static void part_free(struct st_log_part *part)
 {
@@ -77,9 +81,15 @@ static void take_out(struct st_log_parts *p, const struct st_log_part *part)
     memmove(p->of + at, p->of + at + 1, (p->n - at) * sizeof *p->of);
 }
 
-static int check_fits(const struct st_log_parts *p, struct st_err *e)
+static int check_fits(const struct st_log_parts *p, bool gateway, struct st_err *e)
 {
     struct st_buf b = {0};
+    size_t len = 0;
+    for (size_t i = 0; i < p->n; i++)
+        len += p->of[i]->row.n_gateway ? p->of[i]->text.len : 0;
+    if (gateway && len > ST_TILE_MAX_ENTRY - ISSUERS_ROOM)
+        return st_fail(e, ST_INPUT, "part: gateways' parts together: want at most %d bytes, got %zu",
+                       ST_TILE_MAX_ENTRY - ISSUERS_ROOM, len);
     int rc = st_log_parts_write(p, (int64_t)1 << 39, 1, &b, e); /* as many digits as there will ever be */
     st_buf_free(&b);
     return rc;
@@ -101,7 +111,7 @@ int st_log_parts_put(struct st_log_parts *p, const struct st_submitter *who, str
                        gateway ? ST_DIRECTORY_MAX_GATEWAYS : ST_DIRECTORY_MAX_ISSUERS,
                        st_submitter_kind_name(who->kind));
     }
-    if (check_fits(p, e)) { /* as it was */
+    if (check_fits(p, gateway, e)) { /* as it was */
         struct st_log_part *none;
         if (old)
             insert(p, old, &none);

@@ -15,7 +15,8 @@ struct st_log_parts {
     bool changed; /* since whoever reads it last set it to false */
 };
 
-/* INPUT: it is not the submitter's part, or the directory would become too large. Nothing has changed then. */
+/* INPUT: it is not the submitter's part, or the directory would become too large (a quarter of it is the issuers').
+ * Nothing has changed then. */
 int st_log_parts_put(struct st_log_parts *p, const struct st_submitter *who, struct st_span bytes,
                      struct st_err *e) ST_MUST_CHECK;
 /* Takes the rows of a directory of which somebody in *s is the submitter; changed when one is left out. */
