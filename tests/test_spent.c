@@ -277,6 +277,40 @@ static void a_dead_postgres_refuses_everything_until_it_is_back(void **state)
     st_spent_close(s);
 }
 
+/* Stops the server's processes where they are, or lets them go on. */
+static void postgres_signal(int sig)
+{
+    char path[64];
+    int child;
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)pg.pid, (int)pg.pid);
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    while (fscanf(f, "%d", &child) == 1)
+        kill(child, sig);
+    fclose(f);
+}
+
+static void a_postgres_that_stands_still_refuses_everything_in_time(void **state)
+{
+    struct st_err e;
+    struct st_spent *s;
+    (void)state;
+    if (!have_pg)
+        skip();
+    assert_ok(st_spent_open(base, &(struct st_spent_opts){.where = pg.url, .answer_s = 0.2}, &s, &e), &e);
+    assert_int_equal(take_many(s, 10, ST_SPENT_FAILED), 0);
+    postgres_signal(SIGSTOP);
+    assert_int_equal(take_many(s, 1, ST_SPENT_FAILED), 1);
+    postgres_signal(SIGCONT);
+    int ok = 0;
+    for (int i = 0; i < 100 && !ok; i++) {
+        usleep(50 * 1000);
+        ok = take_many(s, 1, ST_SPENT_BEFORE);
+    }
+    assert_int_equal(ok, 1);
+    st_spent_close(s);
+}
+
 /* ---- two gateways ---- */
 
 #define AT_ONCE 200
@@ -442,6 +476,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(postgres_takes_each_token_once),
         cmocka_unit_test(a_dead_postgres_refuses_everything_until_it_is_back),
         cmocka_unit_test(one_token_many_times_at_once_is_spent_once_in_sqlite),
+        cmocka_unit_test(a_postgres_that_stands_still_refuses_everything_in_time),
         cmocka_unit_test(one_token_at_two_gateways_at_once_is_spent_once_in_postgres),
         cmocka_unit_test(without_the_database_nothing_paid_is_served),
     };

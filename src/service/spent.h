@@ -25,6 +25,7 @@ struct st_spent_opts {
     const char *where;    /* a file, or a URL of PostgreSQL without a password (libpq takes it from its own files) */
     bool relaxed;         /* SQLite: survives the death of the process, not that of the machine */
     uint32_t max_waiting; /* takes that wait for the database; 0 = 8192 */
+    double answer_s;      /* PostgreSQL: a server that says nothing for so long has failed; 0 = 15 */
 };
 
 enum st_spent_answer { ST_SPENT_TAKEN, ST_SPENT_BEFORE, ST_SPENT_FAILED };

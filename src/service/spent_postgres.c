@@ -6,7 +6,9 @@
 #include "base/hooks.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <libpq-fe.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,17 +16,21 @@
 #define CONNECT_S "5"
 #define STATEMENT_MS 10000 /* a lock that is held longer is somebody else's mistake */
 #define RETRY_S 1.0
+#define ANSWER_S 15.0
 
 struct db {
     PGconn *pg;
     char *where;
     double retry; /* a server that is away is asked for once in RETRY_S */
+    double answer_s;
 };
 
 static int fail(const struct db *d, struct st_err *e)
 {
     /* The message may go over several lines. */
     const char *text = PQerrorMessage(d->pg);
+    if (!*text)
+        return st_fail(e, ST_IO, "PostgreSQL: no answer");
     return st_fail(e, ST_IO, "PostgreSQL: %.*s", (int)strcspn(text, "\n"), text);
 }
 
@@ -109,6 +115,7 @@ static int postgres_open(const struct st_spent_opts *o, void **db, struct st_err
         free(d);
         return st_fail(e, ST_MEMORY, "spent tokens: no memory");
     }
+    d->answer_s = o->answer_s > 0 ? o->answer_s : ANSWER_S;
     int rc = refuse_password(d->where, e);
     if (!rc)
         rc = connect_anew(d, e);
@@ -141,13 +148,28 @@ static bool send_row(struct db *d, const struct st_spent_row *r)
     return PQsendQueryPrepared(d->pg, "take", 2, values, lengths, binary, 0) == 1;
 }
 
+/* The next result; NULL also when it does not come in time. libpq by itself would wait for a server that stands still
+ * as long as that lasts. */
+static PGresult *next_result(struct db *d)
+{
+    const double end = st_now() + d->answer_s;
+    while (PQisBusy(d->pg)) {
+        struct pollfd p = {PQsocket(d->pg), POLLIN, 0};
+        double left = end - st_now();
+        int n = left > 0 ? poll(&p, 1, (int)(left * 1000) + 1) : 0;
+        if (n == 0 || (n < 0 && errno != EINTR) || PQconsumeInput(d->pg) != 1)
+            return NULL;
+    }
+    return PQgetResult(d->pg);
+}
+
 /* The result of one command of a pipeline, with the NULL behind it. */
 static bool read_command(struct db *d, PGresult **out)
 {
-    *out = PQgetResult(d->pg);
+    *out = next_result(d);
     bool ok = PQresultStatus(*out) == PGRES_COMMAND_OK;
     if (*out)
-        PQclear(PQgetResult(d->pg));
+        PQclear(next_result(d));
     return ok;
 }
 
@@ -199,7 +221,7 @@ static int postgres_commit(void *db, struct st_err *e)
     struct db *d = db;
     PGresult *r = NULL, *sync = NULL;
     bool ok = send_text(d, "COMMIT") && PQpipelineSync(d->pg) == 1 && read_command(d, &r) &&
-              strcmp(PQcmdStatus(r), "COMMIT") == 0 && (sync = PQgetResult(d->pg)) != NULL &&
+              strcmp(PQcmdStatus(r), "COMMIT") == 0 && (sync = next_result(d)) != NULL &&
               PQresultStatus(sync) == PGRES_PIPELINE_SYNC && PQexitPipelineMode(d->pg) == 1;
     PQclear(r);
     PQclear(sync);
@@ -215,8 +237,8 @@ static int postgres_forget(void *db, uint32_t before, bool *more, struct st_err 
     int rc = ready(d, e);
     if (rc)
         return rc;
-    PGresult *r = PQexecPrepared(d->pg, "forget", 1, values, lengths, binary, 0);
-    bool ok = PQresultStatus(r) == PGRES_COMMAND_OK;
+    PGresult *r = NULL;
+    bool ok = PQsendQueryPrepared(d->pg, "forget", 1, values, lengths, binary, 0) == 1 && read_command(d, &r);
     *more = ok && strcmp(PQcmdTuples(r), "0") != 0;
     PQclear(r);
     return ok ? 0 : give_up(d, e);
