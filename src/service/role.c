@@ -291,7 +291,10 @@ void st_role_free(struct st_role *r)
             event_free(events[i]);
     if (r->wake_fd >= 0)
         close(r->wake_fd);
-    if (r->base)
+    if (r->base) {
+        /* What is left of connections that had something to say when they were closed. */
+        event_base_loop(r->base, EVLOOP_NONBLOCK);
         event_base_free(r->base);
+    }
     free(r);
 }
