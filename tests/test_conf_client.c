@@ -392,6 +392,14 @@ static void policies_to_rely_on_must_say_enough(void **state)
     far_put_file(r.far.policy, "{\"version\": 1, \"require\": [\"tdx\"]}");
     expect_refusal(st_conf_client_open(&r.o, st_role_base(r.far.role), &r.at, &e), &e, ST_POLICY, "names no log");
     far_write_policy(&r.far, 1, "");
+    json_t *policy = json_load_file(r.far.policy, 0, NULL);
+    json_object_del(policy, "measurements");
+    char *text = json_dumps(policy, 0);
+    far_put_file(r.far.policy, text);
+    free(text);
+    json_decref(policy);
+    expect_refusal(st_conf_client_open(&r.o, st_role_base(r.far.role), &r.at, &e), &e, ST_POLICY, "no measurements");
+    far_write_policy(&r.far, 1, "");
     r.o.relay = "ftp://x";
     expect_refusal(st_conf_client_open(&r.o, st_role_base(r.far.role), &r.at, &e), &e, ST_USAGE, "--relay");
     r.at = (struct st_passage_ref){0};

@@ -43,6 +43,8 @@ bool st_policy_signature_only(const struct st_policy *p);
 const struct st_tlog_keys *st_policy_log(const struct st_policy *p);
 unsigned st_policy_min_nodes(const struct st_policy *p);
 int64_t st_policy_max_age(const struct st_policy *p); /* seconds; -1 = any age */
+/* False: any software on such a platform passes. Whoever means to send prompts there refuses that. */
+bool st_policy_pins(const struct st_policy *p);
 
 struct st_verdict {
     bool good;

@@ -283,6 +283,11 @@ bool st_policy_signature_only(const struct st_policy *p)
     return p->signature_only;
 }
 
+bool st_policy_pins(const struct st_policy *p)
+{
+    return p->measurements != NULL;
+}
+
 int64_t st_policy_max_age(const struct st_policy *p)
 {
     return p->max_age_s;

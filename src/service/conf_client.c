@@ -79,6 +79,9 @@ static int open_policy(struct st_passage *p, struct st_err *e)
     if (!rc && !st_policy_log(p->policy))
         rc = st_fail(e, ST_POLICY,
                      "%.200s: names no log: without one, keys could be made for you alone (docs/attestation.md)", path);
+    if (!rc && !st_policy_pins(p->policy))
+        rc = st_fail(e, ST_POLICY,
+                     "%.200s: names no measurements: any program on such a machine would get your prompts", path);
     return rc;
 }
 
