@@ -95,6 +95,32 @@ static void a_node_whose_evidence_is_refused_leaves_the_list_and_comes_back(void
     rig_stop(&r);
 }
 
+static void a_node_that_never_ends_its_evidence_does_not_hold_the_others_up(void **state)
+{
+    struct rig r;
+    (void)state;
+    rig_opts(&r, 2, ":memory:");
+    r.o.attest_s = 0.3;
+    rig_open(&r);
+    wait_health(&r, 200);
+    struct st_directory before = world_row(), after = {0};
+    world.mode[0] = NODE_TRICKLES;
+    world.mode[1] = NODE_REKEYED;
+    for (int i = 0; i < 300; i++) {
+        st_directory_wipe(&after);
+        after = world_row();
+        if (after.gateways[0].n_node == 1)
+            break;
+        usleep(10 * 1000);
+    }
+    assert_int_equal(after.gateways[0].n_node, 1);
+    assert_memory_equal(after.gateways[0].nodes[0].id, before.gateways[0].nodes[1].id, ST_NODE_ID);
+    assert_memory_not_equal(after.gateways[0].nodes[0].bundle, before.gateways[0].nodes[1].bundle, 32);
+    st_directory_wipe(&before);
+    st_directory_wipe(&after);
+    rig_stop(&r);
+}
+
 static void new_keys_of_a_node_are_published_and_old_evidence_stays_for_those_who_know_it(void **state)
 {
     struct rig r;
@@ -566,6 +592,7 @@ int main(void)
         cmocka_unit_test(the_directory_shows_key_price_and_verified_nodes),
         cmocka_unit_test(nodes_are_listed_by_tags_and_bundles_have_the_digest_of_the_directory),
         cmocka_unit_test(a_node_whose_evidence_is_refused_leaves_the_list_and_comes_back),
+        cmocka_unit_test(a_node_that_never_ends_its_evidence_does_not_hold_the_others_up),
         cmocka_unit_test(new_keys_of_a_node_are_published_and_old_evidence_stays_for_those_who_know_it),
         cmocka_unit_test(a_new_key_of_the_gateway_is_published_while_the_old_one_is_still_taken),
         cmocka_unit_test(requests_that_cost_nothing_cannot_use_the_gateways_keys_up),

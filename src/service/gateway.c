@@ -199,6 +199,7 @@ static void set_defaults(struct st_gateway_opts *o)
     o->unit_bytes = o->unit_bytes ? o->unit_bytes : 64u << 10;
     o->refresh_s = o->refresh_s > 0 ? o->refresh_s : 60;
     o->evidence_s = o->evidence_s > 0 ? o->evidence_s : 300;
+    o->attest_s = o->attest_s > 0 ? o->attest_s : 60;
     o->health_s = o->health_s > 0 ? o->health_s : 5;
     o->rotate_s = o->rotate_s > 0 ? o->rotate_s : 86400;
     o->keep_key_s = o->keep_key_s > 0 ? o->keep_key_s : 3600;

@@ -38,6 +38,7 @@ struct st_gateway_opts {
     struct st_spent_opts spent;
     double refresh_s;            /* log and evidence are looked at; 0 = 60 */
     double evidence_s;           /* good evidence is replaced in the directory when it is so old; 0 = 300 */
+    double attest_s;             /* all nodes together may take so long for evidence; 0 = 60 */
     double health_s;             /* 0 = 5 */
     double rotate_s, keep_key_s; /* of the gateway's key; the old one is kept so long; 0 = a day, an hour */
     uint32_t max_streams;        /* paid requests at once; 0 = 4096 */

@@ -194,8 +194,17 @@ static int on_evidence(void *arg, int status, const void *p, size_t len, struct 
 
 static void round_step(struct st_gateway_nodes *ns)
 {
-    if (--ns->n_asking == 0)
-        ns->done(ns->arg);
+    if (--ns->n_asking)
+        return;
+    event_del(ns->late);
+    ns->done(ns->arg);
+}
+
+static void miss(struct st_gateway_node *n, const char *why)
+{
+    n->healthy = false;
+    if (++n->missed >= MISSED_MAX || !n->listed)
+        unlist(n, why);
 }
 
 static void on_evidence_end(void *arg, int status, const struct st_err *err)
@@ -208,16 +217,35 @@ static void on_evidence_end(void *arg, int status, const struct st_err *err)
         if (take_evidence(n, &e))
             unlist(n, e.msg);
     } else {
-        n->healthy = false;
         if (err)
             st_fail(&e, ST_IO, "it cannot be asked for evidence: %s", err->msg);
         else
             st_fail(&e, ST_IO, "it gives no evidence: status %d", status);
-        if (++n->missed >= MISSED_MAX || !n->listed)
-            unlist(n, e.msg);
+        miss(n, e.msg);
     }
     st_buf_free(&n->reply);
     round_step(n->of);
+}
+
+/* One node that is slow, or wants to be, must not keep the others' evidence from being renewed. */
+static void on_late(evutil_socket_t fd, short what, void *arg)
+{
+    struct st_gateway_nodes *ns = arg;
+    size_t n_late = 0;
+    (void)fd;
+    (void)what;
+    for (size_t i = 0; i < ns->n; i++) {
+        struct st_gateway_node *n = &ns->node[i];
+        if (!n->asking)
+            continue;
+        st_http_call_cancel(n->asking);
+        n->asking = NULL;
+        st_buf_free(&n->reply);
+        miss(n, "it cannot be asked for evidence: it takes too long");
+        n_late++;
+    }
+    while (n_late--)
+        round_step(ns);
 }
 
 static int ask(struct st_gateway_node *n, const char *nonce, struct st_err *e)
@@ -252,6 +280,8 @@ void st_gateway_nodes_attest(struct st_gateway_nodes *ns, const struct st_witnes
     st_base64_encode(note.p, note.len, &ns->note);
     st_hex(ns->nonce, sizeof ns->nonce, nonce);
     ns->n_asking = 1; /* this loop's own */
+    const double most = ns->g->o.attest_s;
+    event_add(ns->late, &(struct timeval){(time_t)most, (suseconds_t)((most - (double)(time_t)most) * 1e6)});
     for (size_t i = 0; i < ns->n; i++) {
         ns->n_asking++;
         if (ask(&ns->node[i], nonce, &e)) {
@@ -336,7 +366,8 @@ int st_gateway_nodes_new(struct st_gateway *g, struct st_gateway_nodes **out, st
     const struct timeval every = {(time_t)g->o.health_s,
                                   (suseconds_t)((g->o.health_s - (double)(time_t)g->o.health_s) * 1e6)};
     ns->timer = event_new(g->base, -1, EV_PERSIST, on_timer, ns);
-    if (!ns->timer || event_add(ns->timer, &every) != 0)
+    ns->late = event_new(g->base, -1, 0, on_late, ns);
+    if (!ns->late || !ns->timer || event_add(ns->timer, &every) != 0)
         return st_fail(e, ST_MEMORY, "timer: no memory");
     return 0;
 }
@@ -361,6 +392,8 @@ void st_gateway_nodes_free(struct st_gateway_nodes *ns)
     }
     if (ns->timer)
         event_free(ns->timer);
+    if (ns->late)
+        event_free(ns->late);
     st_buf_free(&ns->note);
     free(ns->node);
     free(ns);

@@ -114,6 +114,7 @@ struct st_gateway_nodes {
     struct st_gateway_node *node; /* [n] */
     size_t n, n_asking;
     struct event *timer; /* of health */
+    struct event *late;  /* ends a round of evidence */
     uint8_t nonce[32];
     int64_t nonce_time;
     struct st_buf note;
