@@ -287,6 +287,27 @@ static void an_account_that_cannot_afford_a_batch_buys_what_it_can(void **state)
     st_wallet_close(w);
 }
 
+static void buying_ahead_does_not_turn_the_rest_of_an_account_into_tokens(void **state)
+{
+    (void)state;
+    struct st_err e;
+    struct got g;
+    char key[65], path[128];
+    snprintf(path, sizeof path, "%s/erin", s.dir);
+    member_add(&s, ST_LEDGER_ACCOUNT, "erin", 2 * 512 + 100, 0, key);
+    assert_ok(st_file_write(path, key, 64, 0600, false, &e), &e);
+    const struct st_wallet_opts two = {.account_file = path, .batch = 2};
+    new_file();
+    struct st_wallet *w = open_with_keys(&two);
+    take_good(w, 512, 512, &g);
+    take_good(w, 512, 512, &g); /* none is left, and no other can be paid */
+    settle(w, 64);
+    for (double until = st_now() + 1.5; st_now() < until; usleep(10 * 1000))
+        event_base_loop(s.base, EVLOOP_NONBLOCK);
+    assert_int_equal(st_wallet_units(w), 64); /* 36 stay on the account */
+    st_wallet_close(w);
+}
+
 static void an_unknown_account_a_dead_issuer_and_missing_keys_are_told_apart(void **state)
 {
     (void)state;
@@ -573,6 +594,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_wallet_is_opened_once_and_a_file_of_others_not_at_all),
         cmocka_unit_test(change_comes_back_as_tokens_and_what_is_no_signature_does_not),
         cmocka_unit_test(an_account_that_cannot_afford_a_batch_buys_what_it_can),
+        cmocka_unit_test(buying_ahead_does_not_turn_the_rest_of_an_account_into_tokens),
         cmocka_unit_test(an_unknown_account_a_dead_issuer_and_missing_keys_are_told_apart),
         cmocka_unit_test(who_does_not_wait_any_more_is_not_called),
         cmocka_unit_test(another_key_for_a_day_or_another_issuer_is_refused),

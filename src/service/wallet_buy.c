@@ -187,7 +187,9 @@ static void on_end(void *arg, int status, const struct st_err *e)
     st_buf_wipe(&w->reply);
     if (!rc && w->call)
         return;
-    if (w->batch_out.n && (!rc || w->smaller) && w->batch_out.blanks[0].token.units == w->more_of)
+    /* What an account cannot afford is not tried again in the background: all that is left on it would become tokens,
+     * smaller ones each time, which nobody needs and which do not last. */
+    if (w->smaller || (w->batch_out.n && !rc && w->batch_out.blanks[0].token.units == w->more_of))
         w->more_of = 0;
     st_wallet_batch_wipe(&w->batch_out);
     if (rc) {
