@@ -249,7 +249,7 @@ static void quote_it(struct kernel *k, const uint8_t in[64], struct st_buf *out)
 static void write_endorsements(struct intel *i, struct made_dir *d)
 {
     struct st_buf any = {0};
-    char name[16];
+    char name[32];
     const struct st_evidence ev = maker_evidence(&i->maker, "tdx", &any);
     for (size_t k = 0; k < ev.n_endorsement; k++) {
         snprintf(name, sizeof name, "file%zu", k);
