@@ -182,6 +182,10 @@ static void an_issuers_key_that_became_another_one_is_found(void **state)
     expect_findings(&r, 0, "");
     log_append(r.s, with_issuer(102, "MIIC"));
     expect_findings(&r, 1, "entry 2: issuer bank: its key of day 7 for 8 units became another one");
+    log_append(r.s, with_issuer(103, "MIIC"));
+    expect_findings(&r, 1, "entry 2: issuer bank: its key of day 7 for 8 units became another one");
+    log_append(r.s, with_issuer(104, "MIIB"));
+    expect_findings(&r, 2, "entry 2: issuer bank: its key of day 7 for 8 units became another one");
     rig_close(&r);
 }
 

@@ -49,12 +49,13 @@ static void look_at_key(struct reading *g, uint64_t index, const char *name, con
     memcpy(one.name, name, strlen(name) + 1);
     st_sha256(k->key.p, k->key.len, one.digest);
     for (size_t i = g->n_kept; i-- > 0;) {
-        const struct kept *old = &g->kept[i];
+        struct kept *old = &g->kept[i];
         if (old->day != one.day || old->units != one.units || strcmp(old->name, one.name) != 0)
             continue;
         if (memcmp(old->digest, one.digest, sizeof one.digest) != 0)
             find(g, "entry %" PRIu64 ": issuer %s: its key of day %u for %u units became another one", index, name,
                  one.day, one.units);
+        *old = one; /* one change is one finding, however many directories show the new key */
         return;
     }
     if (g->n_kept == KEPT_KEYS) {
