@@ -374,6 +374,7 @@ static void receipts_are_kept_on_wish(void **state)
     assert_ok(t.err.code, &t.err);
     snprintf(cmd, sizeof cmd,
              "cd %s && test $(ls *.receipt | wc -l) = 2 && test $(ls *.bundle | wc -l) = 1 && "
+             "test -s $(basename *.bundle .bundle).checkpoint && "
              "test $(cat *.receipt | wc -c) = %d && grep -q hello *.request && grep -q answer *.reply",
              dir, 4 * ST_RECEIPT_LEN);
     assert_int_equal(system(cmd), 0);

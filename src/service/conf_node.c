@@ -3,6 +3,7 @@
 #include "channel/confidential.h"
 #include "crypto/digest.h"
 #include "service/conf_evidence.h"
+#include "text/base64.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +38,7 @@ void st_conf_node_free(struct st_conf_node *n)
         st_conf_exchange_cancel(n->x);
         leave_exchange(n);
     }
+    st_buf_free(&n->note);
     st_buf_free(&n->body);
     st_bundle_free(&n->bundle);
     json_decref(n->checks);
@@ -202,6 +204,7 @@ static void on_challenged(void *arg, unsigned status, const struct st_err *e)
     }
     st_bundle_free(&n->bundle);
     n->bundle = fresh;
+    st_buf_clear(&n->note);
     st_sha256(n->body.p, n->body.len, n->digest);
     judge(n);
     n->n_try = 0;
@@ -262,6 +265,9 @@ static void on_bundle(void *arg, unsigned status, const struct st_err *e)
     memcpy(n->digest, ev.digest, sizeof n->digest);
     memcpy(n->nonce, ev.nonce, sizeof n->nonce);
     n->nonce_time = ev.nonce_time;
+    st_buf_clear(&n->note);
+    if (!st_base64_decode((const char *)note.p, note.len, &n->note)) /* it was read once, by st_conf_evidence_open() */
+        st_buf_clear(&n->note);
     judge(n);
     if (n->state == ST_CONF_GOOD && n->j->challenge) {
         challenge(n); /* paid: one that fails waits longer each time */

@@ -43,6 +43,7 @@ struct st_conf_node {
     struct st_buf body;      /* being fetched */
     uint8_t digest[32];      /* of the bundle below */
     struct st_bundle bundle; /* what is judged; has_binding once it was read */
+    struct st_buf note;      /* the checkpoint whose digest is its nonce; empty of a challenged one */
     uint8_t nonce[32];
     int64_t nonce_time, judged;  /* judged: st_unix_time() */
     struct st_ohttp_config key;  /* of a good one */

@@ -122,7 +122,7 @@ static const struct st_directory_gateway *choose_gateway(const struct st_conf_no
                                            : d->n_gateway == 1 ? &d->gateways[0]
                                                                : NULL;
     if (!g && c->o.gateway)
-        st_fail(e, ST_POLICY, "directory: no gateway of the name of --gateway");
+        st_fail(e, ST_POLICY, "directory: no gateway of the name '%s' (--gateway)", c->o.gateway);
     else if (!g)
         st_fail(e, ST_POLICY, "directory: %zu gateways: want one, or its name (--gateway)", d->n_gateway);
     return g;
@@ -133,6 +133,8 @@ static int take_issuer(struct st_conf_nodes *c, const struct st_directory *d, st
     const struct st_directory_issuer *i = c->o.issuer        ? st_directory_find_issuer(d, c->o.issuer)
                                           : d->n_issuer == 1 ? &d->issuers[0]
                                                              : NULL;
+    if (!i && c->o.issuer)
+        return st_fail(e, ST_POLICY, "directory: no issuer of the name '%s' (--issuer-name)", c->o.issuer);
     if (!i)
         return st_fail(e, ST_POLICY, "directory: %zu issuers: want one, or its name (--issuer-name)", d->n_issuer);
     int rc = st_wallet_keys(c->o.way->wallet, i, st_unix_time(), e);
@@ -418,12 +420,14 @@ void st_conf_nodes_doubt(struct st_conf_nodes *c, const uint8_t id[ST_NODE_ID], 
     sweep(c);
 }
 
-bool st_conf_nodes_bundle(const struct st_conf_nodes *c, const uint8_t digest[32], struct st_buf *out)
+bool st_conf_nodes_bundle(const struct st_conf_nodes *c, const uint8_t digest[32], struct st_buf *out,
+                          struct st_buf *note)
 {
     for (size_t i = 0; i < c->n_node; i++)
         if (usable(c->node[i]) && memcmp(c->node[i]->digest, digest, 32) == 0) {
             st_bundle_write(&c->node[i]->bundle, out);
-            return !out->failed;
+            st_buf_add(note, c->node[i]->note.p, c->node[i]->note.len);
+            return !out->failed && !note->failed;
         }
     return false;
 }

@@ -41,8 +41,10 @@ int st_conf_nodes_pick(struct st_conf_nodes *c, const char *model, const uint8_t
 void st_conf_nodes_doubt(struct st_conf_nodes *c, const uint8_t id[ST_NODE_ID], const char *why);
 /* Something may have changed over there: asks the log, and for evidence that could not be fetched, soon. */
 void st_conf_nodes_look(struct st_conf_nodes *c);
-/* The bundle of evidence that a pick rests on, as JSON; false when it is not there any more. */
-bool st_conf_nodes_bundle(const struct st_conf_nodes *c, const uint8_t digest[32], struct st_buf *out);
+/* The bundle of evidence that a pick rests on, as JSON, and the checkpoint that its nonce is the digest of, empty when
+ * the nonce was ours; false when it is not there any more. */
+bool st_conf_nodes_bundle(const struct st_conf_nodes *c, const uint8_t digest[32], struct st_buf *out,
+                          struct st_buf *note);
 
 /* Enough good nodes, and a fresh directory. */
 bool st_conf_nodes_ready(struct st_conf_nodes *c);

@@ -30,21 +30,24 @@ static int keep(const char *dir, const char *id, const char *kind, struct st_spa
     return rc ? rc : st_file_write(path, s.p, s.len, 0600, false, e);
 }
 
-/* The evidence that certifies the key, unless it is there already. */
+/* The evidence that certifies the key and the checkpoint that says its age, unless they are there already. */
 static int keep_bundle(const char *dir, const struct st_conf_nodes *nodes, const uint8_t digest[32], struct st_err *e)
 {
     char path[ST_PATH_MAX], hex[65], name[80];
-    struct st_buf b = {0};
+    struct st_buf b = {0}, note = {0};
     st_hex(digest, 32, hex);
     snprintf(name, sizeof name, "%s.bundle", hex);
     int rc = st_path_join(path, sizeof path, dir, name, e);
     if (!rc && !st_path_exists(path)) {
-        if (st_conf_nodes_bundle(nodes, digest, &b))
-            rc = st_file_write(path, b.p, b.len, 0600, false, e);
-        else
+        if (!st_conf_nodes_bundle(nodes, digest, &b, &note))
             rc = st_fail(e, ST_IO, "%s: the evidence is not there any more", name);
+        if (!rc && note.len)
+            rc = keep(dir, hex, "checkpoint", (struct st_span){(const uint8_t *)note.p, note.len}, e);
+        if (!rc)
+            rc = st_file_write(path, b.p, b.len, 0600, false, e);
     }
     st_buf_free(&b);
+    st_buf_free(&note);
     return rc;
 }
 

@@ -1,7 +1,8 @@
 /* Receipts on disk, for whoever wants to show later what was answered: on wish only, because with a receipt stands what
  * it is about. Per reply, in a directory of mode 0700, files of mode 0600: ID.receipt (hexadecimal digits), ID.request
  * and ID.reply (the contents that it signs, filler included), and once per node key DIGEST.bundle, the evidence that
- * certifies the key. `sotto attest receipt` reads them. */
+ * certifies the key, with DIGEST.checkpoint, the log's checkpoint whose digest is the evidence's nonce (none when the
+ * node was challenged). `sotto attest receipt` reads them. */
 #ifndef ST_SERVICE_CONF_RECEIPTS_H
 #define ST_SERVICE_CONF_RECEIPTS_H
 
