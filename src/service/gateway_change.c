@@ -93,7 +93,8 @@ static void on_end(void *arg, int status, const struct st_err *err)
     struct st_err e;
     int rc = err ? st_fail(&e, ST_IO, "%s", err->msg) : 0;
     if (!rc && status != 200)
-        rc = st_fail(&e, ST_IO, "status %d", status);
+        rc = st_fail(&e, ST_IO, "status %d%s", status,
+                     status == 401 ? " (is the key of --issuer-key-file a gateway's there?)" : "");
     if (!rc)
         rc = read_answer(c, &answer, &e);
     if (!err && is_clients_fault(status))

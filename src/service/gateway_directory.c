@@ -37,9 +37,9 @@ struct st_gateway_directory {
     size_t n_key;
     uint32_t today;
     double looked_at;
-    bool looking; /* somebody waits for a key, and the log was asked */
-    bool shown;   /* the log shows our part as it should be */
-    bool ready, away;
+    bool looking;              /* somebody waits for a key, and the log was asked */
+    bool shown;                /* the log shows our part as it should be */
+    bool ready, away, refused; /* away: the log; refused: our part, by the log */
     uint64_t epoch;
     double every; /* seconds of an epoch */
 };
@@ -208,17 +208,18 @@ static int make_part(struct st_gateway_directory *d, struct st_err *e)
 static void on_posted(void *arg, int status, const struct st_err *err)
 {
     struct st_gateway_directory *d = arg;
-    struct st_err e;
     d->posting = NULL;
     if (err) {
         say(d, err);
         return;
     }
-    if (status / 100 == 2)
-        return;
-    st_fail(&e, ST_IO, "it refuses this gateway's part: status %d%s", status,
-            status == 401 || status == 403 ? " (is the key of --log-key-file a submitter's?)" : "");
-    say(d, &e);
+    bool refused = status / 100 != 2;
+    if (refused && !d->refused)
+        st_log(ST_LOG_ERROR, "the log refuses the part of gateway/%s: status %d%s", d->g->o.name, status,
+               status == 401 || status == 403 ? " (is the key of --log-key-file that submitter's?)" : "");
+    if (!refused && d->refused)
+        st_log(ST_LOG_INFO, "the log takes this gateway's part");
+    d->refused = refused;
 }
 
 static void post(struct st_gateway_directory *d)

@@ -85,7 +85,8 @@ static void on_told(void *arg, int status, const struct st_err *e)
     if (!i->wait_s && e)
         st_log(ST_LOG_WARN, "keys not handed to the log: %s", e->msg);
     else if (!i->wait_s)
-        st_log(ST_LOG_WARN, "keys not handed to the log: it answered %d", status);
+        st_log(ST_LOG_WARN, "keys not handed to the log: it answered %d%s", status,
+               status == 401 || status == 403 ? " (is the key of --log-key-file that submitter's?)" : "");
     i->wait_s = i->wait_s ? (2 * i->wait_s < RETRY_MAX_S ? 2 * i->wait_s : RETRY_MAX_S) : RETRY_MIN_S;
     again_in(i, i->wait_s);
 }
