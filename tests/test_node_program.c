@@ -92,11 +92,14 @@ static void wrong_input_gets_one_line_and_its_exit_code(void **state)
         const char *says;
     } rows[] = {{"", ST_USAGE, "want --upstream and --evidence"},
                 {"--upstream unix:/x", ST_USAGE, "missing: --evidence"},
-                {"--upstream http://192.0.2.7:1 --evidence sim", ST_POLICY, "--upstream: 192.0.2.7"},
+                {"--upstream http://192.0.2.7:1 --evidence sim --sim-key KEY", ST_POLICY, "--upstream: 192.0.2.7"},
                 {"HERE --evidence moon", ST_UNSUPPORTED, "moon"},
                 {"HERE --evidence sim,sim --sim-key KEY", ST_USAGE, "twice"},
-                {"HERE --evidence sim", ST_UNSUPPORTED, "sim"},
+                {"HERE --evidence sim", ST_USAGE, "--sim-key FILE"},
                 {"HERE --evidence sim --sim-key /none", ST_IO, "/none"},
+#ifdef HAS_TSS
+                {"HERE --evidence tpm --tpm swtpm:host=127.0.0.1,port=1", ST_UNSUPPORTED, "TPM: none is reached"},
+#endif
                 {"HERE --evidence tdx --tsm /none", ST_UNSUPPORTED, "tdx"},
                 {"HERE --evidence sim --sim-key KEY --chunk 100", ST_USAGE, "--chunk"},
                 {"HERE --evidence sim --sim-key KEY --model /none", ST_IO, "/none"},

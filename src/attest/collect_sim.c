@@ -52,6 +52,16 @@ static int read_key(const char *path, struct st_ed25519 **out, struct st_err *e)
     return rc;
 }
 
+int st_collect_sim_root(const char *key_file, uint8_t out[32], struct st_err *e)
+{
+    struct st_ed25519 *k = NULL;
+    int rc = read_key(key_file, &k, e);
+    if (!rc)
+        st_ed25519_public(k, out);
+    st_ed25519_free(k);
+    return rc;
+}
+
 static void sim_close(void *h)
 {
     struct sim *s = h;

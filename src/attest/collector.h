@@ -24,6 +24,9 @@ struct st_collect_opts {
     uint8_t sim_measurement[32];
 };
 
+/* The public key of a sim_key file, which a policy names as sim_root. IO, INPUT. */
+int st_collect_sim_root(const char *key_file, uint8_t out[32], struct st_err *e) ST_MUST_CHECK;
+
 /* What a process that collects must keep when it gives up the rest (base/sandbox.h). Paths are borrowed. */
 #define ST_COLLECT_MAX_NEEDS 16
 struct st_collect_needs {

@@ -5,6 +5,7 @@
 #include "crypto/digest.h"
 #include "text/json.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 struct enroll_opts {
@@ -198,6 +199,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     const struct enroll_opts *o = opts;
     const char *verb = cli->args[0], *a = cli->args[1], *b = cli->n_args > 2 ? cli->args[2] : NULL;
     size_t i = 0;
+    /* tpm2-tss writes to standard error by itself; the one line of an error is ours. */
+    setenv("TSS2_LOG", "all+NONE", 0);
     while (i < sizeof verbs / sizeof *verbs && strcmp(verb, verbs[i].verb) != 0)
         i++;
     if (i == sizeof verbs / sizeof *verbs || cli->n_args - 1 != verbs[i].files)

@@ -5,6 +5,7 @@
 #include "service/node.h"
 #include "text/json.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define MAX_COMMAND 512 /* words */
@@ -12,7 +13,8 @@
 struct node_opts {
     struct st_node_opts o;
     const char *kinds[ST_EVIDENCE_MAX_ITEMS];
-    bool no_sandbox;
+    bool no_sandbox, has_sim;
+    uint8_t sim_root[32];
 };
 
 enum {
@@ -173,7 +175,10 @@ static void print_json(const struct node_opts *o, const struct st_node_about *a)
     st_buf_add_str(&b, ",\"evidence\":[");
     for (size_t i = 0; i < o->o.n_kind; i++)
         st_buf_addf(&b, "%s\"%s\"", i ? "," : "", o->kinds[i]);
-    st_buf_addf(&b, "],\"sandbox\":\"%s\"}", a->sandbox);
+    st_buf_addf(&b, "],\"sandbox\":\"%s\"", a->sandbox);
+    if (o->has_sim)
+        put_digest(&b, "sim_root", o->sim_root);
+    st_buf_add_str(&b, "}");
     puts(b.failed ? "{}" : b.p);
     st_buf_free(&b);
 }
@@ -184,6 +189,10 @@ static void print_banner(const struct node_opts *o, const struct st_node_about *
     printf("sotto-node: %s\n  engine: %s at %s; %s\n  evidence:", a->url, a->engine, o->o.upstream, a->cache);
     for (size_t i = 0; i < o->o.n_kind; i++)
         printf(" %s", o->kinds[i]);
+    if (o->has_sim) {
+        st_hex(o->sim_root, sizeof o->sim_root, hex);
+        printf("\n  sim_root:      %s (simulated evidence proves nothing)", hex);
+    }
     if (a->model_digest) {
         st_hex(a->model_digest, 32, hex);
         printf("\n  model digest:  %s", hex);
@@ -211,6 +220,14 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     o->o.command = cli->n_args ? cli->args : NULL;
     o->o.progress = !cli->quiet;
     o->o.sandbox = !o->no_sandbox;
+    for (size_t i = 0; i < o->o.n_kind; i++)
+        o->has_sim |= strcmp(o->kinds[i], "sim") == 0;
+    if (o->has_sim && !o->o.collect.sim_key)
+        return st_fail(e, ST_USAGE, "serve: --evidence sim wants --sim-key FILE");
+    if (o->has_sim && st_collect_sim_root(o->o.collect.sim_key, o->sim_root, e))
+        return e->code;
+    /* tpm2-tss writes to standard error by itself; the one line of an error is ours. */
+    setenv("TSS2_LOG", "all+NONE", 0);
     if (st_node_new(&o->o, &n, e))
         return e->code;
     st_node_about(n, &about);
