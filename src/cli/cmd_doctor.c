@@ -209,6 +209,12 @@ static void check_port(struct report *r, int port, const char *who)
         close(fd);
 }
 
+/* From 7788 on (docs/cli.md, Ports). */
+enum { FIRST_PORT = 7788 };
+static const char *const ports[] = {"sotto proxy",  "sotto serve",     "sotto-worker",
+                                    "sotto-node",   "sotto gateway",   "sotto relay",
+                                    "sotto issuer", "sotto log serve", "sotto log witness"};
+
 static void check_config(struct report *r)
 {
     const char *xdg = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
@@ -291,8 +297,12 @@ static int list_network(const struct st_cli *cli, json_t *hosts, struct st_err *
     puts("\nHosts that sotto may contact:");
     json_array_foreach(hosts, i, h) printf("  %s  (%s)\n", json_string_value(json_object_get(h, "host")),
                                            json_string_value(json_object_get(h, "why")));
-    puts("  what you name with --upstream, --relay, --log and --issuer (sotto proxy), --worker (masked layers) and "
-         "--url (sotto status); nothing else");
+    puts(
+        "  what you name: --upstream, --relay, --log, --issuer (sotto proxy, wallet, drill), --worker (masked layers), "
+        "--url (sotto status),\n"
+        "  --gateway, --node, --log, --issuer, --witness, --spent postgresql://... (relay, gateway, issuer, log), the "
+        "URL "
+        "of sotto log; nothing else");
     return 0;
 }
 
@@ -303,9 +313,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     json_t *hosts = json_array();
     check_cpu(&r, cli);
     check_memory(&r);
-    check_port(&r, 7788, "sotto proxy");
-    check_port(&r, 7789, "sotto serve");
-    check_port(&r, 7790, "sotto-worker");
+    for (size_t i = 0; i < sizeof ports / sizeof *ports; i++)
+        check_port(&r, FIRST_PORT + (int)i, ports[i]);
     check_config(&r);
     check_libraries(&r);
     for (int i = 0; i < o->n_worker; i++)

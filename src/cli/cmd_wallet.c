@@ -154,6 +154,8 @@ static int take_keys(struct buying *b, struct st_err *e)
     const struct st_directory_issuer *i = b->o->issuer_name  ? st_directory_find_issuer(d, b->o->issuer_name)
                                           : d->n_issuer == 1 ? &d->issuers[0]
                                                              : NULL;
+    if (!i && b->o->issuer_name)
+        return st_fail(e, ST_POLICY, "directory: no issuer of the name '%s' (--issuer-name)", b->o->issuer_name);
     return i ? st_wallet_keys(b->wallet, i, st_unix_time(), e)
              : st_fail(e, ST_POLICY, "directory: %zu issuers: want one, or its name (--issuer-name)", d->n_issuer);
 }

@@ -124,7 +124,8 @@ static void add_checks(struct confidential *c, const json_t *list)
         size_t n = stem(name);
         if (strspn(name + n, "0123456789") == strlen(name + n) && n == stem(before) && strncmp(name, before, n) == 0)
             continue;
-        st_buf_addf(&c->checks, "  %-6s %-26s %.62s\n", result, name, detail);
+        bool whole = strlen(detail) <= 64; /* a digest is */
+        st_buf_addf(&c->checks, "  %-6s %-26s %.*s%s\n", result, name, whole ? 64 : 61, detail, whole ? "" : "...");
         before = name;
     }
 }

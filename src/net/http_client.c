@@ -363,7 +363,9 @@ int st_http_base(const char *what, const char *url, char **out, struct st_err *e
     size_t n = strlen(url);
     *out = NULL;
     if ((strncasecmp(url, "http://", 7) != 0 && strncasecmp(url, "https://", 8) != 0) || strpbrk(url, " \r\n\t?#"))
-        return st_fail(e, ST_USAGE, "%s: want http(s)://host:port", what);
+        /* With an '@' it may hold a password. */
+        return strchr(url, '@') ? st_fail(e, ST_USAGE, "%s: want http(s)://host:port", what)
+                                : st_fail(e, ST_USAGE, "%s: want http(s)://host:port, got '%.100s'", what, url);
     const char *authority = strchr(url, ':') + 3;
     if (memchr(authority, '@', strcspn(authority, "/")))
         return st_fail(e, ST_USAGE, "%s: want no password in the URL; keys are read from files", what);

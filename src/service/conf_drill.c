@@ -74,6 +74,8 @@ static int choose(struct fetch *f, struct st_err *e)
                                                                : NULL;
     struct st_ohttp_config keys[ST_OHTTP_CONFIGS_MAX];
     size_t n;
+    if (!g && f->o->gateway)
+        return st_fail(e, ST_POLICY, "directory: no gateway of the name '%s' (--gateway)", f->o->gateway);
     if (!g)
         return st_fail(e, ST_POLICY, "directory: %zu gateways: want one, or its name (--gateway)", d->n_gateway);
     if (g->n_node == 0)

@@ -52,7 +52,7 @@ static int node_init(struct st_gateway_node *n, struct st_gateway_nodes *of, con
     n->of = of;
     size_t len = strcspn(line, " \t");
     char *url = strndup(line, len);
-    int rc = url ? st_http_base("node", url, &n->url, e) : st_fail(e, ST_MEMORY, "no memory");
+    int rc = url ? st_http_base("--node", url, &n->url, e) : st_fail(e, ST_MEMORY, "no memory");
     free(url);
     for (const char *p = line + len; !rc && *(p += strspn(p, " \t")); p += len) {
         len = strcspn(p, " \t");
