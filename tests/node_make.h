@@ -38,9 +38,9 @@ struct fake_engine {
     int gap_ms;
     const char *whole; /* of status `status` */
     int status;
-    bool cuts;    /* breaks off behind the last piece */
-    size_t flood; /* bytes of events, as fast as they are taken */
-    atomic_int n_asked, n_gone;
+    bool cuts;                          /* breaks off behind the last piece */
+    size_t flood;                       /* bytes of events, as fast as they are taken */
+    atomic_int n_asked, n_gone, n_open; /* n_open: streams; at 0, and with none to come, the fields may change */
     atomic_size_t n_flooded;
     pthread_mutex_t lock;
     struct st_buf body; /* of the last request, under the lock */
@@ -56,21 +56,24 @@ struct fake_reply {
 static inline void fake_gone(void *arg)
 {
     struct fake_reply *r = arg;
-    r->f->n_gone++;
+    struct fake_engine *f = r->f;
     event_free(r->timer);
     free(r);
+    f->n_gone++;
+    f->n_open--;
 }
 
 static inline void fake_end(struct fake_reply *r)
 {
+    struct fake_engine *f = r->f;
     struct st_http_conn *c = r->c;
-    const bool cuts = r->f->cuts;
     event_free(r->timer);
     free(r);
-    if (cuts)
+    if (f->cuts)
         st_http_stream_cut(c);
     else
         st_http_stream_end(c);
+    f->n_open--;
 }
 
 static inline void fake_tick(evutil_socket_t fd, short what, void *arg)
@@ -114,6 +117,7 @@ static inline void fake_post(struct fake_engine *f, struct st_http_conn *c)
         return;
     }
     struct fake_reply *r = calloc(1, sizeof *r);
+    f->n_open++;
     r->f = f;
     r->c = c;
     r->timer = event_new(st_role_base(f->role), -1, 0, fake_tick, r);

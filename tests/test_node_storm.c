@@ -107,6 +107,15 @@ static void storm(void (*meanwhile)(void))
         pthread_join(t[i], NULL);
 }
 
+/* Until the engine is asked nothing more and answers nothing more: then it may be told to behave otherwise. */
+static void calm(void)
+{
+    assert_true(wait_metric(p.about.port, "requests_running", 0));
+    for (int i = 0; i < 5000 && p.engine.n_open; i++)
+        usleep(1000);
+    assert_int_equal(p.engine.n_open, 0);
+}
+
 static void nothing_is_left_of_clients_that_leave(void **state)
 {
     (void)state;
@@ -116,11 +125,14 @@ static void nothing_is_left_of_clients_that_leave(void **state)
     p.engine.n_piece = 4;
     p.engine.gap_ms = 2;
     storm(NULL);
+    calm();
     p.engine.cuts = true;
     storm(NULL);
+    calm();
     p.engine.cuts = false;
     p.engine.flood = 200 << 10;
     storm(NULL);
+    calm();
     p.engine.flood = 0;
     p.engine.pieces = NULL;
     p.engine.whole = "{\"choices\":[]}";
@@ -138,6 +150,7 @@ static void on_a_cadence_as_well(void **state)
     p.engine.n_piece = 3;
     p.engine.gap_ms = 3;
     storm(NULL);
+    calm();
     p.engine.flood = 64 << 10;
     storm(NULL);
     assert_true(wait_metric(p.about.port, "requests_running", 0));
