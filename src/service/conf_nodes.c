@@ -457,12 +457,6 @@ const char *st_conf_nodes_state(struct st_conf_nodes *c, const char **why)
     return starting ? "starting" : st_passage_fault_word(fault);
 }
 
-bool st_conf_nodes_ready(struct st_conf_nodes *c)
-{
-    const char *why;
-    return strcmp(st_conf_nodes_state(c, &why), "ok") == 0;
-}
-
 static bool known_model(const struct st_conf_nodes *c, size_t n, const char *name)
 {
     for (size_t i = 0; i < n; i++)

@@ -46,8 +46,6 @@ void st_conf_nodes_look(struct st_conf_nodes *c);
 bool st_conf_nodes_bundle(const struct st_conf_nodes *c, const uint8_t digest[32], struct st_buf *out,
                           struct st_buf *note);
 
-/* Enough good nodes, and a fresh directory. */
-bool st_conf_nodes_ready(struct st_conf_nodes *c);
 /* Names of models that good nodes offer (tags model=NAME), each once; borrowed until the next call. */
 size_t st_conf_nodes_models(struct st_conf_nodes *c, const char **out[]);
 const char *st_conf_nodes_scheme(const struct st_conf_nodes *c); /* kinds of evidence of the first good node */

@@ -311,7 +311,8 @@ static bool is_ready(void *arg)
 
 /* ---- life ---- */
 
-int st_log_origin(const char *dir, char out[ST_NOTE_MAX_NAME + 1], struct st_err *e)
+/* From its signed checkpoint; nothing is verified yet. */
+static int read_origin(const char *dir, char out[ST_NOTE_MAX_NAME + 1], struct st_err *e)
 {
     char path[ST_PATH_MAX];
     struct st_buf b = {0};
@@ -364,7 +365,7 @@ static int resume(struct st_log_server *s, struct st_err *e)
 static int open_store(struct st_log_server *s, struct st_err *e)
 {
     char origin[ST_NOTE_MAX_NAME + 1];
-    if (st_log_origin(s->o.dir, origin, e) || st_log_store_open(s->o.dir, origin, s->o.key, &s->store, e) ||
+    if (read_origin(s->o.dir, origin, e) || st_log_store_open(s->o.dir, origin, s->o.key, &s->store, e) ||
         (s->o.submitters && st_submitters_load(s->o.submitters, &s->submitters, e)) || resume(s, e))
         return e->code;
     return st_log_view_open(&s->view, s->o.dir, origin, s->o.key, s->store, e);

@@ -38,7 +38,4 @@ const char *st_log_server_origin(const struct st_log_server *s);
 int st_log_server_result(const struct st_log_server *s, struct st_err *e) ST_MUST_CHECK;
 void st_log_server_free(struct st_log_server *s);
 
-/* The origin of the log in a directory, from its signed checkpoint; nothing is verified. IO, INPUT. */
-int st_log_origin(const char *dir, char out[ST_NOTE_MAX_NAME + 1], struct st_err *e) ST_MUST_CHECK;
-
 #endif

@@ -19,7 +19,7 @@ enum {
 struct st_node_exchange {
     struct st_node_exchange *prev, *next;
     struct st_node *node;
-    struct st_http_conn *conn; /* NULL: not ours any more */
+    struct st_http_conn *conn;
     struct st_ohttp x;
     struct st_node_request request;
     struct st_node_signer *signer;

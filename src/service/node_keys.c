@@ -71,7 +71,7 @@ void st_node_keys_wipe(struct st_node_keys *k)
     *k = (struct st_node_keys){0};
 }
 
-int st_node_keys_rotate(struct st_node_keys *k, struct st_err *e)
+static int rotate(struct st_node_keys *k, struct st_err *e)
 {
     struct st_node_signer *s;
     if (signer_new(&s, e))
@@ -93,7 +93,7 @@ int st_node_keys_tick(struct st_node_keys *k, bool *rotated, struct st_err *e)
     const double now = st_now();
     *rotated = now >= k->rotate_at || st_keyring_used(k->ring) >= NEARLY_FULL;
     if (*rotated)
-        return st_node_keys_rotate(k, e);
+        return rotate(k, e);
     if (k->previous && now >= k->forget_at)
         forget(k);
     return 0;

@@ -29,7 +29,6 @@ int st_node_keys_init(struct st_node_keys *k, size_t max_requests, double rotate
                       struct st_err *e) ST_MUST_CHECK;
 /* Overwrites all of them; signers that are held stay until they are released. */
 void st_node_keys_wipe(struct st_node_keys *k);
-int st_node_keys_rotate(struct st_node_keys *k, struct st_err *e) ST_MUST_CHECK;
 /* Once a second: what is due. *rotated says whether the current pair is another one now. */
 int st_node_keys_tick(struct st_node_keys *k, bool *rotated, struct st_err *e) ST_MUST_CHECK;
 /* The signer of that pair, held for the caller; NULL when it is gone. */

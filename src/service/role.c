@@ -227,11 +227,6 @@ const char *st_role_url(const struct st_role *r)
     return r->url;
 }
 
-bool st_role_draining(const struct st_role *r)
-{
-    return r->draining;
-}
-
 int st_role_run(struct st_role *r, struct st_err *e)
 {
     if (event_add(r->sig_term, NULL) != 0 || event_add(r->sig_int, NULL) != 0)

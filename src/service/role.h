@@ -45,7 +45,6 @@ const char *st_role_url(const struct st_role *r); /* "http://127.0.0.1:40123" */
 /* Until SIGTERM or SIGINT, then new requests get 503 and running ones may finish within grace_s; a second signal ends
  * at once. */
 int st_role_run(struct st_role *r, struct st_err *e) ST_MUST_CHECK;
-bool st_role_draining(const struct st_role *r);
 /* The same in a thread of its own, without signals; stop waits for its end. */
 int st_role_start(struct st_role *r, struct st_err *e) ST_MUST_CHECK;
 void st_role_stop(struct st_role *r);

@@ -10,14 +10,14 @@
 
 #define MARKED 8 /* tokens of a denomination that a power cut may cost (wallet_store.h) */
 
-uint32_t st_wallet_today(const struct st_wallet *w)
+static uint32_t this_day(const struct st_wallet *w)
 {
     return (uint32_t)(w->clock() / ST_TOKEN_DAY_S);
 }
 
 uint32_t st_wallet_first_day(const struct st_wallet *w)
 {
-    return st_wallet_today(w) - 1;
+    return this_day(w) - 1;
 }
 
 uint32_t st_wallet_denomination(uint32_t units)
@@ -52,7 +52,7 @@ static void drop_keys(struct st_wallet *w, uint32_t before)
 static int load_key(void *arg, uint32_t day, uint32_t units, struct st_span der, struct st_err *e)
 {
     struct st_wallet *w = arg;
-    uint32_t today = st_wallet_today(w);
+    uint32_t today = this_day(w);
     if (!st_wallet_find_key(w, day, units)) {
         if (w->n_key == ST_DIRECTORY_MAX_KEYS)
             return st_fail(e, ST_INPUT, "wallet: more than %d keys", ST_DIRECTORY_MAX_KEYS);
@@ -146,7 +146,7 @@ static int take_now(struct st_wallet *w, uint32_t units, bool largest, struct st
 
 uint32_t st_wallet_level(struct st_wallet *w, bool ran_out)
 {
-    uint32_t today = st_wallet_today(w);
+    uint32_t today = this_day(w);
     if (w->level_day != today)
         w->level = w->batch;
     else if (ran_out && w->bought_at > 0 && st_now() - w->bought_at < SOON_S)

@@ -47,7 +47,6 @@ struct st_wallet {
     struct st_err trouble; /* of the last purchase; code 0: none */
 };
 
-uint32_t st_wallet_today(const struct st_wallet *w);
 /* First day whose tokens are still good. */
 uint32_t st_wallet_first_day(const struct st_wallet *w);
 const struct st_wallet_key *st_wallet_find_key(const struct st_wallet *w, uint32_t day, uint32_t units);
