@@ -7,7 +7,7 @@
 #include <cmocka.h>
 
 #include "base/hooks.h"
-#include "protect/masked/locked.h"
+#include "base/locked.h"
 #include "protect/masked/pads.h"
 
 #include <dirent.h>

@@ -2,7 +2,7 @@
 #include "base/buf.h"
 #include "base/hooks.h"
 #include "base/mem.h"
-#include "protect/masked/locked.h"
+#include "base/locked.h"
 
 #include <errno.h>
 #include <openssl/crypto.h>

@@ -12,7 +12,7 @@
 #include "engine/boundary.h"
 #include "field/freivalds.h"
 #include "model/hints.h"
-#include "protect/masked/locked.h"
+#include "base/locked.h"
 
 enum st_mask_domain { ST_MASK_FIELD, ST_MASK_F32 };
 

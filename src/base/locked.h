@@ -1,11 +1,13 @@
 /* One large area for secrets that are made and used in bulk: locked into RAM, left out of core dumps, and emptied by
  * the kernel in a forked child. Zeroed at first; pages come into being, and are locked, when they are first written.
  * (base/secret.h is for keys: small, and refused outright where it cannot be locked.)
+ * With `secretmem` it is memory of memfd_secret(2) where the kernel and the limit on locked memory allow it, which the
+ * kernel itself does not map and which neither ptrace nor /proc/PID/mem reads; a forked child does not have it at all.
  *
  * Where the limit on locked memory forbids it, the area is still allowed on a system without swap, since nothing can
  * be written out there. Limit: hibernation and the host of a virtual machine that is not confidential see it. */
-#ifndef ST_PROTECT_MASKED_LOCKED_H
-#define ST_PROTECT_MASKED_LOCKED_H
+#ifndef ST_BASE_LOCKED_H
+#define ST_BASE_LOCKED_H
 
 #include "base/err.h"
 
@@ -17,12 +19,14 @@ struct st_locked {
     uint8_t *p; /* page-aligned; all zeros in a forked child */
     size_t len;
     bool locked;
+    bool secretmem; /* of memfd_secret; then it is locked too */
 };
 
 struct st_locked_opts {
     const char *what;    /* "pads", for messages */
     const char *swaps;   /* table of swap areas; NULL = /proc/swaps */
     bool allow_unlocked; /* even where the system swaps */
+    bool secretmem;      /* try memfd_secret first */
 };
 
 /* MEMORY; UNSUPPORTED: the kernel cannot empty it in a forked child; POLICY: cannot be locked while the system swaps,

@@ -1,12 +1,15 @@
-#include "protect/masked/locked.h"
+#include "base/locked.h"
 #include "base/mem.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 /* The table has one line of headings, then a line for each area in use. A table that cannot be read may hide one. */
 static bool system_swaps(const char *path)
@@ -36,15 +39,35 @@ static int refuse_unlocked(size_t len, const char *what, int error, struct st_er
                    what, st_mem_text(len, want), strerror(error), have);
 }
 
+/* False: this kernel has none, or the limit on locked memory is too low. */
+static bool from_secretmem(struct st_locked *a, size_t len)
+{
+    int fd = (int)syscall(SYS_memfd_secret, O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    void *p = ftruncate(fd, (off_t)len) ? MAP_FAILED : mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    if (p == MAP_FAILED)
+        return false;
+    if (madvise(p, len, MADV_DONTFORK)) {
+        munmap(p, len);
+        return false;
+    }
+    *a = (struct st_locked){.p = p, .len = len, .locked = true, .secretmem = true};
+    return true;
+}
+
 int st_locked_new(struct st_locked *a, size_t len, const struct st_locked_opts *o, struct st_err *e)
 {
     *a = (struct st_locked){0};
+    if (o->secretmem && from_secretmem(a, len))
+        return 0;
     void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) {
         char text[ST_MEM_TEXT];
         return st_fail(e, ST_MEMORY, "%s: needs %s of memory: %s", o->what, st_mem_text(len, text), strerror(errno));
     }
-    struct st_locked made = {p, len, false};
+    struct st_locked made = {.p = p, .len = len};
     int rc = 0;
     if (madvise(p, len, MADV_DONTDUMP) || madvise(p, len, MADV_WIPEONFORK))
         rc = st_fail(e, ST_UNSUPPORTED, "%s: this kernel cannot keep memory out of dumps and forked children: %s",

@@ -1,0 +1,28 @@
+/* Weights that are not simply mapped. A source hands out the bytes of tensors when a model is opened (a sealed
+ * container's, with or without its key). A store hands out matrices while the model runs, rows by rows, when they are
+ * not in memory as a whole (protect/sealed/store.h: decrypted ahead of use, in the order of the plan). */
+#ifndef ST_MODEL_WEIGHTS_H
+#define ST_MODEL_WEIGHTS_H
+
+#include "model/checkpoint.h"
+
+struct st_source {
+    void *ctx;
+    /* Bytes at..at + len of a tensor of the container, checked. From any thread. VERIFY names the tensor. */
+    int (*read)(void *ctx, const struct st_tensor *t, uint64_t at, size_t len, void *dst, struct st_err *e);
+    /* Whether the tensor's bytes are secret: they may lie in locked memory (base/locked.h) only. */
+    bool (*secret)(void *ctx, const struct st_tensor *t);
+    /* False: this side cannot read it (sealed, and no key is here); its matrix stays without data. */
+    bool (*readable)(void *ctx, const struct st_tensor *t);
+};
+
+struct st_store {
+    void *ctx;
+    /* Rows of weight i (index into the plan) from `row` on, as many as lie together; out->n_out says how many. They
+     * stay until give. The engine's thread only; may wait. A step asks in the order of the plan; asking elsewhere is
+     * slower, not wrong. VERIFY names the tensor. */
+    int (*take)(void *ctx, int weight, uint32_t row, struct st_mat *out, struct st_err *e);
+    void (*give)(void *ctx, int weight, uint32_t row);
+};
+
+#endif

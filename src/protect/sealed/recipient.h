@@ -1,0 +1,51 @@
+/* Ways to the content key of a container, one file each (recipient_*.c), one row each in recipients.def. A wrap is a
+ * JSON object with `kind` and whatever that kind needs; all are bound to the container's id and version, so that none
+ * can be moved to another container. Read as hostile, although the publisher signed the list. */
+#ifndef ST_PROTECT_SEALED_RECIPIENT_H
+#define ST_PROTECT_SEALED_RECIPIENT_H
+
+#include "base/secret.h"
+#include "model/container.h"
+#include "text/json.h"
+
+struct st_wrap_to {
+    const uint8_t *id; /* [16] */
+    uint64_t version;
+    const struct st_secret *content_key;
+    const char *arg; /* behind the colon of --recipient KIND:ARG; NULL = none */
+    const struct st_secret *passphrase; /* kind passphrase; NULL = none */
+};
+
+/* What the user gave to open a container with; NULL = not given. Borrowed for the call. */
+struct st_unlock {
+    const struct st_secret *passphrase;
+    const char *tcti;     /* of the TPM; NULL = the default, if it is there */
+    const char *hpke_key; /* file of a private key */
+    /* kind hpke, when the private key is elsewhere: asks the owner's release service (service/release_client.h). */
+    int (*release)(void *ctx, const struct st_container *c, struct st_secret *content_key, struct st_err *e);
+    void *release_ctx;
+};
+
+struct st_recipient_kind {
+    const char *name, *help; /* "passphrase"; how --recipient names one */
+    /* A new object, without `kind`. */
+    int (*wrap)(const struct st_wrap_to *to, json_t **out, struct st_err *e);
+    /* Whether *u has what it takes to try. */
+    bool (*wanted)(const struct st_unlock *u);
+    /* The content key [32]. VERIFY: wrong passphrase, another TPM or state, an older version than the TPM has seen. */
+    int (*unwrap)(const struct st_unlock *u, const uint8_t id[16], uint64_t version, const json_t *entry,
+                  struct st_secret *out, struct st_err *e);
+    /* Appends a few words for `seal inspect`: "PCRs sha256:0,7", a fingerprint. */
+    void (*describe)(const json_t *entry, struct st_buf *out);
+};
+
+/* USAGE lists the kinds. */
+int st_recipient_find(const char *name, const struct st_recipient_kind **out, struct st_err *e) ST_MUST_CHECK;
+/* Tries every recipient that *u fits, in the file's order. USAGE: nothing that was given fits any of them (says what
+ * would); else the last error. */
+int st_recipient_open(const struct st_container *c, const struct st_unlock *u, struct st_secret *content_key,
+                      struct st_err *e) ST_MUST_CHECK;
+/* The list's text, checked: what fuzzing reads. */
+int st_recipients_parse(struct st_span text, const char *where, json_t **out, struct st_err *e) ST_MUST_CHECK;
+
+#endif
