@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 static char work[64]; /* a fresh directory per test */
-static const struct st_cov_argon2 cheap = {1, 8, 1};
+static const struct st_argon2 cheap = {1, 8, 1};
 
 static int make_work(void **state)
 {
@@ -350,7 +350,7 @@ static void a_file_that_asks_for_too_much_work_is_refused_at_once(void **state)
     struct st_buf file = {0};
     struct st_secret word = secret_of("x");
     struct st_cov_lock lock = {.wrap = ST_COV_WRAP_PASSPHRASE, .passphrase = &word, .cost = cheap};
-    static const struct st_cov_argon2 bad[] = {
+    static const struct st_argon2 bad[] = {
         {0, 8, 1},
         {17, 8, 1},
         {1, (1u << 20) + 1, 1},

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 /* Room for the longest passphrase, its line end, and one byte that shows that it is too long. */
-#define ROOM (ST_COV_PASSPHRASE_MAX + 3)
+#define ROOM (ST_PASSPHRASE_MAX + 3)
 
 /* Cuts the line end off; out->len becomes the passphrase's. */
 static int take_line(struct st_secret *out, size_t len, const char *where, struct st_err *e)
@@ -20,8 +20,8 @@ static int take_line(struct st_secret *out, size_t len, const char *where, struc
         len--;
     if (!len)
         return st_fail(e, ST_USAGE, "%s: the passphrase is empty", where);
-    if (len > ST_COV_PASSPHRASE_MAX)
-        return st_fail(e, ST_USAGE, "%s: a passphrase has at most %d bytes", where, ST_COV_PASSPHRASE_MAX);
+    if (len > ST_PASSPHRASE_MAX)
+        return st_fail(e, ST_USAGE, "%s: a passphrase has at most %d bytes", where, ST_PASSPHRASE_MAX);
     if (memchr(out->p, '\n', len) || memchr(out->p, 0, len))
         return st_fail(e, ST_INPUT, "%s: want one line of text", where);
     out->len = len;

@@ -12,7 +12,7 @@ int st_key_open(const struct st_cli *cli, const char *file, struct st_cov_key *o
 
 /* The passphrase that the options name; *out stays empty (p NULL) when they name none. Of a file, its one line without
  * the line end. twice: a typed one must be typed the same again. USAGE: both options, no terminal, empty, over
- * ST_COV_PASSPHRASE_MAX; POLICY: others can read the file; INPUT: more than one line; VERIFY: typed differently. */
+ * ST_PASSPHRASE_MAX; POLICY: others can read the file; INPUT: more than one line; VERIFY: typed differently. */
 int st_key_passphrase(const struct st_cli *cli, bool twice, struct st_secret *out, struct st_err *e) ST_MUST_CHECK;
 
 /* Where the TPM is: --tcti, else the variable TSS2_TCTI of tpm2-tss, else NULL (the library's default). */

@@ -25,17 +25,10 @@
 
 #include "base/file.h"
 #include "base/secret.h"
+#include "crypto/passphrase.h"
 #include "crypto/stream.h"
 
 enum st_cov_wrap { ST_COV_WRAP_NONE, ST_COV_WRAP_PASSPHRASE, ST_COV_WRAP_TPM, ST_COV_WRAP_COUNT };
-
-/* Cost of one guess of a passphrase. Accepted on reading: passes 1..16, lanes 1..16, memory 8 KiB per lane up to 1 GiB,
- * so a hostile file costs at most 1 GiB and 16 passes over it. */
-struct st_cov_argon2 {
-    uint32_t passes, memory_kib, lanes;
-};
-/* What new keys get: RFC 9106 section 4, second choice, with four times its memory. */
-#define ST_COV_ARGON2_DEFAULT ((struct st_cov_argon2){3, 256 * 1024, 4})
 
 /* PCRs that must have today's values again when the seed is asked for. */
 struct st_cov_pcrs {
@@ -44,13 +37,12 @@ struct st_cov_pcrs {
 };
 
 #define ST_COV_TCTI_DEFAULT "device:/dev/tpmrm0"
-#define ST_COV_PASSPHRASE_MAX 1024
 
 /* How a new key file is wrapped, and what opens one that is. Borrowed for the call. */
 struct st_cov_lock {
     enum st_cov_wrap wrap;              /* of a new file; opening goes by the file */
-    const struct st_secret *passphrase; /* 1..ST_COV_PASSPHRASE_MAX bytes, or NULL */
-    struct st_cov_argon2 cost;          /* of a new file; zeros = ST_COV_ARGON2_DEFAULT */
+    const struct st_secret *passphrase; /* 1..ST_PASSPHRASE_MAX bytes, or NULL */
+    struct st_argon2 cost;              /* of a new file; zeros = ST_ARGON2_DEFAULT */
     const char *tcti;                   /* how to reach the TPM (tpm2-tss's NAME:CONF); NULL = ST_COV_TCTI_DEFAULT */
     struct st_cov_pcrs pcrs;            /* of a new file */
 };
@@ -61,8 +53,8 @@ struct st_cov_key_info {
     uint8_t id[16];
     int64_t created; /* Unix seconds */
     enum st_cov_wrap wrap;
-    struct st_cov_argon2 cost; /* PASSPHRASE */
-    struct st_cov_pcrs pcrs;   /* TPM */
+    struct st_argon2 cost;   /* PASSPHRASE */
+    struct st_cov_pcrs pcrs; /* TPM */
 };
 
 struct st_cov_key {

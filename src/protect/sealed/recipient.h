@@ -4,7 +4,7 @@
 #ifndef ST_PROTECT_SEALED_RECIPIENT_H
 #define ST_PROTECT_SEALED_RECIPIENT_H
 
-#include "base/secret.h"
+#include "crypto/passphrase.h"
 #include "model/container.h"
 #include "text/json.h"
 
@@ -12,8 +12,9 @@ struct st_wrap_to {
     const uint8_t *id; /* [16] */
     uint64_t version;
     const struct st_secret *content_key;
-    const char *arg; /* behind the colon of --recipient KIND:ARG; NULL = none */
+    const char *arg;                    /* behind the colon of --recipient KIND:ARG; NULL = none */
     const struct st_secret *passphrase; /* kind passphrase; NULL = none */
+    const struct st_argon2 *cost;       /* of a guess of it; NULL = ST_ARGON2_DEFAULT */
 };
 
 /* What the user gave to open a container with; NULL = not given. Borrowed for the call. */
@@ -27,7 +28,8 @@ struct st_unlock {
 };
 
 struct st_recipient_kind {
-    const char *name, *help; /* "passphrase"; how --recipient names one */
+    const char *name, *help; /* "passphrase"; how --recipient names one, and what it is */
+    const char *opened_by;   /* options that open one: "--passphrase-file FILE" */
     /* A new object, without `kind`. */
     int (*wrap)(const struct st_wrap_to *to, json_t **out, struct st_err *e);
     /* Whether *u has what it takes to try. */
@@ -39,13 +41,23 @@ struct st_recipient_kind {
     void (*describe)(const json_t *entry, struct st_buf *out);
 };
 
+/* Row i of recipients.def, NULL behind the last. */
+const struct st_recipient_kind *st_recipient_kind(size_t i);
 /* USAGE lists the kinds. */
 int st_recipient_find(const char *name, const struct st_recipient_kind **out, struct st_err *e) ST_MUST_CHECK;
+
+#define ST_RECIPIENTS_MAX 64
+
+/* Appends to `list` (a JSON array) the recipient that KIND:ARG names; to->arg is filled from it. USAGE: unknown kind,
+ * too many. Errors of wrap() name `spec`. */
+int st_recipient_add(json_t *list, const char *spec, struct st_wrap_to to, struct st_err *e) ST_MUST_CHECK;
+/* A list's text, checked: an array of 1..ST_RECIPIENTS_MAX objects with a `kind`, unknown ones too. INPUT. */
+int st_recipients_parse(struct st_span text, const char *where, json_t **out, struct st_err *e) ST_MUST_CHECK;
 /* Tries every recipient that *u fits, in the file's order. USAGE: nothing that was given fits any of them (says what
  * would); else the last error. */
 int st_recipient_open(const struct st_container *c, const struct st_unlock *u, struct st_secret *content_key,
                       struct st_err *e) ST_MUST_CHECK;
-/* The list's text, checked: what fuzzing reads. */
-int st_recipients_parse(struct st_span text, const char *where, json_t **out, struct st_err *e) ST_MUST_CHECK;
+/* What `seal inspect` says of one: its kind, and in brackets what that kind describes. */
+void st_recipient_describe(const json_t *entry, struct st_buf *out);
 
 #endif

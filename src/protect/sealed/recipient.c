@@ -1,0 +1,145 @@
+#include "protect/sealed/recipient.h"
+
+#include <string.h>
+
+#define X(name) extern const struct st_recipient_kind st_recipient_##name;
+#include "protect/sealed/recipients.def"
+#undef X
+
+static const struct st_recipient_kind *const kinds[] = {
+#define X(name) &st_recipient_##name,
+#include "protect/sealed/recipients.def"
+#undef X
+    NULL};
+
+const struct st_recipient_kind *st_recipient_kind(size_t i)
+{
+    return i < sizeof kinds / sizeof *kinds ? kinds[i] : NULL;
+}
+
+/* NULL when there is none of that name. */
+static const struct st_recipient_kind *kind_of(const char *name, size_t len)
+{
+    for (size_t i = 0; kinds[i]; i++)
+        if (strlen(kinds[i]->name) == len && memcmp(kinds[i]->name, name, len) == 0)
+            return kinds[i];
+    return NULL;
+}
+
+static int unknown_kind(const char *name, size_t len, struct st_err *e)
+{
+    char names[128] = "";
+    for (size_t i = 0; kinds[i]; i++) {
+        size_t at = strlen(names);
+        snprintf(names + at, sizeof names - at, "%s%s", i ? ", " : "", kinds[i]->name);
+    }
+    return st_fail(e, ST_USAGE, "recipient '%.*s': want one of %s", len < 40 ? (int)len : 40, name, names);
+}
+
+int st_recipient_find(const char *name, const struct st_recipient_kind **out, struct st_err *e)
+{
+    *out = kind_of(name, strlen(name));
+    return *out ? 0 : unknown_kind(name, strlen(name), e);
+}
+
+int st_recipient_add(json_t *list, const char *spec, struct st_wrap_to to, struct st_err *e)
+{
+    const char *colon = strchr(spec, ':');
+    size_t len = colon ? (size_t)(colon - spec) : strlen(spec);
+    const struct st_recipient_kind *k = kind_of(spec, len);
+    json_t *entry = NULL;
+    if (!k)
+        return unknown_kind(spec, len, e);
+    if (json_array_size(list) >= ST_RECIPIENTS_MAX)
+        return st_fail(e, ST_USAGE, "recipients: at most %d", ST_RECIPIENTS_MAX);
+    to.arg = colon ? colon + 1 : NULL;
+    int rc = k->wrap(&to, &entry, e);
+    if (rc)
+        return st_err_prefix(e, "recipient %.100s", spec);
+    bool bad = json_object_set_new(entry, "kind", json_string(k->name)) != 0 || json_array_append(list, entry) != 0;
+    json_decref(entry);
+    return bad ? st_fail(e, ST_MEMORY, "recipients: out of memory") : 0;
+}
+
+int st_recipients_parse(struct st_span text, const char *where, json_t **out, struct st_err *e)
+{
+    json_t *list = NULL;
+    const char *kind;
+    int rc = st_json_parse(text.p, text.len, where, &list, e);
+    size_t n = json_array_size(list);
+    *out = NULL;
+    if (!rc && (n == 0 || n > ST_RECIPIENTS_MAX))
+        rc = st_fail(e, ST_INPUT, "%s: recipients: want an array of 1..%d objects", where, ST_RECIPIENTS_MAX);
+    for (size_t i = 0; !rc && i < n; i++) {
+        const json_t *entry = json_array_get(list, i);
+        if (!json_is_object(entry))
+            rc = st_fail(e, ST_INPUT, "%s: recipient %zu: want an object", where, i + 1);
+        else if (st_json_need(entry, where, "kind", e) || st_json_str(entry, where, "kind", &kind, e))
+            rc = e->code;
+    }
+    if (rc)
+        json_decref(list);
+    else
+        *out = list;
+    return rc;
+}
+
+/* What would open the container, as far as it is known here. */
+static int nothing_fits(const json_t *list, const char *path, struct st_err *e)
+{
+    char ways[300] = "";
+    for (size_t k = 0; kinds[k]; k++)
+        for (size_t i = 0; i < json_array_size(list); i++) {
+            if (strcmp(json_string_value(json_object_get(json_array_get(list, i), "kind")), kinds[k]->name) != 0)
+                continue;
+            size_t at = strlen(ways);
+            snprintf(ways + at, sizeof ways - at, "%s%s (%s)", at ? ", or " : "", kinds[k]->opened_by, kinds[k]->name);
+            break;
+        }
+    if (!ways[0])
+        return st_fail(e, ST_UNSUPPORTED, "%s: none of its recipients is of a kind that is known here", path);
+    return st_fail(e, ST_USAGE, "%s: is sealed; want %s", path, ways);
+}
+
+int st_recipient_open(const struct st_container *c, const struct st_unlock *u, struct st_secret *content_key,
+                      struct st_err *e)
+{
+    struct st_container_about about;
+    const char *path = st_container_path(c);
+    json_t *list = NULL;
+    bool tried = false;
+    *content_key = (struct st_secret){0};
+    st_container_about(c, &about);
+    int rc = st_recipients_parse(st_container_recipients(c), path, &list, e);
+    if (rc)
+        return rc;
+    rc = ST_VERIFY; /* until one opens */
+    for (size_t i = 0; rc && i < json_array_size(list); i++) {
+        const json_t *entry = json_array_get(list, i);
+        const char *name = json_string_value(json_object_get(entry, "kind"));
+        const struct st_recipient_kind *k = kind_of(name, strlen(name));
+        if (!k || !k->wanted(u))
+            continue;
+        tried = true;
+        rc = k->unwrap(u, about.id, about.version, entry, content_key, e);
+        if (rc)
+            st_err_prefix(e, "%.200s: recipient %zu (%s)", path, i + 1, k->name);
+    }
+    if (!tried)
+        rc = nothing_fits(list, path, e);
+    json_decref(list);
+    return rc;
+}
+
+void st_recipient_describe(const json_t *entry, struct st_buf *out)
+{
+    const char *name = json_string_value(json_object_get(entry, "kind"));
+    const struct st_recipient_kind *k = kind_of(name, strlen(name));
+    if (!k) {
+        st_buf_addf(out, "%.40s (a kind that is not known here)", name);
+        return;
+    }
+    st_buf_addf(out, "%s (", k->name);
+    k->describe(entry, out);
+    st_buf_add_str(out, ")");
+}
