@@ -112,11 +112,41 @@ static void experts_that_are_not_here_are_refused_unless_all_see_every_row(void 
     st_plan_free(&p);
 }
 
+static void a_group_with_a_part_in_either_place_becomes_two(void **state)
+{
+    (void)state;
+    struct st_plan p;
+    struct st_err e = {0};
+    plan_of("LlamaForCausalLM", NULL, &p);
+    /* k stays and q and v leave, in the middle layer alone; of gate and up, up leaves; o stays everywhere. */
+    for (int i = 0; i < p.n_op; i++) {
+        struct st_plan_op *op = &p.ops[i];
+        if (op->op == ST_OP_LINEAR && op->layer == 1 &&
+            (op->role == ST_ROLE_Q || op->role == ST_ROLE_V || op->role == ST_ROLE_UP))
+            op->place = ST_PLACE_UNTRUSTED;
+    }
+    assert_int_equal(st_plan_check(&p, &e), ST_INTERNAL);
+    st_plan_split(&p);
+    tiny_check(st_plan_check(&p, &e), &e);
+    assert_int_equal(st_plan_exchanges(&p), 2);
+    char order[256] = "";
+    for (int i = 0; i < p.n_op; i++)
+        if (p.ops[i].op == ST_OP_LINEAR && p.ops[i].layer >= 0 && p.ops[i].group)
+            snprintf(order + strlen(order), sizeof order - strlen(order), "%s%u ", st_role_name(p.ops[i].role),
+                     p.ops[i].group);
+    assert_string_equal(order, "q1 k1 v1 gate2 up2 q3 v3 k4 up5 gate6 q7 k7 v7 gate8 up8 ");
+    st_plan_split(&p); /* nothing is mixed any more */
+    tiny_check(st_plan_check(&p, &e), &e);
+    assert_int_equal(st_plan_exchanges(&p), 2);
+    st_plan_free(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(exchanges_are_counted_from_the_plan_of_every_architecture),
         cmocka_unit_test(experts_that_are_not_here_are_refused_unless_all_see_every_row),
+        cmocka_unit_test(a_group_with_a_part_in_either_place_becomes_two),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -368,6 +368,37 @@ int st_plan_check(const struct st_plan *p, struct st_err *e)
     return check_sections(p, e);
 }
 
+/* Puts the UNTRUSTED ones of n ops in front, otherwise in their order; returns how many they are. */
+static int outside_first(struct st_plan_op *ops, int n)
+{
+    int outside = 0;
+    for (int i = 0; i < n; i++) {
+        struct st_plan_op op = ops[i];
+        if (op.place != ST_PLACE_UNTRUSTED)
+            continue;
+        memmove(ops + outside + 1, ops + outside, (size_t)(i - outside) * sizeof *ops);
+        ops[outside++] = op;
+    }
+    return outside;
+}
+
+void st_plan_split(struct st_plan *p)
+{
+    uint32_t number = 0;
+    for (int i = 0, n; i < p->n_op; i += n) {
+        uint32_t group = p->ops[i].group;
+        for (n = 1; group && i + n < p->n_op && p->ops[i + n].group == group;)
+            n++;
+        if (!group)
+            continue;
+        int outside = outside_first(p->ops + i, n);
+        for (int k = 0; k < n; k++) {
+            number += k == 0 || k == outside;
+            p->ops[i + k].group = number;
+        }
+    }
+}
+
 int st_plan_exchanges(const struct st_plan *p)
 {
     int n = 0;

@@ -130,6 +130,10 @@ struct st_plan_op *st_plan_add(struct st_plan *p, enum st_op op, enum st_role ro
 /* Checks the whole plan: indices, widths against shapes, groups contiguous and sharing their input, sections of experts
  * whole, in order, and closed: what they write, only they read. */
 int st_plan_check(const struct st_plan *p, struct st_err *e) ST_MUST_CHECK;
+/* For whoever placed some ops of a group outside and not others: each group that has both places becomes two, those
+ * outside first; all groups are numbered anew. Members of a group read one slot and write different ones, so that their
+ * order does not matter. */
+void st_plan_split(struct st_plan *p);
 /* Exchanges with an untrusted side per step: groups and single ops placed UNTRUSTED. */
 int st_plan_exchanges(const struct st_plan *p);
 

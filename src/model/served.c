@@ -83,6 +83,12 @@ static int compare(const void *a, const void *b, void *arg)
     return strcmp(w[*(const uint32_t *)a].name, w[*(const uint32_t *)b].name);
 }
 
+/* A matrix that is sealed to this side; int8 without data is one that a kit leaves out. */
+static bool is_sealed(const struct st_mat *m)
+{
+    return !m->data && m->dtype != ST_DTYPE_I8;
+}
+
 static int add_linear(struct st_served *s, const struct st_model *m, const struct st_plan_op *op, struct st_err *e)
 {
     const struct st_plan_weight *p = &m->plan.weights[op->weight];
@@ -125,7 +131,7 @@ int st_served_init(struct st_served *s, const struct st_model *m, bool with_embe
     for (int i = 0; !rc && i < p->n_op; i++) {
         if (p->ops[i].op == ST_OP_EMBED)
             embedding = p->ops[i].weight;
-        if (p->ops[i].op == ST_OP_LINEAR && p->ops[i].role != ST_ROLE_ROUTER)
+        if (p->ops[i].op == ST_OP_LINEAR && p->ops[i].role != ST_ROLE_ROUTER && !is_sealed(&m->mats[p->ops[i].weight]))
             rc = add_linear(s, m, &p->ops[i], e);
     }
     if (!rc && with_embedding && embedding >= 0)

@@ -1,8 +1,9 @@
 /* The matrices that an untrusted worker serves, in the one form that worker, preparer and trusted side share: int8 with
  * a scale per output, canonical (round to nearest even, max|w| / 127), norm weights folded into the matrices that read
- * them. Made from a model that was opened with dtype INT8 and fold_norms, or from a kit; views, nothing is copied but
- * the embedding, which is transposed and quantised when asked for, so that a token's row can be fetched as a product
- * with a one-hot row: each of its n_out = d_model rows has a scale of its own. */
+ * them. Made from a model that was opened with dtype INT8 and fold_norms, from a kit, or from a sealed container (of
+ * what it leaves open; norms may be sealed, so nothing is folded). Views; nothing is copied but the embedding, which is
+ * transposed and quantised when asked for, so that a token's row can be fetched as a product with a one-hot row: each
+ * of its n_out = d_model rows has a scale of its own. */
 #ifndef ST_MODEL_SERVED_H
 #define ST_MODEL_SERVED_H
 
@@ -27,7 +28,8 @@ struct st_served {
     struct st_area embedding;
 };
 
-/* Routers are not served: they stay f32 on the trusted side. The model is borrowed until free. MEMORY. INTERNAL: the
+/* Routers are not served: they stay f32 on the trusted side. Nor is what lies inside a sealed container: its matrices
+ * have no data and their stored dtype. The model is borrowed until free. MEMORY. INTERNAL: the
  * model was not opened as said above. */
 int st_served_init(struct st_served *s, const struct st_model *m, bool with_embedding, struct st_err *e) ST_MUST_CHECK;
 void st_served_free(struct st_served *s);
