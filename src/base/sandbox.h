@@ -12,6 +12,9 @@
  * Unix sockets with a path. Without Landlock, what is named for writing cannot be told from the rest, and reading is
  * free. Landlock holds the calling thread and those it starts: call this before any thread runs, after whatever needs
  * more (sockets that listen, a TPM's connection, libraries by dlopen) is done. Files that are open stay open.
+ * A program that needs threads before it has opened everything goes in two steps: st_sandbox_files() while it is one
+ * thread, naming all that it still reads, and where it will listen; st_sandbox_calls(), which holds every thread, when
+ * the rest is done.
  * A process built with a sanitizer is not restricted (its runtime needs more); the state says so. */
 #ifndef ST_BASE_SANDBOX_H
 #define ST_BASE_SANDBOX_H
@@ -32,7 +35,10 @@ struct st_sandbox {
     /* TCP ports that may be connected to; none: no TCP sockets are made at all. */
     const uint16_t *ports;
     size_t n_port;
-    bool nvidia; /* the requests of NVIDIA's driver pass (ioctl) */
+    const uint16_t *listen; /* st_sandbox_files(): TCP ports to bind; 0 = one that the system chooses */
+    size_t n_listen;
+    bool no_files; /* st_sandbox_calls(): no file at all is opened any more, named or not */
+    bool nvidia;   /* the requests of NVIDIA's driver pass (ioctl) */
 };
 
 struct st_sandbox_state {
@@ -42,8 +48,12 @@ struct st_sandbox_state {
     char landlock[96]; /* why it is off, or "ABI 7" */
 };
 
-/* Cannot be taken back. IO: the kernel refuses seccomp, or a path is not there; nothing is restricted then, or only
- * files are: end the process. */
+/* Both steps. Cannot be taken back. IO: the kernel refuses seccomp, or a path is not there; nothing is restricted then,
+ * or only files are: end the process. */
 int st_sandbox_enter(const struct st_sandbox *s, struct st_sandbox_state *out, struct st_err *e) ST_MUST_CHECK;
+/* The first step: Landlock, no new privileges, no core dump. *out begins with it. */
+int st_sandbox_files(const struct st_sandbox *s, struct st_sandbox_state *out, struct st_err *e) ST_MUST_CHECK;
+/* The second: the list of system calls, for all threads. */
+int st_sandbox_calls(const struct st_sandbox *s, struct st_sandbox_state *state, struct st_err *e) ST_MUST_CHECK;
 
 #endif

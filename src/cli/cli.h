@@ -22,13 +22,14 @@ enum {
     ST_CLI_JSON = 1,    /* --json */
     ST_CLI_THREADS = 2, /* --threads, --cpu */
     ST_CLI_TOKENIZER = 4,
-    ST_CLI_CHAT = 8,     /* --chat-template */
-    ST_CLI_SAMPLE = 16,  /* --temp --top-k --top-p --min-p --repetition-penalty --seed */
-    ST_CLI_LISTEN = 32,  /* --host --port --api-key-file --tls-cert --tls-key --allow-host --max-... --grace */
-    ST_CLI_UNLOCK = 64,  /* --passphrase-file --passphrase --tcti */
-    ST_CLI_ENGINE = 128, /* --dtype --kv-dtype --ctx --deterministic */
-    ST_CLI_MASKED = 256, /* --protect, --worker and what belongs to it (cli/masked.h) */
-    ST_CLI_PORT = 512,   /* of ST_CLI_LISTEN: --host --port --tls-cert --tls-key --max-conn --grace */
+    ST_CLI_CHAT = 8,      /* --chat-template */
+    ST_CLI_SAMPLE = 16,   /* --temp --top-k --top-p --min-p --repetition-penalty --seed */
+    ST_CLI_LISTEN = 32,   /* --host --port --api-key-file --tls-cert --tls-key --allow-host --max-... --grace */
+    ST_CLI_UNLOCK = 64,   /* --passphrase-file --passphrase --tcti */
+    ST_CLI_ENGINE = 128,  /* --dtype --kv-dtype --ctx --deterministic */
+    ST_CLI_MASKED = 256,  /* --protect, --worker and what belongs to it (cli/masked.h) */
+    ST_CLI_PORT = 512,    /* of ST_CLI_LISTEN: --host --port --tls-cert --tls-key --max-conn --grace */
+    ST_CLI_SEALED = 1024, /* of a MODEL that is sealed (cli/sealed.h); what opens it is ST_CLI_UNLOCK */
     ST_CLI_MODEL = ST_CLI_TOKENIZER | ST_CLI_ENGINE,
 };
 
@@ -45,7 +46,7 @@ struct st_cli_listen {
     double grace_s;
 };
 
-/* What opens a wrapped key file (cli/key_open.h). */
+/* What opens a wrapped key file (cli/key_open.h), or a sealed model. */
 struct st_cli_unlock {
     const char *passphrase_file, *tcti;
     bool passphrase; /* ask for it */
@@ -61,6 +62,16 @@ struct st_cli_masked {
     uint32_t rank, pad_threads;
     uint64_t pad_memory;
     bool no_integrity, offload_all, embedding_remote, experts_all, allow_unlocked, private_weights, show_egress;
+    const char *first; /* the first of these options that was given, for errors */
+};
+
+/* How a sealed model is opened and held (cli/sealed.h). */
+struct st_cli_sealed {
+    const char *publisher; /* 64 hexadecimal digits, or a file of them; NULL = any */
+    const char *hpke_key, *release;
+    uint64_t memory; /* --enclave-memory; 0 = no budget */
+    uint64_t min_version;
+    bool no_sandbox;
     const char *first; /* the first of these options that was given, for errors */
 };
 
@@ -86,6 +97,7 @@ struct st_cli {
     struct st_cli_unlock unlock;
     const char *protect; /* NULL = the command's default */
     struct st_cli_masked masked;
+    struct st_cli_sealed sealed;
 };
 
 struct st_cmd {

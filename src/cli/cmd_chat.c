@@ -217,7 +217,8 @@ const struct st_cmd st_cmd_chat = {
            "Standard input may be a pipe. The temperature is 0.7 unless --temp says otherwise.",
     .examples =
         "  sotto chat models/demo\n  echo \"Tell me a story about a dog.\" | sotto chat models/demo --temp 0 -n 100",
-    .shared = ST_CLI_MODEL | ST_CLI_CHAT | ST_CLI_SAMPLE | ST_CLI_THREADS | ST_CLI_MASKED,
+    .shared =
+        ST_CLI_MODEL | ST_CLI_CHAT | ST_CLI_SAMPLE | ST_CLI_THREADS | ST_CLI_MASKED | ST_CLI_SEALED | ST_CLI_UNLOCK,
     .options = options,
     .opts_size = sizeof(struct chat_opts),
     .set = set,

@@ -174,7 +174,8 @@ const struct st_cmd st_cmd_complete = {
            "Hugging Face directory, a llama2.c .bin file, or the name of a model in the Hugging Face cache.",
     .examples = "  sotto complete models/demo -p \"Once upon a time\" -n 100 --temp 0\n"
                 "  sotto complete stories260K.bin --tokenizer tok512.bin -p \"Lily\" -n 50 --json",
-    .shared = ST_CLI_MODEL | ST_CLI_SAMPLE | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED,
+    .shared =
+        ST_CLI_MODEL | ST_CLI_SAMPLE | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED | ST_CLI_SEALED | ST_CLI_UNLOCK,
     .options = options,
     .opts_size = sizeof(struct complete_opts),
     .defaults = &defaults,

@@ -258,7 +258,7 @@ const struct st_cmd st_cmd_eval = {
            "to the context; without, the text is read in windows of the context length, BOS each.",
     .examples = "  sotto eval models/demo --text book.txt --json\n"
                 "  sotto eval stories260K.bin --text stories.txt --separator '<|endoftext|>'",
-    .shared = ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED,
+    .shared = ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED | ST_CLI_SEALED | ST_CLI_UNLOCK,
     .options = options,
     .opts_size = sizeof(struct eval_opts),
     .defaults = NULL,

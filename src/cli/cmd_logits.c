@@ -109,7 +109,7 @@ const struct st_cmd st_cmd_logits = {
            "{\"n_tokens\", "
            "\"vocab_size\", \"logits\": [[...]]}; otherwise position, most likely id and its logit.",
     .examples = "  sotto logits models/demo --ids 1,2,3 --json",
-    .shared = ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED,
+    .shared = ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED | ST_CLI_SEALED | ST_CLI_UNLOCK,
     .options = options,
     .opts_size = sizeof(struct logits_opts),
     .set = set,

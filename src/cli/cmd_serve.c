@@ -70,7 +70,8 @@ const struct st_cmd st_cmd_serve = {
                 "      --allow-host gpu.example --api-key-file keys.txt\n"
                 "  sotto serve ~/models/llama-1b --protect masked \\\n"
                 "      --worker tls://gpu.example:7790",
-    .shared = ST_CLI_LISTEN | ST_CLI_MODEL | ST_CLI_CHAT | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED,
+    .shared = ST_CLI_LISTEN | ST_CLI_MODEL | ST_CLI_CHAT | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED |
+              ST_CLI_SEALED | ST_CLI_UNLOCK,
     .options = options,
     .opts_size = sizeof(struct serve_opts),
     .set = set,

@@ -110,6 +110,16 @@ static void tell(const struct st_open *o)
         fprintf(stderr, "warning: %s\n", w.warning);
 }
 
+/* Options of a protection that the model does not have. */
+static int check_options(const struct st_cli *cli, bool masked, struct st_err *e)
+{
+    if (cli->sealed.first)
+        return st_fail(e, ST_USAGE, "--%s: only with a sealed model", cli->sealed.first);
+    if (cli->masked.allow_unlocked && !masked)
+        return st_fail(e, ST_USAGE, "--allow-unlocked: only with --protect masked or a sealed model");
+    return 0;
+}
+
 static int open_engine(const struct st_cli *cli, const char *path, const struct st_engine_opts *more,
                        struct st_open *out, struct st_err *e)
 {
@@ -118,7 +128,8 @@ static int open_engine(const struct st_cli *cli, const char *path, const struct 
     struct st_engine_opts eo = more ? *more : (struct st_engine_opts){0};
     double start = st_now();
     bool masked;
-    if (st_masked_wanted(cli, &masked, e) || (masked && st_masked_model_opts(cli, path, &mo, e)))
+    if (st_masked_wanted(cli, &masked, e) || check_options(cli, masked, e) ||
+        (masked && st_masked_model_opts(cli, path, &mo, e)))
         return e->code;
     if (st_model_open(path, &mo, &out->model, e))
         return e->code;

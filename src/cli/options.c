@@ -58,6 +58,12 @@ enum {
     KEY_SHOW_EGRESS,
     KEY_PRIVATE_WEIGHTS,
     KEY_REFERENCE,
+    KEY_PUBLISHER,
+    KEY_ENCLAVE_MEMORY,
+    KEY_HPKE_KEY,
+    KEY_RELEASE,
+    KEY_MIN_VERSION,
+    KEY_NO_SANDBOX,
 };
 
 /* Groups from 7 on put them after the command's own options in the help. */
@@ -91,9 +97,9 @@ static const struct {
     {ST_CLI_MASKED,
      {"pad-memory", KEY_PAD_MEMORY, "BYTES", 0, "For pads made ahead; default 1/8 of what is free, at most 1G", 7}},
     {ST_CLI_MASKED, {"pad-threads", KEY_PAD_THREADS, "N", 0, "That make pads; default 1", 7}},
-    {ST_CLI_MASKED,
-     {"allow-unlocked", KEY_ALLOW_UNLOCKED, NULL, 0, "Keep pads in memory that cannot be locked, although it swaps",
-      7}},
+    {ST_CLI_MASKED | ST_CLI_SEALED,
+     {"allow-unlocked", KEY_ALLOW_UNLOCKED, NULL, 0,
+      "Keep pads and decrypted weights in memory that cannot be locked, although it swaps", 7}},
     {ST_CLI_MASKED, {"record", KEY_RECORD, "FILE", 0, "Write what passes to and from the worker to FILE", 7}},
     {ST_CLI_MASKED,
      {"show-egress", KEY_SHOW_EGRESS, NULL, 0, "Print samples of what leaves this machine on standard error", 7}},
@@ -117,12 +123,26 @@ static const struct {
     {ST_CLI_LISTEN | ST_CLI_PORT,
      {"grace", KEY_GRACE, "SECONDS", 0, "SIGTERM lets running requests finish so long; default 30", 9}},
     {ST_CLI_UNLOCK,
-     {"passphrase-file", KEY_PASSPHRASE_FILE, "FILE", 0, "For a key with a passphrase: read it from this 0600 file",
-      8}},
+     {"passphrase-file", KEY_PASSPHRASE_FILE, "FILE", 0,
+      "For a key or a sealed model with a passphrase: read it from this 0600 file", 8}},
     {ST_CLI_UNLOCK,
-     {"passphrase", KEY_PASSPHRASE, NULL, 0, "For a key with a passphrase: ask for it on the terminal", 8}},
+     {"passphrase", KEY_PASSPHRASE, NULL, 0,
+      "For a key or a sealed model with a passphrase: ask for it on the terminal", 8}},
     {ST_CLI_UNLOCK,
      {"tcti", KEY_TCTI, "CONF", 0, "How to reach the TPM; default: TSS2_TCTI, else device:/dev/tpmrm0", 8}},
+    {ST_CLI_SEALED,
+     {"publisher", KEY_PUBLISHER, "KEY", 0,
+      "A sealed model is taken from this publisher only: 64 hexadecimal digits, or a file of them", 8}},
+    {ST_CLI_SEALED,
+     {"min-version", KEY_MIN_VERSION, "N", 0, "Refuse a sealed model of an older version of its owner's", 8}},
+    {ST_CLI_SEALED, {"hpke-key", KEY_HPKE_KEY, "FILE", 0, "Private key that a sealed model was sealed for", 8}},
+    {ST_CLI_SEALED,
+     {"release", KEY_RELEASE, "URL", 0, "Ask this release service of the owner for the key of a sealed model", 8}},
+    {ST_CLI_SEALED,
+     {"enclave-memory", KEY_ENCLAVE_MEMORY, "BYTES", 0,
+      "Decrypted weights take so much at most, as in 256M; the rest is decrypted as it is used. Default: all stay", 8}},
+    {ST_CLI_SEALED,
+     {"no-sandbox", KEY_NO_SANDBOX, NULL, 0, "With a sealed model: keep all system calls and files, for debugging", 8}},
     {ST_CLI_TOKENIZER,
      {"tokenizer", KEY_TOKENIZER, "FILE", 0, "Tokenizer file or directory; default: the model's own", 10}},
     {ST_CLI_ENGINE, {"dtype", KEY_DTYPE, "TYPE", 0, "Weights in memory: keep (default), f32, bf16 or int8", 10}},
@@ -324,9 +344,6 @@ static int set_masked_switch(struct st_cli_masked *m, int key, char *arg, struct
     case KEY_NO_INTEGRITY:
         m->no_integrity = true;
         return 0;
-    case KEY_ALLOW_UNLOCKED:
-        m->allow_unlocked = true;
-        return 0;
     case KEY_PRIVATE_WEIGHTS:
         m->private_weights = true;
         return 0;
@@ -353,8 +370,8 @@ static int set_masked(struct st_cli *c, int key, char *arg, struct st_err *e)
         c->protect = arg;
         return 0;
     }
-    if (key == KEY_SHOW_EGRESS) { /* other protections have it too */
-        m->show_egress = true;
+    if (key == KEY_SHOW_EGRESS || key == KEY_ALLOW_UNLOCKED) { /* other protections have them too */
+        *(key == KEY_SHOW_EGRESS ? &m->show_egress : &m->allow_unlocked) = true;
         return 0;
     }
     if (!m->first)
@@ -396,6 +413,34 @@ static int set_masked(struct st_cli *c, int key, char *arg, struct st_err *e)
     }
     *text = arg;
     return 0;
+}
+
+static int set_sealed(struct st_cli_sealed *s, int key, char *arg, struct st_err *e)
+{
+    int64_t v = 0;
+    if (!s->first)
+        s->first = shared_name(key);
+    switch (key) {
+    case KEY_PUBLISHER:
+        s->publisher = arg;
+        return 0;
+    case KEY_ENCLAVE_MEMORY:
+        return st_opt_size("--enclave-memory", arg, 1, &s->memory, e);
+    case KEY_HPKE_KEY:
+        s->hpke_key = arg;
+        return 0;
+    case KEY_RELEASE:
+        s->release = arg;
+        return 0;
+    case KEY_MIN_VERSION:
+        if (st_opt_int("--min-version", arg, 0, INT64_MAX, &v, e))
+            return e->code;
+        s->min_version = (uint64_t)v;
+        return 0;
+    default:
+        s->no_sandbox = true;
+        return 0;
+    }
 }
 
 static int set_shared(struct st_cli *c, int key, char *arg, struct st_err *e)
@@ -448,6 +493,8 @@ static int set_shared(struct st_cli *c, int key, char *arg, struct st_err *e)
         c->unlock.tcti = arg;
         return 0;
     default:
+        if (key >= KEY_PUBLISHER)
+            return set_sealed(&c->sealed, key, arg, e);
         if (key >= KEY_PROTECT)
             return set_masked(c, key, arg, e);
         return key >= KEY_HOST ? set_listen(&c->listen, key, arg, e) : set_model(c, key, arg, e);
