@@ -1,5 +1,8 @@
 #include "protect/sealed/recipient.h"
+#include "protect/sealed/vault.h"
 
+#include <openssl/crypto.h>
+#include <stdio.h>
 #include <string.h>
 
 #define X(name) extern const struct st_recipient_kind st_recipient_##name;
@@ -84,6 +87,33 @@ int st_recipients_parse(struct st_span text, const char *where, json_t **out, st
     return rc;
 }
 
+/* Whether the key is the one that made the header. */
+static int check_key(const struct st_container *c, const struct st_container_about *about,
+                     const struct st_secret *content_key, struct st_err *e)
+{
+    uint8_t mac[32];
+    int rc = st_vault_mac(content_key, about->id, about->digest, mac, e);
+    if (!rc && CRYPTO_memcmp(mac, st_container_mac(c), sizeof mac) != 0)
+        rc = st_fail(e, ST_VERIFY, "gives a key that is not this container's");
+    return rc;
+}
+
+static int open_by(const struct st_recipient_kind *k, const struct st_container *c, const struct st_unlock *u,
+                   const json_t *entry, struct st_secret *content_key, struct st_err *e)
+{
+    struct st_container_about about;
+    st_container_about(c, &about);
+    int rc = k->unwrap(u, about.id, about.version, entry, content_key, e);
+    if (rc)
+        return rc;
+    rc = check_key(c, &about, content_key, e);
+    if (!rc && k->opened)
+        rc = k->opened(u, about.id, about.version, entry, e);
+    if (rc)
+        st_secret_wipe(content_key);
+    return rc;
+}
+
 /* What would open the container, as far as it is known here. */
 static int nothing_fits(const json_t *list, const char *path, struct st_err *e)
 {
@@ -104,12 +134,10 @@ static int nothing_fits(const json_t *list, const char *path, struct st_err *e)
 int st_recipient_open(const struct st_container *c, const struct st_unlock *u, struct st_secret *content_key,
                       struct st_err *e)
 {
-    struct st_container_about about;
     const char *path = st_container_path(c);
     json_t *list = NULL;
     bool tried = false;
     *content_key = (struct st_secret){0};
-    st_container_about(c, &about);
     int rc = st_recipients_parse(st_container_recipients(c), path, &list, e);
     if (rc)
         return rc;
@@ -121,7 +149,7 @@ int st_recipient_open(const struct st_container *c, const struct st_unlock *u, s
         if (!k || !k->wanted(u))
             continue;
         tried = true;
-        rc = k->unwrap(u, about.id, about.version, entry, content_key, e);
+        rc = open_by(k, c, u, entry, content_key, e);
         if (rc)
             st_err_prefix(e, "%.200s: recipient %zu (%s)", path, i + 1, k->name);
     }

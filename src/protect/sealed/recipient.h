@@ -15,6 +15,7 @@ struct st_wrap_to {
     const char *arg;                    /* behind the colon of --recipient KIND:ARG; NULL = none */
     const struct st_secret *passphrase; /* kind passphrase; NULL = none */
     const struct st_argon2 *cost;       /* of a guess of it; NULL = ST_ARGON2_DEFAULT */
+    const char *tcti;                   /* kind tpm without an argument: of this machine's; NULL = the default */
 };
 
 /* What the user gave to open a container with; NULL = not given. Borrowed for the call. */
@@ -37,6 +38,9 @@ struct st_recipient_kind {
     /* The content key [32]. VERIFY: wrong passphrase, another TPM or state, an older version than the TPM has seen. */
     int (*unwrap)(const struct st_unlock *u, const uint8_t id[16], uint64_t version, const json_t *entry,
                   struct st_secret *out, struct st_err *e);
+    /* What is to be done once the key that unwrap() gave has proved to be the container's; NULL = nothing. */
+    int (*opened)(const struct st_unlock *u, const uint8_t id[16], uint64_t version, const json_t *entry,
+                  struct st_err *e);
     /* Appends a few words for `seal inspect`: "PCRs sha256:0,7", a fingerprint. */
     void (*describe)(const json_t *entry, struct st_buf *out);
 };
@@ -53,8 +57,8 @@ int st_recipient_find(const char *name, const struct st_recipient_kind **out, st
 int st_recipient_add(json_t *list, const char *spec, struct st_wrap_to to, struct st_err *e) ST_MUST_CHECK;
 /* A list's text, checked: an array of 1..ST_RECIPIENTS_MAX objects with a `kind`, unknown ones too. INPUT. */
 int st_recipients_parse(struct st_span text, const char *where, json_t **out, struct st_err *e) ST_MUST_CHECK;
-/* Tries every recipient that *u fits, in the file's order. USAGE: nothing that was given fits any of them (says what
- * would); else the last error. */
+/* Tries every recipient that *u fits, in the file's order, until one gives the key that made the header's mac. USAGE:
+ * nothing that was given fits any of them (says what would); else the last error. */
 int st_recipient_open(const struct st_container *c, const struct st_unlock *u, struct st_secret *content_key,
                       struct st_err *e) ST_MUST_CHECK;
 /* What `seal inspect` says of one: its kind, and in brackets what that kind describes. */
