@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "base/secret.h"
 #include "cli/cli.h"
+#include "service/host.h"
 #include "service/worker_client.h"
 #include "tensor/compute.h"
 #include "text/json.h"
@@ -157,7 +158,7 @@ static void check_worker(struct report *r, const char *address, const char *ca)
     st_worker_client_free(c);
 }
 
-static void check_memory(struct report *r)
+static void check_memory(struct report *r, const struct st_host *h)
 {
     char text[ST_MEM_TEXT], line[128];
     struct rlimit lim = {0};
@@ -180,18 +181,39 @@ static void check_memory(struct report *r)
         !*line                    ? "not known"
         : strstr(line, "[never]") ? "off: large models run slower"
                                   : line);
-    FILE *f = fopen("/proc/swaps", "r");
-    int n_swap = -1;
-    while (f && fgets(line, sizeof line, f))
-        n_swap++;
-    if (f)
-        fclose(f);
-    check_pads(r, lim.rlim_cur, n_swap > 0);
-    row(r, "swap", n_swap > 0 ? WARN : GOOD, "%s",
-        n_swap > 0 ? "on: what a prompt leaves in memory may reach the disk" : "off");
+    check_pads(r, lim.rlim_cur, h->swaps > 0);
+    row(r, "swap", h->swaps > 0 ? WARN : GOOD, "%s",
+        h->swaps > 0 ? "on: what a prompt leaves in memory may reach the disk" : "off");
     getrlimit(RLIMIT_NOFILE, &lim);
     row(r, "open files", lim.rlim_max < 4096 ? WARN : GOOD, "up to %llu (ulimit -Hn)",
         (unsigned long long)lim.rlim_max);
+}
+
+/* What keeps decrypted weights and keys from others (docs/host.md). */
+static void check_host(struct report *r, const struct st_host *h)
+{
+    static const char *const scopes[] = {"0: any process of the same user may trace others", "1: only children",
+                                         "2: only administrators", "3: nobody"};
+    bool scoped = h->ptrace_scope >= 0 && h->ptrace_scope <= 3;
+    row(r, "secret mem", h->secretmem ? GOOD : WARN, "%s",
+        h->secretmem ? "memfd_secret: decrypted weights can lie where the kernel itself does not map them"
+                     : "no memfd_secret (kernel 5.14, secretmem.enable=1): decrypted weights lie in locked memory");
+    row(r, "core", h->core ? WARN : GOOD, "%s",
+        h->core ? "this process may leave a core file" : "off for this process: it leaves no core file");
+    row(r, "dumpable", h->dumpable ? WARN : GOOD, "%s",
+        h->dumpable ? "other processes of this user can read this one"
+                    : "off for this process: others of this user cannot read it");
+    row(r, "ptrace", h->ptrace_scope > 0 ? GOOD : WARN, "%s",
+        scoped ? scopes[h->ptrace_scope]
+               : "no Yama: any process of the same user may trace others that do not forbid it");
+    row(r, "seccomp", h->seccomp ? GOOD : WARN, "%s", h->seccomp ? "there" : "not in this kernel: no sandbox");
+    if (h->landlock)
+        row(r, "landlock", h->landlock >= 4 ? GOOD : WARN, "ABI %d%s", h->landlock,
+            h->landlock >= 4 ? "" : ": holds files, but no TCP ports (Linux 6.7)");
+    else
+        row(r, "landlock", WARN, "not in this kernel: a process that is taken over can read files");
+    row(r, "tpm", GOOD, "%s", h->tpm ? "there" : "none: models cannot be sealed to this machine's TPM");
+    row(r, "tee", h->tee == ST_TEE_NONE ? WARN : GOOD, "%s", st_host_case(h));
 }
 
 static void check_port(struct report *r, int port, const char *who)
@@ -312,7 +334,10 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     struct report r = {.json = cli->json, .checks = json_array()};
     json_t *hosts = json_array();
     check_cpu(&r, cli);
-    check_memory(&r);
+    struct st_host host;
+    st_host_look("", &host);
+    check_memory(&r, &host);
+    check_host(&r, &host);
     for (size_t i = 0; i < sizeof ports / sizeof *ports; i++)
         check_port(&r, FIRST_PORT + (int)i, ports[i]);
     check_config(&r);
@@ -339,7 +364,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 
 const struct st_cmd st_cmd_doctor = {
     .name = "doctor",
-    .summary = "Check this machine: CPU, memory, limits, ports, libraries",
+    .summary = "Check this machine: CPU, memory, limits, protection of memory, ports, libraries",
     .doc =
         "Shows what this machine offers and what would go wrong. Changes nothing and contacts nobody but the workers "
         "named with --worker. --network lists every host that sotto may contact.",
