@@ -346,6 +346,83 @@ static void sockets_connect_to_named_ports_only(void **state)
     expect_probe(0, make_a_unix_socket, 0);
 }
 
+/* ---- in two steps ---- */
+
+struct step_thread {
+    int go[2], done[2];
+    int read_named, read_other, execute;
+};
+
+static void *between(void *arg)
+{
+    struct step_thread *t = arg;
+    char c;
+    t->read_other = TRY(open(place.other, O_RDONLY));
+    if (write(t->done[1], "", 1) != 1 || read(t->go[0], &c, 1) != 1)
+        return NULL;
+    t->read_named = TRY(open(place.readable, O_RDONLY | O_DIRECTORY));
+    t->execute = execute(NULL);
+    return NULL;
+}
+
+static int bind_to(uint16_t port)
+{
+    const struct sockaddr_in a = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    int rc = TRY(bind(fd, (const struct sockaddr *)&a, sizeof a));
+    close(fd);
+    return rc;
+}
+
+/* A thread that starts between the two steps is held by both; 0, or the line that was not so. */
+static int two_steps(void)
+{
+    const char *const read_only[] = {place.readable};
+    const uint16_t any = 0;
+    const struct st_sandbox s = {.read = read_only, .n_read = 1, .listen = &any, .n_listen = 1, .no_files = true};
+    struct st_sandbox_state state;
+    struct step_thread t = {0};
+    struct st_err e = {0};
+    pthread_t thread;
+    char c;
+    if (pipe(t.go) || pipe(t.done) || st_sandbox_files(&s, &state, &e))
+        return __LINE__;
+    if (state.syscalls || pthread_create(&thread, NULL, between, &t) || read(t.done[0], &c, 1) != 1)
+        return __LINE__;
+    if (state.files && t.read_other != EACCES)
+        return __LINE__;
+    if (TRY(open(place.readable, O_RDONLY | O_DIRECTORY)) || bind_to(0))
+        return __LINE__;
+    if (state.ports && bind_to((uint16_t)(port_open ^ 1)) != EACCES)
+        return __LINE__;
+    if (st_sandbox_calls(&s, &state, &e) || !state.syscalls)
+        return NOT_RESTRICTED;
+    if (write(t.go[1], "", 1) != 1 || pthread_join(thread, NULL))
+        return __LINE__;
+    if (t.read_named != EPERM || t.execute != EPERM || TRY(open(place.readable, O_RDONLY | O_DIRECTORY)) != EPERM)
+        return __LINE__;
+    return bind_to(0) == EPERM ? 0 : __LINE__;
+}
+
+static void threads_between_the_two_steps_are_held_by_both(void **state)
+{
+    int status;
+    (void)state;
+    pid_t pid = fork();
+    if (pid == 0) {
+        int line = two_steps();
+        if (line && line != NOT_RESTRICTED)
+            fprintf(stderr, "line %d\n", line);
+        _exit(!line ? 0 : line == NOT_RESTRICTED ? NOT_RESTRICTED : FAILED);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == NOT_RESTRICTED)
+        print_message("skips: built with a sanitizer, nothing is restricted\n");
+    else
+        assert_int_equal(status, 0);
+}
+
 /* ---- serving ---- */
 
 struct trip {
@@ -432,6 +509,7 @@ int main(void)
         cmocka_unit_test(a_call_that_is_in_no_list_ends_the_process),
         cmocka_unit_test(threads_may_start),
         cmocka_unit_test(sockets_connect_to_named_ports_only),
+        cmocka_unit_test(threads_between_the_two_steps_are_held_by_both),
         cmocka_unit_test(a_server_goes_on_serving_and_a_client_asking),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

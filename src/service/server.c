@@ -253,6 +253,8 @@ static void do_status(struct st_service *s, struct st_http_conn *c, double t0)
                 info.scheme, info.verified, info.ready ? "true" : "false");
     if (s->passage.vt)
         st_passing_status(s, &b);
+    if (s->o.status)
+        s->o.status(s->o.arg, &b);
     st_buf_add_str(&b, "}");
     st_service_reply(s, c, ST_ROUTE_OTHER, t0, 200, NULL, "application/json", &b);
     st_buf_free(&b);
@@ -525,6 +527,8 @@ static int server_new(const struct st_server_opts *o, struct st_server **out, st
             st_chat_stops(o->chat, o->tokenizer, s->chat_stops, sizeof s->chat_stops / sizeof *s->chat_stops);
     if (!rc)
         rc = open_http(sv, e);
+    if (!rc && o->settle)
+        rc = o->settle(o->arg, e);
 out:
     if (rc)
         server_free(sv);

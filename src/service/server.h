@@ -46,6 +46,11 @@ struct st_server_opts {
     const struct st_chat_template *chat;  /* NULL = no chat endpoint */
     struct st_gen_source source;
     struct st_passage_source passage; /* in place of source, tokenizer and chat: requests pass through as JSON */
+    /* Called once everything is open and the port listens, before the first request is read: where a process gives up
+     * what it needs no more (base/sandbox.h). An error ends the server. May be NULL. */
+    int (*settle)(void *arg, struct st_err *e);
+    /* Appends members (`,"name":...`) to the object of /sotto/status. May be NULL. */
+    void (*status)(void *arg, struct st_buf *b);
     /* Called on the event thread when the port is open; url is http(s)://host:port. May be NULL. */
     void (*on_listen)(void *arg, const char *url, int port);
     /* Called on the event thread with the bodies of completion requests and replies (stream: per event). May be NULL.
