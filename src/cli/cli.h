@@ -26,7 +26,7 @@ enum {
     ST_CLI_SAMPLE = 16,   /* --temp --top-k --top-p --min-p --repetition-penalty --seed */
     ST_CLI_LISTEN = 32,   /* --host --port --api-key-file --tls-cert --tls-key --allow-host --max-... --grace */
     ST_CLI_UNLOCK = 64,   /* --passphrase-file --passphrase --tcti */
-    ST_CLI_ENGINE = 128,  /* --dtype --kv-dtype --ctx --deterministic */
+    ST_CLI_ENGINE = 128,  /* --dtype --kv-dtype --ctx --deterministic --harden */
     ST_CLI_MASKED = 256,  /* --protect, --worker and what belongs to it (cli/masked.h) */
     ST_CLI_PORT = 512,    /* of ST_CLI_LISTEN: --host --port --tls-cert --tls-key --max-conn --grace */
     ST_CLI_SEALED = 1024, /* of a MODEL that is sealed (cli/sealed.h); what opens it is ST_CLI_UNLOCK */
@@ -88,6 +88,7 @@ struct st_cli {
     int kv_dtype;   /* enum st_dtype, or -1 = as the model */
     uint32_t n_ctx; /* 0 = the model's, capped at 4096 */
     bool deterministic;
+    const char *harden; /* as protect/sealed/harden.h reads it; NULL = logits as they are */
     float temp, top_p, min_p, repetition_penalty;
     bool temp_given;
     uint32_t top_k;

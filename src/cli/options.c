@@ -19,6 +19,7 @@ enum {
     KEY_KV_DTYPE,
     KEY_CTX,
     KEY_DETERMINISTIC,
+    KEY_HARDEN,
     KEY_CHAT_TEMPLATE,
     KEY_TEMP,
     KEY_TOP_K,
@@ -151,6 +152,9 @@ static const struct {
     {ST_CLI_ENGINE, {"ctx", KEY_CTX, "N", 0, "Longest sequence in tokens; default: the model's, at most 4096", 10}},
     {ST_CLI_ENGINE,
      {"deterministic", KEY_DETERMINISTIC, NULL, 0, "Results do not depend on the other requests of a batch", 10}},
+    {ST_CLI_ENGINE,
+     {"harden", KEY_HARDEN, "WHAT", 0,
+      "Make logits worth less to whoever copies the model: topk=K,round=BITS,noise=SIGMA; default: as they are", 10}},
     {ST_CLI_CHAT,
      {"chat-template", KEY_CHAT_TEMPLATE, "NAME", 0,
       "llama-2, llama-3, chatml, mistral or plain; default: from the checkpoint", 10}},
@@ -328,6 +332,9 @@ static int set_model(struct st_cli *c, int key, char *arg, struct st_err *e)
         return st_opt_u32("--ctx", arg, 1, 1u << 24, &c->n_ctx, e);
     case KEY_DETERMINISTIC:
         c->deterministic = true;
+        return 0;
+    case KEY_HARDEN:
+        c->harden = arg;
         return 0;
     default:
         c->chat_template = arg;

@@ -49,6 +49,7 @@ struct st_engine {
     struct st_exec *exec;
     struct st_sampler *sampler;
     struct st_boundary local; /* when the caller has none */
+    const struct st_filter *filter;
     uint32_t n_ctx, max_batch, max_row, max_queue, tail_rows;
 
     struct st_request **run; /* [max_batch] in order of admission */
@@ -124,6 +125,7 @@ int st_engine_new(const struct st_model *m, const struct st_engine_opts *o, stru
     if (st_alloc(&en, 1, sizeof *en, "engine", e))
         return e->code;
     en->m = m;
+    en->filter = o->filter;
     struct st_boundary *b = o->boundary ? o->boundary : &en->local;
     if (size_ctx(en, o, e) || size_kv(en, o, &n_block, e) || st_kv_init(&en->kv, &m->config, o->kv_dtype, n_block, e))
         goto fail;
@@ -460,6 +462,8 @@ static int run_tail(struct st_engine *en, struct st_err *e)
             float *row = logits + (size_t)k * en->m->config.n_vocab;
             if (r->cancelled)
                 continue;
+            if (en->filter && en->filter->row(en->filter->ctx, 0, r->seq.ids, (size_t)pos + 1, row, e))
+                return e->code;
             if (r->o.on_prompt_logits && pos < r->n_prompt)
                 r->o.on_prompt_logits(r->o.arg, pos, row);
             if (pos + 1 == r->seq.n_id && r->seq.n_id < r->max_id)

@@ -11,6 +11,7 @@
 #ifndef ST_ENGINE_ENGINE_H
 #define ST_ENGINE_ENGINE_H
 
+#include "engine/filter.h"
 #include "engine/sampler.h"
 #include "engine/tap.h"
 #include "model/model.h"
@@ -32,6 +33,7 @@ struct st_engine_opts {
     bool deterministic;
     struct st_boundary *boundary; /* NULL = everything runs here; kept until st_engine_free, not owned */
     const struct st_tap *tap;     /* NULL = none; kept until st_engine_free */
+    const struct st_filter *filter; /* of every row of logits; NULL = none; kept until st_engine_free */
 };
 
 /* MEMORY says how much is needed and how much there is. USAGE: a context longer than the model's, n_kv below n_ctx.
