@@ -3,9 +3,11 @@
  * With --separator: the text is split there, documents are stripped of white space, empty ones dropped; each is BOS +
  * its tokens, cut to the context, and every token after BOS is predicted. Without: consecutive windows of the context,
  * BOS each. Without a BOS in the vocabulary the first token of a document or window is not predicted. Sums are in f64.
- */
+ * With --harden the model is as good as its changed logits; a token that is not among the K counts as one guessed
+ * blindly, log(n_vocab). */
 #include "base/log.h"
 #include "cli/open.h"
+#include "protect/sealed/harden.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -46,6 +48,7 @@ struct eval {
     uint32_t n_vocab, n_ctx, max_docs;
     int n_live;
     uint64_t n_docs, n_tokens, n_bytes;
+    uint64_t n_outside; /* tokens that --harden topk=K took away */
     double nats;
     struct st_err err;
 };
@@ -74,7 +77,9 @@ static void on_row(void *arg, size_t pos, const float *row)
     struct doc *d = arg;
     if (pos + 1 >= d->n)
         return;
-    d->ev->nats += nats_of(row, d->ev->n_vocab, d->ids[pos + 1]);
+    bool there = row[d->ids[pos + 1]] > -INFINITY;
+    d->ev->nats += there ? nats_of(row, d->ev->n_vocab, d->ids[pos + 1]) : log(d->ev->n_vocab);
+    d->ev->n_outside += !there;
     d->ev->n_tokens++;
 }
 
@@ -196,10 +201,22 @@ static int eval_windows(struct eval *ev, const struct st_buf *text, struct st_er
     return rc;
 }
 
+/* What --harden costs beside the perplexity. */
+static void put_harden(const struct st_cli *cli, const struct eval *ev, struct st_buf *b)
+{
+    struct st_harden_stats s;
+    if (!ev->m->harden)
+        return;
+    st_harden_stats(ev->m->harden, &s);
+    st_buf_addf(b, ",\"harden\":\"%s\",\"kl\":%.8f,\"top1_agreement\":%.6f,\"tokens_outside\":%llu", cli->harden, s.kl,
+                (double)s.n_same / (double)s.n_row, (unsigned long long)ev->n_outside);
+}
+
 static void print(const struct st_cli *cli, const struct eval *ev)
 {
     struct st_buf protection = {0};
     st_open_put_protection(ev->m, &protection);
+    put_harden(cli, ev, &protection);
     double per_token = ev->nats / (double)ev->n_tokens, bits = ev->nats / M_LN2 / (double)ev->n_bytes;
     if (cli->json)
         printf("{\"nats_per_token\":%.8f,\"perplexity\":%.6f,\"bits_per_byte\":%.6f,\"tokens\":%llu,\"documents\":%llu,"
@@ -222,7 +239,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     if (!o->text || (o->separator && !*o->separator))
         return st_fail(e, ST_USAGE, o->text ? "--separator: want a text that is not empty" : "eval: want --text FILE");
     if ((rc = st_file_read(o->text, (size_t)1 << 31, &text, e)) != 0 ||
-        (rc = st_open(cli, cli->args[0], ST_OPEN_TOKENIZER, &eo, &m, e)) != 0)
+        (rc = st_open(cli, cli->args[0], ST_OPEN_TOKENIZER | ST_OPEN_MEASURE, &eo, &m, e)) != 0)
         goto out;
     struct eval ev = {.m = &m,
                       .bos = st_tokenizer_bos(m.tokenizer),
@@ -253,9 +270,11 @@ const struct st_cmd st_cmd_eval = {
     .args_doc = "MODEL",
     .min_args = 1,
     .max_args = 1,
-    .doc = "Prints perplexity, nats per token and bits per byte of a text. With --separator each document is BOS + "
-           "tokens, cut "
-           "to the context; without, the text is read in windows of the context length, BOS each.",
+    .doc =
+        "Prints perplexity, nats per token and bits per byte of a text. With --separator each document is BOS + "
+        "tokens, cut "
+        "to the context; without, the text is read in windows of the context length, BOS each. With --harden: of the "
+        "changed logits, and how far they are from the model's own (kl, top1_agreement, tokens_outside).",
     .examples = "  sotto eval models/demo --text book.txt --json\n"
                 "  sotto eval stories260K.bin --text stories.txt --separator '<|endoftext|>'",
     .shared = ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED | ST_CLI_SEALED | ST_CLI_UNLOCK,

@@ -2,6 +2,8 @@
 #include "cli/generate.h"
 #include "cli/open.h"
 
+#include <math.h>
+
 struct logits_opts {
     const char *ids;
 };
@@ -40,7 +42,7 @@ static void on_row(void *arg, size_t pos, const float *row)
     }
     fputs(pos ? ",\n[" : "[", stdout);
     for (uint32_t i = 0; i < p->n_vocab; i++)
-        printf("%s%.9g", i ? "," : "", (double)row[i]);
+        printf("%s%.9g", i ? "," : "", isfinite(row[i]) ? (double)row[i] : -9999.0);
     putchar(']');
 }
 
@@ -107,7 +109,9 @@ const struct st_cmd st_cmd_logits = {
     .max_args = 1,
     .doc = "Runs the ids as one prompt and prints the logits after each position: with --json all of them, as "
            "{\"n_tokens\", "
-           "\"vocab_size\", \"logits\": [[...]]}; otherwise position, most likely id and its logit.",
+           "\"vocab_size\", \"logits\": [[...]]}; otherwise position, most likely id and its logit. With --harden they "
+           "are "
+           "the changed ones; what it takes away reads -9999.",
     .examples = "  sotto logits models/demo --ids 1,2,3 --json",
     .shared = ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED | ST_CLI_SEALED | ST_CLI_UNLOCK,
     .options = options,

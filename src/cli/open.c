@@ -4,6 +4,7 @@
 #include "cli/masked.h"
 #include "model/checkpoint.h"
 #include "model/locate.h"
+#include "protect/sealed/harden.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -120,7 +121,23 @@ static int check_options(const struct st_cli *cli, bool masked, struct st_err *e
     return 0;
 }
 
-static int open_engine(const struct st_cli *cli, const char *path, const struct st_engine_opts *more,
+/* With --harden: what every row of logits passes. key: of the model, or NULL. */
+static int open_harden(const struct st_cli *cli, unsigned what, const struct st_secret *key, struct st_engine_opts *eo,
+                       struct st_open *out, struct st_err *e)
+{
+    struct st_harden_opts o;
+    if (!cli->harden)
+        return 0;
+    if (st_harden_parse(cli->harden, &o, e))
+        return e->code;
+    o.measure = what & ST_OPEN_MEASURE;
+    if (st_harden_new(&o, key, out->model->config.n_vocab, &out->harden, e))
+        return e->code;
+    eo->filter = st_harden_filter(out->harden);
+    return 0;
+}
+
+static int open_engine(const struct st_cli *cli, const char *path, unsigned what, const struct st_engine_opts *more,
                        struct st_open *out, struct st_err *e)
 {
     static const enum st_load_dtype load[] = {ST_LOAD_KEEP, ST_LOAD_F32, ST_LOAD_BF16, ST_LOAD_INT8};
@@ -133,7 +150,8 @@ static int open_engine(const struct st_cli *cli, const char *path, const struct 
         return e->code;
     if (st_model_open(path, &mo, &out->model, e))
         return e->code;
-    if (masked && st_masked_open(cli, path, out->model, &eo, &out->masked, e))
+    if (open_harden(cli, what, NULL, &eo, out, e) ||
+        (masked && st_masked_open(cli, path, out->model, &eo, &out->masked, e)))
         return e->code;
     eo.n_threads = cli->n_threads;
     eo.isa = cli->isa;
@@ -155,7 +173,7 @@ int st_open(const struct st_cli *cli, const char *model, unsigned what, const st
 {
     char path[ST_PATH_MAX], tok[ST_PATH_MAX];
     *out = (struct st_open){0};
-    if (st_open_model_path(model, path, e) || open_engine(cli, path, more, out, e))
+    if (st_open_model_path(model, path, e) || open_engine(cli, path, what, more, out, e))
         goto fail;
     if (what & (ST_OPEN_TOKENIZER | ST_OPEN_CHAT))
         if (st_open_tokenizer_path(path, cli->tokenizer, tok, e) || st_tokenizer_open(tok, &out->tokenizer, e))
@@ -172,6 +190,8 @@ void st_open_close(struct st_open *o)
 {
     if (o->engine)
         st_engine_free(o->engine);
+    if (o->harden)
+        st_harden_free(o->harden);
     if (o->tokenizer)
         st_tokenizer_free(o->tokenizer);
     if (o->masked)

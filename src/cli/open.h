@@ -8,6 +8,7 @@
 #include "model/chat.h"
 
 struct st_masked_side;
+struct st_harden;
 
 struct st_open {
     struct st_model *model;
@@ -15,10 +16,15 @@ struct st_open {
     struct st_tokenizer *tokenizer;      /* NULL if not asked for */
     const struct st_chat_template *chat; /* NULL if not asked for */
     struct st_masked_side *masked;       /* NULL without --protect masked (cli/masked.h) */
+    struct st_harden *harden;            /* NULL without --harden (protect/sealed/harden.h) */
     double load_s;                       /* model and engine */
 };
 
-enum { ST_OPEN_TOKENIZER = 1, ST_OPEN_CHAT = 2 /* needs the tokenizer */ };
+enum {
+    ST_OPEN_TOKENIZER = 1,
+    ST_OPEN_CHAT = 2,    /* needs the tokenizer */
+    ST_OPEN_MEASURE = 4, /* what --harden costs (st_harden_stats()) */
+};
 
 /* more: engine options beside the shared ones (max_batch, n_kv, ...), or NULL. On failure *out is empty. */
 int st_open(const struct st_cli *cli, const char *model, unsigned what, const struct st_engine_opts *more,

@@ -31,8 +31,8 @@ struct st_engine_opts {
     uint32_t max_row;   /* rows per step (prefill chunk); 0 = 512 */
     uint32_t max_queue; /* requests that wait; 0 = 1024 */
     bool deterministic;
-    struct st_boundary *boundary; /* NULL = everything runs here; kept until st_engine_free, not owned */
-    const struct st_tap *tap;     /* NULL = none; kept until st_engine_free */
+    struct st_boundary *boundary;   /* NULL = everything runs here; kept until st_engine_free, not owned */
+    const struct st_tap *tap;       /* NULL = none; kept until st_engine_free */
     const struct st_filter *filter; /* of every row of logits; NULL = none; kept until st_engine_free */
 };
 

@@ -5,6 +5,9 @@
 
 #include "base/err.h"
 
+#include <stddef.h>
+#include <stdint.h>
+
 struct st_filter {
     void *ctx;
     /* logits [n_vocab] that follow ids [n], to be overwritten; -INFINITY for what nobody may have. variant: of the

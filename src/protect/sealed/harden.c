@@ -34,7 +34,7 @@ static int read_number(const char *name, const char *text, double min, double ma
     char *end;
     double v = strtod(text, &end);
     if (end == text || *end || !(v >= min && v <= max) || (whole && v != floor(v)))
-        return st_fail(e, ST_USAGE, "--harden: %s: want %s from %g to %g, got '%s'", name,
+        return st_fail(e, ST_USAGE, "--harden: %s: want %s from %.10g to %.10g, got '%s'", name,
                        whole ? "a whole number" : "a number", min, max, text);
     *out = v;
     return 0;
@@ -53,7 +53,8 @@ static int read_field(const char *field, struct st_harden_opts *o, unsigned *see
     const char *equals = strchr(field, '=');
     for (unsigned i = 0; equals && i < sizeof fields / sizeof *fields; i++) {
         double v = 0;
-        if (strlen(fields[i].name) != (size_t)(equals - field) || strncmp(field, fields[i].name, strlen(fields[i].name)))
+        if (strlen(fields[i].name) != (size_t)(equals - field) ||
+            strncmp(field, fields[i].name, strlen(fields[i].name)))
             continue;
         if (*seen & 1u << i)
             return st_fail(e, ST_USAGE, "--harden: %s: given twice", fields[i].name);

@@ -8,8 +8,8 @@
  *
  * G is a sum of four uniform values (deviation 1, never beyond 3.47), made by ChaCha20: the same context gets the same
  * noise each time, so that asking again averages nothing out. When the largest logit leads by `margin` or more it stays
- * the largest: others are clipped to it and come to lie a step below. With margin 0, the default, that is always so, and
- * a reply at temperature 0 (without bias and penalties) is the same as without hardening, by construction.
+ * the largest: others are clipped to it and come to lie a step below. With margin 0, the default, that is always so,
+ * and a reply at temperature 0 (without bias and penalties) is the same as without hardening, by construction.
  *
  * What it is for: exact logits give the last layer away by linear algebra (rank of the rows = width of the model,
  * arXiv 2403.06634). What it cannot do: a student trained on replies alone does not need logits; many different
