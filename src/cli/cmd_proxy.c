@@ -179,7 +179,7 @@ static int run_masked(const struct st_cli *cli, const struct st_proxy_opts *o, s
 static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 {
     const struct st_proxy_opts *o = opts;
-    struct st_source src;
+    struct st_cov_source src;
     if (cli->protect && strcmp(cli->protect, "masked") == 0)
         return run_masked(cli, o, e);
     if (cli->protect && strcmp(cli->protect, "confidential") == 0)

@@ -13,7 +13,7 @@
 struct covariant {
     struct st_demo *d;
     char key[128], dst[128];
-    struct st_source source;
+    struct st_cov_source source;
     pthread_mutex_t lock;         /* guards sent and received: the tap runs on the proxy's thread */
     struct st_buf sent, received; /* as they passed */
     struct st_demo_reply reply, plain;

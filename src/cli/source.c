@@ -15,7 +15,7 @@ static int read_manifest(const char *path, const struct st_cov_key *key, const u
 }
 
 static int open_cipher(const struct st_cli *cli, const char *path, const char *key_file, const char *manifest,
-                       struct st_source *out, struct st_err *e)
+                       struct st_cov_source *out, struct st_err *e)
 {
     struct st_cov_key key;
     struct st_cov_manifest m = {0};
@@ -48,7 +48,7 @@ int st_source_plain(const char *path, struct st_err *e)
 }
 
 /* An id that the model does not have could not be enciphered. Fewer are usual: vocabularies are rounded up. */
-static int check_vocab(const struct st_source *s, const char *tok, const char *model, struct st_err *e)
+static int check_vocab(const struct st_cov_source *s, const char *tok, const char *model, struct st_err *e)
 {
     size_t n = st_tokenizer_vocab(s->tokenizer);
     return n <= s->config.n_vocab ? 0
@@ -57,11 +57,11 @@ static int check_vocab(const struct st_source *s, const char *tok, const char *m
 }
 
 int st_source_open(const struct st_cli *cli, const char *src, const char *key_file, const char *manifest,
-                   struct st_source *out, struct st_err *e)
+                   struct st_cov_source *out, struct st_err *e)
 {
     char path[ST_PATH_MAX], tok[ST_PATH_MAX];
     int rc;
-    *out = (struct st_source){.scheme = "unknown"};
+    *out = (struct st_cov_source){.scheme = "unknown"};
     if ((rc = st_open_model_path(src, path, e)) != 0 || (rc = st_source_plain(path, e)) != 0 ||
         (rc = st_open_config(path, &out->config, e)) != 0 || (rc = st_open_tokenizer_path(path, NULL, tok, e)) != 0 ||
         (rc = st_tokenizer_open(tok, &out->tokenizer, e)) != 0 || (rc = check_vocab(out, tok, path, e)) != 0 ||
@@ -75,10 +75,10 @@ int st_source_open(const struct st_cli *cli, const char *src, const char *key_fi
     return 0;
 }
 
-void st_source_close(struct st_source *s)
+void st_source_close(struct st_cov_source *s)
 {
     if (s->tokenizer)
         st_tokenizer_free(s->tokenizer);
     st_cov_cipher_wipe(&s->cipher);
-    *s = (struct st_source){0};
+    *s = (struct st_cov_source){0};
 }

@@ -8,7 +8,7 @@
 #include "model/config.h"
 #include "protect/covariant/covariant.h"
 
-struct st_source {
+struct st_cov_source {
     struct st_config config;
     struct st_tokenizer *tokenizer;
     const struct st_chat_template *chat;
@@ -21,9 +21,9 @@ struct st_source {
 /* src: MODEL path of the model that was obfuscated. manifest: of the result (a checkpoint or its sotto.json), or NULL;
  * VERIFY when it was made from another source or with another key. On failure *out is empty. */
 int st_source_open(const struct st_cli *cli, const char *src, const char *key_file, const char *manifest,
-                   struct st_source *out, struct st_err *e) ST_MUST_CHECK;
+                   struct st_cov_source *out, struct st_err *e) ST_MUST_CHECK;
 /* INPUT when the directory is itself an obfuscated checkpoint. */
 int st_source_plain(const char *path, struct st_err *e) ST_MUST_CHECK;
-void st_source_close(struct st_source *s);
+void st_source_close(struct st_cov_source *s);
 
 #endif

@@ -15,7 +15,8 @@
 /* text [len] -> out [len + ST_AEAD_TAG_LEN], the tag last. */
 int st_aead_seal(const uint8_t key[32], const uint8_t nonce[12], const void *ad, size_t ad_len, const void *text,
                  size_t len, uint8_t *out, struct st_err *e) ST_MUST_CHECK;
-/* sealed [len], tag included -> out [len - ST_AEAD_TAG_LEN]. VERIFY ("wrong key, or changed") leaves zeros in out. */
+/* sealed [len], tag included -> out [len - ST_AEAD_TAG_LEN]. VERIFY ("wrong key, or changed") leaves zeros in out.
+ * Each byte of `sealed` is read once, so it may lie where others can change it. out may be where `sealed` is. */
 int st_aead_open(const uint8_t key[32], const uint8_t nonce[12], const void *ad, size_t ad_len, const uint8_t *sealed,
                  size_t len, uint8_t *out, struct st_err *e) ST_MUST_CHECK;
 

@@ -24,6 +24,11 @@ void st_tensors_free(struct st_tensors *l);
 int st_safetensors_parse(const uint8_t *p, size_t len, const char *where, struct st_tensors *out,
                          struct st_err *e) ST_MUST_CHECK;
 
+/* The format's own word for a dtype, which lives for ever, its size and what it is here; NULL: it has no such word. */
+const char *st_stored_dtype(const char *word, enum st_dtype *as, unsigned *bits);
+/* A list of non-negative integers into out[max]; returns how many, or -1. */
+int st_stored_list(const json_t *list, int max, uint64_t *out);
+
 /* model.safetensors.index.json. Owns `json`; the rest points into it. */
 struct st_ckpt_index {
     json_t *json;
@@ -38,6 +43,9 @@ void st_ckpt_index_free(struct st_ckpt_index *x);
 int st_ckpt_index_check(const struct st_ckpt_index *x, const struct st_tensors *l, size_t from, const char *file,
                         const char *where, struct st_err *e) ST_MUST_CHECK;
 
+#define ST_LLAMA2C_HEADER 28
+/* The first ST_LLAMA2C_HEADER bytes of a llama2.c v0 file. */
+int st_llama2c_config(const uint8_t *p, const char *where, struct st_config *c, struct st_err *e) ST_MUST_CHECK;
 /* A llama2.c v0 file. */
 int st_llama2c_parse(const uint8_t *p, size_t len, const char *where, struct st_config *c, struct st_tensors *out,
                      struct st_err *e) ST_MUST_CHECK;

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define HEADER_BYTES 28
 #define MAGIC_LATER 0x616b3432 /* "ak42": version 1 and later */
 
 static int64_t header_int(const uint8_t *p, int i)
@@ -25,8 +24,11 @@ static int read_field(const uint8_t *p, int i, const char *name, uint32_t max, u
     return 0;
 }
 
-static int read_header(const uint8_t *p, const char *where, struct st_config *c, struct st_err *e)
+int st_llama2c_config(const uint8_t *p, const char *where, struct st_config *c, struct st_err *e)
 {
+    if (header_int(p, 0) == MAGIC_LATER)
+        return st_fail(e, ST_UNSUPPORTED,
+                       "%s: llama2.c files of version 1 and later are not supported; supported: version 0", where);
     *c = (struct st_config){.arch = "LlamaForCausalLM",
                             .model_type = "llama",
                             .norm_eps = 1e-5f,
@@ -109,12 +111,9 @@ int st_llama2c_parse(const uint8_t *p, size_t len, const char *where, struct st_
 {
     if (len >= 4 && memcmp(p, "GGUF", 4) == 0)
         return st_fail(e, ST_UNSUPPORTED, "%s: GGUF files are not supported", where);
-    if (len < HEADER_BYTES)
+    if (len < ST_LLAMA2C_HEADER)
         return st_fail(e, ST_INPUT, "%s: %zu bytes are too few for a llama2.c file", where, len);
-    if (header_int(p, 0) == MAGIC_LATER)
-        return st_fail(e, ST_UNSUPPORTED,
-                       "%s: llama2.c files of version 1 and later are not supported; supported: version 0", where);
-    int rc = read_header(p, where, c, e);
+    int rc = st_llama2c_config(p, where, c, e);
     if (rc)
         return rc;
 
@@ -135,14 +134,14 @@ int st_llama2c_parse(const uint8_t *p, size_t len, const char *where, struct st_
         {"lm_head.weight", false, c->n_vocab, d},
     };
     size_t n = sizeof parts / sizeof parts[0] - (c->tied_head ? 1 : 0);
-    uint64_t want = HEADER_BYTES;
+    uint64_t want = ST_LLAMA2C_HEADER;
     for (size_t i = 0; i < n; i++)
         want += part_values(&parts[i], c) * 4;
     if (want != len)
         return st_fail(e, ST_INPUT, "%s: a llama2.c file with this header has %" PRIu64 " bytes, this one has %zu",
                        where, want, len);
 
-    const uint8_t *at = p + HEADER_BYTES;
+    const uint8_t *at = p + ST_LLAMA2C_HEADER;
     for (size_t i = 0; !rc && i < n; i++) {
         if (parts[i].name)
             rc = add_part(&parts[i], c, at, out, e);

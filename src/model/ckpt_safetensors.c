@@ -20,16 +20,18 @@ static const struct dtype {
     {"C64", 64, ST_DTYPE_COUNT},
 };
 
-static const struct dtype *find_dtype(const char *name)
+const char *st_stored_dtype(const char *word, enum st_dtype *as, unsigned *bits)
 {
     for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++)
-        if (strcmp(dtypes[i].name, name) == 0)
-            return &dtypes[i];
+        if (strcmp(dtypes[i].name, word) == 0) {
+            *as = dtypes[i].as;
+            *bits = dtypes[i].bits;
+            return dtypes[i].name;
+        }
     return NULL;
 }
 
-/* A list of non-negative integers into out[max]; returns how many, or -1. */
-static int read_list(const json_t *list, int max, uint64_t *out)
+int st_stored_list(const json_t *list, int max, uint64_t *out)
 {
     size_t n = json_array_size(list);
     if (!json_is_array(list) || n > (size_t)max)
@@ -60,27 +62,29 @@ static int read_tensor(const char *name, const json_t *o, const uint8_t *data, s
     const char *word = json_string_value(json_object_get(o, "dtype"));
     if (json_object_size(o) != 3 || !word)
         return st_fail(e, ST_INPUT, "%s: %s: want {dtype, shape, data_offsets}", where, name);
-    const struct dtype *d = find_dtype(word);
-    if (!d)
+    enum st_dtype as;
+    unsigned bits;
+    const char *stored = st_stored_dtype(word, &as, &bits);
+    if (!stored)
         return st_fail(e, ST_UNSUPPORTED, "%s: %s: dtype '%.16s' is not known", where, name, word);
 
     struct st_tensor *t = st_tensors_add(out, name, e);
     if (!t)
         return e->code;
-    t->dtype = d->as;
-    t->stored = d->name;
-    t->n_dim = read_list(json_object_get(o, "shape"), ST_MAX_DIMS, t->dim);
+    t->dtype = as;
+    t->stored = stored;
+    t->n_dim = st_stored_list(json_object_get(o, "shape"), ST_MAX_DIMS, t->dim);
     if (t->n_dim < 0) {
         t->n_dim = 0;
         return st_fail(e, ST_INPUT, "%s: %s: shape: want a list of at most %d sizes", where, name, ST_MAX_DIMS);
     }
     uint64_t at[2], bytes;
-    if (read_list(json_object_get(o, "data_offsets"), 2, at) != 2 || at[0] > at[1])
+    if (st_stored_list(json_object_get(o, "data_offsets"), 2, at) != 2 || at[0] > at[1])
         return st_fail(e, ST_INPUT, "%s: %s: data_offsets: want [begin, end]", where, name);
     if (at[1] > data_len)
         return st_fail(e, ST_INPUT, "%s: %s: data_offsets end at %" PRIu64 ", the file holds %zu bytes of data", where,
                        name, at[1], data_len);
-    if (!shape_bytes(t, d->bits, &bytes) || bytes != at[1] - at[0])
+    if (!shape_bytes(t, bits, &bytes) || bytes != at[1] - at[0])
         return st_fail(e, ST_INPUT, "%s: %s: data_offsets span %" PRIu64 " bytes, which is not the size of its shape",
                        where, name, at[1] - at[0]);
     t->data = data + at[0];

@@ -18,19 +18,27 @@
 #define ST_CONTAINER_SEAL_BYTES 28               /* that a sealed segment is longer: nonce and tag */
 #define ST_CONTAINER_HEADER_MAX (64u << 20)
 #define ST_CONTAINER_RECIPIENTS_MAX (1u << 20)
+#define ST_CONTAINER_SEGMENTS_MAX (1u << 24)
+#define ST_CONTAINER_NAME_MAX 200 /* bytes of an entry's name */
 
 struct st_container;
+struct st_source;
 
 enum st_container_place { ST_CONTAINER_INSIDE, ST_CONTAINER_OUTSIDE };
 enum st_container_kind { ST_CONTAINER_MODEL, ST_CONTAINER_ADAPTER };
 
 struct st_container_entry {
     struct st_tensor tensor; /* name, dtype, stored, n_dim, dim, bytes; data NULL. Of a file: n_dim 0, stored "" */
-    bool is_file;            /* "config.json", "tokenizer.json", ... */
+    bool is_file;            /* of st_container_files[]; outside */
     enum st_container_place place;
     uint32_t segment_bytes; /* whole rows of a matrix */
     uint32_t first_segment, n_segment;
 };
+
+/* Files that a container may hold, NULL behind the last: st_model_texts (model/measure.h), and what a llama2.c model or
+ * an adapter has. */
+extern const char *const st_container_files[];
+#define ST_CONTAINER_LLAMA2C "llama2c.header" /* the first 28 bytes of such a file; it has no config.json */
 
 struct st_container_about {
     uint8_t id[16], publisher[32];
@@ -68,6 +76,8 @@ int st_container_file(const struct st_container *c, const char *name, size_t max
                       struct st_err *e) ST_MUST_CHECK;
 /* Every segment against its digest, those inside too (needs no key). VERIFY names the entry and the segment. */
 int st_container_check(const struct st_container *c, int n_threads, bool progress, struct st_err *e) ST_MUST_CHECK;
+/* For st_model_opts.source on a side without the key: reads what lies outside; lives as long as c. */
+const struct st_source *st_container_source(const struct st_container *c);
 
 /* For writer and reader alike: the associated data of a sealed segment, appended. */
 int st_container_segment_ad(const struct st_container_about *a, const struct st_container_entry *n, uint32_t k,

@@ -6,10 +6,16 @@
 
 #include "model/checkpoint.h"
 
+struct st_container;
+
 struct st_source {
     void *ctx;
+    const struct st_container *container; /* whose tensors they are */
     /* Bytes at..at + len of a tensor of the container, checked. From any thread. VERIFY names the tensor. */
     int (*read)(void *ctx, const struct st_tensor *t, uint64_t at, size_t len, void *dst, struct st_err *e);
+    /* How many bytes of the tensor are checked at once: reading such blocks, each as a whole, is what costs least.
+     * Whole rows. */
+    uint32_t (*block)(void *ctx, const struct st_tensor *t);
     /* Whether the tensor's bytes are secret: they may lie in locked memory (base/locked.h) only. */
     bool (*secret)(void *ctx, const struct st_tensor *t);
     /* False: this side cannot read it (sealed, and no key is here); its matrix stays without data. */

@@ -1,5 +1,6 @@
 /* An opened container: its content key is here. Decrypts segments; everything that comes out is the caller's to keep in
- * locked memory (base/locked.h). Any thread. */
+ * locked memory (base/locked.h). Any thread. Limit: while a segment is decrypted, the cipher's expanded key lies in
+ * OpenSSL's memory, which overwrites it but does not lock it. */
 #ifndef ST_PROTECT_SEALED_VAULT_H
 #define ST_PROTECT_SEALED_VAULT_H
 
@@ -23,6 +24,9 @@ int st_vault_segment(struct st_vault *v, const struct st_container_entry *n, uin
 /* For st_model_opts.source: reads both kinds; lives as long as v. */
 const struct st_source *st_vault_source(struct st_vault *v);
 
+/* The key of the segments, [32], which follows from the content key: for the writer. */
+int st_vault_segment_key(const struct st_secret *content_key, const uint8_t id[16], struct st_secret *out,
+                         struct st_err *e) ST_MUST_CHECK;
 /* How the content key of a container with this id follows from the publisher's seed [32]. */
 int st_vault_content_key(const uint8_t seed[32], const uint8_t id[16], struct st_secret *out,
                          struct st_err *e) ST_MUST_CHECK;
