@@ -14,18 +14,23 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-bool st_container_is(const char *path)
+bool st_container_named(const char *path)
 {
     static const char tail[] = ".sealed";
-    char magic[8];
     size_t len = strlen(path);
+    return len >= sizeof tail && strcmp(path + len - (sizeof tail - 1), tail) == 0;
+}
+
+bool st_container_is(const char *path)
+{
+    char magic[8];
     struct stat sb;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     bool is_file = fd >= 0 && fstat(fd, &sb) == 0 && S_ISREG(sb.st_mode);
     bool is = is_file && read(fd, magic, sizeof magic) == sizeof magic && memcmp(magic, "SOTTOSEA", sizeof magic) == 0;
     if (fd >= 0)
         close(fd);
-    return is || (is_file && len >= sizeof tail && strcmp(path + len - (sizeof tail - 1), tail) == 0);
+    return is || (is_file && st_container_named(path));
 }
 
 static const struct st_container_entry *entry_of(const struct st_container *c, const struct st_tensor *t)

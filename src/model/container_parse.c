@@ -19,13 +19,24 @@ static int cut(const struct st_container *c, struct st_err *e)
     return st_fail(e, ST_VERIFY, "%s: cut: %" PRIu64 " bytes are too few", c->path, c->len);
 }
 
+/* Something else, or a container whose first bytes were changed? */
+static int refuse_magic(const struct st_container *c, struct st_err *e)
+{
+    size_t n_same = 0;
+    for (size_t i = 0; i < sizeof magic && i < c->len; i++)
+        n_same += c->p[i] == (uint8_t)magic[i];
+    if (st_container_named(c->path) || n_same >= sizeof magic / 2)
+        return st_fail(e, ST_VERIFY, "%s: changed, cut, or not a sealed container", c->path);
+    return st_fail(e, ST_INPUT, "%s: not a sealed container", c->path);
+}
+
 /* The lengths, checked against the file and the limits; everything before the digests is copied. */
 static int copy_head(struct st_container *c, uint64_t *digests_at, struct st_err *e)
 {
     const uint8_t *p = c->p;
     uint8_t fixed[ST_CONTAINER_FIXED];
     if (c->len < sizeof magic || memcmp(p, magic, sizeof magic) != 0)
-        return st_fail(e, ST_INPUT, "%s: not a sealed container", c->path);
+        return refuse_magic(c, e);
     if (c->len < sizeof fixed)
         return cut(c, e);
     memcpy(fixed, p, sizeof fixed);

@@ -33,6 +33,8 @@ struct st_container {
     struct st_source source;
 };
 
+/* "*.sealed" */
+bool st_container_named(const char *path);
 /* What a container's source does; without its context. */
 extern const struct st_source st_container_outside;
 

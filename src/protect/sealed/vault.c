@@ -14,7 +14,7 @@
 struct st_vault {
     const struct st_container *c;
     struct st_container_about about;
-    struct st_secret segment_key;
+    struct st_secret content_key, segment_key;
     struct st_source source;
     pthread_mutex_t lock;  /* of part */
     struct st_locked part; /* a segment of which a part is wanted; made when first needed */
@@ -41,14 +41,18 @@ int st_vault_mac(const struct st_secret *content_key, const uint8_t id[16], cons
     return st_hkdf_sha256(content_key->p, content_key->len, id, 16, info, sizeof info, out, 32, e);
 }
 
+static int derive(const struct st_secret *content_key, const uint8_t id[16], const char *info, uint8_t out[KEY],
+                  struct st_err *e)
+{
+    return st_hkdf_sha256(content_key->p, content_key->len, id, 16, (const uint8_t *)info, strlen(info), out, KEY, e);
+}
+
 int st_vault_segment_key(const struct st_secret *content_key, const uint8_t id[16], struct st_secret *out,
                          struct st_err *e)
 {
-    static const char info[] = "sotto sealed 1 segments";
     if (st_secret_init(out, KEY, e))
         return e->code;
-    int rc = st_hkdf_sha256(content_key->p, content_key->len, id, 16, (const uint8_t *)info, sizeof info - 1, out->p,
-                            KEY, e);
+    int rc = derive(content_key, id, "sotto sealed 1 segments", out->p, e);
     if (rc)
         st_secret_wipe(out);
     return rc;
@@ -155,7 +159,11 @@ int st_vault_new(const struct st_container *c, const struct st_secret *content_k
                                    .secret = source_secret,
                                    .readable = source_readable};
     pthread_mutex_init(&v->lock, NULL);
-    int rc = st_vault_segment_key(content_key, about.id, &v->segment_key, e);
+    int rc = st_secret_init(&v->content_key, KEY, e);
+    if (!rc) {
+        memcpy(v->content_key.p, content_key->p, KEY);
+        rc = st_vault_segment_key(content_key, about.id, &v->segment_key, e);
+    }
     if (rc)
         st_vault_free(v);
     else
@@ -167,6 +175,7 @@ void st_vault_free(struct st_vault *v)
 {
     if (!v)
         return;
+    st_secret_wipe(&v->content_key);
     st_secret_wipe(&v->segment_key);
     st_locked_free(&v->part);
     pthread_mutex_destroy(&v->lock);
@@ -176,6 +185,11 @@ void st_vault_free(struct st_vault *v)
 const struct st_container *st_vault_container(const struct st_vault *v)
 {
     return v->c;
+}
+
+int st_vault_derive(const struct st_vault *v, const char *info, uint8_t out[32], struct st_err *e)
+{
+    return derive(&v->content_key, v->about.id, info, out, e);
 }
 
 const struct st_source *st_vault_source(struct st_vault *v)

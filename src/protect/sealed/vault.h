@@ -21,6 +21,8 @@ const struct st_container *st_vault_container(const struct st_vault *v);
  * of AES-256-GCM. VERIFY names entry and segment, and leaves zeros. */
 int st_vault_segment(struct st_vault *v, const struct st_container_entry *n, uint32_t k, void *dst,
                      struct st_err *e) ST_MUST_CHECK;
+/* Another secret that only this container's key gives: HKDF of the content key, salt = id, under `info`. */
+int st_vault_derive(const struct st_vault *v, const char *info, uint8_t out[32], struct st_err *e) ST_MUST_CHECK;
 /* For st_model_opts.source: reads both kinds; lives as long as v. */
 const struct st_source *st_vault_source(struct st_vault *v);
 
