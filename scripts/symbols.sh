@@ -46,7 +46,7 @@ may="$may|service/(prepare|worker|worker_(listen|memory|metrics|peer|queue))\.c"
 check sotto-worker st_worker_run "$may" 'net/(http_client|link)'
 
 may='base/|text/|crypto/(digest|ed25519|hkdf|hpke|sequence)\.c|model/measure\.c'
-may="$may|attest/(binding|collect_[a-z]+|collector|endorse|evidence|tpm_device)\.c"
+may="$may|attest/(binding|collect_[a-z]+|collector|endorse|evidence|tpm_(device|link))\.c"
 may="$may|channel/(bhttp|chunks|keyring|ohttp|receipt|reply)\.c|net/(http_[a-z]+|listen|tls)\.c"
 may="$may|service/(background|role|node|node_[a-z]+)\.c"
 check sotto-node st_node_run "$may" 'base/none'

@@ -102,6 +102,24 @@ static inline void swtpm_reset(struct swtpm *t)
     close(fd);
 }
 
+/* TPM2_PCR_Extend of one PCR of the SHA-256 bank by a fixed value, while nobody else is connected. */
+static inline void swtpm_extend(const struct swtpm *t, unsigned pcr)
+{
+    uint8_t cmd[65] = {0x80, 2, 0, 0, 0, 65, 0, 0, 1, 0x82, 0, 0, 0, (uint8_t)pcr, 0, 0, 0, 9, 0x40, 0, 0, 9};
+    uint8_t reply[64];
+    struct sockaddr_in a = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)t->port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    cmd[30] = 1; /* one digest */
+    cmd[32] = 0x0b;
+    cmd[33] = 0x77;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    assert_int_equal(write(fd, cmd, sizeof cmd), sizeof cmd);
+    assert_true(read(fd, reply, sizeof reply) >= 10);
+    assert_memory_equal(reply + 6, "\0\0\0\0", 4);
+    close(fd);
+}
+
 static inline void swtpm_close(struct swtpm *t)
 {
     static const char *const files[] = {"tpm2-00.permall", "tpm2-00.volatilestate", ".lock"};

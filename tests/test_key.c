@@ -6,13 +6,11 @@
 #include "expect.h"
 #include "protect/covariant/key.h"
 #include "protect/covariant/noise.h"
+#include "swtpm.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <math.h>
 #include <pty.h>
-#include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,18 +29,10 @@ static int make_work(void **state)
     return mkdtemp(work) ? 0 : -1;
 }
 
-static pid_t tpms[4]; /* swtpm processes of the test under way */
-
 static int drop_work(void **state)
 {
     char cmd[96];
     (void)state;
-    for (size_t i = 0; i < sizeof tpms / sizeof *tpms; i++)
-        if (tpms[i]) {
-            kill(tpms[i], SIGKILL);
-            waitpid(tpms[i], NULL, 0);
-            tpms[i] = 0;
-        }
     snprintf(cmd, sizeof cmd, "rm -rf '%s'", work);
     return system(cmd);
 }
@@ -446,94 +436,6 @@ static void a_rotated_key_shares_no_row_of_noise_with_the_old_one(void **state)
 
 /* ---- TPM ---- */
 
-struct swtpm {
-    int slot;      /* in tpms */
-    unsigned port; /* and the next one for its control channel */
-    char tcti[64];
-};
-
-static int connect_to(unsigned port)
-{
-    struct sockaddr_in a = {
-        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof a) == 0)
-        return fd;
-    close(fd);
-    return -1;
-}
-
-static bool port_is_free(unsigned port)
-{
-    struct sockaddr_in a = {
-        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool ok = bind(fd, (struct sockaddr *)&a, sizeof a) == 0;
-    close(fd);
-    return ok;
-}
-
-/* false, with a line that says so, when there is no swtpm (or no TPM in this build). */
-static bool start_tpm(struct swtpm *t, const char *dir)
-{
-    static unsigned turn;
-    char state[300], ctrl[64], server[64];
-    t->port = 20000 + (unsigned)getpid() * 8 % 10000 + 2 * turn++;
-    while (!port_is_free(t->port) || !port_is_free(t->port + 1))
-        t->port += 2;
-    mkdir(in_work(dir), 0700);
-    snprintf(state, sizeof state, "dir=%s", in_work(dir));
-    snprintf(server, sizeof server, "type=tcp,port=%u", t->port);
-    snprintf(ctrl, sizeof ctrl, "type=tcp,port=%u", t->port + 1);
-    snprintf(t->tcti, sizeof t->tcti, "swtpm:host=127.0.0.1,port=%u", t->port);
-    const char *const argv[] = {"swtpm",
-                                "socket",
-                                "--tpm2",
-                                "--tpmstate",
-                                state,
-                                "--server",
-                                server,
-                                "--ctrl",
-                                ctrl,
-                                "--flags",
-                                "not-need-init,startup-clear",
-                                NULL};
-    extern char **environ;
-    for (t->slot = 0; tpms[t->slot]; t->slot++)
-        ;
-    if (posix_spawnp(&tpms[t->slot], argv[0], NULL, NULL, (char *const *)argv, environ) != 0) {
-        tpms[t->slot] = 0;
-        print_message("skips: swtpm is not there\n");
-        return false;
-    }
-    for (int i = 0; i < 500; i++) {
-        int fd = connect_to(t->port);
-        if (fd >= 0) {
-            close(fd);
-            return true;
-        }
-        usleep(10000);
-    }
-    fail_msg("swtpm does not answer on port %u", t->port);
-    return false;
-}
-
-/* TPM2_PCR_Extend of one PCR by a fixed value. */
-static void extend(const struct swtpm *t, unsigned pcr)
-{
-    uint8_t cmd[65] = {0x80, 2, 0, 0, 0, 65, 0, 0, 1, 0x82, 0, 0, 0, (uint8_t)pcr, 0, 0, 0, 9, 0x40, 0, 0, 9},
-            reply[64];
-    cmd[30] = 1; /* one digest */
-    cmd[32] = 0x0b;
-    cmd[33] = 0x77;
-    int fd = connect_to(t->port);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, cmd, sizeof cmd), sizeof cmd);
-    assert_true(read(fd, reply, sizeof reply) >= 10);
-    assert_int_equal(reply[6] | reply[7] | reply[8] | reply[9], 0);
-    close(fd);
-}
-
 static bool has_tpm(int rc, const struct st_err *e)
 {
     if (rc == ST_UNSUPPORTED && strstr(e->msg, "this build")) {
@@ -554,11 +456,13 @@ static void a_key_sealed_to_a_tpm_opens_on_that_tpm_only(void **state)
     struct st_buf file = {0};
     char old[ST_PATH_MAX];
     const char *path = in_work("a.key");
-    if (!start_tpm(&t, "one"))
+    if (!swtpm_open(&t))
         return;
     const struct st_cov_lock lock = {.wrap = ST_COV_WRAP_TPM, .tcti = t.tcti};
-    if (!has_tpm(st_cov_key_create(path, &lock, &e), &e))
+    if (!has_tpm(st_cov_key_create(path, &lock, &e), &e)) {
+        swtpm_close(&t);
         return;
+    }
     assert_ok(st_cov_key_load(path, &lock, &a, &e), &e);
     assert_ok(st_cov_key_load(path, &lock, &b, &e), &e);
     assert_same_key(&a, &b, true);
@@ -585,13 +489,12 @@ static void a_key_sealed_to_a_tpm_opens_on_that_tpm_only(void **state)
     assert_same_key(&a, &b, false);
     st_cov_key_wipe(&a);
     st_cov_key_wipe(&b);
-    assert_true(start_tpm(&other, "two"));
+    assert_true(swtpm_open(&other));
     const struct st_cov_lock elsewhere = {.tcti = other.tcti};
     assert_refused(st_cov_key_load(path, &elsewhere, &b, &e), ST_VERIFY, &e, "another TPM");
-    kill(tpms[t.slot], SIGKILL);
-    waitpid(tpms[t.slot], NULL, 0);
-    tpms[t.slot] = 0;
-    assert_refused(st_cov_key_load(path, &lock, &b, &e), ST_IO, &e, "none is reached");
+    swtpm_close(&t);
+    assert_refused(st_cov_key_load(path, &lock, &b, &e), ST_UNSUPPORTED, &e, "none is reached");
+    swtpm_close(&other);
     st_buf_wipe(&file);
 }
 
@@ -603,18 +506,20 @@ static void a_key_sealed_to_pcrs_opens_until_one_of_them_changes(void **state)
     struct st_cov_key k;
     struct st_cov_key_info info;
     const char *path = in_work("a.key");
-    if (!start_tpm(&t, "one"))
+    if (!swtpm_open(&t))
         return;
     struct st_cov_lock lock = {.wrap = ST_COV_WRAP_TPM, .tcti = t.tcti, .pcrs = {0xb, 1 << 7 | 1 << 11}};
-    if (!has_tpm(st_cov_key_create(path, &lock, &e), &e))
+    if (!has_tpm(st_cov_key_create(path, &lock, &e), &e)) {
+        swtpm_close(&t);
         return;
+    }
     assert_ok(st_cov_key_show(path, &info, &e), &e);
     assert_int_equal(info.pcrs.bank, 0xb);
     assert_int_equal(info.pcrs.mask, 1 << 7 | 1 << 11);
-    extend(&t, 10);
+    swtpm_extend(&t, 10);
     assert_ok(st_cov_key_load(path, &lock, &k, &e), &e);
     st_cov_key_wipe(&k);
-    extend(&t, 11);
+    swtpm_extend(&t, 11);
     assert_refused(st_cov_key_load(path, &lock, &k, &e), ST_VERIFY, &e, "PCRs");
     assert_null(k.seed.p);
     /* Without its PCRs in the file the object still asks for them. */
@@ -624,11 +529,12 @@ static void a_key_sealed_to_pcrs_opens_until_one_of_them_changes(void **state)
     resum((uint8_t *)file.p, file.len);
     assert_int_equal(st_cov_key_open((uint8_t *)file.p, file.len, "key", &lock, &k, &e), ST_VERIFY);
     assert_null(k.seed.p);
-    lock.pcrs = (struct st_cov_pcrs){0x4, 1 << 7}; /* swtpm has no sha1 bank */
+    lock.pcrs = (struct st_tpm_pcrs){0x4, 1 << 7}; /* swtpm has no sha1 bank */
     int rc = st_cov_key_create(in_work("b.key"), &lock, &e);
     assert_true(rc == 0 || rc == ST_UNSUPPORTED);
-    lock.pcrs = (struct st_cov_pcrs){0xb, 1 << 24};
+    lock.pcrs = (struct st_tpm_pcrs){0xb, 1 << 24};
     assert_int_equal(st_cov_key_create(in_work("c.key"), &lock, &e), ST_USAGE);
+    swtpm_close(&t);
     st_buf_wipe(&file);
 }
 

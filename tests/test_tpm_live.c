@@ -177,11 +177,11 @@ static void a_tpms_quote_and_log_agree_until_a_pcr_is_extended(void **state)
     live_close(&t);
 }
 
-static TSS2_RC activate(struct live *t, const struct st_tpm_credential *c, TPM2B_DIGEST **out)
+static TSS2_RC activate(struct live *t, const struct st_tpm_protected *c, TPM2B_DIGEST **out)
 {
-    TPM2B_ID_OBJECT blob = {.size = sizeof c->blob};
+    TPM2B_ID_OBJECT blob = {.size = (UINT16)c->blob_len};
     TPM2B_ENCRYPTED_SECRET seed = {.size = (UINT16)c->seed_len};
-    memcpy(blob.credential, c->blob, sizeof c->blob);
+    memcpy(blob.credential, c->blob, c->blob_len);
     memcpy(seed.secret, c->seed, c->seed_len);
     return Esys_ActivateCredential(t->esys, t->ak, t->ek, ESYS_TR_PASSWORD, ESYS_TR_PASSWORD, ESYS_TR_NONE, &blob,
                                    &seed, out);
@@ -191,7 +191,7 @@ static void a_credential_opens_on_the_tpm_that_holds_the_key_only(void **state)
 {
     struct live t, other;
     struct st_tpm_key ek, ak, ak_other;
-    struct st_tpm_credential c;
+    struct st_tpm_protected c;
     struct st_err e = {0};
     TPM2B_DIGEST *out = NULL;
     TPM2B_NAME *name = NULL;

@@ -301,7 +301,7 @@ static int check_ek(const struct st_tpm_key *ek, struct st_err *e)
 static int seal(const struct request *r, const struct st_buf *pem, struct st_buf *out, struct st_err *e)
 {
     static const uint8_t nonce[ST_AEAD_NONCE_LEN]; /* the key serves once */
-    struct st_tpm_credential c;
+    struct st_tpm_protected c;
     uint8_t secret[ST_TPM_CREDENTIAL_SECRET];
     struct st_buf sealed = {0};
     int rc = st_random(secret, sizeof secret, e);
@@ -314,7 +314,7 @@ static int seal(const struct request *r, const struct st_buf *pem, struct st_buf
         rc = st_aead_seal(secret, nonce, label, sizeof label, pem->p, pem->len, room, e);
     if (!rc) {
         st_buf_add_str(out, "{\"version\": 1");
-        add_field(out, "credential", c.blob, sizeof c.blob);
+        add_field(out, "credential", c.blob, c.blob_len);
         add_field(out, "seed", c.seed, c.seed_len);
         add_field(out, "certificate", sealed.p, sealed.len);
         st_buf_add_str(out, "}\n");

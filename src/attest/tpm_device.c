@@ -1,4 +1,5 @@
 #include "attest/tpm_device.h"
+#include "attest/tpm_link.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -15,14 +16,10 @@ uint16_t st_tpm_device_port(const char *tcti)
 #ifdef SOTTO_TPM
 
 #include <openssl/crypto.h>
-#include <tss2/tss2_esys.h>
 #include <tss2/tss2_mu.h>
-#include <tss2/tss2_rc.h>
-#include <tss2/tss2_tctildr.h>
 
 struct st_tpm_device {
-    TSS2_TCTI_CONTEXT *tcti;
-    ESYS_CONTEXT *esys;
+    struct st_tpm_link link;
     ESYS_TR ak;
     bool ak_made; /* and so has to be dropped */
     uint8_t area[sizeof(TPMT_PUBLIC)];
@@ -62,26 +59,21 @@ static const TPM2B_PUBLIC ek_template = {
 #define EK_CERTIFICATE_INDEX 0x01c00002 /* EK Credential Profile, 2.2.1.4 */
 #define EK_CERTIFICATE_MAX 4096
 
-static int tpm_fail(TSS2_RC rc, const char *what, struct st_err *e)
-{
-    return st_fail(e, ST_IO, "TPM: %s: %s", what, Tss2_RC_Decode(rc));
-}
-
 /* ---- opening ---- */
 
 static int keep_area(struct st_tpm_device *d, const TPM2B_PUBLIC *public, struct st_err *e)
 {
     TSS2_RC rc = Tss2_MU_TPMT_PUBLIC_Marshal(&public->publicArea, d->area, sizeof d->area, &d->area_len);
-    return rc ? tpm_fail(rc, "writing the attestation key's public area", e) : 0;
+    return rc ? st_tpm_fail(rc, "writing the attestation key's public area", e) : 0;
 }
 
 static int make_ak(struct st_tpm_device *d, struct st_err *e)
 {
     TPM2B_PUBLIC *public = NULL;
-    TSS2_RC rc = Esys_CreatePrimary(d->esys, ESYS_TR_RH_ENDORSEMENT, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE,
+    TSS2_RC rc = Esys_CreatePrimary(d->link.esys, ESYS_TR_RH_ENDORSEMENT, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE,
                                     &no_auth, &ak_template, &no_info, &no_pcrs, &d->ak, &public, NULL, NULL, NULL);
     if (rc)
-        return tpm_fail(rc, "making the attestation key", e);
+        return st_tpm_fail(rc, "making the attestation key", e);
     d->ak_made = true;
     int bad = keep_area(d, public, e);
     Esys_Free(public);
@@ -96,11 +88,11 @@ static int find_ak(struct st_tpm_device *d, const char *handle, struct st_err *e
     if (!*handle || *end || h < TPM2_PERSISTENT_FIRST || h > TPM2_PERSISTENT_LAST)
         return st_fail(e, ST_USAGE, "TPM: attestation key: want a persistent handle as 0x81000003, got '%.20s'",
                        handle);
-    TSS2_RC rc = Esys_TR_FromTPMPublic(d->esys, (TPM2_HANDLE)h, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &d->ak);
+    TSS2_RC rc = Esys_TR_FromTPMPublic(d->link.esys, (TPM2_HANDLE)h, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &d->ak);
     if (!rc)
-        rc = Esys_ReadPublic(d->esys, d->ak, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &public, NULL, NULL);
+        rc = Esys_ReadPublic(d->link.esys, d->ak, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &public, NULL, NULL);
     if (rc)
-        return tpm_fail(rc, "finding the attestation key", e);
+        return st_tpm_fail(rc, "finding the attestation key", e);
     int bad = keep_area(d, public, e);
     Esys_Free(public);
     return bad;
@@ -113,14 +105,9 @@ int st_tpm_device_open(const char *tcti, const char *ak, struct st_tpm_device **
     if (!d)
         return st_fail(e, ST_MEMORY, "TPM: no memory");
     d->ak = ESYS_TR_NONE;
-    if (!tcti)
-        tcti = ST_TPM_TCTI_DEFAULT;
-    TSS2_RC bad = Tss2_TctiLdr_Initialize(tcti, &d->tcti);
-    if (!bad)
-        bad = Esys_Initialize(&d->esys, d->tcti, NULL);
-    int rc = bad  ? st_fail(e, ST_UNSUPPORTED, "TPM: none is reached through '%s': %s", tcti, Tss2_RC_Decode(bad))
-             : ak ? find_ak(d, ak, e)
-                  : make_ak(d, e);
+    int rc = st_tpm_link_open(tcti, &d->link, e);
+    if (!rc)
+        rc = ak ? find_ak(d, ak, e) : make_ak(d, e);
     if (rc)
         st_tpm_device_close(d);
     else
@@ -133,11 +120,8 @@ void st_tpm_device_close(struct st_tpm_device *d)
     if (!d)
         return;
     if (d->ak_made)
-        (void)Esys_FlushContext(d->esys, d->ak);
-    if (d->esys)
-        Esys_Finalize(&d->esys);
-    if (d->tcti)
-        Tss2_TctiLdr_Finalize(&d->tcti);
+        (void)Esys_FlushContext(d->link.esys, d->ak);
+    st_tpm_link_close(&d->link);
     free(d);
 }
 
@@ -153,28 +137,17 @@ static int make_ek(struct st_tpm_device *d, ESYS_TR *ek, struct st_buf *area, st
     TPM2B_PUBLIC *public = NULL;
     uint8_t bytes[sizeof(TPMT_PUBLIC)];
     size_t n = 0;
-    TSS2_RC rc = Esys_CreatePrimary(d->esys, ESYS_TR_RH_ENDORSEMENT, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE,
+    TSS2_RC rc = Esys_CreatePrimary(d->link.esys, ESYS_TR_RH_ENDORSEMENT, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE,
                                     &no_auth, &ek_template, &no_info, &no_pcrs, ek, &public, NULL, NULL, NULL);
     if (rc)
-        return tpm_fail(rc, "making the endorsement key", e);
+        return st_tpm_fail(rc, "making the endorsement key", e);
     if (area && !(rc = Tss2_MU_TPMT_PUBLIC_Marshal(&public->publicArea, bytes, sizeof bytes, &n)))
         st_buf_add(area, bytes, n);
     Esys_Free(public);
     if (!rc)
         return 0;
-    (void)Esys_FlushContext(d->esys, *ek);
-    return tpm_fail(rc, "writing the endorsement key's public area", e);
-}
-
-static bool has_index(struct st_tpm_device *d, TPM2_HANDLE index)
-{
-    TPMS_CAPABILITY_DATA *cap = NULL;
-    TPMI_YES_NO more;
-    TSS2_RC rc =
-        Esys_GetCapability(d->esys, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, TPM2_CAP_HANDLES, index, 1, &more, &cap);
-    bool has = !rc && cap->data.handles.count == 1 && cap->data.handles.handle[0] == index;
-    Esys_Free(cap);
-    return has;
+    (void)Esys_FlushContext(d->link.esys, *ek);
+    return st_tpm_fail(rc, "writing the endorsement key's public area", e);
 }
 
 /* An index that is not there is no error: many TPMs hold no certificate. */
@@ -182,25 +155,27 @@ static int read_certificate(struct st_tpm_device *d, struct st_buf *out, struct 
 {
     ESYS_TR index;
     TPM2B_NV_PUBLIC *info = NULL;
-    if (!has_index(d, EK_CERTIFICATE_INDEX))
+    if (st_tpm_link_handle(&d->link, EK_CERTIFICATE_INDEX) != EK_CERTIFICATE_INDEX)
         return 0;
-    TSS2_RC rc = Esys_TR_FromTPMPublic(d->esys, EK_CERTIFICATE_INDEX, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &index);
+    TSS2_RC rc =
+        Esys_TR_FromTPMPublic(d->link.esys, EK_CERTIFICATE_INDEX, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &index);
     if (rc)
-        return tpm_fail(rc, "finding the endorsement key's certificate", e);
-    rc = Esys_NV_ReadPublic(d->esys, index, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &info, NULL);
+        return st_tpm_fail(rc, "finding the endorsement key's certificate", e);
+    rc = Esys_NV_ReadPublic(d->link.esys, index, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &info, NULL);
     size_t size = rc ? 0 : info->nvPublic.dataSize;
     Esys_Free(info);
     for (size_t at = 0; at < size && size <= EK_CERTIFICATE_MAX && !rc;) {
         TPM2B_MAX_NV_BUFFER *part = NULL;
         const UINT16 n = (UINT16)(size - at < 512 ? size - at : 512);
-        rc = Esys_NV_Read(d->esys, index, index, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE, n, (UINT16)at, &part);
+        rc = Esys_NV_Read(d->link.esys, index, index, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE, n, (UINT16)at,
+                          &part);
         if (!rc)
             st_buf_add(out, part->buffer, part->size);
         Esys_Free(part);
         at += n;
     }
-    Esys_TR_Close(d->esys, &index);
-    return rc ? tpm_fail(rc, "reading the endorsement key's certificate", e) : 0;
+    Esys_TR_Close(d->link.esys, &index);
+    return rc ? st_tpm_fail(rc, "reading the endorsement key's certificate", e) : 0;
 }
 
 int st_tpm_device_ek(struct st_tpm_device *d, struct st_buf *area, struct st_buf *certificate, struct st_err *e)
@@ -209,57 +184,25 @@ int st_tpm_device_ek(struct st_tpm_device *d, struct st_buf *area, struct st_buf
     int rc = make_ek(d, &ek, area, e);
     if (rc)
         return rc;
-    (void)Esys_FlushContext(d->esys, ek);
+    (void)Esys_FlushContext(d->link.esys, ek);
     return read_certificate(d, certificate, e);
 }
 
 /* ---- state and quotes ---- */
 
-static TPML_PCR_SELECTION selection(uint32_t mask)
-{
-    return (TPML_PCR_SELECTION){.count = 1,
-                                .pcrSelections = {{.hash = TPM2_ALG_SHA256,
-                                                   .sizeofSelect = 3,
-                                                   .pcrSelect = {(BYTE)mask, (BYTE)(mask >> 8), (BYTE)(mask >> 16)}}}};
-}
-#define ALL_PCRS ((1u << ST_TPM_QUOTED_PCRS) - 1)
-
-/* One reading: a TPM gives eight values at most, and says which ones. */
-static int read_some(struct st_tpm_device *d, uint32_t *left, struct st_tpm_state *out, struct st_err *e)
-{
-    const TPML_PCR_SELECTION want = selection(*left);
-    TPML_PCR_SELECTION *got = NULL;
-    TPML_DIGEST *values = NULL;
-    UINT32 counter;
-    TSS2_RC rc = Esys_PCR_Read(d->esys, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &want, &counter, &got, &values);
-    if (rc)
-        return tpm_fail(rc, "reading PCRs", e);
-    uint32_t before = *left;
-    UINT32 n = 0;
-    const TPMS_PCR_SELECTION *s = &got->pcrSelections[0];
-    for (unsigned i = 0; i < ST_TPM_QUOTED_PCRS && got->count == 1 && s->sizeofSelect >= 3; i++) {
-        if (!(*left >> i & 1) || !(s->pcrSelect[i / 8] >> i % 8 & 1) || n >= values->count ||
-            values->digests[n].size != 32)
-            continue;
-        memcpy(out->pcrs[i], values->digests[n++].buffer, 32);
-        *left &= ~(1u << i);
-    }
-    Esys_Free(got);
-    Esys_Free(values);
-    return *left == before ? st_fail(e, ST_UNSUPPORTED, "TPM: PCRs 0 to %d: not all are in its SHA-256 bank",
-                                     ST_TPM_QUOTED_PCRS - 1)
-                           : 0;
-}
+static const struct st_tpm_pcrs quoted = {ST_TPM_SHA256, (1u << ST_TPM_QUOTED_PCRS) - 1};
 
 int st_tpm_device_state(struct st_tpm_device *d, struct st_tpm_state *out, struct st_err *e)
 {
     TPMS_TIME_INFO *time = NULL;
-    for (uint32_t left = ALL_PCRS; left;)
-        if (read_some(d, &left, out, e))
-            return e->code;
-    TSS2_RC rc = Esys_ReadClock(d->esys, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &time);
+    struct st_tpm_values values;
+    if (st_tpm_link_pcrs(&d->link, &quoted, &values, e))
+        return e->code;
+    for (int i = 0; i < ST_TPM_QUOTED_PCRS; i++)
+        memcpy(out->pcrs[i], values.of[i], sizeof out->pcrs[i]);
+    TSS2_RC rc = Esys_ReadClock(d->link.esys, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &time);
     if (rc)
-        return tpm_fail(rc, "reading its clock", e);
+        return st_tpm_fail(rc, "reading its clock", e);
     out->reset_count = time->clockInfo.resetCount;
     out->restart_count = time->clockInfo.restartCount;
     Esys_Free(time);
@@ -285,7 +228,7 @@ int st_tpm_device_quote(struct st_tpm_device *d, const uint8_t *data, size_t len
 {
     TPM2B_DATA nonce = {.size = (UINT16)len};
     const TPMT_SIG_SCHEME keys_own = {.scheme = TPM2_ALG_NULL};
-    const TPML_PCR_SELECTION pcrs = selection(ALL_PCRS);
+    const TPML_PCR_SELECTION pcrs = st_tpm_selection(&quoted);
     TPM2B_ATTEST *quote = NULL;
     TPMT_SIGNATURE *sig = NULL;
     uint8_t bytes[sizeof(TPMT_SIGNATURE)];
@@ -293,11 +236,11 @@ int st_tpm_device_quote(struct st_tpm_device *d, const uint8_t *data, size_t len
     if (len == 0 || len > 32)
         return st_fail(e, ST_INTERNAL, "TPM: quote: want 1..32 bytes of qualifying data, got %zu", len);
     memcpy(nonce.buffer, data, len);
-    TSS2_RC rc = Esys_Quote(d->esys, d->ak, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE, &nonce, &keys_own, &pcrs,
+    TSS2_RC rc = Esys_Quote(d->link.esys, d->ak, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE, &nonce, &keys_own, &pcrs,
                             &quote, &sig);
     if (!rc)
         rc = Tss2_MU_TPMT_SIGNATURE_Marshal(sig, bytes, sizeof bytes, &n);
-    int bad = rc ? tpm_fail(rc, "quoting", e) : digest_of(quote, digest, e);
+    int bad = rc ? st_tpm_fail(rc, "quoting", e) : digest_of(quote, digest, e);
     if (!bad) {
         st_buf_add(attest, quote->attestationData, quote->size);
         st_buf_add(signature, bytes, n);
@@ -313,16 +256,16 @@ int st_tpm_device_quote(struct st_tpm_device *d, const uint8_t *data, size_t len
 static int endorsement_session(struct st_tpm_device *d, ESYS_TR *session, struct st_err *e)
 {
     const TPMT_SYM_DEF none = {.algorithm = TPM2_ALG_NULL};
-    TSS2_RC rc = Esys_StartAuthSession(d->esys, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE,
-                                       NULL, TPM2_SE_POLICY, &none, TPM2_ALG_SHA256, session);
+    TSS2_RC rc = Esys_StartAuthSession(d->link.esys, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE,
+                                       ESYS_TR_NONE, NULL, TPM2_SE_POLICY, &none, TPM2_ALG_SHA256, session);
     if (rc)
-        return tpm_fail(rc, "starting a session", e);
-    rc = Esys_PolicySecret(d->esys, ESYS_TR_RH_ENDORSEMENT, *session, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE,
+        return st_tpm_fail(rc, "starting a session", e);
+    rc = Esys_PolicySecret(d->link.esys, ESYS_TR_RH_ENDORSEMENT, *session, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE,
                            NULL, NULL, NULL, 0, NULL, NULL);
     if (!rc)
         return 0;
-    (void)Esys_FlushContext(d->esys, *session);
-    return tpm_fail(rc, "leave to use the endorsement key", e);
+    (void)Esys_FlushContext(d->link.esys, *session);
+    return st_tpm_fail(rc, "leave to use the endorsement key", e);
 }
 
 /* What the TPM says against the credential (Part 2, section 6.6: format one) is VERIFY; so is what libtpms says of a
@@ -333,7 +276,7 @@ static int refused(TSS2_RC rc, struct st_err *e)
         return st_fail(e, ST_VERIFY,
                        "TPM: credential: it was made for another TPM or another attestation key, or "
                        "changed");
-    return tpm_fail(rc, "opening the credential", e);
+    return st_tpm_fail(rc, "opening the credential", e);
 }
 
 int st_tpm_device_activate(struct st_tpm_device *d, struct st_span blob, struct st_span seed, uint8_t *secret,
@@ -351,12 +294,12 @@ int st_tpm_device_activate(struct st_tpm_device *d, struct st_span blob, struct 
         return e->code;
     int rc = endorsement_session(d, &session, e);
     if (!rc) {
-        TSS2_RC bad =
-            Esys_ActivateCredential(d->esys, d->ak, ek, ESYS_TR_PASSWORD, session, ESYS_TR_NONE, &id, &enc, &opened);
-        (void)Esys_FlushContext(d->esys, session); /* ESAPI lets sessions live on */
+        TSS2_RC bad = Esys_ActivateCredential(d->link.esys, d->ak, ek, ESYS_TR_PASSWORD, session, ESYS_TR_NONE, &id,
+                                              &enc, &opened);
+        (void)Esys_FlushContext(d->link.esys, session); /* ESAPI lets sessions live on */
         rc = bad ? refused(bad, e) : 0;
     }
-    (void)Esys_FlushContext(d->esys, ek);
+    (void)Esys_FlushContext(d->link.esys, ek);
     if (!rc && opened->size > *len)
         rc = st_fail(e, ST_INPUT, "TPM: credential: holds %u bytes, want at most %zu", opened->size, *len);
     if (!rc) {
@@ -371,16 +314,10 @@ int st_tpm_device_activate(struct st_tpm_device *d, struct st_span blob, struct 
 
 #else
 
-static int refuse(struct st_err *e)
-{
-    return st_fail(e, ST_UNSUPPORTED,
-                   "TPM: this build has no TPM support (tpm2-tss was not there, Debian libtss2-dev)");
-}
-
 int st_tpm_device_open(const char *tcti, const char *ak, struct st_tpm_device **out, struct st_err *e)
 {
     (void)tcti, (void)ak, (void)out;
-    return refuse(e);
+    return st_tpm_absent(e);
 }
 
 void st_tpm_device_close(struct st_tpm_device *d)
@@ -397,27 +334,27 @@ struct st_span st_tpm_device_ak(const struct st_tpm_device *d)
 int st_tpm_device_ek(struct st_tpm_device *d, struct st_buf *area, struct st_buf *certificate, struct st_err *e)
 {
     (void)d, (void)area, (void)certificate;
-    return refuse(e);
+    return st_tpm_absent(e);
 }
 
 int st_tpm_device_state(struct st_tpm_device *d, struct st_tpm_state *out, struct st_err *e)
 {
     (void)d, (void)out;
-    return refuse(e);
+    return st_tpm_absent(e);
 }
 
 int st_tpm_device_quote(struct st_tpm_device *d, const uint8_t *data, size_t len, struct st_buf *attest,
                         struct st_buf *signature, uint8_t digest[32], struct st_err *e)
 {
     (void)d, (void)data, (void)len, (void)attest, (void)signature, (void)digest;
-    return refuse(e);
+    return st_tpm_absent(e);
 }
 
 int st_tpm_device_activate(struct st_tpm_device *d, struct st_span blob, struct st_span seed, uint8_t *secret,
                            size_t *len, struct st_err *e)
 {
     (void)d, (void)blob, (void)seed, (void)secret, (void)len;
-    return refuse(e);
+    return st_tpm_absent(e);
 }
 
 #endif

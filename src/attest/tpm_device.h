@@ -15,12 +15,11 @@
 
 #include "base/buf.h"
 
-#define ST_TPM_TCTI_DEFAULT "device:/dev/tpmrm0"
 #define ST_TPM_QUOTED_PCRS 15 /* 0 to 14: firmware, boot loader, kernel, and what systemd and shim add */
 #define ST_TPM_SECRET_MAX 64
 
 struct st_tpm_device;
-/* tcti: NULL = ST_TPM_TCTI_DEFAULT. ak: NULL, or a persistent handle as "0x81000003". */
+/* tcti: NULL = ST_TPM_TCTI_DEFAULT (attest/tpm_link.h). ak: NULL, or a persistent handle as "0x81000003". */
 int st_tpm_device_open(const char *tcti, const char *ak, struct st_tpm_device **out, struct st_err *e) ST_MUST_CHECK;
 void st_tpm_device_close(struct st_tpm_device *d);
 

@@ -9,7 +9,7 @@
 
 struct key_opts {
     bool tpm;
-    struct st_cov_pcrs pcrs;
+    struct st_tpm_pcrs pcrs;
 };
 
 enum { KEY_TPM = ST_KEY(0), KEY_TPM_PCRS };
@@ -21,58 +21,16 @@ static const struct argp_option options[] = {
     {0},
 };
 
-/* TPM_ALG_ID of the banks. */
-static const struct {
-    const char *name;
-    uint32_t bank;
-} banks[] = {{"sha1", 0x4}, {"sha256", 0xb}, {"sha384", 0xc}};
-#define N_BANK (sizeof banks / sizeof *banks)
-
-static int read_pcrs(const char *arg, struct st_cov_pcrs *out, struct st_err *e)
-{
-    const char *p = strchr(arg, ':');
-    *out = (struct st_cov_pcrs){0};
-    for (size_t i = 0; p && i < N_BANK; i++)
-        if (strlen(banks[i].name) == (size_t)(p - arg) && strncmp(arg, banks[i].name, (size_t)(p - arg)) == 0)
-            out->bank = banks[i].bank;
-    while (out->bank && *p) { /* p is at a colon or comma */
-        char *end;
-        unsigned long n = strtoul(p + 1, &end, 10);
-        if (p[1] < '0' || p[1] > '9' || n >= 24 || (*end && *end != ','))
-            break;
-        out->mask |= 1u << n;
-        p = end;
-    }
-    return out->bank && !*p ? 0
-                            : st_fail(e, ST_USAGE,
-                                      "--tpm-pcrs: want sha1, sha256 or sha384, a colon and PCRs 0..23 as "
-                                      "in sha256:7,11, got '%s'",
-                                      arg);
-}
-
 static int set(void *opts, int key, char *arg, struct st_err *e)
 {
     struct key_opts *o = opts;
     if (key == KEY_TPM_PCRS)
-        return read_pcrs(arg, &o->pcrs, e);
+        return st_tpm_pcrs_parse(arg, "--tpm-pcrs", &o->pcrs, e);
     o->tpm = true;
     return 0;
 }
 
 /* ---- show ---- */
-
-static void add_pcrs(struct st_buf *b, const struct st_cov_pcrs *p)
-{
-    const char *sep = ":";
-    for (size_t i = 0; i < N_BANK; i++)
-        if (banks[i].bank == p->bank)
-            st_buf_add_str(b, banks[i].name);
-    for (unsigned i = 0; i < 24; i++)
-        if (p->mask >> i & 1) {
-            st_buf_addf(b, "%s%u", sep, i);
-            sep = ",";
-        }
-}
 
 static void add_text(struct st_buf *b, const struct st_cov_key_info *k, const char *id, const char *when)
 {
@@ -84,7 +42,7 @@ static void add_text(struct st_buf *b, const struct st_cov_key_info *k, const ch
         break;
     case ST_COV_WRAP_TPM:
         st_buf_add_str(b, k->pcrs.bank ? "by a TPM, PCRs " : "by a TPM");
-        add_pcrs(b, &k->pcrs);
+        st_tpm_pcrs_text(&k->pcrs, b);
         st_buf_add_str(b, "\n");
         break;
     default:
@@ -102,7 +60,7 @@ static void add_json(struct st_buf *b, const struct st_cov_key_info *k, const ch
                     k->cost.memory_kib, k->cost.lanes);
     if (k->pcrs.bank) {
         st_buf_add_str(b, ", \"pcrs\": \"");
-        add_pcrs(b, &k->pcrs);
+        st_tpm_pcrs_text(&k->pcrs, b);
         st_buf_add_str(b, "\"");
     }
 }

@@ -23,6 +23,7 @@
 #ifndef ST_PROTECT_COVARIANT_KEY_H
 #define ST_PROTECT_COVARIANT_KEY_H
 
+#include "attest/tpm_policy.h"
 #include "base/file.h"
 #include "base/secret.h"
 #include "crypto/passphrase.h"
@@ -30,21 +31,13 @@
 
 enum st_cov_wrap { ST_COV_WRAP_NONE, ST_COV_WRAP_PASSPHRASE, ST_COV_WRAP_TPM, ST_COV_WRAP_COUNT };
 
-/* PCRs that must have today's values again when the seed is asked for. */
-struct st_cov_pcrs {
-    uint32_t bank; /* TPM_ALG_ID; 0 = no PCRs */
-    uint32_t mask; /* bit i: PCR i, i < 24 */
-};
-
-#define ST_COV_TCTI_DEFAULT "device:/dev/tpmrm0"
-
 /* How a new key file is wrapped, and what opens one that is. Borrowed for the call. */
 struct st_cov_lock {
     enum st_cov_wrap wrap;              /* of a new file; opening goes by the file */
     const struct st_secret *passphrase; /* 1..ST_PASSPHRASE_MAX bytes, or NULL */
     struct st_argon2 cost;              /* of a new file; zeros = ST_ARGON2_DEFAULT */
-    const char *tcti;                   /* how to reach the TPM (tpm2-tss's NAME:CONF); NULL = ST_COV_TCTI_DEFAULT */
-    struct st_cov_pcrs pcrs;            /* of a new file */
+    const char *tcti;                   /* how to reach the TPM (tpm2-tss's NAME:CONF); NULL = ST_TPM_TCTI_DEFAULT */
+    struct st_tpm_pcrs pcrs;            /* of a new file: they must have today's values when it is opened */
 };
 
 /* What a key file says without being opened. */
@@ -54,7 +47,7 @@ struct st_cov_key_info {
     int64_t created; /* Unix seconds */
     enum st_cov_wrap wrap;
     struct st_argon2 cost;   /* PASSPHRASE */
-    struct st_cov_pcrs pcrs; /* TPM */
+    struct st_tpm_pcrs pcrs; /* TPM */
 };
 
 struct st_cov_key {
@@ -64,11 +57,11 @@ struct st_cov_key {
 };
 
 /* A fresh key in a new file; refuses to overwrite (IO). On disk when it returns. lock NULL = not wrapped.
- * USAGE: a cost or passphrase out of range; UNSUPPORTED: TPM in a build without tpm2-tss; IO: no TPM. */
+ * USAGE: a cost or passphrase out of range; UNSUPPORTED: no TPM, or a build without tpm2-tss. */
 int st_cov_key_create(const char *path, const struct st_cov_lock *lock, struct st_err *e) ST_MUST_CHECK;
 /* lock NULL = neither passphrase nor special way to the TPM. INPUT: not a key file, truncated, damaged; UNSUPPORTED:
- * version, wrap; POLICY: readable by others (mode & 077); USAGE: wrapped by a passphrase and none given, or the other
- * way round; VERIFY: wrong passphrase, another TPM, other PCR values, a changed head; IO: no TPM. */
+ * version, wrap, no TPM; POLICY: readable by others (mode & 077); USAGE: wrapped by a passphrase and none given, or the
+ * other way round; VERIFY: wrong passphrase, another TPM, other PCR values, a changed head. */
 int st_cov_key_load(const char *path, const struct st_cov_lock *lock, struct st_cov_key *out,
                     struct st_err *e) ST_MUST_CHECK;
 /* The same checks of the file, nothing opened. */
