@@ -32,12 +32,6 @@ const char *st_tpm_hash_name(unsigned alg)
     }
 }
 
-size_t st_tpm_hash_len(unsigned alg)
-{
-    static const uint8_t len[] = {32, 48, 64};
-    return alg == ST_TPM_SHA1 ? 20 : alg >= ST_TPM_SHA256 && alg <= ST_TPM_SHA512 ? len[alg - ST_TPM_SHA256] : 0;
-}
-
 struct st_span st_tpm_bytes(struct st_tpm_reader *r, size_t n)
 {
     if (r->failed || n > (size_t)(r->end - r->p)) {

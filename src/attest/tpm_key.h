@@ -14,7 +14,10 @@
 #define ST_TPM_SHA512 0x000d
 /* "SHA256" and so on as OpenSSL knows it, NULL for what is neither of the four; its length in bytes, 0. */
 const char *st_tpm_hash_name(unsigned alg);
-size_t st_tpm_hash_len(unsigned alg);
+static inline size_t st_tpm_hash_len(unsigned alg)
+{
+    return alg == ST_TPM_SHA1 ? 20 : alg >= ST_TPM_SHA256 && alg <= ST_TPM_SHA512 ? 32 + 16 * (alg - ST_TPM_SHA256) : 0;
+}
 
 /* A reader of big-endian fields: it stops at the end, and remembers that it had to. */
 struct st_tpm_reader {
@@ -35,6 +38,7 @@ struct st_tpm_key {
 #define ST_TPMA_FIXED_TPM (1u << 1)
 #define ST_TPMA_FIXED_PARENT (1u << 4)
 #define ST_TPMA_SENSITIVE_DATA_ORIGIN (1u << 5)
+#define ST_TPMA_ADMIN_WITH_POLICY (1u << 7)
 #define ST_TPMA_RESTRICTED (1u << 16)
 #define ST_TPMA_DECRYPT (1u << 17)
 #define ST_TPMA_SIGN (1u << 18)

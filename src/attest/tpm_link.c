@@ -75,9 +75,7 @@ static int read_some(struct st_tpm_link *l, uint32_t *left, struct st_tpm_values
     }
     Esys_Free(got);
     Esys_Free(values);
-    return *left == before ? st_fail(e, ST_UNSUPPORTED, "TPM: PCRs: not all of them are in its bank %s",
-                                     st_tpm_bank_name(out->pcrs.bank))
-                           : 0;
+    return *left == before ? st_fail(e, ST_UNSUPPORTED, "TPM: PCRs: not all of them are in that bank of it") : 0;
 }
 
 int st_tpm_link_pcrs(struct st_tpm_link *l, const struct st_tpm_pcrs *p, struct st_tpm_values *out, struct st_err *e)
