@@ -13,16 +13,12 @@ static struct st_harden *harden_of(const char *text, const char *key, uint32_t n
 {
     struct st_harden_opts o;
     struct st_harden *h;
-    struct st_secret s = {0};
+    uint8_t bytes[32];
     struct st_err e = {0};
     tiny_check(st_harden_parse(text, &o, &e), &e);
     o.measure = true;
-    if (key) {
-        tiny_check(st_secret_init(&s, 32, &e), &e);
-        memset(s.p, *key, 32);
-    }
-    tiny_check(st_harden_new(&o, key ? &s : NULL, n_vocab, &h, &e), &e);
-    st_secret_wipe(&s);
+    memset(bytes, key ? *key : 0, sizeof bytes);
+    tiny_check(st_harden_new(&o, key ? bytes : NULL, n_vocab, &h, &e), &e);
     return h;
 }
 

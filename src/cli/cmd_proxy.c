@@ -169,7 +169,7 @@ static int run_masked(const struct st_cli *cli, const struct st_proxy_opts *o, s
         return st_fail(e, ST_USAGE, "proxy: %s: only with --protect confidential", st_proxy_confidential_given(o));
     if (!cli->n_args)
         return st_fail(e, ST_USAGE, "proxy: --protect masked wants a MODEL");
-    if (st_masked_wanted(cli, &masked, e))
+    if (st_masked_wanted(cli, false, &masked, e))
         return e->code;
     with.tokenizer = o->source;
     const struct st_serve_engine so = {.command = "proxy", .port = 7788, .max_queue = o->max_queue};

@@ -28,8 +28,9 @@ struct st_masked_side {
     struct st_masked_reference *reference;
     struct st_boundary boundary;
     char scheme[48];
-    int n_exchange;
-    double probed; /* when no worker answered last */
+    bool sealed;
+    int n_exchange; /* 0: only of a sealed model, whose matrices all lie inside */
+    double probed;  /* when no worker answered last */
 };
 
 static int want_masked_options(const struct st_cli_masked *o, struct st_err *e)
@@ -45,8 +46,6 @@ static int want_masked_options(const struct st_cli_masked *o, struct st_err *e)
                        strcmp(o->first, "reference") ? o->first
                        : o->n_worker                 ? "worker"
                                                      : "scheme, --params, --hints, --rank, --no-integrity, --record");
-    if (!o->reference && !o->n_worker)
-        return st_fail(e, ST_USAGE, "--protect masked: want --worker ADDRESS (or --reference masked-int)");
     return 0;
 }
 
@@ -70,36 +69,58 @@ static int check_scheme(const struct st_cli_masked *o, struct st_err *e)
     return lwe ? st_lwe_params_find(o->params, &params, e) : 0;
 }
 
-int st_masked_wanted(const struct st_cli *cli, bool *out, struct st_err *e)
+/* Of a model that is not sealed. */
+static int check_protection(const struct st_cli *cli, struct st_err *e)
 {
-    const struct st_cli_masked *o = &cli->masked;
-    const char *name = cli->protect ? cli->protect : "none";
-    *out = false;
+    const char *name = cli->protect;
     if (strcmp(name, "covariant") == 0)
         return st_fail(e, ST_UNSUPPORTED,
                        "--protect covariant: needs an obfuscated checkpoint on a server and "
                        "`sotto proxy`; %s knows none and masked",
                        cli->cmd->name);
+    if (strcmp(name, "sealed") == 0)
+        return st_fail(e, ST_USAGE, "--protect sealed: the model is not sealed (`sotto seal` makes one that is)");
     if (strcmp(name, "none") != 0 && strcmp(name, "masked") != 0)
         return st_fail(e, ST_UNSUPPORTED, "--protect: '%s' is not supported; supported: none, masked", name);
-    if (strcmp(name, "none") == 0) {
-        if (o->first || o->show_egress)
-            return st_fail(e, ST_USAGE, "--%s: only with --protect masked", o->first ? o->first : "show-egress");
-        return 0;
+    return 0;
+}
+
+int st_masked_wanted(const struct st_cli *cli, bool sealed, bool *out, struct st_err *e)
+{
+    const struct st_cli_masked *o = &cli->masked;
+    const char *other = o->first         ? o->first
+                        : o->show_egress ? "show-egress"
+                                         : NULL; /* an option without its protection */
+    *out = false;
+    if (sealed && cli->protect && strcmp(cli->protect, "sealed") != 0)
+        return st_fail(e, ST_USAGE, "--protect %s: the model is sealed; want sealed or nothing", cli->protect);
+    if (!sealed && cli->protect && check_protection(cli, e))
+        return e->code;
+    if (!sealed && (!cli->protect || strcmp(cli->protect, "none") == 0))
+        return other ? st_fail(e, ST_USAGE, "--%s: only with --protect masked", other) : 0;
+    if (want_masked_options(o, e))
+        return e->code;
+    if (!o->reference && !o->n_worker) {
+        if (!sealed)
+            return st_fail(e, ST_USAGE, "--protect masked: want --worker ADDRESS (or --reference masked-int)");
+        return other ? st_fail(e, ST_USAGE, "--%s: only with --worker", other) : 0;
     }
-    if (want_masked_options(o, e) || (!o->reference && check_scheme(o, e)))
+    if (sealed && o->embedding_remote)
+        return st_fail(e, ST_USAGE, "--embedding remote: the table of a sealed model is looked up inside");
+    if (!o->reference && check_scheme(o, e))
         return e->code;
     *out = true;
     return 0;
 }
 
-int st_masked_model_opts(const struct st_cli *cli, const char *path, struct st_model_opts *o, struct st_err *e)
+int st_masked_model_opts(const struct st_cli *cli, const char *path, bool sealed, struct st_model_opts *o,
+                         struct st_err *e)
 {
     if (cli->dtype != ST_CLI_DTYPE_KEEP && cli->dtype != ST_CLI_DTYPE_INT8)
         return st_fail(e, ST_USAGE, "--dtype: masked layers are int8; want int8 or nothing");
     o->dtype = ST_LOAD_INT8;
-    o->fold_norms = true;
-    o->no_linear = st_kit_is(path);
+    o->fold_norms = !sealed;
+    o->no_linear = !sealed && st_kit_is(path);
     return 0;
 }
 
@@ -244,28 +265,41 @@ static int open_reference(struct st_masked_side *s, struct st_err *e)
     return 0;
 }
 
-int st_masked_open(const struct st_cli *cli, const char *path, struct st_model *model, struct st_engine_opts *eo,
-                   struct st_masked_side **out, struct st_err *e)
+static int open_parts(const struct st_cli *cli, const char *path, struct st_masked_side *s, struct st_engine_opts *eo,
+                      struct st_err *e)
+{
+    const struct st_cli_masked *o = s->o;
+    s->n_exchange = st_plan_exchanges(&s->model->plan);
+    if (s->sealed && !s->n_exchange) {
+        snprintf(s->scheme, sizeof s->scheme, "none");
+        return 0;
+    }
+    if (st_pool_new(cli->n_threads, &s->pool, e) || st_served_init(&s->served, s->model, o->embedding_remote, e) ||
+        st_model_digest(path, !cli->quiet, s->digest, e))
+        return e->code;
+    if (o->reference ? open_reference(s, e) : open_transport(s, e) || open_masks(cli, s, eo, e))
+        return e->code;
+    eo->boundary = &s->boundary;
+    return 0;
+}
+
+int st_masked_open(const struct st_cli *cli, const char *path, bool sealed, struct st_model *model,
+                   struct st_engine_opts *eo, struct st_masked_side **out, struct st_err *e)
 {
     const struct st_cli_masked *o = &cli->masked;
     const struct st_masked_place place = {.embedding = o->embedding_remote,
                                           .experts = o->experts_all ? ST_MASKED_EXPERTS_ALL : ST_MASKED_EXPERTS_LOCAL,
                                           .no_weights = st_kit_is(path)};
     struct st_masked_side *s;
-    if (st_masked_place(&model->plan, &place, e) || st_alloc(&s, 1, sizeof *s, "masked side", e))
+    if ((!sealed && st_masked_place(&model->plan, &place, e)) || st_alloc(&s, 1, sizeof *s, "masked side", e))
         return e->code;
-    *s = (struct st_masked_side){.o = o, .model = model, .n_exchange = st_plan_exchanges(&model->plan)};
-    if (st_pool_new(cli->n_threads, &s->pool, e) || st_served_init(&s->served, model, o->embedding_remote, e) ||
-        st_model_digest(path, !cli->quiet, s->digest, e))
-        goto fail;
-    if (o->reference ? open_reference(s, e) : open_transport(s, e) || open_masks(cli, s, eo, e))
-        goto fail;
-    eo->boundary = &s->boundary;
+    *s = (struct st_masked_side){.o = o, .model = model, .sealed = sealed};
+    if (open_parts(cli, path, s, eo, e)) {
+        st_masked_close(s);
+        return e->code;
+    }
     *out = s;
     return 0;
-fail:
-    st_masked_close(s);
-    return e->code;
 }
 
 void st_masked_close(struct st_masked_side *s)
@@ -290,9 +324,16 @@ void st_masked_close(struct st_masked_side *s)
 
 void st_masked_words(const struct st_masked_side *s, struct st_masked_words *out)
 {
-    *out = (struct st_masked_words){.protection = "masked", .scheme = s->scheme, .verified = "integrity"};
+    *out = (struct st_masked_words){
+        .protection = s->sealed ? "sealed" : "masked", .scheme = s->scheme, .verified = "integrity"};
+    if (!s->n_exchange) {
+        out->verified = "no";
+        out->strength = "every matrix lies inside: the worker is not asked for anything";
+        return;
+    }
     if (s->reference) {
-        out->protection = out->verified = "none";
+        out->protection = s->sealed ? "sealed" : "none";
+        out->verified = "none";
         out->strength = "the exact integers of a worker, computed here: for comparing";
         return;
     }
@@ -310,6 +351,8 @@ void st_masked_words(const struct st_masked_side *s, struct st_masked_words *out
 
 const char *st_masked_choice(const struct st_masked_side *s)
 {
+    if (!s->n_exchange)
+        return "worker: 0 exchanges per token: every matrix of the model lies inside, nothing leaves";
     return s->masked ? st_masked_plan_text(s->masked) : "";
 }
 
@@ -326,7 +369,7 @@ void st_masked_figures(const struct st_masked_side *s, struct st_masked_figures 
  * the engine waits for this too. */
 static bool ready(struct st_masked_side *s)
 {
-    if (s->reference)
+    if (!s->client)
         return true;
     if (s->probed && st_now() - s->probed < PROBE_S)
         return false;

@@ -1,7 +1,8 @@
 /* What `--protect masked` sets up around an engine of this process: the matrices that the model's owner serves, the
  * connection to the workers, hints, scheme, pads, and the door (engine/boundary.h) that the engine sends its linear
- * layers through. With `--reference masked-int` there is no worker: the exact integers are computed here, which
- * protects nothing and is for comparing.
+ * layers through. The same for a sealed model with --worker: then only layers whose matrices lie outside leave, and no
+ * norms are folded into them. With `--reference masked-int` there is no worker: the exact integers are computed here,
+ * which protects nothing and is for comparing.
  *
  * Owned by struct st_open (cli/open.h). After opening, the engine's thread alone uses it. */
 #ifndef ST_CLI_MASKED_H
@@ -15,19 +16,23 @@
 
 struct st_masked_side;
 
-/* Whether the shared options ask for it. USAGE: options of it without it, options that do not go together, none of
- * --worker and --reference; UNSUPPORTED: an unknown protection or one of another command, --private-weights. */
-int st_masked_wanted(const struct st_cli *cli, bool *out, struct st_err *e) ST_MUST_CHECK;
-/* How the model at `path` is opened for it: int8 with folded norms, or as a kit. USAGE: --dtype says otherwise. */
-int st_masked_model_opts(const struct st_cli *cli, const char *path, struct st_model_opts *o,
+/* Whether the shared options ask for it; of a sealed model --worker or --reference alone do. USAGE: options of it
+ * without it, options that do not go together, none of --worker and --reference; UNSUPPORTED: an unknown protection or
+ * one of another command, --private-weights. */
+int st_masked_wanted(const struct st_cli *cli, bool sealed, bool *out, struct st_err *e) ST_MUST_CHECK;
+/* How the model at `path` is opened for it: int8 with folded norms, or as a kit; of a sealed one what lies outside as
+ * int8. USAGE: --dtype says otherwise. */
+int st_masked_model_opts(const struct st_cli *cli, const char *path, bool sealed, struct st_model_opts *o,
                          struct st_err *e) ST_MUST_CHECK;
-/* Places the model's plan, connects, makes the masks; then *eo sends the engine through the door. model and cli are
- * borrowed until close, which comes after the engine's end. Errors: those of the parts, one line each. */
-int st_masked_open(const struct st_cli *cli, const char *path, struct st_model *model, struct st_engine_opts *eo,
-                   struct st_masked_side **out, struct st_err *e) ST_MUST_CHECK;
+/* Places the model's plan (that of a sealed model is placed already: st_sealed_place()), connects, makes the masks;
+ * then *eo sends the engine through the door. Where nothing leaves, nobody is connected to. model and cli are borrowed
+ * until close, which comes after the engine's end. Errors: those of the parts, one line each. */
+int st_masked_open(const struct st_cli *cli, const char *path, bool sealed, struct st_model *model,
+                   struct st_engine_opts *eo, struct st_masked_side **out, struct st_err *e) ST_MUST_CHECK;
 void st_masked_close(struct st_masked_side *s);
 
-/* What outputs say: protection "masked", scheme "lwe-1280-12.8" or "remo (breakable)", verified "integrity" or "none".
+/* What outputs say: protection "masked" or "sealed", scheme "lwe-1280-12.8" or "remo (breakable)", verified "integrity"
+ * or "none".
  */
 struct st_masked_words {
     const char *protection, *scheme, *verified;

@@ -121,8 +121,8 @@ static int check_options(const struct st_cli *cli, bool masked, struct st_err *e
     return 0;
 }
 
-/* With --harden: what every row of logits passes. key: of the model, or NULL. */
-static int open_harden(const struct st_cli *cli, unsigned what, const struct st_secret *key, struct st_engine_opts *eo,
+/* With --harden: what every row of logits passes. key [32]: of the model, or NULL. */
+static int open_harden(const struct st_cli *cli, unsigned what, const uint8_t *key, struct st_engine_opts *eo,
                        struct st_open *out, struct st_err *e)
 {
     struct st_harden_opts o;
@@ -145,13 +145,13 @@ static int open_engine(const struct st_cli *cli, const char *path, unsigned what
     struct st_engine_opts eo = more ? *more : (struct st_engine_opts){0};
     double start = st_now();
     bool masked;
-    if (st_masked_wanted(cli, &masked, e) || check_options(cli, masked, e) ||
-        (masked && st_masked_model_opts(cli, path, &mo, e)))
+    if (st_masked_wanted(cli, false, &masked, e) || check_options(cli, masked, e) ||
+        (masked && st_masked_model_opts(cli, path, false, &mo, e)))
         return e->code;
     if (st_model_open(path, &mo, &out->model, e))
         return e->code;
     if (open_harden(cli, what, NULL, &eo, out, e) ||
-        (masked && st_masked_open(cli, path, out->model, &eo, &out->masked, e)))
+        (masked && st_masked_open(cli, path, false, out->model, &eo, &out->masked, e)))
         return e->code;
     eo.n_threads = cli->n_threads;
     eo.isa = cli->isa;

@@ -1,6 +1,7 @@
 #include "protect/sealed/harden.h"
 #include "base/buf.h"
 #include "base/hooks.h"
+#include "base/secret.h"
 #include "crypto/digest.h"
 #include "crypto/stream.h"
 
@@ -258,14 +259,12 @@ static int harden_row(void *ctx, uint32_t variant, const uint32_t *ids, size_t n
 
 /* The object. */
 
-static int make_key(struct st_harden *h, const struct st_secret *key, struct st_err *e)
+static int make_key(struct st_harden *h, const uint8_t *key, struct st_err *e)
 {
     struct st_secret own = {0};
     int rc = st_secret_init(&own, KEY_LEN, e);
-    if (!rc && key && key->len != KEY_LEN)
-        rc = st_fail(e, ST_INTERNAL, "harden: want a key of %d bytes", KEY_LEN);
     if (!rc && key)
-        memcpy(own.p, key->p, KEY_LEN);
+        memcpy(own.p, key, KEY_LEN);
     else if (!rc)
         rc = st_random(own.p, KEY_LEN, e);
     /* One key for the hash of contexts, one inside the stream. */
@@ -283,7 +282,7 @@ static int make_key(struct st_harden *h, const struct st_secret *key, struct st_
     return rc;
 }
 
-int st_harden_new(const struct st_harden_opts *o, const struct st_secret *key, uint32_t n_vocab, struct st_harden **out,
+int st_harden_new(const struct st_harden_opts *o, const uint8_t *key, uint32_t n_vocab, struct st_harden **out,
                   struct st_err *e)
 {
     struct st_harden *h;

@@ -18,7 +18,6 @@
 #ifndef ST_PROTECT_SEALED_HARDEN_H
 #define ST_PROTECT_SEALED_HARDEN_H
 
-#include "base/secret.h"
 #include "engine/filter.h"
 
 #include <stdbool.h>
@@ -37,9 +36,10 @@ struct st_harden_opts {
 int st_harden_parse(const char *text, struct st_harden_opts *out, struct st_err *e) ST_MUST_CHECK;
 
 struct st_harden;
-/* key [32] is copied: a sealed model's own (st_vault_derive()), bound to its version; NULL = random, of this process:
- * then what is asked again after a restart gets other noise. USAGE: top_k above n_vocab. */
-int st_harden_new(const struct st_harden_opts *o, const struct st_secret *key, uint32_t n_vocab, struct st_harden **out,
+/* key [32] is copied: a sealed model's own (st_vault_derive()), another one for each sealing; NULL = random, of this
+ * process: then what is asked again after a restart gets other noise. USAGE: top_k above n_vocab. */
+#define ST_HARDEN_INFO "sotto sealed 1 harden"
+int st_harden_new(const struct st_harden_opts *o, const uint8_t *key, uint32_t n_vocab, struct st_harden **out,
                   struct st_err *e) ST_MUST_CHECK;
 void st_harden_free(struct st_harden *h);
 const struct st_filter *st_harden_filter(const struct st_harden *h);
