@@ -104,7 +104,7 @@ static void run(struct st_compute *c, const struct options *o, enum st_dtype dty
         size_t i = 0;
         for (; i < n_mat && (n_row < 16 || now() - t < 0.2); i++) {
             m.data = bytes + i * size;
-            st_linear(c, &(struct st_linear_job){&m, NULL, y}, 1, x, n_row);
+            st_linear(c, &(struct st_linear_job){.w = &m, .y = y}, 1, x, n_row);
         }
         t = (now() - t) / (double)i;
         best = t < best ? t : best;

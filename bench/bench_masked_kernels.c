@@ -124,7 +124,7 @@ static void run_masked(void *arg, uint32_t i)
 static void run_linear(void *arg, uint32_t i)
 {
     struct layer *l = arg;
-    st_linear(l->compute, &(struct st_linear_job){&l->mats[i], NULL, l->y}, 1, l->x, l->n_row);
+    st_linear(l->compute, &(struct st_linear_job){.w = &l->mats[i], .y = l->y}, 1, l->x, l->n_row);
 }
 
 /* Rows [lo, hi) of a matrix in pieces of 192, times all rows of bytes; sums scaled to f32. */

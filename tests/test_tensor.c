@@ -138,7 +138,7 @@ static void check_linear(struct st_compute *c, const char *isa, enum st_dtype dt
     float *x = random_floats((size_t)n_row * n_in), *bias = random_floats(n_out);
     float *y = alloc((size_t)n_row * n_out, sizeof *y), *y2 = alloc((size_t)n_row * 5, sizeof *y2);
     double *want = alloc((size_t)n_row * n_out, sizeof *want), *want2 = alloc((size_t)n_row * 5, sizeof *want2);
-    struct st_linear_job jobs[] = {{&w.m, bias, y}, {&w2.m, NULL, y2}};
+    struct st_linear_job jobs[] = {{.w = &w.m, .bias = bias, .y = y}, {.w = &w2.m, .y = y2}};
     st_linear(c, jobs, 2, x, n_row);
     linear_f64(&w, bias, x, n_row, want);
     linear_f64(&w2, NULL, x, n_row, want2);
@@ -191,6 +191,60 @@ static void linear_layers_with_many_rows_match_f64_sums(void **state)
     }
 }
 
+/* Rows [lo, hi) of w in memory of their own, so that a read beyond them is noticed. */
+static struct st_mat rows_of(const struct st_mat *w, uint32_t lo, uint32_t hi)
+{
+    size_t row = w->n_in * st_dtype_size(w->dtype);
+    uint8_t *p = alloc(hi - lo, row);
+    memcpy(p, (const uint8_t *)w->data + lo * row, (hi - lo) * row);
+    return (struct st_mat){
+        .data = p, .scale = w->scale ? w->scale + lo : NULL, .dtype = w->dtype, .n_out = hi - lo, .n_in = w->n_in};
+}
+
+static void check_cut(struct st_compute *c, enum st_dtype dtype, uint32_t n_row, uint32_t n_in)
+{
+    enum { N_OUT = 61 };
+    static const uint32_t cuts[] = {0, 1, 8, 13, 13 + 24, N_OUT};
+    enum { N_CUT = sizeof cuts / sizeof cuts[0] - 1 };
+    struct matrix w = new_matrix(dtype, N_OUT, n_in);
+    float *x = random_floats((size_t)n_row * n_in), *bias = random_floats(N_OUT);
+    float *whole = alloc((size_t)n_row * N_OUT, sizeof *whole), *y = alloc((size_t)n_row * N_OUT, sizeof *y);
+    struct st_linear_job jobs[N_CUT];
+    struct st_mat blocks[N_CUT];
+    st_linear(c, &(struct st_linear_job){.w = &w.m, .bias = bias, .y = whole}, 1, x, n_row);
+    for (int i = 0; i < N_CUT; i++) {
+        blocks[i] = rows_of(&w.m, cuts[i], cuts[i + 1]);
+        jobs[i] = (struct st_linear_job){.w = &blocks[i], .bias = bias + cuts[i], .y = y + cuts[i], .ldy = N_OUT};
+    }
+    st_linear(c, jobs, 3, x, n_row);
+    for (int i = 3; i < N_CUT; i++)
+        st_linear(c, &jobs[i], 1, x, n_row);
+    assert_memory_equal(y, whole, (size_t)n_row * N_OUT * sizeof *y);
+    for (int i = 0; i < N_CUT; i++)
+        free((void *)(uintptr_t)blocks[i].data);
+    free_matrix(&w);
+    free(x);
+    free(bias);
+    free(whole);
+    free(y);
+}
+
+static void a_matrix_cut_between_its_rows_gives_the_same_bits(void **state)
+{
+    static const uint32_t n_rows[] = {1, 2, 4, 5, 8, 9, 16, 40, 70};
+    static const uint32_t n_ins[] = {33, 96, 2050};
+    (void)state;
+    for (int i = 0; i < N_ISA; i++)
+        for (int exact = 0; exact < 2; exact++) {
+            struct st_compute *c = compute(isas[i], 2, exact);
+            for (enum st_dtype t = 0; c && t < ST_DTYPE_COUNT; t++)
+                for (size_t r = 0; r < sizeof n_rows / sizeof n_rows[0]; r++)
+                    for (size_t k = 0; k < sizeof n_ins / sizeof n_ins[0]; k++)
+                        check_cut(c, t, n_rows[r], n_ins[k]);
+            st_compute_free(c);
+        }
+}
+
 static void a_deterministic_row_does_not_depend_on_its_batch(void **state)
 {
     enum { N_ROW = 21, N_OUT = 67, N_IN = 301 };
@@ -202,11 +256,11 @@ static void a_deterministic_row_does_not_depend_on_its_batch(void **state)
                 continue;
             struct matrix w = new_matrix(t, N_OUT, N_IN);
             float *x = random_floats(N_ROW * N_IN), *all = alloc(N_ROW * N_OUT, sizeof *all);
-            st_linear(c, &(struct st_linear_job){&w.m, NULL, all}, 1, x, N_ROW);
+            st_linear(c, &(struct st_linear_job){.w = &w.m, .y = all}, 1, x, N_ROW);
             for (uint32_t r = 0; r < N_ROW; r++)
                 for (uint32_t n = 1; n <= 9 && r + n <= N_ROW; n++) {
                     float some[9 * N_OUT];
-                    st_linear(n % 2 ? one : c, &(struct st_linear_job){&w.m, NULL, some}, 1, x + r * N_IN, n);
+                    st_linear(n % 2 ? one : c, &(struct st_linear_job){.w = &w.m, .y = some}, 1, x + r * N_IN, n);
                     assert_memory_equal(some, all + r * N_OUT, n * N_OUT * sizeof *some);
                 }
             free_matrix(&w);
@@ -233,7 +287,7 @@ static void int8_rows_of_extreme_values_do_not_overflow(void **state)
         struct st_compute *c = compute(isas[i], 1, false);
         if (!c)
             continue;
-        st_linear(c, &(struct st_linear_job){&m, NULL, y}, 1, x, 1);
+        st_linear(c, &(struct st_linear_job){.w = &m, .y = y}, 1, x, 1);
         assert_float_equal(y[0], 0, 0);
         assert_float_equal(y[1], 3.0f * 127 * N_IN, 1);
         st_compute_free(c);
@@ -258,8 +312,8 @@ static void weights_may_start_at_any_byte(void **state)
             struct st_mat m = w.m;
             m.data = moved + 1;
             for (uint32_t n = 1; n <= 20; n += 19) {
-                st_linear(c, &(struct st_linear_job){&w.m, NULL, a}, 1, x, n);
-                st_linear(c, &(struct st_linear_job){&m, NULL, b}, 1, x, n);
+                st_linear(c, &(struct st_linear_job){.w = &w.m, .y = a}, 1, x, n);
+                st_linear(c, &(struct st_linear_job){.w = &m, .y = b}, 1, x, n);
                 assert_memory_equal(a, b, n * 9 * sizeof *a);
             }
             free_matrix(&w);
@@ -789,6 +843,7 @@ int main(void)
         cmocka_unit_test(silu_and_add_match_f64),
         cmocka_unit_test(linear_layers_of_every_shape_match_f64_sums),
         cmocka_unit_test(linear_layers_with_many_rows_match_f64_sums),
+        cmocka_unit_test(a_matrix_cut_between_its_rows_gives_the_same_bits),
         cmocka_unit_test(a_deterministic_row_does_not_depend_on_its_batch),
         cmocka_unit_test(int8_rows_of_extreme_values_do_not_overflow),
         cmocka_unit_test(weights_may_start_at_any_byte),

@@ -133,7 +133,10 @@ int st_engine_new(const struct st_model *m, const struct st_engine_opts *o, stru
                               .isa = o->isa,
                               .max_row = en->max_row,
                               .deterministic = o->deterministic,
-                              .tap = o->tap};
+                              .tap = o->tap,
+                              .store = o->store,
+                              .secret = o->secret,
+                              .allow_unlocked = o->allow_unlocked};
     if (st_exec_new(m, &en->kv, b, &xo, &en->exec, e) || st_sampler_new(m->config.n_vocab, &en->sampler, e) ||
         st_alloc(&en->run, en->max_batch, sizeof *en->run, "batch", e) ||
         st_alloc(&en->seqs, en->max_batch, sizeof *en->seqs, "batch", e) ||

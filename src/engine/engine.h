@@ -15,6 +15,7 @@
 #include "engine/sampler.h"
 #include "engine/tap.h"
 #include "model/model.h"
+#include "model/weights.h"
 
 struct st_engine;
 struct st_session;
@@ -34,6 +35,9 @@ struct st_engine_opts {
     struct st_boundary *boundary;   /* NULL = everything runs here; kept until st_engine_free, not owned */
     const struct st_tap *tap;       /* NULL = none; kept until st_engine_free */
     const struct st_filter *filter; /* of every row of logits; NULL = none; kept until st_engine_free */
+    const struct st_store *store; /* has the matrices without data; NULL = there are none; kept until st_engine_free */
+    bool secret;                  /* weights are: what holds copies of them lies in locked memory (base/locked.h) */
+    bool allow_unlocked;          /* even where that cannot be locked and the system swaps */
 };
 
 /* MEMORY says how much is needed and how much there is. USAGE: a context longer than the model's, n_kv below n_ctx.

@@ -1,5 +1,6 @@
 #include "engine/exec.h"
 #include "base/buf.h"
+#include "engine/stored.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@ struct st_exec {
     uint32_t *chosen; /* [max_row] rows that take the expert whose section runs; NULL without experts */
     int n_body;       /* ops before the tail */
     const struct st_tap *tap;
+    const struct st_store *store;
 };
 
 uint32_t st_exec_tail_rows(const struct st_config *c, uint32_t max_row)
@@ -100,14 +102,16 @@ static int check_op(const struct st_model *m, int i, struct st_err *e)
 }
 
 /* What st_plan_check() cannot know: the tail stands at the end and gives logits, heads are those of the config. */
-static int check_plan(const struct st_model *m, const struct st_boundary *b, struct st_err *e)
+static int check_plan(const struct st_model *m, const struct st_boundary *b, const struct st_store *store,
+                      struct st_err *e)
 {
     const struct st_plan *p = &m->plan;
     if (st_plan_check(p, e) || st_boundary_check(b, p, e))
         return e->code;
     for (int i = 0; i < p->n_op; i++) {
         const struct st_plan_op *op = &p->ops[i];
-        if (op->place == ST_PLACE_TRUSTED && op->weight >= 0 && !m->mats[op->weight].data)
+        bool here = op->weight < 0 || m->mats[op->weight].data || (store && store->has(store->ctx, op->weight));
+        if (op->place == ST_PLACE_TRUSTED && !here)
             return st_fail(e, ST_INPUT, "%s: is not in this checkpoint, and no worker is to compute with it%s",
                            p->weights[op->weight].name, op->op == ST_OP_EMBED ? " (--embedding remote)" : "");
     }
@@ -175,11 +179,12 @@ int st_exec_new(const struct st_model *m, const struct st_kv *kv, struct st_boun
 {
     const struct st_config *c = &m->config;
     struct st_exec *x;
-    if (check_plan(m, b, e))
+    if (check_plan(m, b, o->store, e))
         return e->code;
     if (st_alloc(&x, 1, sizeof *x, "executor", e))
         return e->code;
-    *x = (struct st_exec){.m = m, .kv = kv, .boundary = b, .n_body = body_len(&m->plan), .tap = o->tap};
+    *x = (struct st_exec){
+        .m = m, .kv = kv, .boundary = b, .n_body = body_len(&m->plan), .tap = o->tap, .store = o->store};
     x->scale = st_config_attn_scale(c);
     x->rope_gain = st_config_rope_gain(c);
     x->route = (struct st_route){.n_expert = c->n_expert,
@@ -190,8 +195,12 @@ int st_exec_new(const struct st_model *m, const struct st_kv *kv, struct st_boun
                                  .group_score = c->group_score,
                                  .norm = c->norm_topk,
                                  .scale = c->routed_scale != 0 ? c->routed_scale : 1};
-    struct st_compute_opts co = {
-        .n_threads = o->n_threads, .isa = o->isa, .max_row = o->max_row, .deterministic = o->deterministic};
+    struct st_compute_opts co = {.n_threads = o->n_threads,
+                                 .isa = o->isa,
+                                 .max_row = o->max_row,
+                                 .deterministic = o->deterministic,
+                                 .secret = o->secret,
+                                 .allow_unlocked = o->allow_unlocked};
     for (int s = 0; s < m->plan.n_slot; s++)
         if (m->plan.slot_width[s] > co.max_width)
             co.max_width = m->plan.slot_width[s];
@@ -240,6 +249,15 @@ static int group_len(const struct st_plan *p, int i, int end)
     return n;
 }
 
+/* Whether weights of a group that stays here come from the store. */
+static bool is_stored(const struct st_exec *x, const struct st_plan_op *ops, int n_op)
+{
+    bool stored = false;
+    for (int i = 0; x->store && i < n_op; i++)
+        stored = stored || (ops[i].place == ST_PLACE_TRUSTED && !x->m->mats[ops[i].weight].data);
+    return stored;
+}
+
 static int run_linear(struct st_exec *x, const struct st_area *slot, int i, int n_op, uint32_t n_row, struct st_err *e)
 {
     const struct st_plan *p = &x->m->plan;
@@ -248,6 +266,8 @@ static int run_linear(struct st_exec *x, const struct st_area *slot, int i, int 
     struct st_trusted outs[ST_MAX_GROUP];
     for (int k = 0; k < n_op && k < ST_MAX_GROUP; k++)
         outs[k] = (struct st_trusted){.p = slot[ops[k].out].p, .n_row = n_row, .width = p->slot_width[ops[k].out]};
+    if (is_stored(x, ops, n_op))
+        return st_stored_linear(x->store, x->compute, ops, n_op, x->m->mats, &in, outs, e);
     return st_boundary_linear(x->boundary, x->compute, p, ops, n_op, x->m->mats, &in, outs, e);
 }
 
@@ -258,6 +278,8 @@ static int run_embed(struct st_exec *x, const struct st_area *slot, const struct
     const struct st_plan *p = &x->m->plan;
     struct st_trusted in = {.ids = ids, .n_row = n_row, .width = p->weights[op->weight].n_out};
     struct st_trusted out = {.p = slot[op->out].p, .n_row = n_row, .width = p->slot_width[op->out]};
+    if (is_stored(x, op, 1))
+        return st_stored_embed(x->store, x->compute, op, &in, &out, e);
     return st_boundary_linear(x->boundary, x->compute, p, op, 1, x->m->mats, &in, &out, e);
 }
 

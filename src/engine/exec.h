@@ -3,7 +3,8 @@
  * logits of a large vocabulary never need memory for the whole step.
  *
  * Owns the activations: one area per slot, [max_row, width], touched only as far as rows come in. Nothing is allocated
- * after st_exec_new(). Errors come from the boundary only; after one, the executor is ready for the next step. */
+ * after st_exec_new(). Errors come from the boundary and the store only; after one, the executor is ready for the next
+ * step. */
 #ifndef ST_ENGINE_EXEC_H
 #define ST_ENGINE_EXEC_H
 
@@ -11,6 +12,7 @@
 #include "engine/kv.h"
 #include "engine/tap.h"
 #include "model/model.h"
+#include "model/weights.h"
 
 struct st_exec;
 
@@ -19,7 +21,9 @@ struct st_exec_opts {
     const char *isa;
     uint32_t max_row;
     bool deterministic;
-    const struct st_tap *tap; /* NULL = none; kept */
+    const struct st_tap *tap;     /* NULL = none; kept */
+    const struct st_store *store; /* has the matrices without data; NULL = there are none; kept */
+    bool secret, allow_unlocked;  /* st_compute_opts */
 };
 
 /* Rows of one tail call: as many as keep the logits near 16 MiB, at least 8, at most max_row. */

@@ -107,7 +107,7 @@ static int cpu_multiply_f32(void *b, const float *rows, uint32_t n_row, const st
     for (int first = 0, n; first < n_job; first += n) {
         n = n_job - first < (int)c->n_weight ? n_job - first : (int)c->n_weight;
         for (int i = 0; i < n; i++)
-            c->linear[i] = (struct st_linear_job){&c->mats[jobs[first + i].weight], NULL, jobs[first + i].out};
+            c->linear[i] = (struct st_linear_job){.w = &c->mats[jobs[first + i].weight], .y = jobs[first + i].out};
         st_linear(c->compute, c->linear, n, rows, n_row);
     }
     return 0;

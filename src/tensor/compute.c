@@ -114,7 +114,19 @@ int st_limb_find(const char *isa, const struct st_limb_kernels **out, struct st_
     return rc;
 }
 
-static int alloc_scratch(struct st_compute *c, struct st_err *e)
+static int alloc_tiles(struct st_compute *c, const struct st_compute_opts *o, struct st_err *e)
+{
+    size_t n = (size_t)c->n_threads * ST_GEMM_MR_MAX * ST_GEMM_K;
+    struct st_locked_opts lo = {.what = "weight tiles", .allow_unlocked = o->allow_unlocked, .secretmem = true};
+    if (!o->secret)
+        return st_alloc(&c->w_tile, n, sizeof(float), "weight tiles", e);
+    if (st_locked_new(&c->locked, n * sizeof(float), &lo, e))
+        return e->code;
+    c->w_tile = c->locked.p;
+    return 0;
+}
+
+static int alloc_scratch(struct st_compute *c, const struct st_compute_opts *o, struct st_err *e)
 {
     size_t n = (size_t)c->n_threads;
     int rc = st_alloc(&c->shares, n, sizeof *c->shares, "shares of threads", e);
@@ -123,7 +135,7 @@ static int alloc_scratch(struct st_compute *c, struct st_err *e)
     if (!rc)
         rc = st_alloc(&c->panels, (size_t)c->gemm_rows * ST_GEMM_K, sizeof(float), "activation panels", e);
     if (!rc)
-        rc = st_alloc(&c->w_tile, n * ST_GEMM_MR_MAX * ST_GEMM_K, sizeof(float), "weight tiles", e);
+        rc = alloc_tiles(c, o, e);
     if (!rc)
         rc = st_alloc(&c->attn, n, sizeof *c->attn, "attention tiles", e);
     if (!rc)
@@ -158,7 +170,7 @@ int st_compute_new(const struct st_compute_opts *o, struct st_compute **out, str
     rc = st_pool_new(o->n_threads, &c->pool, e);
     if (!rc) {
         c->n_threads = st_pool_size(c->pool);
-        rc = alloc_scratch(c, e);
+        rc = alloc_scratch(c, o, e);
     }
     if (rc) {
         st_compute_free(c);
@@ -176,7 +188,10 @@ void st_compute_free(struct st_compute *c)
     free(c->shares);
     free(c->x_rows);
     free(c->panels);
-    free(c->w_tile);
+    if (c->locked.p)
+        st_locked_free(&c->locked);
+    else
+        free(c->w_tile);
     free(c->attn);
     free(c->part);
     free(c->rope_pos);

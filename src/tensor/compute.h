@@ -29,6 +29,8 @@ struct st_compute_opts {
     uint32_t max_width; /* largest n_in (n_out, such as the vocabulary, does not count) */
     bool deterministic;
     bool exact_rows;
+    bool secret;         /* weights are: what holds copies of them lies in locked memory (base/locked.h) */
+    bool allow_unlocked; /* even where that cannot be locked and the system swaps */
 };
 
 int st_compute_new(const struct st_compute_opts *o, struct st_compute **out, struct st_err *e) ST_MUST_CHECK;
@@ -38,11 +40,13 @@ int st_compute_threads(const struct st_compute *c);
 struct st_pool *st_compute_pool(struct st_compute *c);
 
 /* Several linear layers on the same rows (q, k, v; gate, up): y_j = x W_j^T + b_j.
- * x [n_row, n_in]; job.y [n_row, job.w->n_out]; all n_in equal. */
+ * x [n_row, n_in]; job.y [n_row, job.w->n_out]; all n_in equal. A matrix may be cut between rows into several jobs: the
+ * results are the same to the bit. */
 struct st_linear_job {
     const struct st_mat *w;
     const float *bias; /* [n_out] or NULL */
     float *y;
+    size_t ldy; /* values from one row of y to the next; 0 = w->n_out */
 };
 void st_linear(struct st_compute *c, const struct st_linear_job *jobs, int n_job, const float *x, uint32_t n_row);
 

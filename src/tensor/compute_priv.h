@@ -2,6 +2,7 @@
 #ifndef ST_TENSOR_COMPUTE_PRIV_H
 #define ST_TENSOR_COMPUTE_PRIV_H
 
+#include "base/locked.h"
 #include "tensor/compute.h"
 #include "tensor/kernels.h"
 
@@ -46,9 +47,10 @@ struct st_compute {
     uint8_t *x_rows;         /* ST_GEMV_ROWS rows of st_gemv_row_bytes(max_width), made by prep */
     float x_scale[ST_GEMV_ROWS];
 
-    uint32_t gemm_rows; /* rows of x packed at a time, a multiple of ST_GEMM_NR_MAX */
-    uint8_t *panels;    /* gemm_rows * ST_GEMM_K values */
-    uint8_t *w_tile;    /* per thread ST_GEMM_MR_MAX * ST_GEMM_K floats */
+    uint32_t gemm_rows;      /* rows of x packed at a time, a multiple of ST_GEMM_NR_MAX */
+    uint8_t *panels;         /* gemm_rows * ST_GEMM_K values */
+    uint8_t *w_tile;         /* per thread ST_GEMM_MR_MAX * ST_GEMM_K floats */
+    struct st_locked locked; /* holds w_tile when weights are secret */
 
     struct st_attn_scratch *attn;
     struct st_attn_part *part; /* 2 * n_threads */

@@ -99,7 +99,7 @@ static ST_INLINE void finish(const struct st_gemv *g, uint32_t o, const bool fir
     const vec zero = {0};
     ST_UNROLL
     for (int r = 0; r < nr; r++) {
-        float s[4], *y = g->y + (size_t)r * m->n_out + o;
+        float s[4], *y = g->y + r * g->ldy + o;
         sum4(sum[0][r], no > 1 ? sum[1][r] : zero, no > 2 ? sum[2][r] : zero, no > 3 ? sum[3][r] : zero, s);
         ST_UNROLL
         for (int i = 0; i < no; i++) {
@@ -214,6 +214,7 @@ static ST_INLINE void group(const struct st_gemv *g, uint32_t o, step_fn *step, 
         uint8_t tail[4 * LINE];
         copy_tail(w, row_bytes, (n - k) * value_bytes, no, tail);
         step(tail, LINE, x, g->ldx, no, nr, sum);
+        st_forget(tail, (size_t)no * LINE);
     }
     finish(g, o, true, no, nr, sum);
 }
@@ -260,6 +261,7 @@ static ST_INLINE void block_i8(const struct st_gemv *g, uint32_t o, size_t k0, c
         copy_tail(w + k, n, end - k, no, tail);
         step_i8(tail, LINE, x, g->ldx, no, nr, whole);
         step_i8(tail + LINE / 2, LINE, x + LINE, g->ldx, no, nr, whole);
+        st_forget(tail, (size_t)no * LINE);
     }
     ST_UNROLL
     for (int i = 0; i < no; i++) {

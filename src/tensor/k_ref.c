@@ -39,11 +39,11 @@ static void gemv(const struct st_gemv *g, uint32_t lo, uint32_t hi)
 {
     const struct st_mat *m = g->w;
     size_t row_bytes = (size_t)m->n_in * st_dtype_size(m->dtype);
+    float w[256];
     for (uint32_t o = lo; o < hi; o++) {
         const uint8_t *row = (const uint8_t *)m->data + o * row_bytes;
         float sum[ST_GEMV_ROWS] = {0};
         for (uint32_t k0 = 0; k0 < m->n_in; k0 += 256) {
-            float w[256];
             uint32_t n = m->n_in - k0 < 256 ? m->n_in - k0 : 256;
             st_convert(m->dtype, row + k0 * st_dtype_size(m->dtype), ST_DTYPE_F32, w, n);
             for (uint32_t r = 0; r < g->n_row; r++) {
@@ -53,8 +53,9 @@ static void gemv(const struct st_gemv *g, uint32_t lo, uint32_t hi)
             }
         }
         for (uint32_t r = 0; r < g->n_row; r++)
-            g->y[(size_t)r * m->n_out + o] = sum[r] + (g->bias ? g->bias[o] : 0);
+            g->y[r * g->ldy + o] = sum[r] + (g->bias ? g->bias[o] : 0);
     }
+    st_forget(w, sizeof w);
 }
 
 static void gemv_i8(const struct st_gemv *g, uint32_t lo, uint32_t hi)
@@ -67,7 +68,7 @@ static void gemv_i8(const struct st_gemv *g, uint32_t lo, uint32_t hi)
             int64_t sum = 0; /* 2^32 values of at most 2^7 * 2^15 fit */
             for (uint32_t k = 0; k < m->n_in; k++)
                 sum += (int32_t)w[k] * x[k];
-            g->y[(size_t)r * m->n_out + o] = (float)sum * (m->scale[o] * g->x_scale[r]) + (g->bias ? g->bias[o] : 0);
+            g->y[r * g->ldy + o] = (float)sum * (m->scale[o] * g->x_scale[r]) + (g->bias ? g->bias[o] : 0);
         }
     }
 }
@@ -82,7 +83,7 @@ static void gemv_i8_f32(const struct st_gemv *g, uint32_t lo, uint32_t hi)
             double sum = 0;
             for (uint32_t k = 0; k < m->n_in; k++)
                 sum += (double)w[k] * x[k];
-            g->y[(size_t)r * m->n_out + o] = (float)(sum * m->scale[o]) + (g->bias ? g->bias[o] : 0);
+            g->y[r * g->ldy + o] = (float)(sum * m->scale[o]) + (g->bias ? g->bias[o] : 0);
         }
     }
 }

@@ -8,6 +8,14 @@
 #include "tensor/tensor.h"
 
 #include <stdbool.h>
+#include <string.h>
+
+/* Weights that a kernel copied to its stack do not stay there. */
+static inline void st_forget(void *p, size_t len)
+{
+    memset(p, 0, len);
+    __asm__ volatile("" : : "r"(p) : "memory");
+}
 
 /* GEMV: a few rows of x times some rows of W. The sum of one output runs over k in an order that depends neither on the
  * number of rows nor on the cut of W, so a row's result does not depend on its batch. */
@@ -19,7 +27,8 @@ struct st_gemv {
     size_t ldx;           /* st_gemv_row_bytes(n_in) */
     const float *x_scale; /* [n_row], I8 only */
     uint32_t n_row;       /* 1..ST_GEMV_ROWS */
-    float *y;             /* [n_row, n_out] */
+    float *y;             /* y[row * ldy + o], o < n_out */
+    size_t ldy;
 };
 struct st_gemv_kernel {
     /* One row of activations in the order and type that `run` wants, padded with zeros to a multiple of 64. */

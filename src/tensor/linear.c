@@ -52,6 +52,11 @@ static bool take(const struct step *s, int t, int *from, size_t *lo, size_t *hi)
     return false;
 }
 
+static size_t ldy(const struct st_linear_job *job)
+{
+    return job->ldy ? job->ldy : job->w->n_out;
+}
+
 static void gemv_rows(const struct step *s, size_t lo, size_t hi)
 {
     const struct st_compute *c = s->c;
@@ -66,7 +71,8 @@ static void gemv_rows(const struct step *s, size_t lo, size_t hi)
                                 .ldx = st_gemv_row_bytes(job->w->n_in),
                                 .x_scale = c->x_scale,
                                 .n_row = s->n_row,
-                                .y = job->y + (size_t)s->row0 * n};
+                                .y = job->y + s->row0 * ldy(job),
+                                .ldy = ldy(job)};
             s->gemv->run(&g, (uint32_t)a, (uint32_t)b);
         }
         first += n;
@@ -161,12 +167,12 @@ static void gemm_tile(const struct step *s, const struct st_linear_job *job, uin
                                 .w_scale = m->dtype == ST_DTYPE_I8 ? m->scale + o : NULL,
                                 .bias = job->bias ? job->bias + o : NULL,
                                 .first = s->k0 == 0,
-                                .ldy = m->n_out};
+                                .ldy = ldy(job)};
     find_tile(s, m, o, &tile, buf);
     for (uint32_t r = 0; r < s->n_row; r += g->nr) {
         tile.n_row = s->n_row - r < g->nr ? s->n_row - r : g->nr;
         tile.panel = s->c->panels + r / g->nr * panel_bytes;
-        tile.y = job->y + (size_t)(s->row0 + r) * m->n_out + o;
+        tile.y = job->y + (s->row0 + r) * tile.ldy + o;
         g->tile(&tile);
     }
 }
