@@ -1,7 +1,8 @@
 /* The matrices of a container that lie inside, in memory while the model runs, within a budget. As many as fit stay
- * decrypted (in the order of the plan, after what needs the rest: at the least two segments); the others are decrypted
+ * decrypted (what every step reads first; at the least two segments are left for the rest); the others are decrypted
  * ahead of use by threads of its own, segment by segment, in the order of the plan, into a ring of locked memory, and
- * overwritten by what comes next. Everything decrypted lies in the store's own locked memory. */
+ * overwritten by what comes next. Of the routed experts those that the step takes, of the embedding the segments with
+ * its tokens, are decrypted when they are asked for. Everything decrypted lies in the store's own locked memory. */
 #ifndef ST_PROTECT_SEALED_STORE_H
 #define ST_PROTECT_SEALED_STORE_H
 
@@ -20,16 +21,17 @@ struct st_sealed_store_opts {
  * too small: says the least that works; POLICY: memory cannot be locked. */
 int st_sealed_store_new(struct st_vault *v, const struct st_model *m, const struct st_sealed_store_opts *o,
                         struct st_sealed_store **out, struct st_err *e) ST_MUST_CHECK;
-void st_sealed_store_free(struct st_sealed_store *s); /* overwrites */
+void st_sealed_store_free(struct st_sealed_store *s);                    /* overwrites */
 const struct st_store *st_sealed_store(const struct st_sealed_store *s); /* for the engine */
 
 struct st_sealed_store_stats {
     uint64_t bytes, resident, ring; /* of all matrices inside; kept decrypted; of the ring */
+    uint64_t peak;                  /* most bytes that were decrypted at once; at most resident + ring */
     uint64_t n_segment, n_wait;     /* decrypted since the start; times that the engine had to wait */
     double wait_s, decrypt_s;
     const char *memory; /* "memfd_secret", "locked", "unlocked" */
 };
-void st_sealed_store_stats(const struct st_sealed_store *s, struct st_sealed_store_stats *out);
+void st_sealed_store_stats(struct st_sealed_store *s, struct st_sealed_store_stats *out);
 /* Whether [p, p + len) is within its memory: for tests that scan. */
 bool st_sealed_store_owns(const struct st_sealed_store *s, const void *p, size_t len);
 
