@@ -28,7 +28,7 @@ struct st_store {
     bool (*has)(void *ctx, int weight);
     /* Rows of weight i (index into the plan) from `row` on, as many as lie together; out->n_out says how many. They
      * stay until give. The engine's thread only; may wait. A step asks in the order of the plan; asking elsewhere is
-     * slower, not wrong. VERIFY names the tensor. */
+     * slower, not wrong; asking for a block that is not given back yet is wrong. VERIFY names the tensor. */
     int (*take)(void *ctx, int weight, uint32_t row, struct st_mat *out, struct st_err *e);
     void (*give)(void *ctx, int weight, uint32_t row); /* what take was asked for */
 };
