@@ -18,6 +18,7 @@ struct st_session {
     struct st_engine *en;
     struct st_session *prev, *next;
     struct st_seq seq; /* empty while a request holds it */
+    uint32_t adapter;  /* that its keys and values were made with */
     uint64_t last_use;
     bool busy; /* a request runs or waits */
 };
@@ -60,6 +61,7 @@ struct st_engine {
 
     /* The step: [max_row] each, seqs [max_batch]. */
     uint32_t *ids, *pos, *tail_row;
+    uint32_t *adapter_row; /* [n_adapter + 2] as in st_exec_step */
     struct want *want;
     struct st_attn_seq *seqs;
     uint32_t n_row, n_seq, n_want;
@@ -143,6 +145,7 @@ int st_engine_new(const struct st_model *m, const struct st_engine_opts *o, stru
         st_alloc(&en->ids, en->max_row, sizeof *en->ids, "rows", e) ||
         st_alloc(&en->pos, en->max_row, sizeof *en->pos, "rows", e) ||
         st_alloc(&en->tail_row, en->tail_rows, sizeof *en->tail_row, "rows", e) ||
+        st_alloc(&en->adapter_row, (size_t)m->n_adapter + 2, sizeof *en->adapter_row, "rows", e) ||
         st_alloc(&en->want, en->max_row, sizeof *en->want, "rows", e))
         goto fail;
     *out = en;
@@ -201,6 +204,7 @@ void st_engine_free(struct st_engine *en)
     free(en->ids);
     free(en->pos);
     free(en->tail_row);
+    free(en->adapter_row);
     free(en->want);
     free(en);
 }
@@ -215,6 +219,8 @@ static int check_request(const struct st_engine *en, const struct st_request_opt
     for (size_t i = 0; i < o->n_ids; i++)
         if (o->ids[i] >= n_vocab)
             return st_fail(e, ST_INPUT, "prompt: token %zu is outside the vocabulary of %u ids", i, n_vocab);
+    if (o->adapter > en->m->n_adapter)
+        return st_fail(e, ST_INPUT, "adapter: want a number of at most %u, got %u", en->m->n_adapter, o->adapter);
     if (st_sampling_check(&o->sampling, n_vocab, e))
         return e->code;
     if (o->session && o->session->busy)
@@ -322,8 +328,10 @@ static int start_request(struct st_engine *en, struct st_request *r, struct st_e
     }
     if (st_seq_reserve(&en->kv, &r->seq, r->max_id, e))
         return e->code;
-    if (r->o.on_prompt_logits)
+    if (r->o.on_prompt_logits || (s && s->adapter != r->o.adapter))
         r->seq.n_cached = 0;
+    if (s)
+        s->adapter = r->o.adapter;
     en->n_reused += st_seq_rebase(&r->seq, r->prompt, r->n_prompt);
     free(r->prompt);
     r->prompt = NULL;
@@ -405,14 +413,21 @@ static void add_rows(struct st_engine *en, struct st_request *r)
     }
 }
 
+/* Rows of one adapter stand together. */
 static void build_step(struct st_engine *en)
 {
     share_rows(en);
     en->n_row = en->n_seq = en->n_want = 0;
-    for (int decode = 1; decode >= 0; decode--)
-        for (uint32_t i = 0; i < en->n_run; i++)
-            if (en->run[i]->take && (en->run[i]->n_reply > 0) == decode)
-                add_rows(en, en->run[i]);
+    for (uint32_t a = 0; a <= en->m->n_adapter; a++) {
+        en->adapter_row[a] = en->n_row;
+        for (int decode = 1; decode >= 0; decode--)
+            for (uint32_t i = 0; i < en->n_run; i++) {
+                struct st_request *r = en->run[i];
+                if (r->take && r->o.adapter == a && (r->n_reply > 0) == decode)
+                    add_rows(en, r);
+            }
+    }
+    en->adapter_row[en->m->n_adapter + 1] = en->n_row;
 }
 
 static void mark_end(struct st_request *r, enum st_finish finish)
@@ -478,8 +493,12 @@ static int run_tail(struct st_engine *en, struct st_err *e)
 
 static int run_step(struct st_engine *en, struct st_err *e)
 {
-    struct st_exec_step step = {
-        .ids = en->ids, .pos = en->pos, .n_row = en->n_row, .seqs = en->seqs, .n_seq = en->n_seq};
+    struct st_exec_step step = {.ids = en->ids,
+                                .pos = en->pos,
+                                .n_row = en->n_row,
+                                .seqs = en->seqs,
+                                .n_seq = en->n_seq,
+                                .adapter_row = en->adapter_row};
     en->n_steps++;
     if (st_exec_body(en->exec, &step, e))
         return e->code;

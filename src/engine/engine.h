@@ -1,13 +1,15 @@
 /* Runs a model's plan for many requests at once: continuous batching over a paged key/value cache.
  *
+ * Requests may name adapters of the model: a step computes the base once for all its rows, and what an adapter adds for
+ * the rows of its requests alone, which stand together.
  * A request joins between two steps. Each step takes one row of every decoding request and fills the rest of its row
  * budget with chunks of waiting prompts, so that a long prompt never stalls the others. Nothing is allocated per token.
  * One thread calls st_engine_*; callbacks run on that thread inside st_engine_step (they may cancel, not submit).
- * A session keeps its cache between requests: the longest common prefix of the new prompt is not computed again. Caches
- * are never shared between sessions. A request is admitted, in order of arrival, when the cache has room for its prompt
- * and its longest reply, so that nothing runs out of memory half-way; caches of idle sessions are dropped for it, the
- * longest unused first. While requests decode, prompts get at most a quarter of the row budget of a step, in equal
- * shares. */
+ * A session keeps its cache between requests: the longest common prefix of the new prompt is not computed again, unless
+ * the requests name different adapters. Caches are never shared between sessions. A request is admitted, in order of
+ * arrival, when the cache has room for its prompt and its longest reply, so that nothing runs out of memory half-way;
+ * caches of idle sessions are dropped for it, the longest unused first. While requests decode, prompts get at most a
+ * quarter of the row budget of a step, in equal shares. */
 #ifndef ST_ENGINE_ENGINE_H
 #define ST_ENGINE_ENGINE_H
 
@@ -67,10 +69,11 @@ struct st_request_opts {
     void (*on_prompt_logits)(void *arg, size_t pos, const float *row);
     void *arg;
     struct st_session *session; /* NULL = a fresh cache, dropped at the end */
+    uint32_t adapter;           /* number of an adapter of the model; 0 = the base alone */
 };
 
 /* Errors: INPUT (empty prompt, id outside the vocabulary, sampling value out of range, prompt longer than the context:
- * says both lengths), POLICY (queue full), USAGE (the session has a request already). */
+ * says both lengths; no such adapter), POLICY (queue full), USAGE (the session has a request already). */
 int st_engine_submit(struct st_engine *en, const struct st_request_opts *o, struct st_request **out,
                      struct st_err *e) ST_MUST_CHECK;
 /* The request leaves before the next step; on_end(CANCELLED) is called from the next st_engine_step or st_engine_free.

@@ -1,6 +1,7 @@
 #include "engine/exec.h"
 #include "base/buf.h"
 #include "engine/stored.h"
+#include "tensor/lora.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -23,6 +24,11 @@ struct st_exec {
     struct st_route route;
     uint32_t *chosen; /* [max_row] rows that take the expert whose section runs; NULL without experts */
     int n_body;       /* ops before the tail */
+    /* Adapters: rows of each in the step, and in what runs of it (a section of an expert, a part of the tail); both
+     * [n_adapter + 2]; room for the low-rank values of ops that run together. */
+    const uint32_t *step_row;
+    uint32_t *part_row;
+    struct st_area low_rank;
     const struct st_tap *tap;
     const struct st_store *store;
 };
@@ -55,10 +61,35 @@ static int body_len(const struct st_plan *p)
     return n;
 }
 
+/* Ops of one adapter from i on that read one slot: they run together. */
+static int lora_len(const struct st_plan *p, int i, int end)
+{
+    const struct st_plan_op *op = &p->ops[i];
+    int n = 1;
+    while (n < ST_LORA_JOBS && i + n < end && op[n].op == ST_OP_LORA && op[n].adapter == op->adapter &&
+           op[n].in == op->in)
+        n++;
+    return n;
+}
+
+/* Values per row of all low-rank results of ops that run together, at most. */
+static size_t low_rank_width(const struct st_plan *p)
+{
+    size_t most = 0;
+    for (int i = 0, n; i < p->n_op; i += n) {
+        size_t sum = 0;
+        n = p->ops[i].op == ST_OP_LORA ? lora_len(p, i, p->n_op) : 1;
+        for (int k = 0; p->ops[i].op == ST_OP_LORA && k < n; k++)
+            sum += p->weights[p->ops[i + k].weight].n_out;
+        most = sum > most ? sum : most;
+    }
+    return most;
+}
+
 size_t st_exec_bytes(const struct st_model *m, uint32_t max_row)
 {
     const struct st_plan *p = &m->plan;
-    size_t bytes = 0, tail_rows = st_exec_tail_rows(&m->config, max_row);
+    size_t bytes = max_row * low_rank_width(p) * sizeof(float), tail_rows = st_exec_tail_rows(&m->config, max_row);
     for (int s = 0; s < p->n_slot; s++) {
         bool in_body = false, in_tail = false;
         for (int i = 0; i < p->n_op; i++) {
@@ -126,7 +157,7 @@ static int check_plan(const struct st_model *m, const struct st_boundary *b, con
         if (check_op(m, i, e))
             return e->code;
     for (int i = n_body; i < p->n_op; i++)
-        if (p->ops[i].op != ST_OP_NORM && p->ops[i].op != ST_OP_LINEAR)
+        if (p->ops[i].op != ST_OP_NORM && p->ops[i].op != ST_OP_LINEAR && p->ops[i].op != ST_OP_LORA)
             return st_fail(e, ST_INTERNAL, "plan: op %d (%s) cannot run for wanted rows alone", i,
                            st_role_name(p->ops[i].role));
     const struct st_plan_op *head = &p->ops[p->n_op - 1];
@@ -174,6 +205,16 @@ out:
     return e->code;
 }
 
+static int alloc_adapters(struct st_exec *x, uint32_t max_row, struct st_err *e)
+{
+    size_t width = low_rank_width(&x->m->plan);
+    if (!width)
+        return 0;
+    if (st_alloc(&x->part_row, (size_t)x->m->n_adapter + 2, sizeof *x->part_row, "rows of adapters", e))
+        return e->code;
+    return st_area_new(&x->low_rank, max_row, width * sizeof(float), "adapters", e);
+}
+
 int st_exec_new(const struct st_model *m, const struct st_kv *kv, struct st_boundary *b, const struct st_exec_opts *o,
                 struct st_exec **out, struct st_err *e)
 {
@@ -206,7 +247,7 @@ int st_exec_new(const struct st_model *m, const struct st_kv *kv, struct st_boun
             co.max_width = m->plan.slot_width[s];
     if (st_alloc(&x->inv_freq, c->rope_dim / 2, sizeof *x->inv_freq, "rotary frequencies", e) ||
         (c->n_expert && st_alloc(&x->chosen, o->max_row, sizeof *x->chosen, "rows of an expert", e)) ||
-        alloc_slots(x, o->max_row, e) || st_compute_new(&co, &x->compute, e)) {
+        alloc_slots(x, o->max_row, e) || alloc_adapters(x, o->max_row, e) || st_compute_new(&co, &x->compute, e)) {
         st_exec_free(x);
         return e->code;
     }
@@ -230,6 +271,9 @@ void st_exec_free(struct st_exec *x)
     free(x->gathered);
     free(x->inv_freq);
     free(x->chosen);
+    free(x->part_row);
+    if (x->low_rank.p)
+        st_area_free(&x->low_rank);
     st_compute_free(x->compute);
     free(x);
 }
@@ -330,6 +374,42 @@ static void run_scatter(struct st_exec *x, const struct st_plan_op *op, uint32_t
                x->route.n_expert, (uint32_t)op->expert, slot[op->out].p);
 }
 
+/* Ops of one adapter on its own rows, `row` [n_adapter + 2] as in st_exec_step. */
+static void run_lora(struct st_exec *x, const struct st_area *slot, const struct st_plan_op *ops, int n_op,
+                     const uint32_t *row)
+{
+    const struct st_plan *p = &x->m->plan;
+    const uint32_t lo = row[ops->adapter], n_row = row[ops->adapter + 1] - lo;
+    struct st_lora_job jobs[ST_LORA_JOBS];
+    float *z = x->low_rank.p;
+    if (n_row == 0)
+        return;
+    for (int k = 0; k < n_op; k++) {
+        const struct st_mat *a = &x->m->mats[ops[k].weight];
+        uint32_t n_out = p->slot_width[ops[k].out];
+        jobs[k] = (struct st_lora_job){.a = a,
+                                       .b = x->m->mats[ops[k].weight2].data,
+                                       .n_out = n_out,
+                                       .z = z,
+                                       .y = (float *)slot[ops[k].out].p + (size_t)lo * n_out};
+        z += (size_t)n_row * a->n_out;
+    }
+    st_lora(x->compute, jobs, n_op, (const float *)slot[ops->in].p + (size_t)lo * p->slot_width[ops->in], n_row);
+}
+
+/* Of rows [n], ascending rows of the step, those of each adapter. */
+static const uint32_t *adapter_part(struct st_exec *x, const uint32_t *rows, uint32_t n)
+{
+    if (!x->part_row || !x->step_row)
+        return x->step_row;
+    for (uint32_t a = 0, at = 0; a < x->m->n_adapter + 2; a++) {
+        while (at < n && rows[at] < x->step_row[a])
+            at++;
+        x->part_row[a] = at;
+    }
+    return x->part_row;
+}
+
 static void tell_tap(const struct st_exec *x, const struct st_area *slot, const struct st_plan_op *op, int n_op,
                      uint32_t n_row)
 {
@@ -339,11 +419,13 @@ static void tell_tap(const struct st_exec *x, const struct st_area *slot, const 
     }
 }
 
-/* Runs ops [from, to) on n_all rows of `slot`. step is NULL in the tail, which has no op that needs it. */
+/* Runs ops [from, to) on n_all rows of `slot`, of which all_of are those of the adapters. step is NULL in the tail,
+ * which has no op that needs it. */
 static int run_ops(struct st_exec *x, const struct st_area *slot, int from, int to, uint32_t n_all,
-                   const struct st_exec_step *step, struct st_err *e)
+                   const uint32_t *all_of, const struct st_exec_step *step, struct st_err *e)
 {
     uint32_t n_row = n_all; /* fewer inside the section of an expert */
+    const uint32_t *rows_of = all_of;
     const struct st_plan *p = &x->m->plan;
     const struct st_mat *mats = x->m->mats;
     struct st_compute *k = x->compute;
@@ -390,11 +472,20 @@ static int run_ops(struct st_exec *x, const struct st_area *slot, int from, int 
             if (n_row == 0) { /* nobody wanted this expert */
                 n_row = n_all;
                 n_op = 0;
+                break;
             }
+            rows_of = adapter_part(x, x->chosen, n_row);
             break;
         case ST_OP_SCATTER:
             run_scatter(x, op, n_row);
             n_row = n_all;
+            rows_of = all_of;
+            break;
+        case ST_OP_LORA:
+            n_op = lora_len(p, i, to);
+            if (rows_of)
+                run_lora(x, slot, op, n_op, rows_of);
+            i += n_op - 1;
             break;
         }
         tell_tap(x, slot, op, n_op, n_row);
@@ -404,7 +495,8 @@ static int run_ops(struct st_exec *x, const struct st_area *slot, int from, int 
 
 int st_exec_body(struct st_exec *x, const struct st_exec_step *step, struct st_err *e)
 {
-    return run_ops(x, x->body, 0, x->n_body, step->n_row, step, e);
+    x->step_row = step->adapter_row;
+    return run_ops(x, x->body, 0, x->n_body, step->n_row, x->step_row, step, e);
 }
 
 int st_exec_tail(struct st_exec *x, const uint32_t *rows, uint32_t n, float **logits, struct st_err *e)
@@ -419,5 +511,5 @@ int st_exec_tail(struct st_exec *x, const uint32_t *rows, uint32_t n, float **lo
                    width * sizeof(float));
     }
     *logits = x->tail[p->ops[p->n_op - 1].out].p;
-    return run_ops(x, x->tail, x->n_body, p->n_op, n, NULL, e);
+    return run_ops(x, x->tail, x->n_body, p->n_op, n, adapter_part(x, rows, n), NULL, e);
 }

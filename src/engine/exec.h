@@ -43,10 +43,13 @@ struct st_exec_step {
     uint32_t n_row;
     const struct st_attn_seq *seqs; /* [n_seq], which rows belong together; they cover all rows */
     uint32_t n_seq;
+    /* [n_adapter + 2] rows of adapter a, 0 = none, are [adapter_row[a], adapter_row[a + 1]); NULL without adapters.
+     * Kept until the step's tail has run. */
+    const uint32_t *adapter_row;
 };
 int st_exec_body(struct st_exec *x, const struct st_exec_step *step, struct st_err *e) ST_MUST_CHECK;
-/* Logits [n, n_vocab] of `rows` [n] of the last body, n <= st_exec_tail_rows(). They may be overwritten by the caller.
- */
+/* Logits [n, n_vocab] of `rows` [n], ascending, of the last body, n <= st_exec_tail_rows(). They may be overwritten by
+ * the caller. */
 int st_exec_tail(struct st_exec *x, const uint32_t *rows, uint32_t n, float **logits, struct st_err *e) ST_MUST_CHECK;
 
 #endif

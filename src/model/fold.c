@@ -14,7 +14,7 @@ static bool keeps_output(const struct st_plan *p, const struct st_plan_op *op)
 {
     if (op->op == ST_OP_COPY)
         return (uint64_t)op->pieces.n_head * op->pieces.len != p->slot_width[op->out];
-    return op->op == ST_OP_ADD || op->op == ST_OP_SCATTER;
+    return op->op == ST_OP_ADD || op->op == ST_OP_SCATTER || op->op == ST_OP_LORA;
 }
 
 /* One op: held [n_slot] is the norm whose output a slot holds, -1 = none. */
@@ -22,7 +22,7 @@ static int follow(struct st_fold *f, const struct st_plan *p, const struct st_pl
 {
     const int reads[] = {op->in, op->in2, op->in3};
     int norm = op->in >= 0 ? held[op->in] : -1;
-    bool passes_on = op->op == ST_OP_LINEAR || op->op == ST_OP_GATHER;
+    bool passes_on = op->op == ST_OP_LINEAR || op->op == ST_OP_LORA || op->op == ST_OP_GATHER;
     for (int i = passes_on ? 1 : 0; i < 3; i++)
         if (reads[i] >= 0 && held[reads[i]] >= 0)
             return refuse(p, held[reads[i]], e);
@@ -38,6 +38,8 @@ static int follow(struct st_fold *f, const struct st_plan *p, const struct st_pl
         f->norm[op->weight] = norm;
         f->linear[op->weight] = op->role != ST_ROLE_ROUTER;
     }
+    if (op->op == ST_OP_LORA)
+        f->norm[op->weight] = norm;
     return 0;
 }
 

@@ -18,6 +18,7 @@ struct st_model_priv {
     struct st_ckpt *ckpt;
     struct st_area copies; /* converted matrices and int8 scales */
     float *vectors;        /* all norms and biases, each on its own cache line */
+    struct st_adapter_memory adapters[ST_ADAPTERS_MAX];
 };
 
 /* What loading needs beside the model itself. */
@@ -87,19 +88,52 @@ static int open_files(struct load *l, struct st_err *e)
     return rc;
 }
 
-static int make_plan(struct st_model *m, struct st_err *e)
+/* Names first: requests tell adapters, and the base, apart by them. */
+static int name_adapters(const struct load *l, struct st_err *e)
 {
+    struct st_model *m = l->m;
+    if (l->o->n_adapter > ST_ADAPTERS_MAX)
+        return st_fail(e, ST_USAGE, "%s: %u adapters; at most %d at once", m->path, l->o->n_adapter, ST_ADAPTERS_MAX);
+    if (l->o->n_adapter && m->config.rope_interleaved && strcmp(m->config.arch, "LlamaForCausalLM") == 0)
+        return st_fail(e, ST_UNSUPPORTED,
+                       "%s: adapters are for Hugging Face models; a llama2.c file orders the rows of q and k otherwise",
+                       m->path);
+    if (l->o->n_adapter && st_alloc(&m->adapters, l->o->n_adapter, sizeof *m->adapters, m->path, e))
+        return e->code;
+    for (uint32_t i = 0; i < l->o->n_adapter; i++) {
+        snprintf(m->adapters[i], sizeof m->adapters[i], "%s", st_adapter_name(l->o->adapters[i]));
+        for (uint32_t k = 0; k < i; k++)
+            if (strcmp(m->adapters[i], m->adapters[k]) == 0)
+                return st_fail(e, ST_USAGE, "adapter '%s': there are two of that name; want NAME=PATH", m->adapters[i]);
+        m->n_adapter++;
+    }
+    return 0;
+}
+
+static int make_plan(const struct load *l, struct st_err *e)
+{
+    struct st_model *m = l->m;
     const struct st_arch *arch;
     int rc = st_arch_find(m->config.arch, &arch, e);
     if (rc)
         return rc;
     arch->plan(&m->config, &m->plan);
-    return st_plan_check(&m->plan, e);
+    rc = st_plan_check(&m->plan, e);
+    if (!rc)
+        rc = name_adapters(l, e);
+    for (uint32_t i = 0; !rc && i < m->n_adapter; i++)
+        rc = st_adapter_plan(l->o->adapters[i], (int)i + 1, &m->plan, e);
+    return rc || !m->n_adapter ? rc : st_plan_check(&m->plan, e);
+}
+
+static bool is_adapter(const struct st_plan_weight *w)
+{
+    return w->role == ST_ROLE_LORA_A || w->role == ST_ROLE_LORA_B;
 }
 
 static bool is_vector(const struct st_plan_weight *w)
 {
-    return w->n_in == 1;
+    return w->n_in == 1 && !is_adapter(w);
 }
 
 /* "[4096,4096]" */
@@ -128,9 +162,12 @@ static int check_tensor(const struct st_model *m, const struct st_plan_weight *w
     return 0;
 }
 
-/* What a kit leaves out: matrices that are served, norms that are ones, the embedding when its rows are fetched. */
+/* What is not the checkpoint's: matrices of adapters; and what a kit leaves out: matrices that are served, norms that
+ * are ones, the embedding when its rows are fetched. */
 static bool is_left_out(const struct load *l, int i)
 {
+    if (is_adapter(&l->m->plan.weights[i]))
+        return true;
     if (!l->o->no_linear)
         return false;
     if (l->m->plan.weights[i].role == ST_ROLE_EMBED)
@@ -400,6 +437,22 @@ static int load_matrices(struct load *l, struct st_err *e)
     return l->n_job ? st_convert_all(m->priv->ckpt, l->jobs, l->n_job, l->o->n_threads, l->o->progress, e) : 0;
 }
 
+/* A kit has no weights of norms for them, and its matrices have them already. */
+static int load_adapters(struct load *l, struct st_err *e)
+{
+    struct st_model *m = l->m;
+    const struct st_fold *fold = l->o->fold_norms || l->o->no_linear ? &l->fold : NULL;
+    for (int i = 0; l->o->no_linear && i < m->plan.n_weight; i++)
+        if (m->plan.weights[i].role == ST_ROLE_LORA_A && fold->norm[i] >= 0)
+            return st_fail(e, ST_UNSUPPORTED, "%s: %s: needs the weights of a norm, which a kit does not have", m->path,
+                           m->plan.weights[i].name);
+    for (uint32_t i = 0; i < m->n_adapter; i++)
+        if (st_adapter_load(l->o->adapters[i], (int)i + 1, &m->plan, fold, l->o->allow_unlocked, m->mats,
+                            &m->priv->adapters[i], e))
+            return e->code;
+    return 0;
+}
+
 static int load_weights(struct load *l, struct st_err *e)
 {
     struct st_model *m = l->m;
@@ -419,6 +472,8 @@ static int load_weights(struct load *l, struct st_err *e)
         rc = load_vectors(l, e); /* before the matrices, which take norms in */
     if (!rc)
         rc = load_matrices(l, e);
+    if (!rc)
+        rc = load_adapters(l, e);
     if (!rc)
         set_unit_norms(l);
     return rc;
@@ -448,7 +503,7 @@ static void describe(const struct load *l)
     for (int i = 0; i < m->plan.n_weight; i++) {
         const struct st_plan_weight *w = &m->plan.weights[i];
         const struct st_mat *mat = &m->mats[i];
-        if (is_vector(w) || w->role == ST_ROLE_EMBED || !mat->data)
+        if (is_vector(w) || is_adapter(w) || w->role == ST_ROLE_EMBED || !mat->data)
             continue;
         uint64_t bytes = st_mat_bytes(mat) + (mat->dtype == ST_DTYPE_I8 ? (uint64_t)mat->n_out * sizeof(float) : 0);
         m->matrix_bytes += bytes;
@@ -477,7 +532,7 @@ int st_model_open(const char *path, const struct st_model_opts *o, struct st_mod
         goto out;
     rc = open_files(&l, e);
     if (!rc)
-        rc = make_plan(l.m, e);
+        rc = make_plan(&l, e);
     if (!rc)
         rc = load_weights(&l, e);
     if (!rc)
@@ -501,10 +556,13 @@ void st_model_close(struct st_model *m)
         st_ckpt_close(m->priv->ckpt);
         st_area_free(&m->priv->copies);
         free(m->priv->vectors);
+        for (uint32_t i = 0; i < m->n_adapter; i++)
+            st_adapter_memory_free(&m->priv->adapters[i]);
         free(m->priv);
     }
     st_plan_free(&m->plan);
     free(m->mats);
+    free(m->adapters);
     free(m->path);
     free(m);
 }

@@ -10,6 +10,7 @@
 #define ST_MODEL_MODEL_H
 
 #include "base/pool.h"
+#include "model/adapter.h"
 #include "model/plan.h"
 
 struct st_model {
@@ -21,6 +22,8 @@ struct st_model {
     uint64_t weight_bytes; /* read per decoded token: st_model_read_bytes() of one row */
     char *path;
     char name[128]; /* last path component, what /v1/models shows */
+    uint32_t n_adapter;
+    char (*adapters)[ST_ADAPTER_NAME]; /* [n_adapter] number i + 1 in ops and requests */
     struct st_model_priv *priv;
 };
 
@@ -36,6 +39,10 @@ struct st_model_opts {
     /* The checkpoint is the trusted side's part of one (`sotto-worker prepare --kit`): it has no matrices of linear
      * layers but routers; their mats have data NULL. */
     bool no_linear;
+    /* Applied to requests that ask for them, in this order; used during the call only. Their names differ. */
+    const struct st_adapter *const *adapters;
+    uint32_t n_adapter;  /* at most ST_ADAPTERS_MAX */
+    bool allow_unlocked; /* of secret ones: base/locked.h */
 };
 
 /* Errors: IO (cannot read), INPUT (malformed: names file, tensor, field), UNSUPPORTED (architecture, dtype),

@@ -18,8 +18,8 @@ const char *st_role_name(enum st_role r)
 
 static const char *op_name(enum st_op op)
 {
-    static const char *const names[] = {"embed",    "norm", "linear", "rope",   "copy",   "attend",
-                                        "silu_mul", "add",  "route",  "gather", "scatter"};
+    static const char *const names[] = {"embed",    "norm", "linear", "rope",   "copy",    "attend",
+                                        "silu_mul", "add",  "route",  "gather", "scatter", "lora"};
     return (unsigned)op < sizeof names / sizeof names[0] ? names[op] : "unknown";
 }
 
@@ -91,13 +91,14 @@ struct st_plan_op *st_plan_add(struct st_plan *p, enum st_op op, enum st_role ro
                               .in3 = -1,
                               .out = -1,
                               .weight = -1,
-                              .bias = -1};
+                              .bias = -1,
+                              .weight2 = -1};
     return to;
 }
 
 /* What the kinds of op use. */
 struct use {
-    bool in, in2, in3, weight, bias_ok;
+    bool in, in2, in3, weight, bias_ok, weight2;
 };
 static struct use op_use(enum st_op op)
 {
@@ -108,6 +109,8 @@ static struct use op_use(enum st_op op)
         return (struct use){.in = true, .weight = true};
     case ST_OP_LINEAR:
         return (struct use){.in = true, .weight = true, .bias_ok = true};
+    case ST_OP_LORA:
+        return (struct use){.in = true, .weight = true, .weight2 = true};
     case ST_OP_ATTEND:
         return (struct use){.in = true, .in2 = true, .in3 = true};
     case ST_OP_SILU_MUL:
@@ -134,7 +137,7 @@ static bool indices_ok(const struct st_plan *p, const struct st_plan_op *op)
     struct use u = op_use(op->op);
     return index_ok(op->in, u.in, p->n_slot) && index_ok(op->in2, u.in2, p->n_slot) &&
            index_ok(op->in3, u.in3, p->n_slot) && index_ok(op->out, true, p->n_slot) &&
-           index_ok(op->weight, u.weight, p->n_weight) &&
+           index_ok(op->weight, u.weight, p->n_weight) && index_ok(op->weight2, u.weight2, p->n_weight) &&
            (op->bias == -1 || (u.bias_ok && op->bias >= 0 && op->bias < p->n_weight));
 }
 
@@ -179,6 +182,16 @@ static const char *copy_shapes(const struct st_plan *p, const struct st_plan_op 
                : "piece";
 }
 
+static const char *lora_shapes(const struct st_plan *p, const struct st_plan_op *op)
+{
+    const struct st_plan_weight *a = &p->weights[op->weight], *b = &p->weights[op->weight2];
+    if (a->role != ST_ROLE_LORA_A || b->role != ST_ROLE_LORA_B || op->adapter < 1)
+        return "role of the adapter's matrices";
+    return op->in != op->out && a->n_in == width(p, op->in) && b->n_in == a->n_out && b->n_out == width(p, op->out)
+               ? NULL
+               : "shape of the adapter's matrices";
+}
+
 /* Whether slot widths and weight shapes of one op fit together; NULL, or what does not. Indices are already checked. */
 static const char *shapes(const struct st_plan *p, const struct st_plan_op *op)
 {
@@ -196,6 +209,8 @@ static const char *shapes(const struct st_plan *p, const struct st_plan_op *op)
         if (op->in == op->out || w->n_in != width(p, op->in) || w->n_out != out)
             return "shape of the matrix";
         return b && (b->n_in != 1 || b->n_out != out) ? "length of the bias" : NULL;
+    case ST_OP_LORA:
+        return lora_shapes(p, op);
     case ST_OP_ROPE:
         return rope_shapes(op, out);
     case ST_OP_COPY:
@@ -265,6 +280,8 @@ static bool rows_ok(const struct sections *s, const struct st_plan_op *op)
     for (size_t i = 0; i < sizeof in / sizeof *in; i++)
         if (in[i] >= 0 && s->made_in[in[i]] != all)
             return false;
+    if (op->op == ST_OP_LORA) /* adds to what the section's own layer wrote */
+        return s->made_in[op->out] == s->gather;
     bool keeps = op->op == ST_OP_ADD || op->op == ST_OP_COPY || op->op == ST_OP_SCATTER; /* what is in out */
     return !keeps || s->made_in[op->out] == -1;
 }
@@ -284,7 +301,7 @@ static const char *step_section(const struct st_plan *p, struct sections *s, int
     } else if (open) {
         const struct st_plan_op *g = &p->ops[s->gather];
         if (op->expert != g->expert || op->layer != g->layer || op->last_row_only ||
-            (op->op != ST_OP_LINEAR && op->op != ST_OP_SILU_MUL && op->op != ST_OP_SCATTER))
+            (op->op != ST_OP_LINEAR && op->op != ST_OP_LORA && op->op != ST_OP_SILU_MUL && op->op != ST_OP_SCATTER))
             return "section of an expert holds another op";
         if (!rows_ok(s, op) || (op->op == ST_OP_SCATTER && op->in2 != s->routed))
             return "rows of another expert are read";
@@ -348,6 +365,8 @@ int st_plan_check(const struct st_plan *p, struct st_err *e)
         if (wrong)
             return st_fail(e, ST_INTERNAL, "plan: op %d (%s, layer %d): %s does not fit", i, op_name(op->op), op->layer,
                            wrong);
+        if (op->place != ST_PLACE_TRUSTED && op->op == ST_OP_LORA)
+            return st_fail(e, ST_POLICY, "%s: the weights of an adapter never leave", p->weights[op->weight].name);
         if (op->place != ST_PLACE_TRUSTED && op->op != ST_OP_LINEAR && op->op != ST_OP_EMBED)
             return st_fail(e, ST_INTERNAL, "plan: op %d (%s): only linear ops can be placed untrusted", i,
                            op_name(op->op));

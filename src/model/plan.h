@@ -7,8 +7,8 @@
  * side together, as one exchange.
  *
  * A mixture of experts is LINEAR (role router), ROUTE, then one section per expert in ascending order: GATHER, ordinary
- * LINEAR and SILU_MUL ops with the same `expert`, SCATTER. Inside a section slots hold only the rows that take the
- * expert, as many as there are; without any the whole section is skipped. */
+ * LINEAR, LORA and SILU_MUL ops with the same `expert`, SCATTER. Inside a section slots hold only the rows that take
+ * the expert, as many as there are; without any the whole section is skipped. */
 #ifndef ST_MODEL_PLAN_H
 #define ST_MODEL_PLAN_H
 
@@ -29,6 +29,7 @@ enum st_op {
                       row does not take; bias = router_bias */
     ST_OP_GATHER,  /* begins the section of `expert`: out = the rows of `in` that take it, in2 = the weights of ROUTE */
     ST_OP_SCATTER, /* ends it: out += weight * in for those rows, in2 = the weights of ROUTE */
+    ST_OP_LORA,    /* out += (in A^T) B^T for the rows that take `adapter`; A = weight, B = weight2 (model/adapter.h) */
 };
 
 #define ST_ROLES(X)                                                                                                    \
@@ -68,7 +69,9 @@ enum st_op {
     X(EXPERT_DOWN, "expert_down")                                                                                      \
     X(SHARED_GATE, "shared_gate")                                                                                      \
     X(SHARED_UP, "shared_up")                                                                                          \
-    X(SHARED_DOWN, "shared_down")
+    X(SHARED_DOWN, "shared_down")                                                                                      \
+    X(LORA_A, "lora_a")                                                                                                \
+    X(LORA_B, "lora_b")
 enum st_role {
     ST_ROLE_NONE,
 #define X(id, name) ST_ROLE_##id,
@@ -100,6 +103,8 @@ struct st_plan_op {
     int in, in2, in3; /* slots, -1 = unused */
     int out;
     int weight, bias;            /* indices into weights, -1 = none */
+    int weight2;                 /* LORA: B, packed as tensor/lora.h says, with its scale in it */
+    int adapter;                 /* LORA: its number, from 1 */
     uint32_t head;               /* head_dim for per-head ops, else 0 */
     uint32_t rotate_at, rotated; /* ROPE */
     struct st_pieces pieces;     /* COPY */
