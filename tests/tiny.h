@@ -27,6 +27,9 @@ struct tiny {
     uint32_t n_shard;    /* 0 = model.safetensors, else an index and that many files */
     uint32_t header_pad; /* spaces after each header, which shift the data */
     uint64_t seed;
+    /* Changes the values of a weight before they are stored; NULL = as the seed says. */
+    void (*change)(const void *arg, const struct st_plan_weight *w, float *values);
+    const void *change_arg;
 };
 
 /* Ends the test program: a helper that fails has nothing to report to. */
@@ -124,6 +127,8 @@ static inline void tiny_shard(const struct tiny *t, const struct st_plan *p, uin
         float *v = calloc(n, sizeof *v);
         void *stored = calloc(n, sizeof *v);
         tiny_values(t, w, v);
+        if (t->change)
+            t->change(t->change_arg, w, v);
         st_convert(ST_DTYPE_F32, v, dtype, stored, n);
         st_buf_add(&data, stored, n * st_dtype_size(dtype));
         free(v);
