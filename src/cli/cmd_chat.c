@@ -169,12 +169,15 @@ static int converse(struct chat *c, struct st_err *e)
 static void print_banner(const struct st_open *m)
 {
     struct st_masked_words w;
+    struct st_buf details = {0};
     printf("%s, %u tokens of context, template %s. /help lists the commands.\n", m->model->name,
            st_engine_ctx(m->engine), st_chat_name(m->chat));
-    if (!m->masked)
-        return;
-    st_masked_words(m->masked, &w);
-    printf("protection: %s, %s\n", w.protection, w.strength);
+    st_open_words(m, &w);
+    if (strcmp(w.protection, "none") != 0)
+        printf("protection: %s%s%s\n", w.protection, w.strength ? ", " : "", w.strength ? w.strength : "");
+    st_open_put_details(m, false, &details);
+    printf("%s", details.p ? details.p : "");
+    st_buf_free(&details);
 }
 
 static int run(const struct st_cli *cli, void *opts, struct st_err *e)
@@ -184,9 +187,9 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     const struct st_engine_opts eo = {.max_batch = 1};
     int rc = ST_INTERNAL;
     if ((rc = st_source_plain(cli->args[0], e)) != 0 ||
-        (rc = st_open(cli, cli->args[0], ST_OPEN_TOKENIZER | ST_OPEN_CHAT, &eo, &c.m, e)) != 0 ||
+        (rc = st_open(cli, cli->args[0], ST_OPEN_TOKENIZER | ST_OPEN_CHAT | ST_OPEN_HOLD, &eo, &c.m, e)) != 0 ||
         (rc = st_open_sampling(cli, 0.7f, &c.sampling, e)) != 0 ||
-        (rc = st_session_new(c.m.engine, &c.session, e)) != 0)
+        (rc = st_session_new(c.m.engine, &c.session, e)) != 0 || (rc = st_open_settle(&c.m, e)) != 0)
         goto out;
     c.n_stops = st_chat_stops(c.m.chat, c.m.tokenizer, c.stops, sizeof c.stops / sizeof *c.stops);
     if (o->system && (rc = push(&c, ST_CHAT_SYSTEM, o->system, strlen(o->system), e)) != 0)

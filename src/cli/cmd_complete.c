@@ -116,8 +116,6 @@ static int encode(const struct complete_opts *o, const struct st_open *m, struct
         return m->tokenizer ? st_tokenizer_decode(m->tokenizer, ids->p, ids->len, true, prompt, e) : 0;
     }
     const struct st_encode_opts eo = {.add_special = true, .parse_special = true};
-    if (read_prompt(o, prompt, e))
-        return e->code;
     return st_tokenizer_encode(m->tokenizer, prompt->p ? prompt->p : "", prompt->len, &eo, ids, e);
 }
 
@@ -137,8 +135,10 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     if (st_open_model_path(cli->args[0], path, e) || (!o->ids && st_source_plain(path, e)))
         return e->code;
     bool has_tok = !o->ids || !st_open_tokenizer_path(path, cli->tokenizer, tok, &absent);
-    if (st_open(cli, cli->args[0], has_tok ? ST_OPEN_TOKENIZER : 0, &eo, &m, e) || encode(o, &m, &prompt, &ids, e) ||
-        st_open_sampling(cli, 0, &r.req.sampling, e))
+    /* The prompt is read first: a sealed model closes files off. */
+    if ((!o->ids && read_prompt(o, &prompt, e)) ||
+        st_open(cli, cli->args[0], ST_OPEN_HOLD | (has_tok ? ST_OPEN_TOKENIZER : 0), &eo, &m, e) ||
+        st_open_settle(&m, e) || encode(o, &m, &prompt, &ids, e) || st_open_sampling(cli, 0, &r.req.sampling, e))
         goto out;
     r.req.ids = ids.p;
     r.req.n_ids = ids.len;

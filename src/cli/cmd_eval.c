@@ -239,7 +239,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     if (!o->text || (o->separator && !*o->separator))
         return st_fail(e, ST_USAGE, o->text ? "--separator: want a text that is not empty" : "eval: want --text FILE");
     if ((rc = st_file_read(o->text, (size_t)1 << 31, &text, e)) != 0 ||
-        (rc = st_open(cli, cli->args[0], ST_OPEN_TOKENIZER | ST_OPEN_MEASURE, &eo, &m, e)) != 0)
+        (rc = st_open(cli, cli->args[0], ST_OPEN_TOKENIZER | ST_OPEN_MEASURE | ST_OPEN_HOLD, &eo, &m, e)) != 0 ||
+        (rc = st_open_settle(&m, e)) != 0)
         goto out;
     struct eval ev = {.m = &m,
                       .bos = st_tokenizer_bos(m.tokenizer),

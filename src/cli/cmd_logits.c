@@ -74,7 +74,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     if (!o->ids)
         return st_fail(e, ST_USAGE, "logits: want --ids LIST");
     int rc;
-    if ((rc = st_opt_ids("--ids", o->ids, &ids, e)) != 0 || (rc = st_open(cli, cli->args[0], 0, &eo, &m, e)) != 0)
+    if ((rc = st_opt_ids("--ids", o->ids, &ids, e)) != 0 ||
+        (rc = st_open(cli, cli->args[0], ST_OPEN_HOLD, &eo, &m, e)) != 0 || (rc = st_open_settle(&m, e)) != 0)
         goto out;
     struct printing p = {.json = cli->json, .n_vocab = m.model->config.n_vocab};
     const struct st_request_opts req = {.ids = ids.p,

@@ -5,6 +5,7 @@
 #include "model/checkpoint.h"
 #include "model/locate.h"
 #include "protect/sealed/harden.h"
+#include "protect/sealed/place.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -103,38 +104,52 @@ int st_open_sampling(const struct st_cli *cli, float default_temp, struct st_sam
 static void tell(const struct st_open *o)
 {
     struct st_masked_words w;
-    const char *line = st_masked_choice(o->masked);
+    const char *line = o->masked ? st_masked_choice(o->masked) : "";
     for (size_t n; (n = strcspn(line, "\n")); line += n + (line[n] == '\n'))
         st_log(ST_LOG_INFO, "%.*s", (int)n, line);
-    st_masked_words(o->masked, &w);
+    st_open_words(o, &w);
     if (w.warning)
         fprintf(stderr, "warning: %s\n", w.warning);
 }
 
 /* Options of a protection that the model does not have. */
-static int check_options(const struct st_cli *cli, bool masked, struct st_err *e)
+static int check_options(const struct st_cli *cli, bool masked, bool sealed, struct st_err *e)
 {
-    if (cli->sealed.first)
-        return st_fail(e, ST_USAGE, "--%s: only with a sealed model", cli->sealed.first);
+    if (sealed)
+        return 0;
+    if (st_sealed_unwanted(cli, e))
+        return e->code;
     if (cli->masked.allow_unlocked && !masked)
         return st_fail(e, ST_USAGE, "--allow-unlocked: only with --protect masked or a sealed model");
     return 0;
 }
 
-/* With --harden: what every row of logits passes. key [32]: of the model, or NULL. */
-static int open_harden(const struct st_cli *cli, unsigned what, const uint8_t *key, struct st_engine_opts *eo,
-                       struct st_open *out, struct st_err *e)
+/* With --harden: what every row of logits passes. The noise of a sealed model follows from its content key, so that
+ * asking again tells nothing new. */
+static int open_harden(const struct st_cli *cli, unsigned what, struct st_engine_opts *eo, struct st_open *out,
+                       struct st_err *e)
 {
     struct st_harden_opts o;
+    uint8_t key[32] = {0};
+    const struct st_vault *v = out->sealed.file.vault;
     if (!cli->harden)
         return 0;
-    if (st_harden_parse(cli->harden, &o, e))
+    if (st_harden_parse(cli->harden, &o, e) || (v && st_vault_derive(v, ST_HARDEN_INFO, key, e)))
         return e->code;
     o.measure = what & ST_OPEN_MEASURE;
-    if (st_harden_new(&o, key, out->model->config.n_vocab, &out->harden, e))
+    int rc = st_harden_new(&o, v ? key : NULL, out->model->config.n_vocab, &out->harden, e);
+    explicit_bzero(key, sizeof key);
+    if (!rc)
+        eo->filter = st_harden_filter(out->harden);
+    return rc;
+}
+
+/* The key comes in, then files are closed off: what opens one may need a TPM, a service, a terminal. */
+static int open_sealed(const struct st_cli *cli, const char *path, unsigned what, struct st_open *out, struct st_err *e)
+{
+    if (st_hold_begin(&out->hold, e) || st_sealed_unlock(cli, path, ST_CONTAINER_MODEL, &out->sealed.file, e))
         return e->code;
-    eo->filter = st_harden_filter(out->harden);
-    return 0;
+    return what & ST_OPEN_HOLD ? st_hold_files(&out->hold, cli, &path, 1, e) : 0;
 }
 
 static int open_engine(const struct st_cli *cli, const char *path, unsigned what, const struct st_engine_opts *more,
@@ -144,14 +159,19 @@ static int open_engine(const struct st_cli *cli, const char *path, unsigned what
     struct st_model_opts mo = {.dtype = load[cli->dtype], .n_threads = cli->n_threads, .progress = !cli->quiet};
     struct st_engine_opts eo = more ? *more : (struct st_engine_opts){0};
     double start = st_now();
+    const bool sealed = out->sealed.file.container != NULL;
     bool masked;
-    if (st_masked_wanted(cli, false, &masked, e) || check_options(cli, masked, e) ||
-        (masked && st_masked_model_opts(cli, path, false, &mo, e)))
+    if (st_masked_wanted(cli, sealed, &masked, e) || check_options(cli, masked, sealed, e) ||
+        (masked && st_masked_model_opts(cli, path, sealed, &mo, e)))
         return e->code;
     if (st_model_open(path, &mo, &out->model, e))
         return e->code;
-    if (open_harden(cli, what, NULL, &eo, out, e) ||
-        (masked && st_masked_open(cli, path, false, out->model, &eo, &out->masked, e)))
+    if (sealed && masked)
+        st_sealed_place(&out->model->plan, out->sealed.file.container, cli->masked.experts_all);
+    if (sealed && st_sealed_hold(cli, &out->sealed, out->model, &eo, e))
+        return e->code;
+    if (open_harden(cli, what, &eo, out, e) ||
+        (masked && st_masked_open(cli, path, sealed, out->model, &eo, &out->masked, e)))
         return e->code;
     eo.n_threads = cli->n_threads;
     eo.isa = cli->isa;
@@ -163,8 +183,7 @@ static int open_engine(const struct st_cli *cli, const char *path, unsigned what
     if (st_engine_new(out->model, &eo, &out->engine, e))
         return e->code;
     out->load_s = st_now() - start;
-    if (masked)
-        tell(out);
+    tell(out);
     return 0;
 }
 
@@ -173,7 +192,8 @@ int st_open(const struct st_cli *cli, const char *model, unsigned what, const st
 {
     char path[ST_PATH_MAX], tok[ST_PATH_MAX];
     *out = (struct st_open){0};
-    if (st_open_model_path(model, path, e) || open_engine(cli, path, what, more, out, e))
+    if (st_open_model_path(model, path, e) || (st_container_is(path) && open_sealed(cli, path, what, out, e)) ||
+        open_engine(cli, path, what, more, out, e))
         goto fail;
     if (what & (ST_OPEN_TOKENIZER | ST_OPEN_CHAT))
         if (st_open_tokenizer_path(path, cli->tokenizer, tok, e) || st_tokenizer_open(tok, &out->tokenizer, e))
@@ -196,16 +216,51 @@ void st_open_close(struct st_open *o)
         st_tokenizer_free(o->tokenizer);
     if (o->masked)
         st_masked_close(o->masked);
+    if (o->sealed.store)
+        st_sealed_store_free(o->sealed.store);
+    o->sealed.store = NULL;
     if (o->model)
         st_model_close(o->model);
+    st_sealed_close(&o->sealed);
     *o = (struct st_open){0};
+}
+
+int st_open_settle(struct st_open *o, struct st_err *e)
+{
+    return st_hold_calls(&o->hold, e);
+}
+
+void st_open_words(const struct st_open *o, struct st_masked_words *out)
+{
+    *out = (struct st_masked_words){.protection = "none", .scheme = "none", .verified = "no"};
+    if (o->masked)
+        st_masked_words(o->masked, out);
+    if (!o->sealed.file.container)
+        return;
+    out->protection = "sealed";
+    if (!o->masked)
+        out->verified = o->sealed.file.pinned ? "publisher" : "no";
+    if (!out->warning)
+        out->warning = st_sealed_warning(&o->sealed, &o->hold);
 }
 
 void st_open_put_protection(const struct st_open *o, struct st_buf *b)
 {
     struct st_masked_words w;
-    if (!o->masked)
+    if (!o->masked && !o->sealed.file.container)
         return;
-    st_masked_words(o->masked, &w);
+    st_open_words(o, &w);
     st_buf_addf(b, ",\"protection\":\"%s\",\"scheme\":\"%s\",\"verified\":\"%s\"", w.protection, w.scheme, w.verified);
+}
+
+void st_open_put_details(const struct st_open *o, bool json, struct st_buf *b)
+{
+    if (!o->sealed.file.container)
+        return;
+    if (!json) {
+        st_sealed_text(&o->sealed, &o->hold, b);
+        return;
+    }
+    st_buf_add_str(b, ",\"sealed\":");
+    st_sealed_json(&o->sealed, &o->hold, b);
 }

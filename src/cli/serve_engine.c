@@ -20,19 +20,22 @@ static int check_tokenizer(const struct st_cli *cli, struct st_err *e)
                    path);
 }
 
-int st_serve_engine(const struct st_cli *cli, const struct st_serve_engine *o, struct st_err *e)
+int st_serve_engine(const struct st_cli *given, const struct st_serve_engine *o, struct st_err *e)
 {
     struct st_open m = {0};
+    struct st_cli with_port = *given; /* the sandbox must know it */
+    const struct st_cli *cli = &with_port;
+    with_port.listen.port = given->listen.port >= 0 ? given->listen.port : o->port;
     if (!o->ids_only && check_tokenizer(cli, e))
         return e->code;
     const struct st_engine_opts eo = {
         .max_batch = o->max_batch, .max_queue = o->max_queue, .max_row = o->max_row, .n_kv = o->kv_tokens};
-    int rc = st_open(cli, cli->args[0], o->ids_only ? 0 : ST_OPEN_TOKENIZER | ST_OPEN_CHAT, &eo, &m, e);
+    const unsigned what = ST_OPEN_HOLD | (o->ids_only ? 0u : (unsigned)(ST_OPEN_TOKENIZER | ST_OPEN_CHAT));
+    int rc = st_open(cli, cli->args[0], what, &eo, &m, e);
     if (rc)
         return rc;
-    struct st_masked_words w = {.protection = "none", .scheme = "none", .verified = "no"};
-    if (m.masked)
-        st_masked_words(m.masked, &w);
+    struct st_masked_words w;
+    st_open_words(&m, &w);
     const struct st_gen_engine_opts go = {.engine = m.engine,
                                           .model = m.model,
                                           .model_name = o->name,
@@ -50,7 +53,8 @@ int st_serve_engine(const struct st_cli *cli, const struct st_serve_engine *o, s
                                .verified = w.verified,
                                .note = w.strength,
                                .input = o->ids_only ? "token ids only: no text comes in or goes out" : NULL,
-                               .warning = w.warning};
+                               .warning = w.warning,
+                               .open = &m};
     struct st_server_opts so;
     st_listen_opts(cli, o->port, &banner, &so);
     so.tokenizer = m.tokenizer;

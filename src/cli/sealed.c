@@ -1,0 +1,178 @@
+#include "cli/sealed.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "cli/key_open.h"
+#include "crypto/digest.h"
+#include "protect/sealed/recipient.h"
+#include "text/json.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* ---- whose it is ---- */
+
+/* 64 hexadecimal digits, or a file that holds them. */
+static int read_publisher(const char *given, uint8_t key[32], struct st_err *e)
+{
+    struct st_buf text = {0};
+    if (strlen(given) == 64 && !st_unhex(given, 64, key, 32, "--publisher", e))
+        return 0;
+    *e = (struct st_err){0};
+    int rc = st_file_read(given, 256, &text, e);
+    while (!rc && text.len && strchr(" \t\r\n", text.p[text.len - 1]))
+        text.len--;
+    if (!rc && (text.len != 64 || st_unhex(text.p, text.len, key, 32, given, e)))
+        rc = st_fail(e, ST_INPUT, "--publisher: %s: want an Ed25519 public key, 64 hexadecimal digits", given);
+    st_buf_free(&text);
+    return rc;
+}
+
+static int check_publisher(const struct st_cli *cli, const char *path, struct st_sealed_file *f, struct st_err *e)
+{
+    struct st_container_about about;
+    uint8_t key[32];
+    st_container_about(f->container, &about);
+    st_hex(about.publisher, sizeof about.publisher, f->publisher);
+    if (about.version < cli->sealed.min_version)
+        return st_fail(e, ST_POLICY, "%s: is version %" PRIu64 "; --min-version wants %" PRIu64 " or later", path,
+                       about.version, cli->sealed.min_version);
+    if (!cli->sealed.publisher) {
+        st_log(ST_LOG_INFO, "%s: publisher: not pinned, %s (--publisher)", path, f->publisher);
+        return 0;
+    }
+    if (read_publisher(cli->sealed.publisher, key, e))
+        return e->code;
+    if (memcmp(key, about.publisher, sizeof key) != 0)
+        return st_fail(e, ST_VERIFY, "%s: is signed by %s, which is not --publisher", path, f->publisher);
+    f->pinned = true;
+    return 0;
+}
+
+/* ---- its key ---- */
+
+static int open_vault(const struct st_cli *cli, struct st_sealed_file *f, struct st_err *e)
+{
+    struct st_secret passphrase = {0}, key = {0};
+    int rc = st_key_passphrase(cli, false, &passphrase, e);
+    const struct st_unlock u = {
+        .passphrase = passphrase.p ? &passphrase : NULL, .tcti = st_key_tcti(cli), .hpke_key = cli->sealed.hpke_key};
+    if (!rc)
+        rc = st_recipient_open(f->container, &u, &key, e);
+    if (!rc)
+        rc = st_vault_new(f->container, &key, &f->vault, e);
+    st_secret_wipe(&key);
+    st_secret_wipe(&passphrase);
+    return rc;
+}
+
+int st_sealed_unlock(const struct st_cli *cli, const char *path, enum st_container_kind kind,
+                     struct st_sealed_file *out, struct st_err *e)
+{
+    struct st_container_about about;
+    *out = (struct st_sealed_file){0};
+    if (st_container_open(path, &out->container, e))
+        return e->code;
+    st_container_about(out->container, &about);
+    if (about.kind != kind)
+        st_fail(e, ST_INPUT, "%s: is a sealed %s; want a%s", path,
+                about.kind == ST_CONTAINER_ADAPTER ? "adapter" : "model",
+                kind == ST_CONTAINER_ADAPTER ? "n adapter" : " model");
+    else if (!check_publisher(cli, path, out, e))
+        open_vault(cli, out, e);
+    if (e->code)
+        st_sealed_file_close(out);
+    return e->code;
+}
+
+void st_sealed_file_close(struct st_sealed_file *f)
+{
+    if (f->vault)
+        st_vault_free(f->vault);
+    if (f->container)
+        st_container_close(f->container);
+    *f = (struct st_sealed_file){0};
+}
+
+/* ---- the model ---- */
+
+int st_sealed_unwanted(const struct st_cli *cli, struct st_err *e)
+{
+    return cli->sealed.first ? st_fail(e, ST_USAGE, "--%s: only with a sealed model", cli->sealed.first) : 0;
+}
+
+int st_sealed_hold(const struct st_cli *cli, struct st_sealed_side *s, const struct st_model *model,
+                   struct st_engine_opts *eo, struct st_err *e)
+{
+    const struct st_sealed_store_opts o = {
+        .memory = cli->sealed.memory, .n_threads = cli->n_threads, .allow_unlocked = cli->masked.allow_unlocked};
+    if (st_sealed_store_new(s->file.vault, model, &o, &s->store, e))
+        return e->code;
+    eo->store = st_sealed_store(s->store);
+    eo->secret = true;
+    eo->allow_unlocked = cli->masked.allow_unlocked;
+    return 0;
+}
+
+void st_sealed_close(struct st_sealed_side *s)
+{
+    if (s->store)
+        st_sealed_store_free(s->store);
+    s->store = NULL;
+    st_sealed_file_close(&s->file);
+}
+
+/* ---- what is said of it ---- */
+
+static const char *memory_words(const struct st_sealed_store_stats *m)
+{
+    if (strcmp(m->memory, "memfd_secret") == 0)
+        return "memfd_secret (the kernel does not map it)";
+    return strcmp(m->memory, "locked") == 0 ? "locked memory" : "memory that is not locked";
+}
+
+void st_sealed_text(const struct st_sealed_side *s, const struct st_hold *h, struct st_buf *b)
+{
+    char all[ST_MEM_TEXT], kept[ST_MEM_TEXT], sandbox[128];
+    struct st_container_about about;
+    struct st_sealed_store_stats m;
+    st_container_about(s->file.container, &about);
+    st_sealed_store_stats(s->store, &m);
+    st_hold_text(h, sandbox);
+    st_buf_addf(b, "sealed: %s, version %" PRIu64 ", policy %s\n", about.name, about.version, about.policy);
+    st_buf_addf(b, "publisher: %s%s\n", s->file.pinned ? "" : "not pinned, ", s->file.publisher);
+    st_buf_addf(b, "decrypted: %s of %s at a time, in %s\n", st_mem_text((size_t)(m.resident + m.ring), kept),
+                st_mem_text((size_t)m.bytes, all), memory_words(&m));
+    st_buf_addf(b, "sandbox: %s\nhost: %s\n", sandbox, st_host_case(&h->host));
+}
+
+void st_sealed_json(const struct st_sealed_side *s, const struct st_hold *h, struct st_buf *b)
+{
+    char sandbox[128];
+    struct st_container_about about;
+    struct st_sealed_store_stats m;
+    st_container_about(s->file.container, &about);
+    st_sealed_store_stats(s->store, &m);
+    st_hold_text(h, sandbox);
+    st_buf_add_str(b, "{\"name\":");
+    st_json_quote(b, about.name, strlen(about.name));
+    st_buf_add_str(b, ",\"policy\":");
+    st_json_quote(b, about.policy, strlen(about.policy));
+    st_buf_addf(b, ",\"version\":%" PRIu64 ",\"publisher\":\"%s\",\"publisher_pinned\":%s", about.version,
+                s->file.publisher, s->file.pinned ? "true" : "false");
+    st_buf_addf(b, ",\"memory\":\"%s\",\"bytes\":%" PRIu64 ",\"resident\":%" PRIu64 ",\"ring\":%" PRIu64, m.memory,
+                m.bytes, m.resident, m.ring);
+    st_buf_addf(b, ",\"sandbox\":\"%s\",\"host\":", sandbox);
+    st_host_json(&h->host, b);
+    st_buf_add_str(b, "}");
+}
+
+const char *st_sealed_warning(const struct st_sealed_side *s, const struct st_hold *h)
+{
+    struct st_sealed_store_stats m;
+    if (h->refused)
+        return "--no-sandbox: whoever takes this process over has its files, programs and network too";
+    st_sealed_store_stats(s->store, &m);
+    if (strcmp(m.memory, "unlocked") == 0)
+        return "decrypted weights lie in memory that is not locked: they may reach a swap area";
+    return NULL;
+}
