@@ -168,9 +168,9 @@ static void keep_finished(struct build *b, struct st_err *e)
     size_t n = b->out.journal.n_found + b->out.journal.n_noted;
     if (n == 0 || (e->code != ST_IO && e->code != ST_MEMORY))
         return;
-    b->out.keep = true;
+    b->out.stage.keep = true;
     st_fail(e, cause.code, "%.300s; finished tensors stay in %.120s, and the same command goes on from there",
-            cause.msg, b->out.stage);
+            cause.msg, b->out.stage.dir);
 }
 
 static void wipe(struct build *b)

@@ -1,19 +1,14 @@
-/* Writes a checkpoint that appears whole or not at all, and that a killed run goes on with. Everything goes into the
- * staging directory DST.partial beside it:
- *     journal   what the directory was begun for, and the SHA-256 of every finished tensor (journal.h)
- *     result    what becomes DST: a directory (Hugging Face) or a file (GGUF)
- * It is the user's alone (0700; another user's, or one that others may write to, is refused): the journal tells the
- * source. One run at a time holds it (flock; a killed run lets go). At the end everything is synced and `result` is
- * renamed to DST, which is never overwritten. Space is reserved before the first tensor, so a full disk shows at the
- * start.
- * A tensor here is one weight of the source's plan; several may fill one tensor of the file (stacked experts). Layouts:
+/* Writes a checkpoint that appears whole or not at all, and that a killed run goes on with: in the staging directory
+ * DST.partial (base/stage.h), whose journal notes the SHA-256 of every finished tensor; `result` is a directory
+ * (Hugging Face) or a file (GGUF). Space is reserved before the first tensor, so a full disk shows at the start. A
+ * tensor here is one weight of the source's plan; several may fill one tensor of the file (stacked experts). Layouts:
  * out_hf.c (safetensors: one file, or several and their index when they exceed the shard size) and out_gguf.c. */
 #ifndef ST_PROTECT_COVARIANT_OUT_H
 #define ST_PROTECT_COVARIANT_OUT_H
 
-#include "base/file.h"
+#include "base/stage.h"
+#include "model/journal.h"
 #include "model/plan.h"
-#include "protect/covariant/journal.h"
 #include "tensor/tensor.h"
 
 struct st_cov_out_tensor {
@@ -30,15 +25,17 @@ struct st_cov_out_tensor {
     struct st_cov_split *split;
 };
 
+/* What the staging directory is begun for. */
+struct st_cov_binding {
+    char commitment[65], source[65]; /* of key and source (key.h); the model digest */
+    char options[512];               /* "name=value name=value"; no newline */
+};
+
 struct st_cov_out {
-    char final[ST_PATH_MAX];
-    char stage[ST_PATH_MAX]; /* empty: nothing open */
-    char result[ST_PATH_MAX];
-    int lock; /* the staging directory, locked */
-    int *fd;  /* [n_shard] */
+    struct st_stage stage;
+    int *fd; /* [n_shard] */
     int n_shard;
-    bool keep; /* close() leaves the staging directory: an earlier run began it, or the caller says so */
-    struct st_cov_journal journal;
+    struct st_journal journal;
 };
 
 /* Bytes of n values; for q8_0 n is a multiple of 32. */
@@ -48,8 +45,8 @@ uint64_t st_cov_out_bytes(const struct st_cov_out_tensor *t, uint64_t n);
  * staging directory; something else is there under its name. */
 int st_cov_out_open(struct st_cov_out *o, const char *dst, struct st_err *e) ST_MUST_CHECK;
 /* Begins the journal, or takes up the one that is there. USAGE when it was begun for something else: says for what;
- * then `restart` throws away what is there. b->layout is filled from the tensors. Without it nothing can be resumed. */
-int st_cov_out_bind(struct st_cov_out *o, struct st_cov_binding *b, struct st_cov_out_tensor *const *t, int n,
+ * then `restart` throws away what is there. Without it nothing can be resumed. */
+int st_cov_out_bind(struct st_cov_out *o, const struct st_cov_binding *b, struct st_cov_out_tensor *const *t, int n,
                     bool restart, struct st_err *e) ST_MUST_CHECK;
 /* Safetensors: lays the tensors out and writes headers and index. A tensor larger than shard_bytes gets a file of its
  * own. Called once; so is st_cov_out_plan_gguf() (out_gguf.h), its alternative. */

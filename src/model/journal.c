@@ -1,4 +1,4 @@
-#include "protect/covariant/journal.h"
+#include "model/journal.h"
 #include "base/file.h"
 #include "crypto/digest.h"
 
@@ -9,7 +9,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FIRST_LINE "sotto covariant journal 1"
 #define BYTES_MAX ((size_t)256 << 20)
 #define HEX_LEN 64
 
@@ -37,19 +36,16 @@ static int differing_option(const char *had, const char *want, struct st_err *e)
 }
 
 /* One fact of the head. */
-static int check_fact(const char *line, const char *name, const char *want, struct st_err *e)
+static int check_fact(const char *line, struct st_journal_fact *f, struct st_err *e)
 {
-    size_t n = strlen(name);
-    if (!line || strncmp(line, name, n) != 0 || line[n] != ' ')
-        return st_fail(e, ST_INPUT, "damaged: no line '%s'", name);
-    if (strcmp(line + n + 1, want) == 0)
+    size_t n = strlen(f->name);
+    if (!line || strncmp(line, f->name, n) != 0 || line[n] != ' ' || strlen(line + n + 1) >= sizeof f->value)
+        return st_fail(e, ST_INPUT, "damaged: no line '%s'", f->name);
+    if (f->kept)
+        memcpy(f->value, line + n + 1, strlen(line + n + 1) + 1);
+    if (strcmp(line + n + 1, f->value) == 0)
         return 0;
-    if (strcmp(name, "options") == 0)
-        return differing_option(line + n + 1, want, e);
-    return st_fail(e, ST_USAGE, "it was begun %s",
-                   strcmp(name, "source") == 0       ? "from another source model"
-                   : strcmp(name, "commitment") == 0 ? "with another key"
-                                                     : "by a version that lays tensors out differently");
+    return f->differs ? st_fail(e, ST_USAGE, "it was %s", f->differs) : differing_option(line + n + 1, f->value, e);
 }
 
 /* The next whole line, ended in place; NULL when there is none. */
@@ -63,17 +59,13 @@ static char *next_line(char **at, char *end)
     return line;
 }
 
-/* source before commitment: the commitment covers both, and the more telling cause is named. */
-static int check_head(char **at, char *end, const struct st_cov_binding *b, struct st_err *e)
+static int check_head(char **at, char *end, struct st_journal_head *h, struct st_err *e)
 {
-    const struct {
-        const char *name, *want;
-    } facts[] = {{"source", b->source}, {"commitment", b->commitment}, {"options", b->options}, {"layout", b->layout}};
     const char *line = next_line(at, end);
-    if (!line || strcmp(line, FIRST_LINE) != 0)
+    if (!line || strcmp(line, h->title) != 0)
         return st_fail(e, ST_INPUT, "not a journal of this version");
-    for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) {
-        int rc = check_fact(next_line(at, end), facts[i].name, facts[i].want, e);
+    for (size_t i = 0; i < h->n; i++) {
+        int rc = check_fact(next_line(at, end), &h->fact[i], e);
         if (rc)
             return rc;
     }
@@ -83,12 +75,12 @@ static int check_head(char **at, char *end, const struct st_cov_binding *b, stru
 /* Of equal names (a damaged tensor was made again) the later first. */
 static int by_name(const void *a, const void *b)
 {
-    const struct st_cov_journal_entry *x = a, *y = b;
+    const struct st_journal_entry *x = a, *y = b;
     int d = strcmp(x->name, y->name);
     return d ? d : (x->line < y->line) - (x->line > y->line);
 }
 
-static int read_tensors(struct st_cov_journal *j, char *at, char *end, struct st_err *e)
+static int read_tensors(struct st_journal *j, char *at, char *end, struct st_err *e)
 {
     enum { NAME_AT = 7 + HEX_LEN + 1 };
     size_t n = 0, cap = 1, kept = 0;
@@ -98,7 +90,7 @@ static int read_tensors(struct st_cov_journal *j, char *at, char *end, struct st
     if (rc)
         return rc;
     for (char *line; (line = next_line(&at, end)); n++) {
-        struct st_cov_journal_entry *t = &j->found[n];
+        struct st_journal_entry *t = &j->found[n];
         size_t len = strlen(line);
         if (len <= NAME_AT || len - NAME_AT >= sizeof t->name || strncmp(line, "tensor ", 7) != 0 ||
             line[NAME_AT - 1] != ' ' || !unhex(line + 7, t->sum))
@@ -125,56 +117,56 @@ static int drop_torn_line(int fd, const struct st_buf *b, const char *path, stru
     return st_fail(e, ST_IO, "%s: cannot write: %s", path, strerror(errno));
 }
 
-int st_cov_journal_parse(struct st_cov_journal *j, char *text, size_t len, const struct st_cov_binding *b,
-                         struct st_err *e)
+int st_journal_parse(struct st_journal *j, char *text, size_t len, struct st_journal_head *h, struct st_err *e)
 {
     char *at = text, *end = text + len;
-    int rc = check_head(&at, end, b, e);
+    int rc = check_head(&at, end, h, e);
     return rc ? rc : read_tensors(j, at, end, e);
 }
 
-static int read_journal(struct st_cov_journal *j, const char *path, const struct st_cov_binding *b, struct st_err *e)
+static int read_journal(struct st_journal *j, const char *path, struct st_journal_head *h, struct st_err *e)
 {
     struct st_buf text = {0};
     int rc = st_file_read(path, BYTES_MAX, &text, e);
     if (!rc)
         rc = drop_torn_line(j->fd, &text, path, e);
-    if (!rc && st_cov_journal_parse(j, text.p, text.len, b, e))
+    if (!rc && st_journal_parse(j, text.p, text.len, h, e))
         rc = st_err_prefix(e, "%s", path);
     st_buf_free(&text);
     return rc;
 }
 
-static int create(const char *path, const struct st_cov_binding *b, struct st_err *e)
+static int create(const char *path, const struct st_journal_head *h, struct st_err *e)
 {
     struct st_buf text = {0};
-    st_buf_addf(&text, FIRST_LINE "\nsource %s\ncommitment %s\noptions %s\nlayout %s\n", b->source, b->commitment,
-                b->options, b->layout);
+    st_buf_addf(&text, "%s\n", h->title);
+    for (size_t i = 0; i < h->n; i++)
+        st_buf_addf(&text, "%s %s\n", h->fact[i].name, h->fact[i].value);
     int rc = text.failed ? st_fail(e, ST_MEMORY, "journal: out of memory")
                          : st_file_write(path, text.p, text.len, 0600, true, e);
     st_buf_free(&text);
     return rc;
 }
 
-int st_cov_journal_open(struct st_cov_journal *j, const char *path, const struct st_cov_binding *b, struct st_err *e)
+int st_journal_open(struct st_journal *j, const char *path, struct st_journal_head *h, struct st_err *e)
 {
-    *j = (struct st_cov_journal){0};
-    int rc = st_path_exists(path) ? 0 : create(path, b, e);
+    *j = (struct st_journal){0};
+    int rc = st_path_exists(path) ? 0 : create(path, h, e);
     if (rc)
         return rc;
     j->fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW);
     if (j->fd < 0)
         return st_fail(e, ST_IO, "%s: cannot open: %s", path, strerror(errno));
     j->open = true;
-    rc = read_journal(j, path, b, e);
+    rc = read_journal(j, path, h, e);
     if (rc)
-        st_cov_journal_close(j);
+        st_journal_close(j);
     return rc;
 }
 
-int st_cov_journal_add(struct st_cov_journal *j, const char *name, const uint8_t sum[32], struct st_err *e)
+int st_journal_add(struct st_journal *j, const char *name, const uint8_t sum[32], struct st_err *e)
 {
-    char hex[HEX_LEN + 1], line[256];
+    char hex[HEX_LEN + 1], line[320];
     st_hex(sum, 32, hex);
     int n = snprintf(line, sizeof line, "tensor %s %s\n", hex, name);
     /* One write: the line is there whole, or torn and dropped. */
@@ -184,7 +176,7 @@ int st_cov_journal_add(struct st_cov_journal *j, const char *name, const uint8_t
     return 0;
 }
 
-const uint8_t *st_cov_journal_find(const struct st_cov_journal *j, const char *name)
+const uint8_t *st_journal_find(const struct st_journal *j, const char *name)
 {
     size_t lo = 0, hi = j->n_found;
     while (lo < hi) {
@@ -200,10 +192,10 @@ const uint8_t *st_cov_journal_find(const struct st_cov_journal *j, const char *n
     return NULL;
 }
 
-void st_cov_journal_close(struct st_cov_journal *j)
+void st_journal_close(struct st_journal *j)
 {
     if (j->open)
         close(j->fd);
     free(j->found);
-    *j = (struct st_cov_journal){0};
+    *j = (struct st_journal){0};
 }

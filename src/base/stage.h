@@ -1,0 +1,42 @@
+/* A result, file or directory, that appears whole or not at all, and that a killed run goes on with. Everything goes
+ * into a staging directory beside it, DST and a suffix:
+ *     journal   what the directory was begun for, and what is finished (model/journal.h)
+ *     result    what becomes DST
+ * It is the user's alone (0700; another user's, or one that others may write to, is refused): the journal tells the
+ * source. One run at a time holds it (flock; a killed run lets go). At the end everything is synced and `result` is
+ * renamed to DST, which is never overwritten. */
+#ifndef ST_BASE_STAGE_H
+#define ST_BASE_STAGE_H
+
+#include "base/file.h"
+
+#define ST_STAGE_JOURNAL "journal"
+
+struct st_stage {
+    char final[ST_PATH_MAX];
+    char dir[ST_PATH_MAX]; /* empty: nothing open */
+    char result[ST_PATH_MAX];
+    int lock;  /* the directory, locked */
+    bool keep; /* close() leaves it: an earlier run began it, or the caller says so */
+};
+
+/* Makes or finds the directory and locks it. `by` names the work for messages: "an obfuscation". IO: dst exists; its
+ * parent cannot be written; another run has the directory; something else is there under its name. */
+int st_stage_open(struct st_stage *s, const char *dst, const char *suffix, const char *by,
+                  struct st_err *e) ST_MUST_CHECK;
+/* Throws away what an earlier run left. */
+void st_stage_restart(struct st_stage *s);
+/* Path of the journal. */
+int st_stage_journal(const struct st_stage *s, char out[ST_PATH_MAX], struct st_err *e) ST_MUST_CHECK;
+/* Creates or opens a file of the result for reading and writing and makes it `total` bytes long, all of them reserved,
+ * so that a full disk shows at the start. IO. */
+int st_stage_file(const char *path, uint64_t total, int *fd, struct st_err *e) ST_MUST_CHECK;
+/* All of len bytes at an offset. Returns 0, or -1 with errno. */
+int st_stage_write(int fd, uint64_t at, const void *p, size_t len);
+/* Syncs the result (its files are synced by the caller), renames it, removes the directory. IO, also when dst has come
+ * into being meanwhile. */
+int st_stage_publish(struct st_stage *s, struct st_err *e) ST_MUST_CHECK;
+/* Closes; removes the directory, unless `keep`. */
+void st_stage_close(struct st_stage *s);
+
+#endif
