@@ -205,6 +205,16 @@ int st_stage_publish(struct st_stage *s, struct st_err *e)
     return 0;
 }
 
+void st_stage_keep(struct st_stage *s, size_t n_finished, struct st_err *e)
+{
+    struct st_err cause = *e;
+    if (n_finished == 0 || (e->code != ST_IO && e->code != ST_MEMORY))
+        return;
+    s->keep = true;
+    st_fail(e, cause.code, "%.300s; finished tensors stay in %.120s, and the same command goes on from there",
+            cause.msg, s->dir);
+}
+
 void st_stage_close(struct st_stage *s)
 {
     if (s->dir[0]) {

@@ -36,6 +36,9 @@ int st_stage_write(int fd, uint64_t at, const void *p, size_t len);
 /* Syncs the result (its files are synced by the caller), renames it, removes the directory. IO, also when dst has come
  * into being meanwhile. */
 int st_stage_publish(struct st_stage *s, struct st_err *e) ST_MUST_CHECK;
+/* After an error. What stopped the run may be gone next time (IO, MEMORY): then what is finished stays, and the message
+ * says so. A source that is refused is refused again. */
+void st_stage_keep(struct st_stage *s, size_t n_finished, struct st_err *e);
 /* Closes; removes the directory, unless `keep`. */
 void st_stage_close(struct st_stage *s);
 

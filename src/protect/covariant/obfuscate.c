@@ -161,18 +161,6 @@ static int compile(struct build *b, const struct st_cov_opts *o, struct st_err *
     return rc;
 }
 
-/* What stopped the run may be gone next time: then finished tensors stay. A source that is refused is refused again. */
-static void keep_finished(struct build *b, struct st_err *e)
-{
-    struct st_err cause = *e;
-    size_t n = b->out.journal.n_found + b->out.journal.n_noted;
-    if (n == 0 || (e->code != ST_IO && e->code != ST_MEMORY))
-        return;
-    b->out.stage.keep = true;
-    st_fail(e, cause.code, "%.300s; finished tensors stay in %.120s, and the same command goes on from there",
-            cause.msg, b->out.stage.dir);
-}
-
 static void wipe(struct build *b)
 {
     st_cov_run_free(b->run);
@@ -200,7 +188,7 @@ int st_cov_obfuscate(const char *src, const char *dst, const struct st_cov_key *
     if (!rc)
         rc = st_cov_out_publish(&b.out, e);
     if (rc)
-        keep_finished(&b, e);
+        st_stage_keep(&b.out.stage, b.out.journal.n_found + b.out.journal.n_noted, e);
     wipe(&b);
     return rc;
 }
