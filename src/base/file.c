@@ -169,6 +169,20 @@ int st_file_write(const char *path, const void *p, size_t len, unsigned mode, bo
     return rc;
 }
 
+int st_dir_make(char *path, struct st_err *e)
+{
+    for (char *at = path + 1;; at++) {
+        char was = *at;
+        if (was && was != '/')
+            continue;
+        *at = 0;
+        int rc = mkdir(path, 0700) == 0 || errno == EEXIST ? 0 : st_fail(e, ST_IO, "%.400s: %s", path, strerror(errno));
+        *at = was;
+        if (rc || !was)
+            return rc;
+    }
+}
+
 int st_dir_sync(const char *path, struct st_err *e)
 {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

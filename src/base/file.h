@@ -37,6 +37,8 @@ int st_file_rewind(struct st_file_out *f, struct st_err *e) ST_MUST_CHECK;
 int st_file_commit(struct st_file_out *f, bool replace, struct st_err *e) ST_MUST_CHECK;
 void st_file_abort(struct st_file_out *f);
 
+/* Makes all folders of the path that are not there, for this user alone. The path is as before afterwards. IO. */
+int st_dir_make(char *path, struct st_err *e) ST_MUST_CHECK;
 /* Makes what was renamed or created in a directory survive a crash. IO. */
 int st_dir_sync(const char *path, struct st_err *e) ST_MUST_CHECK;
 

@@ -51,21 +51,6 @@ static int check(const struct st_cli *cli, const struct st_proxy_opts *o, struct
     return 0;
 }
 
-/* All folders of the path that are not there, for this user alone. */
-static int make_path(char *path, struct st_err *e)
-{
-    for (char *at = path + 1;; at++) {
-        char was = *at;
-        if (was && was != '/')
-            continue;
-        *at = 0;
-        int rc = mkdir(path, 0700) == 0 || errno == EEXIST ? 0 : st_fail(e, ST_IO, "%.400s: %s", path, strerror(errno));
-        *at = was;
-        if (rc || !was)
-            return rc;
-    }
-}
-
 /* --state, or sotto in the user's folder for what programs remember. */
 static int state_dir(const struct st_proxy_opts *o, char out[ST_PATH_MAX], struct st_err *e)
 {
@@ -76,7 +61,7 @@ static int state_dir(const struct st_proxy_opts *o, char out[ST_PATH_MAX], struc
                             : 0;
     if (n <= 0 || n >= ST_PATH_MAX)
         return st_fail(e, ST_USAGE, "proxy: want --state DIR: neither XDG_STATE_HOME nor HOME says where");
-    return make_path(out, e);
+    return st_dir_make(out, e);
 }
 
 int st_proxy_confidential(const struct st_cli *cli, const struct st_proxy_opts *o, struct st_err *e)

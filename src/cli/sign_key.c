@@ -25,25 +25,37 @@ int st_sign_key_create(const char *path, struct st_ed25519 **out, struct st_err 
     return rc;
 }
 
-int st_sign_key_open(const char *path, struct st_ed25519 **out, struct st_err *e)
+int st_sign_key_seed(const char *path, struct st_secret *out, struct st_err *e)
 {
     struct stat sb;
     struct st_buf text = {0};
-    uint8_t seed[ST_ED25519_SEED];
-    *out = NULL;
+    *out = (struct st_secret){0};
     if (stat(path, &sb) != 0)
         return st_fail(e, ST_IO, "%s: cannot open: %s", path, strerror(errno));
     if (sb.st_mode & 077)
         return st_fail(e, ST_POLICY, "%s: readable by others; want mode 0600", path);
-    int rc = st_file_read(path, 2 * sizeof seed + 2, &text, e);
+    int rc = st_file_read(path, 2 * ST_ED25519_SEED + 2, &text, e);
     while (!rc && text.len && strchr("\r\n", text.p[text.len - 1]))
         text.len--;
-    if (!rc && (text.len != 2 * sizeof seed || st_unhex(text.p, text.len, seed, sizeof seed, path, e)))
-        rc = st_fail(e, ST_INPUT, "%s: want an Ed25519 seed: %zu hexadecimal digits", path, 2 * sizeof seed);
     if (!rc)
-        rc = st_ed25519_import(seed, out, e);
-    explicit_bzero(seed, sizeof seed);
+        rc = st_secret_init(out, ST_ED25519_SEED, e);
+    if (!rc && (text.len != 2 * out->len || st_unhex(text.p, text.len, out->p, out->len, path, e)))
+        rc = st_fail(e, ST_INPUT, "%s: want an Ed25519 seed: %d hexadecimal digits", path, 2 * ST_ED25519_SEED);
     st_buf_wipe(&text);
+    if (rc)
+        st_secret_wipe(out);
+    return rc;
+}
+
+int st_sign_key_open(const char *path, struct st_ed25519 **out, struct st_err *e)
+{
+    struct st_secret seed;
+    *out = NULL;
+    int rc = st_sign_key_seed(path, &seed, e);
+    if (rc)
+        return rc;
+    rc = st_ed25519_import(seed.p, out, e);
+    st_secret_wipe(&seed);
     return rc;
 }
 

@@ -91,9 +91,11 @@ static const char *tokenizer_name(const char *path)
 static int add_tokenizer(struct st_contents *c, const char *src, const char *given, struct st_err *e)
 {
     char path[ST_PATH_MAX];
-    if (given)
+    if (given && !st_path_is_dir(given))
         return read_file(c, given, tokenizer_name(given), e);
-    if (st_locate_tokenizer(src, path, e))
+    if (given && st_locate_tokenizer(given, path, e))
+        return e->code;
+    if (!given && st_locate_tokenizer(src, path, e))
         return st_fail(e, e->code, "%s: no tokenizer; name one with --tokenizer FILE", src);
     return read_file(c, path, tokenizer_name(path), e);
 }

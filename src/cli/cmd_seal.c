@@ -1,0 +1,170 @@
+/* sotto seal SRC DST, and `sotto seal VERB ...`: containers of weights that travel and stay their owner's. */
+#include "cli/seal.h"
+
+#include <string.h>
+
+enum {
+    KEY_POLICY = ST_KEY(0),
+    KEY_RECIPIENT,
+    KEY_SIGN_KEY,
+    KEY_VERSION,
+    KEY_NAME,
+    KEY_RESTART,
+    KEY_ADD,
+    KEY_REMOVE,
+    KEY_OUT,
+};
+
+static const struct argp_option options[] = {
+    {"policy", KEY_POLICY, "NAME", 0,
+     "What is sealed: all-inside (default), paper, adapters, or a file as `sotto seal policy` prints it", 0},
+    {"recipient", KEY_RECIPIENT, "KIND:ARG", 0,
+     "Who may open it; may be given often. Default: passphrase, when one is given", 0},
+    {"sign-key", KEY_SIGN_KEY, "FILE", 0,
+     "The publisher's key, made by `sotto seal key`; default: publisher.key in ~/.config/sotto, made on first use", 0},
+    {"version", KEY_VERSION, "N", 0, "The owner's number of this version of the model; default 1", 0},
+    {"name", KEY_NAME, "NAME", 0, "Name of the model in the container; default: SRC's", 0},
+    {"restart", KEY_RESTART, NULL, 0, "Throw away what an unfinished run left in DST.part", 0},
+    {"add", KEY_ADD, "KIND:ARG", 0, "recipients: one more; may be given often", 0},
+    {"remove", KEY_REMOVE, "N", 0, "recipients: number N of the list; may be given often", 0},
+    {"out", KEY_OUT, "FILE", 0, "recipients: write a new file instead of replacing the old one", 0},
+    {0},
+};
+
+static int add_recipient(struct st_seal_cmd *o, const char *spec, struct st_err *e)
+{
+    if (o->n_recipient == ST_RECIPIENTS_MAX)
+        return st_fail(e, ST_USAGE, "--recipient: at most %d", ST_RECIPIENTS_MAX);
+    o->recipients[o->n_recipient++] = spec;
+    return 0;
+}
+
+static int set(void *opts, int key, char *arg, struct st_err *e)
+{
+    struct st_seal_cmd *o = opts;
+    int64_t v;
+    switch (key) {
+    case KEY_POLICY:
+        o->policy = arg;
+        return 0;
+    case KEY_ADD:
+        o->added = true;
+        return add_recipient(o, arg, e);
+    case KEY_RECIPIENT:
+        return add_recipient(o, arg, e);
+    case KEY_SIGN_KEY:
+        o->sign_key = arg;
+        return 0;
+    case KEY_VERSION:
+        if (st_opt_int("--version", arg, 1, INT64_MAX, &v, e))
+            return e->code;
+        o->version = (uint64_t)v;
+        return 0;
+    case KEY_NAME:
+        o->name = arg;
+        return 0;
+    case KEY_OUT:
+        o->out = arg;
+        return 0;
+    case KEY_REMOVE:
+        if (o->n_drop == ST_RECIPIENTS_MAX)
+            return st_fail(e, ST_USAGE, "--remove: at most %d", ST_RECIPIENTS_MAX);
+        return st_opt_u32("--remove", arg, 1, ST_RECIPIENTS_MAX, &o->drop[o->n_drop++], e);
+    default:
+        o->restart = true;
+        return 0;
+    }
+}
+
+/* A preset as a file to start from; without a name what there is. */
+static int show_policy(const struct st_cli *cli, const struct st_seal_cmd *o, struct st_err *e)
+{
+    const char *name, *text;
+    (void)o;
+    for (size_t i = 0; st_placement_preset(i, &name, &text); i++) {
+        if (cli->n_args == 1)
+            puts(name);
+        else if (strcmp(cli->args[1], name) == 0) {
+            fputs(text, stdout);
+            fputs("# Roles:", stdout);
+            for (int r = ST_ROLE_NONE + 1; r < ST_ROLE_COUNT; r++)
+                printf("%s%s", r % 10 == 1 ? "\n#   " : " ", st_role_name((enum st_role)r));
+            puts("");
+            return 0;
+        }
+    }
+    return cli->n_args == 1
+               ? 0
+               : st_fail(e, ST_USAGE, "seal policy: '%.40s': want paper, adapters or all-inside", cli->args[1]);
+}
+
+/* Which options a verb takes beside those of the frame. */
+enum { TAKES_SEALING = 1, TAKES_CHANGE = 2, TAKES_SIGN_KEY = 4 };
+
+static const struct verb {
+    const char *name, *want;
+    int min_args, max_args; /* with the verb */
+    unsigned takes;
+    int (*run)(const struct st_cli *cli, const struct st_seal_cmd *o, struct st_err *e);
+} verbs[] = {
+    {"key", "key FILE", 2, 2, 0, st_seal_key},
+    {"policy", "policy [NAME]", 1, 2, 0, show_policy},
+    {"recipients", "recipients FILE", 2, 2, TAKES_CHANGE | TAKES_SIGN_KEY, st_seal_recipients},
+};
+static const struct verb sealing = {NULL, "SRC DST", 2, 2, TAKES_SEALING | TAKES_SIGN_KEY, st_seal_make};
+
+/* An option that would have no effect is refused. */
+static int check_options(const struct verb *v, const struct st_seal_cmd *o, struct st_err *e)
+{
+    bool seals = o->policy || o->version || o->name || o->restart || (o->n_recipient && !o->added);
+    bool changes = o->added || o->n_drop || o->out;
+    if (seals && !(v->takes & TAKES_SEALING))
+        return st_fail(e, ST_USAGE,
+                       "seal %s: --policy, --recipient, --version, --name and --restart go with `seal SRC DST`",
+                       v->want);
+    if (changes && !(v->takes & TAKES_CHANGE))
+        return st_fail(e, ST_USAGE, "seal %s: --add, --remove and --out go with `seal recipients FILE`", v->want);
+    if (o->sign_key && !(v->takes & TAKES_SIGN_KEY))
+        return st_fail(e, ST_USAGE, "seal %s: takes no --sign-key", v->want);
+    return 0;
+}
+
+static int run(const struct st_cli *cli, void *opts, struct st_err *e)
+{
+    const struct verb *v = &sealing;
+    for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++)
+        if (strcmp(cli->args[0], verbs[i].name) == 0)
+            v = &verbs[i];
+    if (cli->n_args < v->min_args || cli->n_args > v->max_args)
+        return st_fail(e, ST_USAGE, "seal: want %s", v->want);
+    int rc = check_options(v, opts, e);
+    return rc ? rc : v->run(cli, opts, e);
+}
+
+const struct st_cmd st_cmd_seal = {
+    .name = "seal",
+    .summary = "Encrypt a model or an adapter for machines that are not yours",
+    .args_doc = "SRC DST | key FILE | policy [NAME] | recipients FILE",
+    .min_args = 1,
+    .max_args = 3,
+    .doc =
+        "Writes DST, one file, from SRC: a Hugging Face directory, a llama2.c file, or a directory of a PEFT adapter. "
+        "What the policy puts inside is encrypted, and decrypted only in the memory of a process that runs the "
+        "model; what it puts outside lies open, and a worker may compute with it on masked rows. Whoever is a "
+        "recipient can run it: `passphrase` (for development), or other kinds (docs/sealed.md). DST is a MODEL: "
+        "`sotto serve DST`. It appears when it is complete; a run that was stopped goes on when the same command is "
+        "given. There is no way back: keep SRC. `key` makes a publisher's key, which signs containers and from which "
+        "their keys follow. `policy` prints a preset. `recipients` lists who may open a container, and with --add "
+        "and --remove writes another list without touching the weights; that does not revoke what an old copy "
+        "gives.",
+    .examples = "  sotto seal my-model my-model.sealed --passphrase-file pass\n"
+                "  sotto seal policy paper > my.policy\n"
+                "  sotto seal my-model my-model.sealed --policy my.policy --passphrase-file pass\n"
+                "  sotto seal recipients my-model.sealed\n"
+                "  sotto seal recipients my-model.sealed --add passphrase --remove 1 --passphrase-file new-pass",
+    .shared = ST_CLI_JSON | ST_CLI_THREADS | ST_CLI_UNLOCK | ST_CLI_TOKENIZER,
+    .options = options,
+    .opts_size = sizeof(struct st_seal_cmd),
+    .set = set,
+    .run = run,
+};
