@@ -152,6 +152,8 @@ static int report(const struct st_cli *cli, const struct st_seal_report *r, stru
                "%s: lies outside, open to everybody: it serves two roles, and the policy puts one of them "
                "there",
                r->moved);
+    if (r->no_tokenizer)
+        st_log(ST_LOG_WARN, "%s: has no tokenizer; whoever runs it must name one (--tokenizer)", cli->args[1]);
     if (cli->json)
         add_json(&b, cli->args[0], cli->args[1], r);
     else

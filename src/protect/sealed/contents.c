@@ -1,9 +1,9 @@
 #include "protect/sealed/contents.h"
 #include "base/file.h"
+#include "model/adapter_config.h"
 #include "model/locate.h"
 #include "model/measure.h"
 #include "model/model.h"
-#include "text/json.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -11,29 +11,46 @@
 #include <string.h>
 
 #define FILE_BYTES_MAX ((size_t)64 << 20) /* as the tokenizer's reader */
+#define SEGMENTS_WANTED 64
+#define SEGMENT_LEAST ((uint64_t)16 << 10)
 #define LLAMA2C_HEADER 28
 #define ADAPTER_CONFIG "adapter_config.json"
 #define ADAPTER_WEIGHTS "adapter_model.safetensors"
 
 /* ---- entries ---- */
 
-/* Whole rows, as many as a segment holds. */
-static int cut_entry(struct st_contents *c, struct st_container_entry *n, const char *where, struct st_err *e)
+/* Whole rows, as many as `most` bytes hold, one at the least. */
+static int cut_entry(struct st_contents *c, struct st_container_entry *n, uint64_t most, const char *where,
+                     struct st_err *e)
 {
     const struct st_tensor *t = &n->tensor;
     uint64_t row = n->is_file ? 1 : t->bytes / t->dim[0];
     if (row > ST_CONTAINER_SEGMENT)
         return st_fail(e, ST_UNSUPPORTED, "%s: %s: rows of %" PRIu64 " bytes; a container takes at most %u", where,
                        t->name, row, ST_CONTAINER_SEGMENT);
-    n->segment_bytes = (uint32_t)(ST_CONTAINER_SEGMENT / row * row);
+    n->segment_bytes = (uint32_t)(row > most ? row : most / row * row);
     uint64_t count = (t->bytes - 1) / n->segment_bytes + 1;
     if (count > ST_CONTAINER_SEGMENTS_MAX - c->n_segment)
         return st_fail(e, ST_UNSUPPORTED, "%s: more than %u segments", where, ST_CONTAINER_SEGMENTS_MAX);
     n->first_segment = c->n_segment;
     n->n_segment = (uint32_t)count;
     c->n_segment += (uint32_t)count;
-    c->bytes += t->bytes;
-    c->inside += n->place == ST_CONTAINER_INSIDE ? t->bytes : 0;
+    return 0;
+}
+
+/* Small models get small segments, since two of them must fit into the memory that decrypted weights may take. */
+static int cut(struct st_contents *c, const char *where, struct st_err *e)
+{
+    uint64_t most = ST_CONTAINER_SEGMENT;
+    for (size_t i = 0; i < c->n; i++) {
+        c->bytes += c->at[i].tensor.bytes;
+        c->inside += c->at[i].place == ST_CONTAINER_INSIDE ? c->at[i].tensor.bytes : 0;
+    }
+    while (most > SEGMENT_LEAST && most > c->bytes / SEGMENTS_WANTED)
+        most /= 2;
+    for (size_t i = 0; i < c->n; i++)
+        if (cut_entry(c, &c->at[i], c->at[i].is_file ? ST_CONTAINER_SEGMENT : most, where, e))
+            return e->code;
     return 0;
 }
 
@@ -55,21 +72,19 @@ static int add_tensor(struct st_contents *c, const struct st_tensor *t, enum st_
                        where, t->name, ST_CONTAINER_NAME_MAX);
     if (!t->n_dim || !t->bytes || t->bytes % t->dim[0])
         return st_fail(e, ST_INPUT, "%s: %s: want a shape, values, and rows of whole bytes", where, t->name);
-    struct st_container_entry *n = &c->at[c->n++];
-    *n = (struct st_container_entry){.tensor = *t, .place = place};
-    return cut_entry(c, n, where, e);
+    c->at[c->n++] = (struct st_container_entry){.tensor = *t, .place = place};
+    return 0;
 }
 
 /* The bytes are in the buffer that has just been filled. */
 static int add_file(struct st_contents *c, const char *name, const char *where, struct st_err *e)
 {
     const struct st_buf *b = &c->file[c->n_file++];
-    struct st_container_entry *n = &c->at[c->n++];
-    *n = (struct st_container_entry){
+    c->at[c->n++] = (struct st_container_entry){
         .tensor = {.name = name, .dtype = ST_DTYPE_COUNT, .stored = "", .data = b->p, .bytes = b->len},
         .is_file = true,
         .place = ST_CONTAINER_OUTSIDE};
-    return b->len ? cut_entry(c, n, where, e) : st_fail(e, ST_INPUT, "%s: is empty", where);
+    return b->len ? 0 : st_fail(e, ST_INPUT, "%s: is empty", where);
 }
 
 static int read_file(struct st_contents *c, const char *path, const char *name, struct st_err *e)
@@ -91,13 +106,13 @@ static const char *tokenizer_name(const char *path)
 static int add_tokenizer(struct st_contents *c, const char *src, const char *given, struct st_err *e)
 {
     char path[ST_PATH_MAX];
+    struct st_err none;
     if (given && !st_path_is_dir(given))
         return read_file(c, given, tokenizer_name(given), e);
     if (given && st_locate_tokenizer(given, path, e))
         return e->code;
-    if (!given && st_locate_tokenizer(src, path, e))
-        return st_fail(e, e->code, "%s: no tokenizer; name one with --tokenizer FILE", src);
-    return read_file(c, path, tokenizer_name(path), e);
+    c->no_tokenizer = !given && st_locate_tokenizer(src, path, &none) != 0;
+    return c->no_tokenizer ? 0 : read_file(c, path, tokenizer_name(path), e);
 }
 
 /* The texts that are there but those of other tokenizers, of which one is enough. */
@@ -192,18 +207,13 @@ static int add_model(struct st_contents *c, const char *src, const struct st_con
 
 /* ---- an adapter ---- */
 
-static int check_adapter(const char *path, struct st_err *e)
+/* The bytes are in the container's first file. */
+static int check_adapter(const struct st_contents *c, const char *path, struct st_err *e)
 {
-    const char *type = NULL;
-    json_t *o;
-    int rc = st_json_read_file(path, FILE_BYTES_MAX, &o, e);
-    if (rc)
-        return rc;
-    if (st_json_need(o, path, "peft_type", e) || st_json_str(o, path, "peft_type", &type, e))
-        rc = e->code;
-    else if (strcmp(type, "LORA") != 0)
-        rc = st_fail(e, ST_UNSUPPORTED, "%s: peft_type: want LORA, got %.40s", path, type);
-    json_decref(o);
+    struct st_adapter_config *config;
+    int rc = st_adapter_config_parse(c->file[0].p, c->file[0].len, path, &config, e);
+    if (!rc)
+        st_adapter_config_free(config);
     return rc;
 }
 
@@ -217,9 +227,7 @@ static int add_adapter(struct st_contents *c, const char *src, const char *confi
     for (int r = 0; r < ST_ROLE_COUNT; r++)
         if (o->placement->of[r] == ST_CONTAINER_OUTSIDE)
             return st_fail(e, ST_USAGE, "%s: is an adapter, which is sealed whole; want --policy all-inside", src);
-    int rc = check_adapter(config, e);
-    if (!rc)
-        rc = st_path_join(weights, sizeof weights, src, ADAPTER_WEIGHTS, e);
+    int rc = st_path_join(weights, sizeof weights, src, ADAPTER_WEIGHTS, e);
     if (!rc && !st_path_exists(weights))
         rc = st_fail(e, ST_INPUT, "%s: no " ADAPTER_WEIGHTS, src);
     if (!rc)
@@ -228,6 +236,8 @@ static int add_adapter(struct st_contents *c, const char *src, const char *confi
         rc = st_alloc(&c->at, st_ckpt_count(c->ckpt) + 1, sizeof *c->at, src, e);
     if (!rc)
         rc = read_file(c, config, ADAPTER_CONFIG, e);
+    if (!rc)
+        rc = check_adapter(c, config, e);
     for (size_t i = 0; !rc && i < st_ckpt_count(c->ckpt); i++)
         rc = add_tensor(c, st_ckpt_at(c->ckpt, i), ST_CONTAINER_INSIDE, weights, e);
     return rc;
@@ -245,6 +255,8 @@ int st_contents_open(const char *src, const struct st_contents_opts *o, struct s
     if (!rc)
         rc =
             st_path_is_dir(src) && st_path_exists(config) ? add_adapter(c, src, config, o, e) : add_model(c, src, o, e);
+    if (!rc)
+        rc = cut(c, src, e);
     return rc ? rc : st_model_measure(src, o->progress, c->digest, e);
 }
 

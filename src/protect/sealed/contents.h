@@ -19,6 +19,7 @@ struct st_contents {
     uint32_t n_segment;
     uint64_t bytes, inside;   /* of all of them, and of those inside */
     char moved[ST_PLAN_NAME]; /* a tensor that lies open for the sake of another role of it, or "" */
+    bool no_tokenizer;        /* a model without one: who runs it names one */
     struct st_ckpt *ckpt;
     struct st_buf file[ST_CONTENTS_FILES];
     size_t n_file;

@@ -288,6 +288,7 @@ static void fill_report(const struct build *b, double seconds, struct st_seal_re
                                  .n_file = b->contents.n_file,
                                  .n_tensor = b->contents.n - b->contents.n_file,
                                  .n_kept = b->n_kept,
+                                 .no_tokenizer = b->contents.no_tokenizer,
                                  .seconds = seconds};
     for (size_t i = 0; i < b->contents.n; i++)
         r->n_inside += b->contents.at[i].place == ST_CONTAINER_INSIDE;

@@ -31,7 +31,8 @@ struct st_seal_report {
     uint64_t file_bytes;
     size_t n_tensor, n_inside, n_file, n_kept; /* kept: finished by an earlier run */
     double seconds;
-    char moved[ST_PLAN_NAME]; /* of st_contents */
+    char moved[ST_PLAN_NAME]; /* of st_contents, as the next */
+    bool no_tokenizer;
     char policy[64];
 };
 
