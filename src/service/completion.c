@@ -47,6 +47,7 @@ struct st_completion {
     int64_t created;
     bool head_sent, token_seen;
     int n_undone, n_handles;
+    uint32_t adapter; /* of the generator; 0 = none */
     char id[48], model[128];
     struct choice choice[ST_OAI_MAX_N];
 };
@@ -507,15 +508,30 @@ static int check_ids(const uint32_t *ids, size_t n, uint32_t n_vocab, const char
     return 0;
 }
 
+/* The name that the request gives, if any: the model's, or that of an adapter to it. */
+static int choose_model(struct st_completion *c, const struct st_gen_info *info, struct st_oai_error *err)
+{
+    const char *name = c->req.model;
+    if (!name || strcmp(name, info->model) == 0)
+        return 0;
+    for (uint32_t i = 0; i < info->n_adapter; i++)
+        if (strcmp(name, info->adapters[i]) == 0) {
+            c->adapter = i + 1;
+            snprintf(c->model, sizeof c->model, "%s", name);
+            return 0;
+        }
+    return st_oai_fail(err, 404, "invalid_request_error", "model_not_found", "model",
+                       info->n_adapter ? "model: this server has '%s' and others (/v1/models)"
+                                       : "model: this server has '%s' only",
+                       info->model);
+}
+
 /* Everything that depends on the model behind the generator. */
 static int check_model(struct st_completion *c, const struct st_gen_info *info, struct st_oai_error *err)
 {
     struct st_oai_request *r = &c->req;
     const char *param = is_chat(c) ? "messages" : "prompt";
-    if (r->model && strcmp(r->model, info->model) != 0)
-        return st_oai_fail(err, 404, "invalid_request_error", "model_not_found", "model",
-                           "model: this server has '%s' only", info->model);
-    if (check_ids(c->prompt.p, c->prompt.len, info->n_vocab, param, err) ||
+    if (choose_model(c, info, err) || check_ids(c->prompt.p, c->prompt.len, info->n_vocab, param, err) ||
         check_ids(r->stop_ids, r->n_stop_ids, info->n_vocab, "stop_token_ids", err))
         return -1;
     for (uint32_t i = 0; i < r->sampling.n_bias; i++)
@@ -571,7 +587,8 @@ static int start_choices(struct st_completion *c, struct st_oai_error *err)
                                .sampling = r->sampling,
                                .stop_ids = stops,
                                .n_stop_ids = n_stop,
-                               .ignore_eos = r->ignore_eos};
+                               .ignore_eos = r->ignore_eos,
+                               .adapter = c->adapter};
     for (int i = 0; i < r->n; i++) {
         struct choice *ch = &c->choice[i];
         ch->owner = c;

@@ -55,6 +55,7 @@ struct result {
 struct st_gen {
     struct st_engine *engine;
     struct st_gen_info fixed; /* the fields that never change */
+    const char *adapters[ST_ADAPTERS_MAX];
     void (*watch)(void *ctx, struct st_gen_watch *out);
     void *watch_ctx;
     uint32_t max_live, n_live;
@@ -147,6 +148,7 @@ static void submit(struct live *l)
                                 .stop_ids = l->r.stop_ids,
                                 .n_stop_ids = l->r.n_stop_ids,
                                 .ignore_eos = l->r.ignore_eos,
+                                .adapter = l->r.adapter,
                                 .on_token = on_token,
                                 .on_end = on_end,
                                 .arg = l};
@@ -457,6 +459,22 @@ static void gen_free(struct st_gen *g)
     free(g);
 }
 
+/* Requests tell the model and its adapters apart by name. */
+static int name_models(struct st_gen *g, const struct st_gen_engine_opts *o, struct st_err *e)
+{
+    const struct st_model *m = o->model;
+    snprintf(g->fixed.model, sizeof g->fixed.model, "%s", o->model_name ? o->model_name : m->name);
+    g->fixed.adapters = g->adapters;
+    g->fixed.n_adapter = m->n_adapter;
+    for (uint32_t i = 0; i < m->n_adapter; i++) {
+        g->adapters[i] = m->adapters[i];
+        if (strcmp(m->adapters[i], g->fixed.model) == 0)
+            return st_fail(e, ST_USAGE, "adapter '%s': has the name of the model; want another (NAME=PATH)",
+                           m->adapters[i]);
+    }
+    return 0;
+}
+
 static const struct st_generator vtable = {gen_start, gen_cancel, gen_info, gen_free};
 
 static int start_thread(struct st_gen *g, struct st_err *e)
@@ -483,7 +501,6 @@ int st_gen_engine_open(const void *opts, struct event_base *base, struct st_gen_
     g->max_live = o->max_live ? o->max_live : 1024;
     g->watch = o->watch;
     g->watch_ctx = o->watch_ctx;
-    snprintf(g->fixed.model, sizeof g->fixed.model, "%s", o->model_name ? o->model_name : o->model->name);
     g->fixed.n_ctx = st_engine_ctx(o->engine);
     g->fixed.n_vocab = o->model->config.n_vocab;
     g->fixed.protection = o->protection ? o->protection : "none";
@@ -496,12 +513,13 @@ int st_gen_engine_open(const void *opts, struct event_base *base, struct st_gen_
     pthread_cond_init(&g->work, NULL);
     pthread_cond_init(&g->room, NULL);
     look(g);
+    rc = name_models(g, o, e);
     g->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (g->fd >= 0)
         g->event = event_new(base, g->fd, EV_READ | EV_PERSIST, on_results, g);
-    if (!g->event || event_add(g->event, NULL) != 0)
+    if (!rc && (!g->event || event_add(g->event, NULL) != 0))
         rc = st_fail(e, ST_IO, "event loop: %s", strerror(errno));
-    else
+    if (!rc)
         rc = start_thread(g, e);
     if (rc)
         gen_free(g);

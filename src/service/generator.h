@@ -19,6 +19,7 @@ struct st_gen_request {
     const uint32_t *stop_ids;    /* copied; beside the model's own */
     size_t n_stop_ids;
     bool ignore_eos;
+    uint32_t adapter; /* number of the name in st_gen_info.adapters, from 1; 0 = the model itself */
 };
 
 /* BUSY: the other side has no room, nothing was generated; the client may try again. */
@@ -48,6 +49,8 @@ struct st_gen_watch {
 /* What /v1/models, /health, headers and metrics say. */
 struct st_gen_info {
     char model[128];
+    const char *const *adapters; /* [n_adapter] further names, of the model with an adapter each; as long as st_gen */
+    uint32_t n_adapter;
     uint32_t n_ctx; /* 0 = not known yet */
     uint32_t n_vocab;
     bool ready;

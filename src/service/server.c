@@ -1,6 +1,7 @@
 #include "service/server.h"
 #include "base/hooks.h"
 #include "base/log.h"
+#include "model/adapter.h"
 #include "net/listen.h"
 #include "service/serve.h"
 
@@ -159,6 +160,21 @@ static bool identify(const struct st_service *s, const struct st_http_conn *c, c
 
 /* ---- routes ---- */
 
+/* What requests may name; of the generator, its own name and those of its adapters. Borrowed until the next call. */
+static size_t list_models(struct st_service *s, const struct st_gen_info *info, const char **own,
+                          const char *const **names)
+{
+    size_t n = 0;
+    if (s->passage.vt)
+        return st_passing_models(s, names);
+    *names = own;
+    if (info->model[0])
+        own[n++] = info->model;
+    for (uint32_t i = 0; n && i < info->n_adapter && n <= ST_ADAPTERS_MAX; i++)
+        own[n++] = info->adapters[i];
+    return n;
+}
+
 static void put_model(const struct st_service *s, const char *name, uint32_t n_ctx, struct st_buf *b)
 {
     st_buf_add_str(b, "{\"id\":");
@@ -173,13 +189,10 @@ static void do_models(struct st_service *s, struct st_http_conn *c, double t0)
 {
     struct st_gen_info info = {0};
     struct st_buf b = {0};
-    const char *one = st_http_path(c) + strlen("/v1/models"), *own[1] = {info.model}, *const *names = own;
-    size_t n = 1, at = 0;
+    const char *one = st_http_path(c) + strlen("/v1/models"), *own[ST_ADAPTERS_MAX + 1], *const * names;
+    size_t at = 0;
     st_service_info(s, &info);
-    if (s->passage.vt)
-        n = st_passing_models(s, &names);
-    else
-        n = info.model[0] != 0;
+    size_t n = list_models(s, &info, own, &names);
     while (*one && at < n && strcmp(one + 1, names[at]) != 0)
         at++;
     if (*one && at == n) {
