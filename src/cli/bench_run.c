@@ -53,6 +53,7 @@ int st_bench_run(struct st_open *m, const struct st_bench_run *r, struct st_benc
                                             .n_ids = n_prompt,
                                             .n_predict = r->gen,
                                             .ignore_eos = true,
+                                            .adapter = m->adapter,
                                             .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1},
                                             .on_token = on_token,
                                             .on_end = on_end,

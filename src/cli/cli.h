@@ -22,14 +22,15 @@ enum {
     ST_CLI_JSON = 1,    /* --json */
     ST_CLI_THREADS = 2, /* --threads, --cpu */
     ST_CLI_TOKENIZER = 4,
-    ST_CLI_CHAT = 8,      /* --chat-template */
-    ST_CLI_SAMPLE = 16,   /* --temp --top-k --top-p --min-p --repetition-penalty --seed */
-    ST_CLI_LISTEN = 32,   /* --host --port --api-key-file --tls-cert --tls-key --allow-host --max-... --grace */
-    ST_CLI_UNLOCK = 64,   /* --passphrase-file --passphrase --tcti */
-    ST_CLI_ENGINE = 128,  /* --dtype --kv-dtype --ctx --deterministic --harden */
-    ST_CLI_MASKED = 256,  /* --protect, --worker and what belongs to it (cli/masked.h) */
-    ST_CLI_PORT = 512,    /* of ST_CLI_LISTEN: --host --port --tls-cert --tls-key --max-conn --grace */
-    ST_CLI_SEALED = 1024, /* of a MODEL that is sealed (cli/sealed.h); what opens it is ST_CLI_UNLOCK */
+    ST_CLI_CHAT = 8,       /* --chat-template */
+    ST_CLI_SAMPLE = 16,    /* --temp --top-k --top-p --min-p --repetition-penalty --seed */
+    ST_CLI_LISTEN = 32,    /* --host --port --api-key-file --tls-cert --tls-key --allow-host --max-... --grace */
+    ST_CLI_UNLOCK = 64,    /* --passphrase-file --passphrase --tcti */
+    ST_CLI_ENGINE = 128,   /* --dtype --kv-dtype --ctx --deterministic --harden */
+    ST_CLI_MASKED = 256,   /* --protect, --worker and what belongs to it (cli/masked.h) */
+    ST_CLI_PORT = 512,     /* of ST_CLI_LISTEN: --host --port --tls-cert --tls-key --max-conn --grace */
+    ST_CLI_SEALED = 1024,  /* of a MODEL that is sealed (cli/sealed.h); what opens it is ST_CLI_UNLOCK */
+    ST_CLI_ADAPTER = 2048, /* --adapter */
     ST_CLI_MODEL = ST_CLI_TOKENIZER | ST_CLI_ENGINE,
 };
 
@@ -75,6 +76,8 @@ struct st_cli_sealed {
     const char *first; /* the first of these options that was given, for errors */
 };
 
+#define ST_CLI_MAX_ADAPTERS 64
+
 /* What the frame has read before a command runs. Strings live as long as the process. */
 struct st_cli {
     const struct st_cmd *cmd;
@@ -88,6 +91,8 @@ struct st_cli {
     int kv_dtype;   /* enum st_dtype, or -1 = as the model */
     uint32_t n_ctx; /* 0 = the model's, capped at 4096 */
     bool deterministic;
+    const char *adapters[ST_CLI_MAX_ADAPTERS]; /* --adapter as given (cli/adapters.h) */
+    int n_adapter;
     const char *harden; /* as protect/sealed/harden.h reads it; NULL = logits as they are */
     float temp, top_p, min_p, repetition_penalty;
     bool temp_given;

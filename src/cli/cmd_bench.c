@@ -201,7 +201,8 @@ const struct st_cmd st_cmd_bench = {
                 "  sotto bench engine ~/models/llama-1b --dtype int8 --batch 8 --json\n"
                 "  sotto bench masked models/demo --spawn --pin\n"
                 "  sotto bench masked ~/models/llama-1b --worker tcp://gpu.example:7790 --json",
-    .shared = ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED | ST_CLI_SEALED | ST_CLI_UNLOCK,
+    .shared =
+        ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED | ST_CLI_SEALED | ST_CLI_UNLOCK | ST_CLI_ADAPTER,
     .options = options,
     .opts_size = sizeof(struct bench_opts),
     .defaults = &defaults,

@@ -106,6 +106,7 @@ static int turn(struct chat *c, const char *line, size_t len, struct st_err *e)
     r.req.stop_ids = c->stops;
     r.req.n_stop_ids = c->n_stops;
     r.req.session = c->session;
+    r.req.adapter = c->m.adapter;
     if (st_run(c->m.engine, &r, e))
         goto out;
     putchar('\n');
@@ -220,8 +221,8 @@ const struct st_cmd st_cmd_chat = {
            "Standard input may be a pipe. The temperature is 0.7 unless --temp says otherwise.",
     .examples =
         "  sotto chat models/demo\n  echo \"Tell me a story about a dog.\" | sotto chat models/demo --temp 0 -n 100",
-    .shared =
-        ST_CLI_MODEL | ST_CLI_CHAT | ST_CLI_SAMPLE | ST_CLI_THREADS | ST_CLI_MASKED | ST_CLI_SEALED | ST_CLI_UNLOCK,
+    .shared = ST_CLI_MODEL | ST_CLI_CHAT | ST_CLI_SAMPLE | ST_CLI_THREADS | ST_CLI_MASKED | ST_CLI_SEALED |
+              ST_CLI_UNLOCK | ST_CLI_ADAPTER,
     .options = options,
     .opts_size = sizeof(struct chat_opts),
     .set = set,

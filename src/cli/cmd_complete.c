@@ -144,6 +144,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     r.req.n_ids = ids.len;
     r.req.n_predict = o->n;
     r.req.ignore_eos = o->ignore_eos;
+    r.req.adapter = m.adapter;
     r.tokenizer = m.tokenizer;
     if (!cli->json) {
         print_piece(NULL, prompt.p ? prompt.p : "", prompt.len);
@@ -174,8 +175,8 @@ const struct st_cmd st_cmd_complete = {
            "Hugging Face directory, a llama2.c .bin file, or the name of a model in the Hugging Face cache.",
     .examples = "  sotto complete models/demo -p \"Once upon a time\" -n 100 --temp 0\n"
                 "  sotto complete stories260K.bin --tokenizer tok512.bin -p \"Lily\" -n 50 --json",
-    .shared =
-        ST_CLI_MODEL | ST_CLI_SAMPLE | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED | ST_CLI_SEALED | ST_CLI_UNLOCK,
+    .shared = ST_CLI_MODEL | ST_CLI_SAMPLE | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED | ST_CLI_SEALED |
+              ST_CLI_UNLOCK | ST_CLI_ADAPTER,
     .options = options,
     .opts_size = sizeof(struct complete_opts),
     .defaults = &defaults,

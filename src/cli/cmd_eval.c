@@ -112,6 +112,7 @@ static int submit(struct eval *ev, const uint32_t *ids, size_t n, size_t n_bytes
                                         .n_ids = d->n - 1, /* nothing is predicted from the last token */
                                         .n_predict = 1,
                                         .ignore_eos = true,
+                                        .adapter = ev->m->adapter,
                                         .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1},
                                         .on_end = on_end,
                                         .on_prompt_logits = on_row,
@@ -278,7 +279,8 @@ const struct st_cmd st_cmd_eval = {
         "changed logits, and how far they are from the model's own (kl, top1_agreement, tokens_outside).",
     .examples = "  sotto eval models/demo --text book.txt --json\n"
                 "  sotto eval stories260K.bin --text stories.txt --separator '<|endoftext|>'",
-    .shared = ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED | ST_CLI_SEALED | ST_CLI_UNLOCK,
+    .shared =
+        ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED | ST_CLI_SEALED | ST_CLI_UNLOCK | ST_CLI_ADAPTER,
     .options = options,
     .opts_size = sizeof(struct eval_opts),
     .defaults = NULL,

@@ -82,6 +82,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
                                         .n_ids = ids.len,
                                         .n_predict = 1,
                                         .ignore_eos = true,
+                                        .adapter = m.adapter,
                                         .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1},
                                         .on_end = on_end,
                                         .on_prompt_logits = on_row,
@@ -114,7 +115,8 @@ const struct st_cmd st_cmd_logits = {
            "are "
            "the changed ones; what it takes away reads -9999.",
     .examples = "  sotto logits models/demo --ids 1,2,3 --json",
-    .shared = ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED | ST_CLI_SEALED | ST_CLI_UNLOCK,
+    .shared =
+        ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED | ST_CLI_SEALED | ST_CLI_UNLOCK | ST_CLI_ADAPTER,
     .options = options,
     .opts_size = sizeof(struct logits_opts),
     .set = set,

@@ -71,7 +71,7 @@ const struct st_cmd st_cmd_serve = {
                 "  sotto serve ~/models/llama-1b --protect masked \\\n"
                 "      --worker tls://gpu.example:7790",
     .shared = ST_CLI_LISTEN | ST_CLI_MODEL | ST_CLI_CHAT | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED |
-              ST_CLI_SEALED | ST_CLI_UNLOCK,
+              ST_CLI_SEALED | ST_CLI_UNLOCK | ST_CLI_ADAPTER,
     .options = options,
     .opts_size = sizeof(struct serve_opts),
     .set = set,

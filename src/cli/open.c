@@ -1,6 +1,7 @@
 #include "cli/open.h"
 #include "base/hooks.h"
 #include "base/log.h"
+#include "cli/adapters.h"
 #include "cli/masked.h"
 #include "model/checkpoint.h"
 #include "model/locate.h"
@@ -113,9 +114,13 @@ static void tell(const struct st_open *o)
 }
 
 /* Options of a protection that the model does not have. */
-static int check_options(const struct st_cli *cli, bool masked, bool sealed, struct st_err *e)
+static int check_options(const struct st_cli *cli, bool masked, bool sealed, bool adapter, struct st_err *e)
 {
     if (sealed)
+        return 0;
+    if (cli->sealed.memory && adapter)
+        return st_fail(e, ST_USAGE, "--enclave-memory: only with a sealed model; adapters stay in memory");
+    if (adapter)
         return 0;
     if (st_sealed_unwanted(cli, e))
         return e->code;
@@ -144,16 +149,34 @@ static int open_harden(const struct st_cli *cli, unsigned what, struct st_engine
     return rc;
 }
 
-/* The key comes in, then files are closed off: what opens one may need a TPM, a service, a terminal. */
-static int open_sealed(const struct st_cli *cli, const char *path, unsigned what, struct st_open *out, struct st_err *e)
+/* What is sealed, and adapters. Keys come in, then files are closed off: what opens a key may need a TPM, a service, a
+ * terminal. */
+static int open_sealed(const struct st_cli *cli, const char *path, unsigned what, struct st_adapters *adapters,
+                       struct st_open *out, struct st_err *e)
 {
-    if (st_hold_begin(&out->hold, e) || st_sealed_unlock(cli, path, ST_CONTAINER_MODEL, &out->sealed.file, e))
+    const char *paths[ST_ADAPTERS_MAX + 1] = {path};
+    const bool sealed = st_container_is(path);
+    if (cli->n_adapter > 1 && !(what & ST_OPEN_ADAPTERS))
+        return st_fail(e, ST_USAGE, "--adapter: %s applies one; several are for sotto serve", cli->cmd->name);
+    out->sealed_adapter = st_adapters_sealed(cli);
+    if ((sealed || out->sealed_adapter) && st_hold_begin(&out->hold, e))
         return e->code;
-    return what & ST_OPEN_HOLD ? st_hold_files(&out->hold, cli, &path, 1, e) : 0;
+    if (sealed && st_sealed_unlock(cli, path, ST_CONTAINER_MODEL, &out->sealed.file, e))
+        return e->code;
+    if (st_adapters_open(cli, adapters, e))
+        return e->code;
+    out->pinned_adapter = out->sealed_adapter;
+    for (uint32_t i = 0; i < adapters->n; i++) {
+        paths[i + 1] = adapters->paths[i];
+        if (adapters->files[i].container && !adapters->files[i].pinned)
+            out->pinned_adapter = false;
+    }
+    bool hold = (sealed || out->sealed_adapter) && (what & ST_OPEN_HOLD);
+    return hold ? st_hold_files(&out->hold, cli, paths, adapters->n + 1, e) : 0;
 }
 
 static int open_engine(const struct st_cli *cli, const char *path, unsigned what, const struct st_engine_opts *more,
-                       struct st_open *out, struct st_err *e)
+                       const struct st_adapters *adapters, struct st_open *out, struct st_err *e)
 {
     static const enum st_load_dtype load[] = {ST_LOAD_KEEP, ST_LOAD_F32, ST_LOAD_BF16, ST_LOAD_INT8};
     struct st_model_opts mo = {.dtype = load[cli->dtype], .n_threads = cli->n_threads, .progress = !cli->quiet};
@@ -161,11 +184,15 @@ static int open_engine(const struct st_cli *cli, const char *path, unsigned what
     double start = st_now();
     const bool sealed = out->sealed.file.container != NULL;
     bool masked;
-    if (st_masked_wanted(cli, sealed, &masked, e) || check_options(cli, masked, sealed, e) ||
+    if (st_masked_wanted(cli, sealed, &masked, e) || check_options(cli, masked, sealed, out->sealed_adapter, e) ||
         (masked && st_masked_model_opts(cli, path, sealed, &mo, e)))
         return e->code;
+    mo.adapters = (const struct st_adapter *const *)adapters->list;
+    mo.n_adapter = adapters->n;
+    mo.allow_unlocked = cli->masked.allow_unlocked;
     if (st_model_open(path, &mo, &out->model, e))
         return e->code;
+    out->adapter = adapters->n && !(what & ST_OPEN_ADAPTERS) ? 1 : 0;
     if (sealed && masked)
         st_sealed_place(&out->model->plan, out->sealed.file.container, cli->masked.experts_all);
     if (sealed && st_sealed_hold(cli, &out->sealed, out->model, &eo, e))
@@ -176,6 +203,10 @@ static int open_engine(const struct st_cli *cli, const char *path, unsigned what
     eo.n_threads = cli->n_threads;
     eo.isa = cli->isa;
     eo.deterministic = cli->deterministic;
+    if (out->sealed_adapter) {
+        eo.secret = true;
+        eo.allow_unlocked = cli->masked.allow_unlocked;
+    }
     if (cli->n_ctx)
         eo.n_ctx = cli->n_ctx;
     bool is_f32 = out->model->config.dtype == ST_DTYPE_F32 || cli->dtype == ST_CLI_DTYPE_F32;
@@ -191,10 +222,12 @@ int st_open(const struct st_cli *cli, const char *model, unsigned what, const st
             struct st_open *out, struct st_err *e)
 {
     char path[ST_PATH_MAX], tok[ST_PATH_MAX];
+    struct st_adapters adapters = {0};
     *out = (struct st_open){0};
-    if (st_open_model_path(model, path, e) || (st_container_is(path) && open_sealed(cli, path, what, out, e)) ||
-        open_engine(cli, path, what, more, out, e))
+    if (st_open_model_path(model, path, e) || open_sealed(cli, path, what, &adapters, out, e) ||
+        open_engine(cli, path, what, more, &adapters, out, e))
         goto fail;
+    st_adapters_close(&adapters);
     if (what & (ST_OPEN_TOKENIZER | ST_OPEN_CHAT))
         if (st_open_tokenizer_path(path, cli->tokenizer, tok, e) || st_tokenizer_open(tok, &out->tokenizer, e))
             goto fail;
@@ -202,6 +235,7 @@ int st_open(const struct st_cli *cli, const char *model, unsigned what, const st
         goto fail;
     return 0;
 fail:
+    st_adapters_close(&adapters);
     st_open_close(out);
     return e->code;
 }
@@ -235,11 +269,13 @@ void st_open_words(const struct st_open *o, struct st_masked_words *out)
     *out = (struct st_masked_words){.protection = "none", .scheme = "none", .verified = "no"};
     if (o->masked)
         st_masked_words(o->masked, out);
-    if (!o->sealed.file.container)
+    const bool sealed = o->sealed.file.container != NULL;
+    if (!sealed && !o->sealed_adapter)
         return;
     out->protection = "sealed";
     if (!o->masked)
-        out->verified = o->sealed.file.pinned ? "publisher" : "no";
+        out->verified =
+            (!sealed || o->sealed.file.pinned) && (!o->sealed_adapter || o->pinned_adapter) ? "publisher" : "no";
     if (!out->warning)
         out->warning = st_sealed_warning(&o->sealed, &o->hold);
 }
@@ -247,7 +283,7 @@ void st_open_words(const struct st_open *o, struct st_masked_words *out)
 void st_open_put_protection(const struct st_open *o, struct st_buf *b)
 {
     struct st_masked_words w;
-    if (!o->masked && !o->sealed.file.container)
+    if (!o->masked && !o->sealed.file.container && !o->sealed_adapter)
         return;
     st_open_words(o, &w);
     st_buf_addf(b, ",\"protection\":\"%s\",\"scheme\":\"%s\",\"verified\":\"%s\"", w.protection, w.scheme, w.verified);

@@ -21,7 +21,9 @@ struct st_open {
     struct st_masked_side *masked;       /* NULL without --protect masked (cli/masked.h) */
     struct st_harden *harden;            /* NULL without --harden (protect/sealed/harden.h) */
     struct st_sealed_side sealed;        /* file.container NULL: the model is not sealed */
-    struct st_hold hold;                 /* of a model that is */
+    struct st_hold hold;                 /* of a model that is, or an adapter */
+    uint32_t adapter;                    /* what requests of the command name: 1 with --adapter, else 0 */
+    bool sealed_adapter, pinned_adapter; /* one is sealed; --publisher named who signed it */
     double load_s;                       /* model and engine */
 };
 
@@ -32,6 +34,7 @@ enum {
     ST_OPEN_CHAT = 2,    /* needs the tokenizer */
     ST_OPEN_MEASURE = 4, /* what --harden costs (st_harden_stats()) */
     ST_OPEN_HOLD = 8,
+    ST_OPEN_ADAPTERS = 16, /* several: requests say which */
 };
 
 /* more: engine options beside the shared ones (max_batch, n_kv, ...), or NULL. On failure *out is empty. */

@@ -20,6 +20,7 @@ enum {
     KEY_CTX,
     KEY_DETERMINISTIC,
     KEY_HARDEN,
+    KEY_ADAPTER,
     KEY_CHAT_TEMPLATE,
     KEY_TEMP,
     KEY_TOP_K,
@@ -155,6 +156,11 @@ static const struct {
     {ST_CLI_ENGINE,
      {"harden", KEY_HARDEN, "WHAT", 0,
       "Make logits worth less to whoever copies the model: topk=K,round=BITS,noise=SIGMA; default: as they are", 10}},
+    {ST_CLI_ADAPTER,
+     {"adapter", KEY_ADAPTER, "[NAME=]PATH", 0,
+      "LoRA adapter: a directory of peft, or a sealed one; with sotto serve may be repeated, chosen by the request's "
+      "model",
+      10}},
     {ST_CLI_CHAT,
      {"chat-template", KEY_CHAT_TEMPLATE, "NAME", 0,
       "llama-2, llama-3, chatml, mistral or plain; default: from the checkpoint", 10}},
@@ -335,6 +341,11 @@ static int set_model(struct st_cli *c, int key, char *arg, struct st_err *e)
         return 0;
     case KEY_HARDEN:
         c->harden = arg;
+        return 0;
+    case KEY_ADAPTER:
+        if (c->n_adapter == ST_CLI_MAX_ADAPTERS)
+            return st_fail(e, ST_USAGE, "--adapter: at most %d", ST_CLI_MAX_ADAPTERS);
+        c->adapters[c->n_adapter++] = arg;
         return 0;
     default:
         c->chat_template = arg;

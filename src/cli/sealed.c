@@ -171,6 +171,8 @@ const char *st_sealed_warning(const struct st_sealed_side *s, const struct st_ho
     struct st_sealed_store_stats m;
     if (h->refused)
         return "--no-sandbox: whoever takes this process over has its files, programs and network too";
+    if (!s->store) /* an adapter alone is sealed */
+        return NULL;
     st_sealed_store_stats(s->store, &m);
     if (strcmp(m.memory, "unlocked") == 0)
         return "decrypted weights lie in memory that is not locked: they may reach a swap area";

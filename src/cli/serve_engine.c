@@ -30,7 +30,8 @@ int st_serve_engine(const struct st_cli *given, const struct st_serve_engine *o,
         return e->code;
     const struct st_engine_opts eo = {
         .max_batch = o->max_batch, .max_queue = o->max_queue, .max_row = o->max_row, .n_kv = o->kv_tokens};
-    const unsigned what = ST_OPEN_HOLD | (o->ids_only ? 0u : (unsigned)(ST_OPEN_TOKENIZER | ST_OPEN_CHAT));
+    const unsigned what =
+        ST_OPEN_HOLD | ST_OPEN_ADAPTERS | (o->ids_only ? 0u : (unsigned)(ST_OPEN_TOKENIZER | ST_OPEN_CHAT));
     int rc = st_open(cli, cli->args[0], what, &eo, &m, e);
     if (rc)
         return rc;
