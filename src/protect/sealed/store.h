@@ -28,8 +28,8 @@ struct st_sealed_store_stats {
     uint64_t bytes, resident, ring; /* of all matrices inside; kept decrypted; of the ring */
     uint64_t peak;                  /* most bytes that were decrypted at once; at most resident + ring */
     uint64_t n_segment, n_wait;     /* decrypted since the start; times that the engine had to wait */
-    double wait_s, decrypt_s;
-    const char *memory; /* "memfd_secret", "locked", "unlocked" */
+    double wait_s, decrypt_s;       /* by the clock; processor time of all threads */
+    const char *memory;             /* "memfd_secret", "locked", "unlocked" */
 };
 void st_sealed_store_stats(struct st_sealed_store *s, struct st_sealed_store_stats *out);
 /* Whether [p, p + len) is within its memory: for tests that scan. */
