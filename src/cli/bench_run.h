@@ -29,4 +29,11 @@ struct st_bench_masked {
 };
 int st_bench_masked(const struct st_cli *cli, const struct st_bench_masked *o, struct st_err *e) ST_MUST_CHECK;
 
+/* `sotto bench sealed`. */
+struct st_bench_sealed {
+    uint32_t prompt, gen, batch;
+    const char *budgets; /* "50,25,10": percentages of what lies inside; NULL = these */
+};
+int st_bench_sealed(const struct st_cli *cli, const struct st_bench_sealed *o, struct st_err *e) ST_MUST_CHECK;
+
 #endif

@@ -1,5 +1,5 @@
 /* sotto bench engine: speed and memory of one model on this machine, beside the read bandwidth that bounds decoding.
- * sotto bench masked: bench_masked.c. */
+ * sotto bench masked: bench_masked.c. sotto bench sealed: bench_sealed.c. */
 #include "base/hooks.h"
 #include "base/mem.h"
 #include "base/pool.h"
@@ -11,20 +11,22 @@
 
 struct bench_opts {
     uint32_t prompt, gen, batch;
-    const char *clients;
+    const char *clients, *budgets;
     bool spawn, pin;
 };
 static const struct bench_opts defaults = {.gen = 128, .batch = 1};
 
-enum { KEY_PROMPT = ST_KEY(0), KEY_GEN, KEY_BATCH, KEY_CLIENTS, KEY_SPAWN, KEY_PIN };
+enum { KEY_PROMPT = ST_KEY(0), KEY_GEN, KEY_BATCH, KEY_CLIENTS, KEY_SPAWN, KEY_PIN, KEY_BUDGETS };
 
 static const struct argp_option options[] = {
     {"prompt", KEY_PROMPT, "N", 0, "Prompt tokens per request; default 512, or what the context leaves", 0},
     {"gen", KEY_GEN, "N", 0, "Tokens to generate per request; default 128", 0},
-    {"batch", KEY_BATCH, "N", 0, "engine: requests at once; default 1", 0},
+    {"batch", KEY_BATCH, "N", 0, "engine, sealed: requests at once; default 1", 0},
     {"clients", KEY_CLIENTS, "LIST", 0, "masked: measure with so many requests at once; default 1,2,4,8,16", 0},
     {"spawn", KEY_SPAWN, NULL, 0, "masked: start a worker on this machine instead of --worker", 0},
     {"pin", KEY_PIN, NULL, 0, "masked: one CPU for this side and the plain engine, another for the worker", 0},
+    {"budgets", KEY_BUDGETS, "LIST", 0,
+     "sealed: measure with so many percent of what lies inside as memory; default 50,25,10, and always 100", 0},
     {0},
 };
 
@@ -38,6 +40,9 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
         return st_opt_u32("--gen", arg, 2, 1u << 20, &o->gen, e);
     case KEY_CLIENTS:
         o->clients = arg;
+        return 0;
+    case KEY_BUDGETS:
+        o->budgets = arg;
         return 0;
     case KEY_SPAWN:
         o->spawn = true;
@@ -147,6 +152,8 @@ static int run_engine(const struct st_cli *cli, struct bench_opts *o, struct st_
     int rc;
     if (o->clients || o->spawn || o->pin)
         return st_fail(e, ST_USAGE, "bench engine: --clients, --spawn and --pin are for bench masked");
+    if (o->budgets)
+        return st_fail(e, ST_USAGE, "bench engine: --budgets is for bench sealed");
     if ((rc = st_open_model_path(cli->args[1], path, e)) != 0 || (rc = st_open_config(path, &config, e)) != 0)
         return rc;
     if (!o->prompt)
@@ -173,13 +180,25 @@ out:
     return rc;
 }
 
+static int run_sealed(const struct st_cli *cli, const struct bench_opts *o, struct st_err *e)
+{
+    const struct st_bench_sealed so = {.prompt = o->prompt, .gen = o->gen, .batch = o->batch, .budgets = o->budgets};
+    if (o->clients || o->spawn || o->pin)
+        return st_fail(e, ST_USAGE, "bench sealed: --clients, --spawn and --pin are for bench masked");
+    return st_bench_sealed(cli, &so, e);
+}
+
 static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 {
     struct bench_opts *o = opts;
+    if (strcmp(cli->args[0], "sealed") == 0)
+        return run_sealed(cli, o, e);
+    if (cli->n_args < 2)
+        return st_fail(e, ST_USAGE, "bench %s: want MODEL", cli->args[0]);
     if (strcmp(cli->args[0], "engine") == 0)
         return run_engine(cli, o, e);
     if (strcmp(cli->args[0], "masked") != 0)
-        return st_fail(e, ST_USAGE, "bench: want one of engine, masked, got '%s'", cli->args[0]);
+        return st_fail(e, ST_USAGE, "bench: want one of engine, masked, sealed, got '%s'", cli->args[0]);
     const struct st_bench_masked mo = {
         .prompt = o->prompt, .gen = o->gen, .clients = o->clients, .spawn = o->spawn, .pin = o->pin};
     if (o->batch != 1)
@@ -190,17 +209,23 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 const struct st_cmd st_cmd_bench = {
     .name = "bench",
     .summary = "Measure speed and memory",
-    .args_doc = "engine|masked MODEL",
-    .min_args = 2,
+    .args_doc = "engine|masked|sealed [MODEL]",
+    .min_args = 1,
     .max_args = 2,
     .doc = "engine: measures prefill and decode speed on random tokens, memory, load time, and how much of this "
            "machine's "
            "read bandwidth decoding uses. masked: decodes through a worker and says where the time of a token goes: "
-           "this side (masks, checks, the rest), worker, link, pads; beside the plain int8 engine.",
+           "this side (masks, checks, the rest), worker, link, pads; beside the plain int8 engine. sealed: decodes "
+           "within several budgets of "
+           "decrypted memory, beside all of it decrypted and the model that is not sealed; MODEL is sealed for that "
+           "into a "
+           "temporary file (TMPDIR), the demo model if none is named, or a sealed file as it is.",
     .examples = "  sotto bench engine models/demo --prompt 128 --gen 64\n"
                 "  sotto bench engine ~/models/llama-1b --dtype int8 --batch 8 --json\n"
                 "  sotto bench masked models/demo --spawn --pin\n"
-                "  sotto bench masked ~/models/llama-1b --worker tcp://gpu.example:7790 --json",
+                "  sotto bench masked ~/models/llama-1b --worker tcp://gpu.example:7790 --json\n"
+                "  sotto bench sealed\n"
+                "  sotto bench sealed ~/models/llama-1b --budgets 50,25,10,5 --json",
     .shared =
         ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED | ST_CLI_SEALED | ST_CLI_UNLOCK | ST_CLI_ADAPTER,
     .options = options,

@@ -36,17 +36,17 @@ int st_demo_next(const struct st_demo *d, const char *what, struct st_err *e)
 }
 
 /* Beside the program: a build tree (build/bin, build/NAME/bin) or an installation. */
-static int find_model(struct st_demo *d, struct st_err *e)
+int st_demo_model(const char *given, char out[ST_PATH_MAX], struct st_err *e)
 {
     static const char *const places[] = {"../../models/demo", "../../../models/demo", "../share/sotto/models/demo"};
     char dir[ST_PATH_MAX / 2];
-    if (d->model_arg)
-        return st_open_model_path(d->model_arg, d->model, e);
+    if (given)
+        return st_open_model_path(given, out, e);
     if (st_child_program_dir(dir, sizeof dir, e))
         return e->code;
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-        snprintf(d->model, sizeof d->model, "%s/%s", dir, places[i]);
-        if (st_path_is_dir(d->model))
+        snprintf(out, ST_PATH_MAX, "%s/%s", dir, places[i]);
+        if (st_path_is_dir(out))
             return 0;
     }
     return st_fail(e, ST_IO, "the demo model is not beside the program (%s); name a model with --model", dir);
@@ -91,7 +91,7 @@ int st_demo_begin(struct st_demo *d, struct st_err *e)
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);
     d->start = st_now();
-    return find_model(d, e) ? e->code : make_temp(d, e);
+    return st_demo_model(d->model_arg, d->model, e) ? e->code : make_temp(d, e);
 }
 
 void st_demo_end(struct st_demo *d)

@@ -31,6 +31,8 @@ struct st_demo {
     struct st_buf sent, received; /* as shown */
 };
 
+/* The model that was given, or the demo model that comes with the program. IO. */
+int st_demo_model(const char *given, char out[ST_PATH_MAX], struct st_err *e) ST_MUST_CHECK;
 /* Finds the model, makes the directory, catches signals. IO. */
 int st_demo_begin(struct st_demo *d, struct st_err *e) ST_MUST_CHECK;
 /* Ends the child and the endpoint, removes the directory. */

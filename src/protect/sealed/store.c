@@ -43,7 +43,7 @@ struct st_sealed_store {
     int section;  /* of the expert that runs, -1 */
     bool stop;
     uint64_t held, peak; /* bytes decrypted in slots, and the most of them */
-    uint64_t n_segment, n_wait;
+    uint64_t n_segment, n_byte, n_wait;
     double wait_s, decrypt_s;
 };
 
@@ -127,6 +127,7 @@ static void fill(struct st_sealed_store *s, int i, int part)
     pthread_mutex_lock(&s->lock);
     s->decrypt_s += spent;
     s->n_segment++;
+    s->n_byte += s->p.parts[part].bytes;
     slot->state = SLOT_READY;
     pthread_cond_signal(&s->done);
 }
@@ -384,6 +385,7 @@ void st_sealed_store_stats(struct st_sealed_store *s, struct st_sealed_store_sta
                                           .ring = (uint64_t)s->p.n_slot * s->p.slot,
                                           .peak = s->p.kept + s->peak,
                                           .n_segment = s->n_segment,
+                                          .n_byte = s->n_byte,
                                           .n_wait = s->n_wait,
                                           .wait_s = s->wait_s,
                                           .decrypt_s = s->decrypt_s,

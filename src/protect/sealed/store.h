@@ -27,7 +27,8 @@ const struct st_store *st_sealed_store(const struct st_sealed_store *s); /* for 
 struct st_sealed_store_stats {
     uint64_t bytes, resident, ring; /* of all matrices inside; kept decrypted; of the ring */
     uint64_t peak;                  /* most bytes that were decrypted at once; at most resident + ring */
-    uint64_t n_segment, n_wait;     /* decrypted since the start; times that the engine had to wait */
+    uint64_t n_segment, n_byte;     /* decrypted since the start */
+    uint64_t n_wait;                /* decrypted since the start; times that the engine had to wait */
     double wait_s, decrypt_s;       /* by the clock; processor time of all threads */
     const char *memory;             /* "memfd_secret", "locked", "unlocked" */
 };
