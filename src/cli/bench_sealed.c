@@ -5,6 +5,7 @@
 #include "cli/bench_run.h"
 #include "cli/demo.h"
 #include "crypto/aead.h"
+#include "crypto/digest.h"
 #include "crypto/ed25519.h"
 #include "crypto/passphrase.h"
 #include "protect/sealed/writer.h"
