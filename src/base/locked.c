@@ -1,5 +1,6 @@
 #include "base/locked.h"
 #include "base/mem.h"
+#include "base/secret.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -69,10 +70,10 @@ int st_locked_new(struct st_locked *a, size_t len, const struct st_locked_opts *
     }
     struct st_locked made = {.p = p, .len = len};
     int rc = 0;
-    if (madvise(p, len, MADV_DONTDUMP) || madvise(p, len, MADV_WIPEONFORK))
+    if (st_memory_refused(madvise(p, len, MADV_DONTDUMP)) || st_memory_refused(madvise(p, len, MADV_WIPEONFORK)))
         rc = st_fail(e, ST_UNSUPPORTED, "%s: this kernel cannot keep memory out of dumps and forked children: %s",
                      o->what, strerror(errno));
-    else if (!mlock2(p, len, MLOCK_ONFAULT))
+    else if (!st_memory_refused(mlock2(p, len, MLOCK_ONFAULT)))
         made.locked = true;
     else if (!o->allow_unlocked) {
         int error = errno;

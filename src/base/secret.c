@@ -8,6 +8,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+bool st_memory_refused(int rc)
+{
+    return rc != 0 && errno != ENOSYS;
+}
+
 int st_secret_init(struct st_secret *s, size_t len, struct st_err *e)
 {
     *s = (struct st_secret){0};
@@ -16,7 +21,8 @@ int st_secret_init(struct st_secret *s, size_t len, struct st_err *e)
     void *p = mmap(NULL, mapped ? mapped : page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
         return st_fail(e, ST_MEMORY, "secret: cannot map %zu bytes", len);
-    if (mlock(p, mapped) != 0 || madvise(p, mapped, MADV_DONTDUMP) != 0 || madvise(p, mapped, MADV_WIPEONFORK) != 0) {
+    if (st_memory_refused(mlock(p, mapped)) || st_memory_refused(madvise(p, mapped, MADV_DONTDUMP)) ||
+        st_memory_refused(madvise(p, mapped, MADV_WIPEONFORK))) {
         int err = errno;
         munmap(p, mapped);
         return st_fail(e, ST_MEMORY, "secret: cannot lock %zu bytes in memory: %s (raise `ulimit -l`)", len,

@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,5 +22,10 @@ void st_secret_wipe(struct st_secret *s);
 /* For programs that hold keys or conversations: no core dump of this process, and no reading of its memory by other
  * processes of the same user (CAP_SYS_PTRACE still can). Does not outlast exec. */
 void st_secret_process(void);
+
+/* Whether a call that locks memory, or keeps it out of dumps or children, has failed with `rc` and errno. Every Linux
+ * has these calls: one that does not know them (ENOSYS) is a library OS inside of an enclave (Gramine), whose memory
+ * nobody outside reads and which dumps nothing. */
+bool st_memory_refused(int rc);
 
 #endif

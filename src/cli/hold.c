@@ -90,7 +90,7 @@ int st_hold_files(struct st_hold *h, const struct st_cli *cli, const char *const
     const char *write[1];
     const uint16_t port = (uint16_t)(cli->listen.port > 0 ? cli->listen.port : 0);
     h->refused = cli->sealed.no_sandbox;
-    if (h->refused)
+    if (h->refused || h->host.tee == ST_TEE_SGX) /* a library OS has neither; its manifest names the files */
         return 0;
     if (worker_ports(h, &cli->masked, e))
         return e->code;
@@ -130,7 +130,9 @@ int st_hold_calls(struct st_hold *h, struct st_err *e)
 
 void st_hold_text(const struct st_hold *h, char out[128])
 {
-    if (!h->files)
+    if (h->host.tee == ST_TEE_SGX && !h->refused)
+        snprintf(out, 128, "the enclave's: its manifest names the files");
+    else if (!h->files)
         snprintf(out, 128, "off (%s)", h->refused ? "--no-sandbox" : "not for this command");
     else
         snprintf(out, 128, "seccomp %s, Landlock %s", h->state.syscalls ? "on" : "off", h->state.landlock);

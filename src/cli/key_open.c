@@ -49,6 +49,13 @@ static ssize_t read_secret(int fd, struct st_secret *out, bool line)
     return (ssize_t)len;
 }
 
+/* As systemd hands a service its credentials: root's, read by means of an access list, whose mask shows as the bits of
+ * root's group. */
+static bool is_credential(const struct stat *sb)
+{
+    return (sb->st_mode & 0777) == 0440 && sb->st_uid == 0 && sb->st_gid == 0;
+}
+
 static int from_file(const char *path, struct st_secret *out, struct st_err *e)
 {
     struct stat sb;
@@ -59,7 +66,7 @@ static int from_file(const char *path, struct st_secret *out, struct st_err *e)
     ssize_t len = -1;
     if (fstat(fd, &sb) != 0 || !S_ISREG(sb.st_mode))
         rc = st_fail(e, ST_IO, "%s: not a regular file", path);
-    else if (sb.st_mode & 077)
+    else if ((sb.st_mode & 077) && !is_credential(&sb))
         rc = st_fail(e, ST_POLICY, "%s: mode %04o: others can read this passphrase; want 0600 (chmod 600)", path,
                      (unsigned)sb.st_mode & 07777);
     else if ((len = read_secret(fd, out, false)) < 0)
