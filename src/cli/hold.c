@@ -18,7 +18,7 @@ static const char *const of_the_system[] = {
     "/dev/urandom",  "/dev/kmsg"};
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
-#define MAX_PATHS 64
+#define MAX_PATHS 128
 
 /* OpenBLAS starts its threads when it is loaded, where Landlock would not hold them. Nothing here asks it for more than
  * one. Not every build of it has them. */
@@ -63,6 +63,14 @@ static void add_options(struct paths *l, const struct st_cli *cli)
     add(l, cli->listen.tls_key);
 }
 
+/* Files of a snapshot in the cache of Hugging Face's tools are links to its blobs. */
+static const char *blobs_of(const char *path, char out[ST_PATH_MAX])
+{
+    const char *snapshots = strstr(path, "/snapshots/");
+    snprintf(out, ST_PATH_MAX, "%.*s/blobs", snapshots ? (int)(snapshots - path) : 0, path);
+    return snapshots ? out : NULL;
+}
+
 /* The directory that --record writes to: its file is not there yet. */
 static const char *directory_of(const char *path, char out[ST_PATH_MAX])
 {
@@ -86,7 +94,7 @@ static int worker_ports(struct st_hold *h, const struct st_cli_masked *m, struct
 int st_hold_files(struct st_hold *h, const struct st_cli *cli, const char *const *paths, size_t n, struct st_err *e)
 {
     struct paths read = {0};
-    char record[ST_PATH_MAX];
+    char record[ST_PATH_MAX], blobs[ST_PATH_MAX];
     const char *write[1];
     const uint16_t port = (uint16_t)(cli->listen.port > 0 ? cli->listen.port : 0);
     h->refused = cli->sealed.no_sandbox;
@@ -98,6 +106,8 @@ int st_hold_files(struct st_hold *h, const struct st_cli *cli, const char *const
         return st_fail(e, ST_USAGE, "sandbox: too many files are named");
     for (size_t i = 0; i < n; i++)
         add(&read, paths[i]);
+    if (n)
+        add(&read, blobs_of(paths[0], blobs));
     add_options(&read, cli);
     for (size_t i = 0; i < COUNT(of_the_system); i++)
         add(&read, of_the_system[i]);
@@ -136,4 +146,9 @@ void st_hold_text(const struct st_hold *h, char out[128])
         snprintf(out, 128, "off (%s)", h->refused ? "--no-sandbox" : "not for this command");
     else
         snprintf(out, 128, "seccomp %s, Landlock %s", h->state.syscalls ? "on" : "off", h->state.landlock);
+}
+
+const char *st_hold_warning(const struct st_hold *h)
+{
+    return h->refused ? "--no-sandbox: whoever takes this process over has its files, programs and network too" : NULL;
 }

@@ -23,8 +23,9 @@ struct st_hold {
 
 /* Before a key is unwrapped: hardens, looks at the machine, ends the threads that libraries started. */
 int st_hold_begin(struct st_hold *h, struct st_err *e) ST_MUST_CHECK;
-/* The first step: from here only these n paths, what the shared options name and what the system's libraries need can
- * be read, and of TCP ports only cli->listen.port (-1: none) be listened at. Nothing with --no-sandbox. */
+/* The first step: from here only these n paths (the model's first), what the shared options name and what the system's
+ * libraries need can be read, and of TCP ports only cli->listen.port (-1: none) be listened at. Nothing with
+ * --no-sandbox. */
 int st_hold_files(struct st_hold *h, const struct st_cli *cli, const char *const *paths, size_t n,
                   struct st_err *e) ST_MUST_CHECK;
 /* The second: no file is opened any more (but with workers over TCP), nothing is executed, nothing listens anew.
@@ -32,5 +33,7 @@ int st_hold_files(struct st_hold *h, const struct st_cli *cli, const char *const
 int st_hold_calls(struct st_hold *h, struct st_err *e) ST_MUST_CHECK;
 /* "seccomp on, Landlock ABI 7", "off (--no-sandbox)". */
 void st_hold_text(const struct st_hold *h, char out[128]);
+/* NULL, or what must not be overlooked. */
+const char *st_hold_warning(const struct st_hold *h);
 
 #endif

@@ -277,7 +277,9 @@ void st_open_words(const struct st_open *o, struct st_masked_words *out)
         out->verified =
             (!sealed || o->sealed.file.pinned) && (!o->sealed_adapter || o->pinned_adapter) ? "publisher" : "no";
     if (!out->warning)
-        out->warning = st_sealed_warning(&o->sealed, &o->hold);
+        out->warning = st_hold_warning(&o->hold);
+    if (!out->warning)
+        out->warning = st_sealed_warning(&o->sealed);
 }
 
 void st_open_put_protection(const struct st_open *o, struct st_buf *b)
@@ -291,12 +293,18 @@ void st_open_put_protection(const struct st_open *o, struct st_buf *b)
 
 void st_open_put_details(const struct st_open *o, bool json, struct st_buf *b)
 {
-    if (!o->sealed.file.container)
+    char sandbox[128];
+    if (!o->sealed.file.container && !o->sealed_adapter)
         return;
+    st_hold_text(&o->hold, sandbox);
     if (!json) {
-        st_sealed_text(&o->sealed, &o->hold, b);
+        st_sealed_text(&o->sealed, b);
+        st_buf_addf(b, "sandbox: %s\nhost: %s\n", sandbox, st_host_case(&o->hold.host));
         return;
     }
-    st_buf_add_str(b, ",\"sealed\":");
-    st_sealed_json(&o->sealed, &o->hold, b);
+    st_buf_add_str(b, ",\"sealed\":{");
+    st_sealed_json(&o->sealed, b);
+    st_buf_addf(b, "\"sandbox\":\"%s\",\"host\":", sandbox);
+    st_host_json(&o->hold.host, b);
+    st_buf_add_str(b, "}");
 }

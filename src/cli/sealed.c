@@ -73,15 +73,18 @@ int st_sealed_unlock(const struct st_cli *cli, const char *path, enum st_contain
     if (st_container_open(path, &out->container, e))
         return e->code;
     st_container_about(out->container, &about);
+    int rc;
     if (about.kind != kind)
-        st_fail(e, ST_INPUT, "%s: is a sealed %s; want a%s", path,
-                about.kind == ST_CONTAINER_ADAPTER ? "adapter" : "model",
-                kind == ST_CONTAINER_ADAPTER ? "n adapter" : " model");
-    else if (!check_publisher(cli, path, out, e))
-        open_vault(cli, out, e);
-    if (e->code)
+        rc = st_fail(e, ST_INPUT, "%s: is a sealed %s; want a%s", path,
+                     about.kind == ST_CONTAINER_ADAPTER ? "adapter" : "model",
+                     kind == ST_CONTAINER_ADAPTER ? "n adapter" : " model");
+    else if (!(rc = check_publisher(cli, path, out, e)))
+        rc = open_vault(cli, out, e);
+    if (rc)
         st_sealed_file_close(out);
-    return e->code;
+    else
+        *e = (struct st_err){0}; /* what is verified starts as failed, and leaves that behind */
+    return rc;
 }
 
 void st_sealed_file_close(struct st_sealed_file *f)
@@ -130,51 +133,46 @@ static const char *memory_words(const struct st_sealed_store_stats *m)
     return strcmp(m->memory, "locked") == 0 ? "locked memory" : "memory that is not locked";
 }
 
-void st_sealed_text(const struct st_sealed_side *s, const struct st_hold *h, struct st_buf *b)
+void st_sealed_text(const struct st_sealed_side *s, struct st_buf *b)
 {
-    char all[ST_MEM_TEXT], kept[ST_MEM_TEXT], sandbox[128];
+    char all[ST_MEM_TEXT], kept[ST_MEM_TEXT];
     struct st_container_about about;
     struct st_sealed_store_stats m;
+    if (!s->store)
+        return;
     st_container_about(s->file.container, &about);
     st_sealed_store_stats(s->store, &m);
-    st_hold_text(h, sandbox);
     st_buf_addf(b, "sealed: %s, version %" PRIu64 ", policy %s\n", about.name, about.version, about.policy);
     st_buf_addf(b, "publisher: %s%s\n", s->file.pinned ? "" : "not pinned, ", s->file.publisher);
     st_buf_addf(b, "decrypted: %s of %s at a time, in %s\n", st_mem_text((size_t)(m.resident + m.ring), kept),
                 st_mem_text((size_t)m.bytes, all), memory_words(&m));
-    st_buf_addf(b, "sandbox: %s\nhost: %s\n", sandbox, st_host_case(&h->host));
 }
 
-void st_sealed_json(const struct st_sealed_side *s, const struct st_hold *h, struct st_buf *b)
+void st_sealed_json(const struct st_sealed_side *s, struct st_buf *b)
 {
-    char sandbox[128];
     struct st_container_about about;
     struct st_sealed_store_stats m;
+    if (!s->store)
+        return;
     st_container_about(s->file.container, &about);
     st_sealed_store_stats(s->store, &m);
-    st_hold_text(h, sandbox);
-    st_buf_add_str(b, "{\"name\":");
+    st_buf_add_str(b, "\"name\":");
     st_json_quote(b, about.name, strlen(about.name));
     st_buf_add_str(b, ",\"policy\":");
     st_json_quote(b, about.policy, strlen(about.policy));
     st_buf_addf(b, ",\"version\":%" PRIu64 ",\"publisher\":\"%s\",\"publisher_pinned\":%s", about.version,
                 s->file.publisher, s->file.pinned ? "true" : "false");
-    st_buf_addf(b, ",\"memory\":\"%s\",\"bytes\":%" PRIu64 ",\"resident\":%" PRIu64 ",\"ring\":%" PRIu64, m.memory,
+    st_buf_addf(b, ",\"memory\":\"%s\",\"bytes\":%" PRIu64 ",\"resident\":%" PRIu64 ",\"ring\":%" PRIu64 ",", m.memory,
                 m.bytes, m.resident, m.ring);
-    st_buf_addf(b, ",\"sandbox\":\"%s\",\"host\":", sandbox);
-    st_host_json(&h->host, b);
-    st_buf_add_str(b, "}");
 }
 
-const char *st_sealed_warning(const struct st_sealed_side *s, const struct st_hold *h)
+const char *st_sealed_warning(const struct st_sealed_side *s)
 {
     struct st_sealed_store_stats m;
-    if (h->refused)
-        return "--no-sandbox: whoever takes this process over has its files, programs and network too";
-    if (!s->store) /* an adapter alone is sealed */
+    if (!s->store)
         return NULL;
     st_sealed_store_stats(s->store, &m);
-    if (strcmp(m.memory, "unlocked") == 0)
-        return "decrypted weights lie in memory that is not locked: they may reach a swap area";
-    return NULL;
+    return strcmp(m.memory, "unlocked")
+               ? NULL
+               : "decrypted weights lie in memory that is not locked: they may reach a swap area";
 }

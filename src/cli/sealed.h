@@ -35,11 +35,11 @@ int st_sealed_hold(const struct st_cli *cli, struct st_sealed_side *s, const str
                    struct st_engine_opts *eo, struct st_err *e) ST_MUST_CHECK;
 void st_sealed_close(struct st_sealed_side *s); /* the store overwrites what it held */
 
-/* Lines for people, each ended by \n; and a JSON object: what was sealed, by whom, where it lies now, who is kept from
- * it. */
-void st_sealed_text(const struct st_sealed_side *s, const struct st_hold *h, struct st_buf *b);
-void st_sealed_json(const struct st_sealed_side *s, const struct st_hold *h, struct st_buf *b);
+/* Lines for people, each ended by \n; and members of a JSON object without its brackets: what was sealed, by whom,
+ * where it lies now. Nothing when the model is not sealed. */
+void st_sealed_text(const struct st_sealed_side *s, struct st_buf *b);
+void st_sealed_json(const struct st_sealed_side *s, struct st_buf *b);
 /* What must not be overlooked, a line; NULL when there is nothing. */
-const char *st_sealed_warning(const struct st_sealed_side *s, const struct st_hold *h);
+const char *st_sealed_warning(const struct st_sealed_side *s);
 
 #endif
