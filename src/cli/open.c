@@ -4,6 +4,7 @@
 #include "cli/adapters.h"
 #include "cli/masked.h"
 #include "model/checkpoint.h"
+#include "model/container.h"
 #include "model/locate.h"
 #include "protect/sealed/harden.h"
 #include "protect/sealed/place.h"
@@ -73,7 +74,7 @@ int st_open_tokenizer_path(const char *model_path, const char *given, char out[S
 int st_open_config(const char *path, struct st_config *out, struct st_err *e)
 {
     struct st_ckpt *c;
-    if (st_path_is_dir(path))
+    if (st_path_is_dir(path) || st_container_is(path))
         return st_config_read(path, out, e);
     if (st_ckpt_open_llama2c(path, &c, out, e))
         return e->code;

@@ -2,6 +2,7 @@
  * its special tokens spelled out; what people wrote is marked, so that the tokenizer reads no special token in it. */
 #include "model/chat.h"
 #include "base/file.h"
+#include "model/texts.h"
 #include "text/json.h"
 #include "text/utf8.h"
 
@@ -419,10 +420,14 @@ static const char *from_vocabulary(const struct st_tokenizer *t)
 }
 
 /* chat_template of tokenizer_config.json: a string, or a list of named ones. Stays empty when there is none. */
-static int read_config_template(const char *path, struct st_buf *out, struct st_err *e)
+static int read_config_template(const struct st_texts *t, char *path, struct st_buf *out, struct st_err *e)
 {
-    json_t *root;
-    int rc = st_json_read_file(path, MAX_CONFIG, &root, e);
+    json_t *root = NULL;
+    struct st_buf config = {0};
+    int rc = st_texts_read(t, "tokenizer_config.json", MAX_CONFIG, &config, path, e);
+    if (!rc)
+        rc = st_json_parse(config.p, config.len, path, &root, e);
+    st_buf_free(&config);
     if (rc)
         return rc;
     const json_t *v = json_object_get(root, "chat_template"), *named = NULL;
@@ -442,23 +447,20 @@ static int read_config_template(const char *path, struct st_buf *out, struct st_
     return rc;
 }
 
-static int read_template(const char *dir, char *path, size_t cap, struct st_buf *out, struct st_err *e)
+static int read_template(const struct st_texts *t, char *path, struct st_buf *out, struct st_err *e)
 {
-    int rc = st_path_join(path, cap, dir, "chat_template.jinja", e);
-    if (!rc && st_path_exists(path))
-        return st_file_read(path, MAX_TEMPLATE, out, e);
-    if (!rc)
-        rc = st_path_join(path, cap, dir, "tokenizer_config.json", e);
-    return rc || !st_path_exists(path) ? rc : read_config_template(path, out, e);
+    if (st_texts_has(t, "chat_template.jinja"))
+        return st_texts_read(t, "chat_template.jinja", MAX_TEMPLATE, out, path, e);
+    return st_texts_has(t, "tokenizer_config.json") ? read_config_template(t, path, out, e) : 0;
 }
 
-int st_chat_detect(const char *model_dir, const struct st_tokenizer *t, const struct st_chat_template **out,
-                   struct st_err *e)
+int st_chat_detect_in(const struct st_texts *texts, const struct st_tokenizer *t, const struct st_chat_template **out,
+                      struct st_err *e)
 {
     char path[ST_PATH_MAX];
     struct st_buf text = {0};
     *out = NULL;
-    int rc = st_path_is_dir(model_dir) ? read_template(model_dir, path, sizeof path, &text, e) : 0;
+    int rc = read_template(texts, path, &text, e);
     if (rc)
         goto out;
     const char *name = text.len ? recognise(text.p) : from_vocabulary(t);
@@ -468,6 +470,18 @@ int st_chat_detect(const char *model_dir, const struct st_tokenizer *t, const st
         rc = st_fail(e, ST_UNSUPPORTED, "%s: this chat template is not known; choose one with --chat-template", path);
 out:
     st_buf_free(&text);
+    return rc;
+}
+
+int st_chat_detect(const char *path, const struct st_tokenizer *t, const struct st_chat_template **out,
+                   struct st_err *e)
+{
+    struct st_texts texts;
+    *out = NULL;
+    int rc = st_texts_open(path, NULL, &texts, e);
+    if (!rc)
+        rc = st_chat_detect_in(&texts, t, out, e);
+    st_texts_close(&texts);
     return rc;
 }
 

@@ -28,8 +28,11 @@ int st_chat_find(const char *name, const struct st_chat_template **out, struct s
 /* Chosen from the checkpoint: chat_template in tokenizer_config.json (or chat_template.jinja) is recognised by its
  * characteristic marks; no template at all: by the special tokens of the vocabulary, else `plain`. A template that is
  * present but not recognised is UNSUPPORTED and asks for --chat-template. */
-int st_chat_detect(const char *model_dir, const struct st_tokenizer *t, const struct st_chat_template **out,
+int st_chat_detect(const char *path, const struct st_tokenizer *t, const struct st_chat_template **out,
                    struct st_err *e) ST_MUST_CHECK;
+struct st_texts; /* model/texts.h */
+int st_chat_detect_in(const struct st_texts *texts, const struct st_tokenizer *t, const struct st_chat_template **out,
+                      struct st_err *e) ST_MUST_CHECK;
 const char *st_chat_name(const struct st_chat_template *t);
 /* Appends the ids of the whole conversation up to where the assistant's answer begins. INPUT when the roles do not
  * alternate as the template wants. */

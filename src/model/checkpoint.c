@@ -1,6 +1,7 @@
 #include "model/checkpoint.h"
 #include "base/file.h"
 #include "model/ckpt.h"
+#include "model/container.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -166,6 +167,29 @@ int st_ckpt_open_llama2c(const char *path, struct st_ckpt **out, struct st_confi
     return 0;
 }
 
+int st_ckpt_open_container(const struct st_container *from, struct st_ckpt **out, struct st_err *e)
+{
+    *out = NULL;
+    int rc = ckpt_new(1, out, e);
+    for (size_t i = 0; !rc && i < st_container_count(from); i++) {
+        const struct st_container_entry *n = st_container_at(from, i);
+        struct st_tensor *t = n->is_file ? NULL : st_tensors_add(&(*out)->tensors, n->tensor.name, e);
+        if (t) {
+            const char *name = t->name;
+            *t = n->tensor;
+            t->name = name;
+        } else if (!n->is_file)
+            rc = e->code;
+    }
+    if (rc) {
+        st_ckpt_close(*out);
+        *out = NULL;
+        return rc;
+    }
+    st_tensors_sort(&(*out)->tensors);
+    return 0;
+}
+
 size_t st_ckpt_count(const struct st_ckpt *c)
 {
     return c->tensors.n;
@@ -189,7 +213,7 @@ static void advise(const struct st_tensor *t, size_t at, size_t len, int advice)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     uintptr_t from = (uintptr_t)t->data + at, begin = from & ~(page - 1);
-    if (len)
+    if (len && t->data)
         (void)madvise((void *)begin, from + len - begin, advice);
 }
 

@@ -20,7 +20,7 @@ struct st_tensor {
     const char *stored;  /* the file's word for the dtype: "BF16", "I64", "F8_E4M3", ... */
     int n_dim;
     uint64_t dim[ST_MAX_DIMS];
-    const void *data; /* may be unaligned for its dtype: a safetensors header has any length */
+    const void *data; /* may be unaligned for its dtype: a safetensors header has any length; NULL: not mapped */
     size_t bytes;
 };
 
@@ -31,6 +31,9 @@ int st_ckpt_open(const char *path, struct st_ckpt **out, struct st_err *e) ST_MU
  * of interleaved rotary pairs (config->rope_interleaved). */
 int st_ckpt_open_llama2c(const char *path, struct st_ckpt **out, struct st_config *config,
                          struct st_err *e) ST_MUST_CHECK;
+/* The tensors of a sealed container, without data: a source (model/weights.h) hands them out. */
+struct st_container;
+int st_ckpt_open_container(const struct st_container *from, struct st_ckpt **out, struct st_err *e) ST_MUST_CHECK;
 void st_ckpt_close(struct st_ckpt *c);
 
 size_t st_ckpt_count(const struct st_ckpt *c);

@@ -1,6 +1,8 @@
 #include "model/config.h"
 #include "base/file.h"
 #include "model/arch.h"
+#include "model/ckpt.h"
+#include "model/texts.h"
 #include "tensor/compute.h"
 
 #include <math.h>
@@ -362,23 +364,44 @@ int st_config_parse_generation(const void *p, size_t len, const char *where, str
     return rc;
 }
 
-int st_config_read(const char *dir, struct st_config *out, struct st_err *e)
+/* A llama2.c model in a container: its header is its config. */
+static int read_llama2c(const struct st_texts *t, struct st_buf *b, char *where, struct st_config *out,
+                        struct st_err *e)
 {
-    char path[ST_PATH_MAX];
+    int rc = st_texts_read(t, ST_CONTAINER_LLAMA2C, ST_LLAMA2C_HEADER, b, where, e);
+    if (!rc && b->len != ST_LLAMA2C_HEADER)
+        rc = st_fail(e, ST_INPUT, "%s: want %d bytes", where, ST_LLAMA2C_HEADER);
+    return rc ? rc : st_llama2c_config((const uint8_t *)b->p, where, out, e);
+}
+
+static int read_json(const struct st_texts *t, struct st_buf *b, char *where, struct st_config *out, struct st_err *e)
+{
+    int rc = st_texts_read(t, "config.json", CONFIG_BYTES_MAX, b, where, e);
+    if (!rc)
+        rc = st_config_parse(b->p, b->len, where, out, e);
+    if (rc || !st_texts_has(t, "generation_config.json"))
+        return rc;
+    rc = st_texts_read(t, "generation_config.json", CONFIG_BYTES_MAX, b, where, e);
+    return rc ? rc : st_config_parse_generation(b->p, b->len, where, out, e);
+}
+
+int st_config_read_in(const struct st_texts *t, struct st_config *out, struct st_err *e)
+{
+    char where[ST_PATH_MAX];
     struct st_buf b = {0};
-    int rc = st_path_join(path, sizeof path, dir, "config.json", e);
-    if (!rc)
-        rc = st_file_read(path, CONFIG_BYTES_MAX, &b, e);
-    if (!rc)
-        rc = st_config_parse(b.p, b.len, path, out, e);
-    if (!rc)
-        rc = st_path_join(path, sizeof path, dir, "generation_config.json", e);
-    if (!rc && st_path_exists(path)) {
-        rc = st_file_read(path, CONFIG_BYTES_MAX, &b, e);
-        if (!rc)
-            rc = st_config_parse_generation(b.p, b.len, path, out, e);
-    }
+    bool is_llama2c = t->container && st_texts_has(t, ST_CONTAINER_LLAMA2C);
+    int rc = is_llama2c ? read_llama2c(t, &b, where, out, e) : read_json(t, &b, where, out, e);
     st_buf_free(&b);
+    return rc;
+}
+
+int st_config_read(const char *path, struct st_config *out, struct st_err *e)
+{
+    struct st_texts t;
+    int rc = st_texts_open(path, NULL, &t, e);
+    if (!rc)
+        rc = st_config_read_in(&t, out, e);
+    st_texts_close(&t);
     return rc;
 }
 

@@ -80,8 +80,10 @@ int st_config_parse(const void *p, size_t len, const char *where, struct st_conf
 /* generation_config.json from memory: its eos ids join those of *c. */
 int st_config_parse_generation(const void *p, size_t len, const char *where, struct st_config *c,
                                struct st_err *e) ST_MUST_CHECK;
-/* config.json of a directory, and generation_config.json when present. */
-int st_config_read(const char *dir, struct st_config *out, struct st_err *e) ST_MUST_CHECK;
+/* config.json of a directory or a sealed container, and generation_config.json when present. */
+int st_config_read(const char *path, struct st_config *out, struct st_err *e) ST_MUST_CHECK;
+struct st_texts;
+int st_config_read_in(const struct st_texts *t, struct st_config *out, struct st_err *e) ST_MUST_CHECK;
 /* The checks that hold for every source of a config (also for llama2.c headers): ranges and divisibility. */
 int st_config_check(const struct st_config *c, const char *where, struct st_err *e) ST_MUST_CHECK;
 

@@ -1,4 +1,5 @@
-/* The digest of a model as it is named by its owner: measured (model/measure.h), but a kit (model/kit.h) says whose. */
+/* The digest of a model as it is named by its owner: measured (model/measure.h), but a kit (model/kit.h) says whose,
+ * and a sealed container's is that of its signed header (model/container.h), whoever its recipients are. */
 #ifndef ST_MODEL_DIGEST_H
 #define ST_MODEL_DIGEST_H
 

@@ -1,6 +1,7 @@
 /* Opening, encoding, and the small questions. */
 #include "base/file.h"
 #include "model/locate.h"
+#include "model/texts.h"
 #include "model/tok.h"
 #include "text/utf8.h"
 
@@ -53,27 +54,21 @@ static int read_bytes(struct st_span b, const char *where, struct st_tokenizer *
     return st_tok_read_ranks(b, where, t, e);
 }
 
-/* bos_token and add_bos_token of the tokenizer_config.json beside the file, for files whose post-processor is silent.
- */
-static int read_config(const char *path, struct st_tokenizer *t, struct st_err *e)
+/* bos_token and add_bos_token of tokenizer_config.json, for files whose post-processor is silent. */
+static int read_config(struct st_span config, const char *where, struct st_tokenizer *t, struct st_err *e)
 {
-    char file[ST_PATH_MAX];
-    const char *slash = strrchr(path, '/');
     json_t *root = NULL;
     bool add = false;
-    int n = snprintf(file, sizeof file, "%.*stokenizer_config.json", slash ? (int)(slash - path + 1) : 0, path);
-    if (n < 0 || (size_t)n >= sizeof file || t->n_prefix || !st_path_exists(file))
-        return 0;
-    int rc = st_json_read_file(file, MAX_CONFIG, &root, e);
+    int rc = st_json_parse(config.p, config.len, where, &root, e);
     if (rc)
         return rc;
-    rc = st_json_bool(root, file, "add_bos_token", &add, e);
+    rc = st_json_bool(root, where, "add_bos_token", &add, e);
     const json_t *bos = json_object_get(root, "bos_token");
     const char *text = json_string_value(json_is_object(bos) ? json_object_get(bos, "content") : bos);
     if (!rc && add && text) {
         t->bos = st_tokenizer_id(t, text);
         if (t->bos < 0)
-            rc = st_fail(e, ST_INPUT, "%s: bos_token is not in the vocabulary", file);
+            rc = st_fail(e, ST_INPUT, "%s: bos_token is not in the vocabulary", where);
         else
             t->prefix[t->n_prefix++] = (uint32_t)t->bos;
     }
@@ -81,8 +76,13 @@ static int read_config(const char *path, struct st_tokenizer *t, struct st_err *
     return rc;
 }
 
-static int parse(struct st_span b, const char *where, bool config, struct st_tokenizer **out, struct st_err *e)
+/* beside: where tokenizer_config.json would be; NULL = nowhere. */
+static int parse(struct st_span b, const char *where, const struct st_texts *beside, struct st_tokenizer **out,
+                 struct st_err *e)
 {
+    static const char name[] = "tokenizer_config.json";
+    char path[ST_PATH_MAX];
+    struct st_buf config = {0};
     *out = NULL;
     struct st_tokenizer *t = calloc(1, sizeof *t);
     if (!t)
@@ -90,8 +90,12 @@ static int parse(struct st_span b, const char *where, bool config, struct st_tok
     t->bos = -1;
     t->unk = ST_TOK_NONE;
     int rc = read_bytes(b, where, t, e);
-    if (!rc && config)
-        rc = read_config(where, t, e);
+    if (!rc && beside && !t->n_prefix && st_texts_has(beside, name)) {
+        rc = st_texts_read(beside, name, MAX_CONFIG, &config, path, e);
+        if (!rc)
+            rc = read_config((struct st_span){(const uint8_t *)config.p, config.len}, path, t, e);
+    }
+    st_buf_free(&config);
     if (!rc) {
         st_tok_bpe_prepare(t);
         rc = st_tok_decode_prepare(t, e);
@@ -108,23 +112,48 @@ int st_tokenizer_parse(const void *p, size_t len, const char *where, struct st_t
     *out = NULL;
     if (len > ST_TOK_MAX_FILE)
         return st_fail(e, ST_INPUT, "%s: %zu bytes; at most %u are accepted", where, len, ST_TOK_MAX_FILE);
-    return parse((struct st_span){p, len}, where, false, out, e);
+    return parse((struct st_span){p, len}, where, NULL, out, e);
+}
+
+int st_tokenizer_open_in(const struct st_texts *texts, struct st_tokenizer **out, struct st_err *e)
+{
+    char where[ST_PATH_MAX];
+    struct st_buf b = {0};
+    *out = NULL;
+    const char *name = st_locate_tokenizer_in(texts);
+    if (!name)
+        return st_fail(e, ST_IO, "%s: " ST_LOCATE_NONE, texts->path);
+    int rc = st_texts_read(texts, name, ST_TOK_MAX_FILE, &b, where, e);
+    if (!rc)
+        rc = parse((struct st_span){(const uint8_t *)b.p, b.len}, where, texts, out, e);
+    st_buf_free(&b);
+    return rc;
+}
+
+static int open_file(const char *path, struct st_tokenizer **out, struct st_err *e)
+{
+    char dir[ST_PATH_MAX];
+    struct st_buf b = {0};
+    const char *slash = strrchr(path, '/');
+    struct st_texts beside = {.path = slash ? dir : "."};
+    snprintf(dir, sizeof dir, "%.*s", slash == path ? 1 : slash ? (int)(slash - path) : 0, path);
+    int rc = st_file_read(path, ST_TOK_MAX_FILE, &b, e);
+    if (!rc)
+        rc = parse((struct st_span){(const uint8_t *)b.p, b.len}, path, &beside, out, e);
+    st_buf_free(&b);
+    return rc;
 }
 
 int st_tokenizer_open(const char *path, struct st_tokenizer **out, struct st_err *e)
 {
-    char file[ST_PATH_MAX];
-    struct st_buf b = {0};
+    struct st_texts t;
     *out = NULL;
-    if (st_path_is_dir(path)) {
-        if (st_locate_tokenizer(path, file, e))
-            return e->code;
-        path = file;
-    }
-    int rc = st_file_read(path, ST_TOK_MAX_FILE, &b, e);
+    if (!st_path_is_dir(path) && !st_container_is(path))
+        return open_file(path, out, e);
+    int rc = st_texts_open(path, NULL, &t, e);
     if (!rc)
-        rc = parse((struct st_span){(const uint8_t *)b.p, b.len}, path, true, out, e);
-    st_buf_free(&b);
+        rc = st_tokenizer_open_in(&t, out, e);
+    st_texts_close(&t);
     return rc;
 }
 

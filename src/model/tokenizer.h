@@ -20,10 +20,13 @@ struct st_ids {
 void st_ids_add(struct st_ids *ids, uint32_t id);
 void st_ids_free(struct st_ids *ids);
 
-/* `path`: a model directory (tokenizer.json, else tokenizer.model) or one such file, or a llama2.c tokenizer.bin.
+/* `path`: a model directory or sealed container (tokenizer.json, else tokenizer.model) or one such file, or a llama2.c
+ * tokenizer.bin.
  * A rank file needs no companion: Llama-3's pre-tokenizer and special tokens are built in.
  * INPUT: names file and field; UNSUPPORTED: names the part (model type, pre-tokenizer, normalizer). */
 int st_tokenizer_open(const char *path, struct st_tokenizer **out, struct st_err *e) ST_MUST_CHECK;
+struct st_texts; /* model/texts.h */
+int st_tokenizer_open_in(const struct st_texts *texts, struct st_tokenizer **out, struct st_err *e) ST_MUST_CHECK;
 /* The same from the bytes of a file; `where` names them in errors. No tokenizer_config.json is read. */
 int st_tokenizer_parse(const void *p, size_t len, const char *where, struct st_tokenizer **out,
                        struct st_err *e) ST_MUST_CHECK;
