@@ -1,36 +1,14 @@
 #include "model/model.h"
 #include "base/file.h"
-#include "base/mem.h"
 #include "model/arch.h"
-#include "model/checkpoint.h"
-#include "model/convert.h"
-#include "model/fold.h"
-#include "model/kit.h"
+#include "model/container.h"
+#include "model/model_load.h"
+#include "model/texts.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-
-struct st_model_priv {
-    struct st_ckpt *ckpt;
-    struct st_area copies; /* converted matrices and int8 scales */
-    float *vectors;        /* all norms and biases, each on its own cache line */
-    struct st_adapter_memory adapters[ST_ADAPTERS_MAX];
-};
-
-/* What loading needs beside the model itself. */
-struct load {
-    struct st_model *m;
-    const struct st_model_opts *o;
-    const struct st_tensor **src; /* [plan.n_weight]; NULL: not in the checkpoint */
-    struct st_fold fold;          /* empty unless norms are folded */
-    struct st_kit kit;            /* no_linear */
-    struct st_convert_job *jobs;  /* [n_job] */
-    size_t n_job;
-};
 
 /* The path without trailing slashes; the name is its last component, and of "." what that stands for. */
 static int name_model(struct st_model *m, const char *path, struct st_err *e)
@@ -54,7 +32,7 @@ static int name_model(struct st_model *m, const char *path, struct st_err *e)
 }
 
 /* A kit is a checkpoint with holes: it is opened as one on purpose or not at all. */
-static int check_kit(struct load *l, struct st_err *e)
+static int check_kit(struct st_load *l, struct st_err *e)
 {
     const char *path = l->m->path;
     bool is_kit = st_kit_is(path);
@@ -69,11 +47,37 @@ static int check_kit(struct load *l, struct st_err *e)
     return is_kit ? st_kit_read(path, &l->kit, e) : 0;
 }
 
-static int open_files(struct load *l, struct st_err *e)
+/* Opened by the caller, who has its key, or here. */
+static int open_container(struct st_load *l, struct st_err *e)
+{
+    struct st_model *m = l->m;
+    struct st_container_about about;
+    struct st_texts texts;
+    l->source = l->o->source;
+    if (!l->source) {
+        if (st_container_open(m->path, &m->priv->container, e))
+            return e->code;
+        l->source = st_container_source(m->priv->container);
+    }
+    st_container_about(l->source->container, &about);
+    if (about.kind != ST_CONTAINER_MODEL)
+        return st_fail(e, ST_INPUT, "%s: is an adapter, not a model: give it with --adapter", m->path);
+    snprintf(m->name, sizeof m->name, "%s", about.name);
+    int rc = st_texts_open(m->path, l->source->container, &texts, e);
+    if (!rc)
+        rc = st_config_read_in(&texts, &m->config, e);
+    if (!rc)
+        rc = st_ckpt_open_container(l->source->container, &m->priv->ckpt, e);
+    return rc;
+}
+
+static int open_files(struct st_load *l, struct st_err *e)
 {
     struct st_model *m = l->m;
     if (check_kit(l, e))
         return e->code;
+    if (l->o->source || st_container_is(m->path))
+        return open_container(l, e);
     if (!st_path_is_dir(m->path))
         return st_ckpt_open_llama2c(m->path, &m->priv->ckpt, &m->config, e);
     char config[ST_PATH_MAX];
@@ -89,7 +93,7 @@ static int open_files(struct load *l, struct st_err *e)
 }
 
 /* Names first: requests tell adapters, and the base, apart by them. */
-static int name_adapters(const struct load *l, struct st_err *e)
+static int name_adapters(const struct st_load *l, struct st_err *e)
 {
     struct st_model *m = l->m;
     if (l->o->n_adapter > ST_ADAPTERS_MAX)
@@ -110,7 +114,7 @@ static int name_adapters(const struct load *l, struct st_err *e)
     return 0;
 }
 
-static int make_plan(const struct load *l, struct st_err *e)
+static int make_plan(const struct st_load *l, struct st_err *e)
 {
     struct st_model *m = l->m;
     const struct st_arch *arch;
@@ -126,319 +130,8 @@ static int make_plan(const struct load *l, struct st_err *e)
     return rc || !m->n_adapter ? rc : st_plan_check(&m->plan, e);
 }
 
-static bool is_adapter(const struct st_plan_weight *w)
-{
-    return w->role == ST_ROLE_LORA_A || w->role == ST_ROLE_LORA_B;
-}
-
-static bool is_vector(const struct st_plan_weight *w)
-{
-    return w->n_in == 1 && !is_adapter(w);
-}
-
-/* "[4096,4096]" */
-static const char *shape_text(char *out, size_t cap, const uint64_t *dim, int n)
-{
-    size_t len = (size_t)snprintf(out, cap, "[");
-    for (int i = 0; i < n && len < cap; i++)
-        len += (size_t)snprintf(out + len, cap - len, "%s%" PRIu64, i ? "," : "", dim[i]);
-    if (len < cap)
-        snprintf(out + len, cap - len, "]");
-    return out;
-}
-
-static int check_tensor(const struct st_model *m, const struct st_plan_weight *w, const struct st_tensor *t,
-                        struct st_err *e)
-{
-    uint64_t dim[2] = {w->n_out, w->n_in};
-    int n = is_vector(w) ? 1 : 2;
-    char want[64], got[200];
-    if (t->n_dim != n || memcmp(t->dim, dim, sizeof dim[0] * (size_t)n) != 0)
-        return st_fail(e, ST_INPUT, "%s: %s: want %s f32, f16 or bf16, got %s %s", m->path, w->name,
-                       shape_text(want, sizeof want, dim, n), shape_text(got, sizeof got, t->dim, t->n_dim), t->stored);
-    if (t->dtype == ST_DTYPE_COUNT)
-        return st_fail(e, ST_UNSUPPORTED, "%s: %s: dtype %s is not supported; supported: F32, F16, BF16", m->path,
-                       w->name, t->stored);
-    return 0;
-}
-
-/* What is not the checkpoint's: matrices of adapters; and what a kit leaves out: matrices that are served, norms that
- * are ones, the embedding when its rows are fetched. */
-static bool is_left_out(const struct load *l, int i)
-{
-    if (is_adapter(&l->m->plan.weights[i]))
-        return true;
-    if (!l->o->no_linear)
-        return false;
-    if (l->m->plan.weights[i].role == ST_ROLE_EMBED)
-        return !l->kit.embedding;
-    return l->fold.linear[i] || l->fold.unit[i];
-}
-
-/* The weight of the norm whose weights go into the columns of matrix i, or -1. Those of a kit have them already. */
-static int folded_norm(const struct load *l, int i)
-{
-    return l->o->fold_norms && !l->o->no_linear ? l->fold.norm[i] : -1;
-}
-
-/* Finds the tensor of every weight that is in the checkpoint. */
-static int resolve(struct load *l, struct st_err *e)
-{
-    struct st_model *m = l->m;
-    for (int i = 0; i < m->plan.n_weight; i++) {
-        const struct st_plan_weight *w = &m->plan.weights[i];
-        if (is_left_out(l, i))
-            continue;
-        if (w->tied_to >= 0) {
-            l->src[i] = l->src[w->tied_to];
-            continue;
-        }
-        l->src[i] = st_ckpt_find(m->priv->ckpt, w->name);
-        if (!l->src[i])
-            return st_fail(e, ST_INPUT, "%s: %s: missing", m->path, w->name);
-        int rc = check_tensor(m, w, l->src[i], e);
-        if (rc)
-            return rc;
-    }
-    return 0;
-}
-
-static int by_text(const void *a, const void *b)
-{
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
-/* Old Llama checkpoints store their rotary frequencies, which follow from the config. */
-static bool is_derived(const char *name)
-{
-    static const char tail[] = ".rotary_emb.inv_freq";
-    size_t len = strlen(name);
-    return len >= sizeof tail && strcmp(name + len - (sizeof tail - 1), tail) == 0;
-}
-
-/* Layers behind the last one guess further tokens (DeepSeek-V3) and take no part in the next one. */
-static bool is_mtp(const struct st_config *c, const char *name)
-{
-    unsigned layer;
-    int end = 0;
-    return sscanf(name, "model.layers.%4u.%n", &layer, &end) == 1 && end && layer >= c->n_layer &&
-           layer - c->n_layer < c->n_mtp_layer;
-}
-
-static int refuse_strays(const struct load *l, struct st_err *e)
-{
-    const struct st_model *m = l->m;
-    size_t n = 0;
-    const char **known = NULL;
-    int rc = st_alloc(&known, (size_t)m->plan.n_weight, sizeof *known, m->path, e);
-    if (rc)
-        return rc;
-    for (int i = 0; i < m->plan.n_weight; i++)
-        if (!is_left_out(l, i))
-            known[n++] = m->plan.weights[i].name;
-    qsort(known, n, sizeof *known, by_text);
-    for (size_t i = 0; !rc && i < st_ckpt_count(m->priv->ckpt); i++) {
-        const char *name = st_ckpt_at(m->priv->ckpt, i)->name;
-        if (!is_derived(name) && !is_mtp(&m->config, name) && !bsearch(&name, known, n, sizeof *known, by_text))
-            rc = st_fail(e, ST_INPUT, "%s: %.200s: this tensor has no place in %s with this config", m->path, name,
-                         m->config.arch);
-    }
-    free(known);
-    return rc;
-}
-
-/* Norms and biases as f32, in one allocation. They are small and read at every step. */
-static int load_vectors(struct load *l, struct st_err *e)
-{
-    struct st_model *m = l->m;
-    size_t total = 0, at = 0, longest = 0;
-    uint8_t *aligned = NULL;
-    for (int i = 0; i < m->plan.n_weight; i++)
-        if (is_vector(&m->plan.weights[i])) {
-            size_t n = m->plan.weights[i].n_out;
-            total += (n + 15) & ~(size_t)15;
-            longest = n > longest ? n : longest;
-        }
-    int rc = st_alloc(&m->priv->vectors, total, sizeof(float), m->path, e);
-    if (!rc)
-        rc = st_alloc(&aligned, longest, sizeof(float), m->path, e);
-    for (int i = 0; !rc && i < m->plan.n_weight; i++) {
-        uint32_t n = m->plan.weights[i].n_out;
-        if (!is_vector(&m->plan.weights[i]))
-            continue;
-        float *to = m->priv->vectors + at;
-        if (l->src[i]) {
-            memcpy(aligned, l->src[i]->data, l->src[i]->bytes);
-            st_convert(l->src[i]->dtype, aligned, ST_DTYPE_F32, to, n);
-            /* One value brings in a whole run of pages. */
-            st_ckpt_release(m->priv->ckpt, l->src[i]);
-        }
-        m->mats[i] = (struct st_mat){.data = to, .dtype = ST_DTYPE_F32, .n_out = n, .n_in = 1};
-        at += (n + 15u) & ~15u;
-    }
-    free(aligned);
-    return rc;
-}
-
-/* Norms whose weights are in the matrices now. */
-static void set_unit_norms(struct load *l)
-{
-    struct st_model *m = l->m;
-    size_t at = 0;
-    for (int i = 0; i < m->plan.n_weight; i++) {
-        uint32_t n = m->plan.weights[i].n_out;
-        if (!is_vector(&m->plan.weights[i]))
-            continue;
-        for (uint32_t k = 0; l->fold.unit && l->fold.unit[i] && k < n; k++)
-            m->priv->vectors[at + k] = 1;
-        at += (n + 15u) & ~15u;
-    }
-}
-
-static enum st_dtype wanted(const struct load *l, int i)
-{
-    if (l->m->plan.weights[i].role == ST_ROLE_EMBED)
-        return l->src[i]->dtype;
-    if (l->m->plan.weights[i].role == ST_ROLE_ROUTER)
-        return ST_DTYPE_F32;
-    switch (l->o->dtype) {
-    case ST_LOAD_INT8:
-        return ST_DTYPE_I8;
-    case ST_LOAD_BF16:
-        return ST_DTYPE_BF16;
-    case ST_LOAD_F32:
-        return ST_DTYPE_F32;
-    case ST_LOAD_KEEP:
-        break;
-    }
-    return l->src[i]->dtype;
-}
-
-static size_t round_line(size_t n)
-{
-    return (n + 63) & ~(size_t)63;
-}
-
-/* A tied head that stays in the embedding's dtype, with no norm folded in, is the same matrix. */
-static bool is_shared(const struct load *l, int i)
-{
-    int to = l->m->plan.weights[i].tied_to;
-    return to >= 0 && l->src[i] && wanted(l, i) == wanted(l, to) && folded_norm(l, i) < 0;
-}
-
-/* Another dtype, a norm folded in, or a file offset at which the kernels could not read whole values. */
-static bool needs_copy(const struct load *l, int i)
-{
-    const struct st_tensor *t = l->src[i];
-    return wanted(l, i) != t->dtype || folded_norm(l, i) >= 0 || (uintptr_t)t->data % st_dtype_size(t->dtype);
-}
-
-struct sizes {
-    size_t copies, views, as_int8;
-};
-
-/* Memory for all copies is checked before any is taken. Views count too: each of them is read at every token, and a
- * model that has to come from disk every time is no use. The embedding is read by rows. */
-static int check_memory(const struct load *l, const struct sizes *s, struct st_err *e)
-{
-    size_t have = st_mem_available(), need = s->copies + s->views;
-    char a[ST_MEM_TEXT], b[ST_MEM_TEXT], c[ST_MEM_TEXT];
-    if (need <= have)
-        return 0;
-    st_mem_text(need, a);
-    st_mem_text(have, b);
-    if (l->o->dtype == ST_LOAD_INT8)
-        return st_fail(e, ST_MEMORY, "%s: the weights need %s of memory, %s are available", l->m->path, a, b);
-    return st_fail(e, ST_MEMORY, "%s: the weights need %s of memory (%s as int8), %s are available", l->m->path, a,
-                   st_mem_text(s->as_int8, c), b);
-}
-
-static struct sizes count_sizes(const struct load *l)
-{
-    struct sizes s = {0};
-    const struct st_plan *p = &l->m->plan;
-    for (int i = 0; i < p->n_weight; i++) {
-        const struct st_plan_weight *w = &p->weights[i];
-        size_t n = (size_t)w->n_out * w->n_in, scales = (size_t)w->n_out * sizeof(float);
-        if (is_vector(w) || !l->src[i])
-            continue;
-        if (w->role != ST_ROLE_EMBED)
-            s.as_int8 += w->role == ST_ROLE_ROUTER ? n * sizeof(float) : n + scales;
-        if (needs_copy(l, i) && !is_shared(l, i))
-            s.copies +=
-                round_line(n * st_dtype_size(wanted(l, i))) + (wanted(l, i) == ST_DTYPE_I8 ? round_line(scales) : 0);
-        else if (w->role != ST_ROLE_EMBED && !needs_copy(l, i))
-            s.views += l->src[i]->bytes;
-    }
-    return s;
-}
-
-/* Fills mats, and jobs for those that are copies. */
-static void place_matrices(struct load *l)
-{
-    struct st_model *m = l->m;
-    uint8_t *at = m->priv->copies.p;
-    for (int i = 0; i < m->plan.n_weight; i++) {
-        const struct st_plan_weight *w = &m->plan.weights[i];
-        struct st_mat *mat = &m->mats[i];
-        if (is_vector(w))
-            continue;
-        if (!l->src[i]) { /* for shapes and dtype alone */
-            *mat = (struct st_mat){.dtype = ST_DTYPE_I8, .n_out = w->n_out, .n_in = w->n_in};
-            continue;
-        }
-        if (is_shared(l, i)) {
-            *mat = m->mats[w->tied_to];
-            continue;
-        }
-        *mat = (struct st_mat){.data = l->src[i]->data, .dtype = wanted(l, i), .n_out = w->n_out, .n_in = w->n_in};
-        if (!needs_copy(l, i))
-            continue;
-        struct st_convert_job *j = &l->jobs[l->n_job++];
-        *j = (struct st_convert_job){.src = l->src[i], .dtype = mat->dtype, .n_out = w->n_out, .n_in = w->n_in};
-        if (folded_norm(l, i) >= 0)
-            j->columns = m->mats[folded_norm(l, i)].data;
-        j->dst = at;
-        mat->data = at;
-        at += round_line(st_mat_bytes(mat));
-        if (mat->dtype == ST_DTYPE_I8) {
-            j->scale = (float *)(void *)at;
-            mat->scale = j->scale;
-            at += round_line(w->n_out * sizeof(float));
-        }
-    }
-}
-
-/* Starts reading the views from disk, so that the first token finds them in the page cache. */
-static void prefetch_views(const struct load *l)
-{
-    for (int i = 0; i < l->m->plan.n_weight; i++)
-        if (l->src[i] && !is_vector(&l->m->plan.weights[i]) && l->m->plan.weights[i].role != ST_ROLE_EMBED &&
-            !needs_copy(l, i))
-            st_ckpt_prefetch(l->m->priv->ckpt, l->src[i]);
-}
-
-static int load_matrices(struct load *l, struct st_err *e)
-{
-    struct st_model *m = l->m;
-    struct sizes s = count_sizes(l);
-    int rc = check_memory(l, &s, e);
-    if (rc)
-        return rc;
-    if (s.copies) {
-        rc = st_area_new(&m->priv->copies, 1, s.copies, m->path, e);
-        if (rc)
-            return rc;
-        /* Decoding reads all of it for every token: large pages save most of the address translation. */
-        (void)madvise(m->priv->copies.p, m->priv->copies.len, MADV_HUGEPAGE);
-    }
-    place_matrices(l);
-    prefetch_views(l);
-    return l->n_job ? st_convert_all(m->priv->ckpt, l->jobs, l->n_job, l->o->n_threads, l->o->progress, e) : 0;
-}
-
 /* A kit has no weights of norms for them, and its matrices have them already. */
-static int load_adapters(struct load *l, struct st_err *e)
+static int load_adapters(struct st_load *l, struct st_err *e)
 {
     struct st_model *m = l->m;
     const struct st_fold *fold = l->o->fold_norms || l->o->no_linear ? &l->fold : NULL;
@@ -453,7 +146,7 @@ static int load_adapters(struct load *l, struct st_err *e)
     return 0;
 }
 
-static int load_weights(struct load *l, struct st_err *e)
+static int load_weights(struct st_load *l, struct st_err *e)
 {
     struct st_model *m = l->m;
     size_t n = (size_t)m->plan.n_weight;
@@ -465,17 +158,15 @@ static int load_weights(struct load *l, struct st_err *e)
     if (!rc && (l->o->fold_norms || l->o->no_linear))
         rc = st_fold_init(&l->fold, &m->plan, e);
     if (!rc)
-        rc = resolve(l, e);
+        rc = st_load_resolve(l, e);
     if (!rc)
-        rc = refuse_strays(l, e);
+        rc = st_load_vectors(l, e); /* before the matrices, which take norms in */
     if (!rc)
-        rc = load_vectors(l, e); /* before the matrices, which take norms in */
-    if (!rc)
-        rc = load_matrices(l, e);
+        rc = st_load_matrices(l, e);
     if (!rc)
         rc = load_adapters(l, e);
     if (!rc)
-        set_unit_norms(l);
+        st_load_unit_norms(l);
     return rc;
 }
 
@@ -494,7 +185,7 @@ uint64_t st_model_read_bytes(const struct st_model *m, uint32_t n_row)
 }
 
 /* What follows from the loaded weights: the stored dtype and the bytes read per token. */
-static void describe(const struct load *l)
+static void describe(const struct st_load *l)
 {
     struct st_model *m = l->m;
     bool found = l->o->no_linear;
@@ -503,7 +194,7 @@ static void describe(const struct load *l)
     for (int i = 0; i < m->plan.n_weight; i++) {
         const struct st_plan_weight *w = &m->plan.weights[i];
         const struct st_mat *mat = &m->mats[i];
-        if (is_vector(w) || is_adapter(w) || w->role == ST_ROLE_EMBED || !mat->data)
+        if (st_load_is_vector(w) || st_load_is_adapter(w) || w->role == ST_ROLE_EMBED || !l->src[i])
             continue;
         uint64_t bytes = st_mat_bytes(mat) + (mat->dtype == ST_DTYPE_I8 ? (uint64_t)mat->n_out * sizeof(float) : 0);
         m->matrix_bytes += bytes;
@@ -518,10 +209,10 @@ static void describe(const struct load *l)
 int st_model_open(const char *path, const struct st_model_opts *o, struct st_model **out, struct st_err *e)
 {
     static const struct st_model_opts keep = {.dtype = ST_LOAD_KEEP};
-    struct load l = {.o = o ? o : &keep};
+    struct st_load l = {.o = o ? o : &keep};
     *out = NULL;
-    if (l.o->fold_norms && l.o->dtype == ST_LOAD_KEEP)
-        return st_fail(e, ST_INTERNAL, "%s: norms fold into converted matrices only", path);
+    if (l.o->fold_norms && (l.o->dtype == ST_LOAD_KEEP || l.o->source || st_container_is(path)))
+        return st_fail(e, ST_INTERNAL, "%s: norms fold into converted matrices that are not sealed only", path);
     int rc = st_alloc(&l.m, 1, sizeof *l.m, path, e);
     if (rc)
         return rc;
@@ -555,7 +246,11 @@ void st_model_close(struct st_model *m)
     if (m->priv) {
         st_ckpt_close(m->priv->ckpt);
         st_area_free(&m->priv->copies);
-        free(m->priv->vectors);
+        if (!m->priv->locked.p)
+            free(m->priv->vectors);
+        st_locked_free(&m->priv->locked);
+        st_locked_free(&m->priv->secrets);
+        st_container_close(m->priv->container);
         for (uint32_t i = 0; i < m->n_adapter; i++)
             st_adapter_memory_free(&m->priv->adapters[i]);
         free(m->priv);

@@ -3,9 +3,9 @@
  * back as it goes, so that the resident set never holds both. A tied head that is converted gets its own copy; embed
  * stays a view. Routers are always f32: a rounded score can send a token to another expert, and they are small. A
  * matrix whose file offset is not a multiple of its value size is copied: the kernels read whole values. MODEL paths: a
- * Hugging Face directory, or a llama2.c .bin (version 0) file. Strict: every tensor of the checkpoint must have a place
- * in the plan, except a head that is tied and stored rotary frequencies; so a bias or adapter that the architecture
- * file does not know is refused, not ignored. */
+ * Hugging Face directory, a llama2.c .bin (version 0) file, or a sealed container. Strict: every tensor of the
+ * checkpoint must have a place in the plan, except a head that is tied and stored rotary frequencies; so a bias or
+ * adapter that the architecture file does not know is refused, not ignored. */
 #ifndef ST_MODEL_MODEL_H
 #define ST_MODEL_MODEL_H
 
@@ -42,7 +42,17 @@ struct st_model_opts {
     /* Applied to requests that ask for them, in this order; used during the call only. Their names differ. */
     const struct st_adapter *const *adapters;
     uint32_t n_adapter;  /* at most ST_ADAPTERS_MAX */
-    bool allow_unlocked; /* of secret ones: base/locked.h */
+    bool allow_unlocked; /* of what is secret: base/locked.h */
+    /* Of a sealed container that is open already (path names it in messages): hands out its bytes, lives until
+     * st_model_close(). NULL with the path of one: only what lies outside can be read.
+     * Nothing of a container is mapped. What lies outside is copied, as it is stored or as dtype says; norms are not
+     * folded. Of what lies inside, vectors and routers are copied to locked memory; other matrices have data NULL and
+     * the dtype that they are stored in: a store hands them out (model/weights.h). */
+    const struct st_source *source;
+    /* A side that computes only with what lies outside, or hands that to one: dtype is for this alone, and what cannot
+     * be read stays without data. Otherwise what is sealed is refused without its key (POLICY), and so is another dtype
+     * for it (UNSUPPORTED). */
+    bool only_outside;
 };
 
 /* Errors: IO (cannot read), INPUT (malformed: names file, tensor, field), UNSUPPORTED (architecture, dtype),

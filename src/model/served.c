@@ -1,5 +1,6 @@
 #include "model/served.h"
 #include "base/buf.h"
+#include "model/container.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -113,11 +114,19 @@ static int add_embedding(struct st_served *s, const struct st_model *m, int weig
     struct st_served_weight *w = &s->weights[s->n++];
     *w = (struct st_served_weight){.weight = weight, .role = p->role, .expert = -1, .n_out = p->n_in, .n_in = p->n_out};
     snprintf(w->name, sizeof w->name, "%s^T", p->name);
+    if (is_sealed(&m->mats[weight]))
+        return st_fail(e, ST_INPUT, "%s: %s: is sealed, so it is not served", m->path, p->name);
     if (!m->mats[weight].data)
         return 0;
     int rc = transpose_embedding(s, w, &m->mats[weight], e);
     st_model_release(m, weight);
     return rc;
+}
+
+struct st_model_opts st_served_model_opts(const char *path)
+{
+    const bool sealed = st_container_is(path);
+    return (struct st_model_opts){.dtype = ST_LOAD_INT8, .fold_norms = !sealed, .only_outside = sealed};
 }
 
 int st_served_init(struct st_served *s, const struct st_model *m, bool with_embedding, struct st_err *e)

@@ -28,9 +28,11 @@ struct st_served {
     struct st_area embedding;
 };
 
+/* How the model at this path is to be opened for it, by a side that has no key to what is sealed. */
+struct st_model_opts st_served_model_opts(const char *path);
 /* Routers are not served: they stay f32 on the trusted side. Nor is what lies inside a sealed container: its matrices
- * have no data and their stored dtype. The model is borrowed until free. MEMORY. INTERNAL: the
- * model was not opened as said above. */
+ * have no data and their stored dtype. The model is borrowed until free. MEMORY. INPUT: the embedding is sealed.
+ * INTERNAL: the model was not opened as said above. */
 int st_served_init(struct st_served *s, const struct st_model *m, bool with_embedding, struct st_err *e) ST_MUST_CHECK;
 void st_served_free(struct st_served *s);
 /* Index by name, or -1. */

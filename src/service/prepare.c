@@ -57,12 +57,13 @@ static int make_kit(const struct st_prepare_opts *o, const struct st_model *m, c
 
 int st_prepare_run(const struct st_prepare_opts *o, struct st_prepare_result *out, struct st_err *e)
 {
-    struct st_model_opts how = {
-        .dtype = ST_LOAD_INT8, .n_threads = o->n_threads, .progress = o->progress, .fold_norms = true};
+    struct st_model_opts how = st_served_model_opts(o->model);
     const struct st_lwe_params *params;
     struct st_model *m = NULL;
     struct st_served served = {0};
     *out = (struct st_prepare_result){0};
+    how.n_threads = o->n_threads;
+    how.progress = o->progress;
     int rc = check(o, &params, e);
     if (rc)
         return rc;

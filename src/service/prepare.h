@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 struct st_prepare_opts {
-    const char *model;  /* directory, or a llama2.c file (no kit) */
+    const char *model;  /* directory; or, without a kit, a llama2.c file or what lies outside of a sealed container */
     const char *hints;  /* file to make; NULL = none */
     const char *params; /* parameter set; NULL = the default */
     const char *kit;    /* directory to make; NULL = none */

@@ -41,7 +41,7 @@ enum {
 };
 
 static const struct argp_option options[] = {
-    {"model", OPT_MODEL, "DIR", 0, "The model: a Hugging Face directory, or a llama2.c file", 0},
+    {"model", OPT_MODEL, "DIR", 0, "The model: a Hugging Face directory, a llama2.c file, or a sealed container, of which it serves what lies outside", 0},
     {"listen", OPT_LISTEN, "ADDRESS", 0,
      "tcp://HOST:PORT, unix:PATH or shm:PATH (shared memory, for one machine); may be repeated; "
      "default " DEFAULT_LISTEN,
@@ -199,11 +199,14 @@ static void on_ready(void *arg, const char *listening)
 
 static int open_model(struct serving *s, struct st_err *e)
 {
-    const struct st_model_opts how = {
-        .dtype = ST_LOAD_INT8, .fold_norms = true, .n_threads = s->cli->n_threads, .progress = !s->cli->quiet};
+    struct st_model_opts how = st_served_model_opts(s->o->model);
+    how.n_threads = s->cli->n_threads;
+    how.progress = !s->cli->quiet;
     if (st_model_digest(s->o->model, !s->cli->quiet, s->digest, e) || st_model_open(s->o->model, &how, &s->model, e) ||
         st_served_init(&s->served, s->model, s->o->embedding, e))
         return e->code;
+    if (!s->served.n)
+        return st_fail(e, ST_INPUT, "%s: nothing of it lies outside: there is no matrix to serve", s->o->model);
     if (!s->o->hints)
         return 0;
     if (st_hints_open(s->o->hints, &s->hints, e))
