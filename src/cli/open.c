@@ -6,6 +6,7 @@
 #include "model/checkpoint.h"
 #include "model/container.h"
 #include "model/locate.h"
+#include "model/texts.h"
 #include "protect/sealed/harden.h"
 #include "protect/sealed/place.h"
 
@@ -191,6 +192,8 @@ static int open_engine(const struct st_cli *cli, const char *path, unsigned what
     mo.adapters = (const struct st_adapter *const *)adapters->list;
     mo.n_adapter = adapters->n;
     mo.allow_unlocked = cli->masked.allow_unlocked;
+    mo.source = sealed ? st_vault_source(out->sealed.file.vault) : NULL;
+    mo.only_outside = sealed && masked;
     if (st_model_open(path, &mo, &out->model, e))
         return e->code;
     out->adapter = adapters->n && !(what & ST_OPEN_ADAPTERS) ? 1 : 0;
@@ -219,26 +222,42 @@ static int open_engine(const struct st_cli *cli, const char *path, unsigned what
     return 0;
 }
 
+/* Of the container that is open, not of what may have taken its path meanwhile. */
+static int open_texts(const struct st_cli *cli, const char *path, unsigned what, struct st_open *out, struct st_err *e)
+{
+    char given[ST_PATH_MAX];
+    struct st_texts t;
+    int rc = st_texts_open(path, out->sealed.file.container, &t, e);
+    if (!rc && (cli->tokenizer || (!t.container && !st_path_is_dir(path)))) {
+        rc = st_open_tokenizer_path(path, cli->tokenizer, given, e);
+        if (!rc)
+            rc = st_tokenizer_open(given, &out->tokenizer, e);
+    } else if (!rc)
+        rc = st_tokenizer_open_in(&t, &out->tokenizer, e);
+    if (!rc && (what & ST_OPEN_CHAT))
+        rc = cli->chat_template ? st_chat_find(cli->chat_template, &out->chat, e)
+                                : st_chat_detect_in(&t, out->tokenizer, &out->chat, e);
+    st_texts_close(&t);
+    return rc;
+}
+
 int st_open(const struct st_cli *cli, const char *model, unsigned what, const struct st_engine_opts *more,
             struct st_open *out, struct st_err *e)
 {
-    char path[ST_PATH_MAX], tok[ST_PATH_MAX];
+    char path[ST_PATH_MAX];
     struct st_adapters adapters = {0};
     *out = (struct st_open){0};
-    if (st_open_model_path(model, path, e) || open_sealed(cli, path, what, &adapters, out, e) ||
-        open_engine(cli, path, what, more, &adapters, out, e))
-        goto fail;
+    int rc = st_open_model_path(model, path, e);
+    if (!rc)
+        rc = open_sealed(cli, path, what, &adapters, out, e);
+    if (!rc)
+        rc = open_engine(cli, path, what, more, &adapters, out, e);
+    if (!rc && (what & (ST_OPEN_TOKENIZER | ST_OPEN_CHAT)))
+        rc = open_texts(cli, path, what, out, e);
     st_adapters_close(&adapters);
-    if (what & (ST_OPEN_TOKENIZER | ST_OPEN_CHAT))
-        if (st_open_tokenizer_path(path, cli->tokenizer, tok, e) || st_tokenizer_open(tok, &out->tokenizer, e))
-            goto fail;
-    if ((what & ST_OPEN_CHAT) && st_open_chat(cli, path, out->tokenizer, &out->chat, e))
-        goto fail;
-    return 0;
-fail:
-    st_adapters_close(&adapters);
-    st_open_close(out);
-    return e->code;
+    if (rc)
+        st_open_close(out);
+    return rc;
 }
 
 void st_open_close(struct st_open *o)

@@ -211,8 +211,10 @@ int st_model_open(const char *path, const struct st_model_opts *o, struct st_mod
     static const struct st_model_opts keep = {.dtype = ST_LOAD_KEEP};
     struct st_load l = {.o = o ? o : &keep};
     *out = NULL;
-    if (l.o->fold_norms && (l.o->dtype == ST_LOAD_KEEP || l.o->source || st_container_is(path)))
-        return st_fail(e, ST_INTERNAL, "%s: norms fold into converted matrices that are not sealed only", path);
+    if (l.o->fold_norms && l.o->dtype == ST_LOAD_KEEP)
+        return st_fail(e, ST_INTERNAL, "%s: norms fold into converted matrices only", path);
+    if (l.o->fold_norms && (l.o->source || st_container_is(path)))
+        return st_fail(e, ST_INTERNAL, "%s: norms of a container are not folded", path);
     int rc = st_alloc(&l.m, 1, sizeof *l.m, path, e);
     if (rc)
         return rc;

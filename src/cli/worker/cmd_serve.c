@@ -41,7 +41,10 @@ enum {
 };
 
 static const struct argp_option options[] = {
-    {"model", OPT_MODEL, "DIR", 0, "The model: a Hugging Face directory, a llama2.c file, or a sealed container, of which it serves what lies outside", 0},
+    {"model", OPT_MODEL, "DIR", 0,
+     "The model: a Hugging Face directory, a llama2.c file, or a sealed container, of which it serves what lies "
+     "outside",
+     0},
     {"listen", OPT_LISTEN, "ADDRESS", 0,
      "tcp://HOST:PORT, unix:PATH or shm:PATH (shared memory, for one machine); may be repeated; "
      "default " DEFAULT_LISTEN,
