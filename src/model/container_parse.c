@@ -81,12 +81,12 @@ static int verify(const struct st_container *c, const char *label, struct st_spa
                   struct st_err *e)
 {
     struct st_buf b = {0};
+    struct st_err refusal; /* written in any case */
     st_buf_add_str(&b, label);
     st_buf_add(&b, c->about.digest, sizeof c->about.digest);
     st_buf_add(&b, more.p, more.len);
-    int rc = b.failed ? st_fail(e, ST_MEMORY, "%s: out of memory", c->path)
-                      : st_ed25519_verify(c->about.publisher, b.p, b.len, signature, e);
-    if (rc == ST_VERIFY)
+    int rc = b.failed ? st_fail(e, ST_MEMORY, "%s: out of memory", c->path) : 0;
+    if (!rc && st_ed25519_verify(c->about.publisher, b.p, b.len, signature, &refusal))
         rc = st_fail(e, ST_VERIFY, "%s: changed, or not signed by the publisher that it names", c->path);
     st_buf_free(&b);
     return rc;
