@@ -2,7 +2,7 @@
 # Names, by nm, of the build folder $1:
 # every global symbol of libsotto.a begins with st_ or sotto_, so that it links beside anything;
 # sotto-worker holds code of the files below and of no other: no protection, no integrity check, no sampler of secrets, no
-# engine, no client, no key;
+# engine, no client, no key; of signatures it verifies that of a sealed container's publisher;
 # sotto-node holds the keys of its own role, collectors, the sealed channel and HTTP both ways, and no other: no verifier,
 # no policy, no engine, no model but its digest, no protection, no token, no log. What a program may hold is named, so that
 # a new file is kept out until somebody decides; the node loads no library for numbers either.
@@ -40,12 +40,12 @@ check() {
     }
 }
 
-may='base/|text/|tensor/|model/|crypto/digest|net/'
+may='base/|text/|tensor/|model/|crypto/(digest|ed25519_verify)\.c|net/'
 may="$may|field/(backend|k_field|kernels|lwe|ntt|product)"
 may="$may|service/(prepare|worker|worker_(listen|memory|metrics|peer|queue))\.c"
 check sotto-worker st_worker_run "$may" 'net/(http_client|link)'
 
-may='base/|text/|crypto/(digest|ed25519|hkdf|hpke|sequence)\.c|model/measure\.c'
+may='base/|text/|crypto/(digest|ed25519|ed25519_verify|hkdf|hpke|sequence)\.c|model/measure\.c'
 may="$may|attest/(binding|collect_[a-z]+|collector|endorse|evidence|tpm_(device|link))\.c"
 may="$may|channel/(bhttp|chunks|keyring|ohttp|receipt|reply)\.c|net/(http_[a-z]+|listen|tls)\.c"
 may="$may|service/(background|role|node|node_[a-z]+)\.c"
