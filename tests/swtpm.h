@@ -4,6 +4,7 @@
 #define ST_TESTS_SWTPM_H
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdbool.h>
@@ -49,7 +50,13 @@ static inline bool swtpm_spawn(struct swtpm *t)
                                 "--flags",
                                 "not-need-init,startup-clear",
                                 NULL};
-    if (posix_spawnp(&t->pid, argv[0], NULL, NULL, (char *const *)argv, environ) != 0)
+    posix_spawn_file_actions_t io; /* left behind by a test that failed, it must not hold a pipe open */
+    posix_spawn_file_actions_init(&io);
+    for (int fd = 0; fd < 3; fd++)
+        posix_spawn_file_actions_addopen(&io, fd, "/dev/null", O_RDWR, 0);
+    int rc = posix_spawnp(&t->pid, argv[0], &io, NULL, (char *const *)argv, environ);
+    posix_spawn_file_actions_destroy(&io);
+    if (rc != 0)
         return false;
     for (int i = 0; swtpm_port_is_free(t->port) && i < 500; i++)
         usleep(10000);
@@ -102,22 +109,68 @@ static inline void swtpm_reset(struct swtpm *t)
     close(fd);
 }
 
-/* TPM2_PCR_Extend of one PCR of the SHA-256 bank by a fixed value, while nobody else is connected. */
-static inline void swtpm_extend(const struct swtpm *t, unsigned pcr)
+/* A command, which must succeed, while nobody else is connected. */
+static inline void swtpm_command(const struct swtpm *t, const uint8_t *cmd, size_t len)
 {
-    uint8_t cmd[65] = {0x80, 2, 0, 0, 0, 65, 0, 0, 1, 0x82, 0, 0, 0, (uint8_t)pcr, 0, 0, 0, 9, 0x40, 0, 0, 9};
     uint8_t reply[64];
     struct sockaddr_in a = {
         .sin_family = AF_INET, .sin_port = htons((uint16_t)t->port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    cmd[30] = 1; /* one digest */
-    cmd[32] = 0x0b;
-    cmd[33] = 0x77;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
-    assert_int_equal(write(fd, cmd, sizeof cmd), sizeof cmd);
+    assert_int_equal(write(fd, cmd, len), len);
     assert_true(read(fd, reply, sizeof reply) >= 10);
     assert_memory_equal(reply + 6, "\0\0\0\0", 4);
     close(fd);
+}
+
+/* TPM2_PCR_Extend of one PCR of the SHA-256 bank by a fixed value. */
+static inline void swtpm_extend(const struct swtpm *t, unsigned pcr)
+{
+    uint8_t cmd[65] = {0x80, 2, 0, 0, 0, 65, 0, 0, 1, 0x82, 0, 0, 0, (uint8_t)pcr, 0, 0, 0, 9, 0x40, 0, 0, 9};
+    cmd[30] = 1; /* one digest */
+    cmd[32] = 0x0b;
+    cmd[33] = 0x77;
+    swtpm_command(t, cmd, sizeof cmd);
+}
+
+/* TPM2_Clear by the lockout hierarchy: its owner's keys and counters are gone. */
+static inline void swtpm_clear(const struct swtpm *t)
+{
+    static const uint8_t cmd[] = {0x80, 2, 0, 0, 0,    27, 0, 0, 1, 0x26, 0x40, 0, 0, 0x0a,
+                                  0,    0, 0, 9, 0x40, 0,  0, 9, 0, 0,    0,    0, 0};
+    swtpm_command(t, cmd, sizeof cmd);
+}
+
+/* TPM2_NV_UndefineSpace by the owner. */
+static inline void swtpm_undefine(const struct swtpm *t, uint32_t index)
+{
+    const uint8_t cmd[31] = {0x80,
+                             2,
+                             0,
+                             0,
+                             0,
+                             31,
+                             0,
+                             0,
+                             1,
+                             0x22,
+                             0x40,
+                             0,
+                             0,
+                             1,
+                             (uint8_t)(index >> 24),
+                             (uint8_t)(index >> 16),
+                             (uint8_t)(index >> 8),
+                             (uint8_t)index,
+                             0,
+                             0,
+                             0,
+                             9,
+                             0x40,
+                             0,
+                             0,
+                             9};
+    swtpm_command(t, cmd, sizeof cmd);
 }
 
 static inline void swtpm_close(struct swtpm *t)

@@ -6,7 +6,7 @@
 
 #define CC_POLICY_NV 0x149
 #define CC_POLICY_PCR 0x17f
-#define EO_UNSIGNED_LE 8
+#define EO_UNSIGNED_LE 9
 
 static const struct {
     const char *name;
