@@ -7,7 +7,6 @@ process_vm_readv, gcore, a core file by SIGABRT. Each attack first has to succee
 all memory of the server and of its worker is searched, as root, for 1,000 patterns of the sealed weights; and what root
 can do all the same is printed. Needs root, to have a user of its own and to look from outside; says when it skips.
 """
-import ctypes
 import json
 import os
 import pathlib
@@ -53,10 +52,10 @@ def place():
         shutil.copy(p, d / p.name)
     (d / "pass").write_text("a passphrase for this test\n")
     (d / "pass").chmod(0o600)
+    subprocess.run([BIN, "seal", "key", d / "publisher.key", "--quiet", "--config="], check=True, env=ENV)
     for policy in ("all-inside", "paper"):
-        subprocess.run([BIN, "seal", DEMO, d / f"{policy}.sealed", "--key", d / "publisher.key", "--policy", policy,
-                        "--recipient", "passphrase", "--passphrase-file", d / "pass", "--config=", "--quiet"],
-                       check=True, env=ENV)
+        subprocess.run([BIN, "seal", DEMO, d / f"{policy}.sealed", "--sign-key", d / "publisher.key", "--policy", policy,
+                        "--passphrase-file", d / "pass", "--config=", "--quiet"], check=True, env=ENV)
         (d / f"{policy}.sealed").chmod(0o644)
     os.chown(d / "pass", USER, USER)
     yield d
