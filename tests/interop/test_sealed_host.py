@@ -26,6 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("SOTTO_BIN", ROOT / "build/bin/sotto"))
 WORKER, SCAN = BIN.with_name("sotto-worker"), BIN.with_name("peer_scan")
 DEMO = ROOT / "models/demo"
+PYTHON = next(p for p in ("/usr/bin/python3", sys.executable) if os.path.exists(p))  # one that the user may run
 USER = 54321  # nobody's: made up, with no files of its own
 N_PATTERN, LEN, XOR = 1000, 32, 0x5A
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("SOTTO_") and not k.lower().endswith("_proxy")}
@@ -73,7 +74,7 @@ class Server:
         self.pid = self.p.pid
 
     def ask(self):
-        body = json.dumps({"model": "m", "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}).encode()
+        body = json.dumps({"model": self.about["model"], "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}).encode()
         r = urllib.request.Request(self.about["url"] + "/v1/completions", body, {"Content-Type": "application/json"})
         return json.load(urllib.request.urlopen(r, timeout=30))["choices"][0]["text"]
 
@@ -141,11 +142,11 @@ def address_in(pid):
 
 def attack(name, pid, place):
     if name == "ptrace":
-        return as_user(sys.executable, "-I", "-c", PTRACE, pid).returncode == 0
+        return as_user(PYTHON, "-I", "-c", PTRACE, pid).returncode == 0
     if name == "/proc/PID/mem":
-        return as_user(sys.executable, "-I", "-c", MEM, pid).returncode == 0
+        return as_user(PYTHON, "-I", "-c", MEM, pid).returncode == 0
     if name == "process_vm_readv":
-        return as_user(sys.executable, "-I", "-c", VM_READV, pid, address_in(pid)).returncode == 0
+        return as_user(PYTHON, "-I", "-c", VM_READV, pid, address_in(pid)).returncode == 0
     with tempfile.TemporaryDirectory(prefix="sotto-core-") as d:
         os.chown(d, USER, USER)
         as_user("gcore", "-o", f"{d}/core", pid, cwd=d)

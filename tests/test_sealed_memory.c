@@ -1,0 +1,275 @@
+/* Where decrypted weights are while a sealed model runs: 1,000 patterns of 32 bytes from its matrices are looked for in
+ * all memory of this process. They may lie in the store's and the engine's secret memory only, which the kernel leaves
+ * out of dumps. Whoever knows the weights (checkpoint, sealing, list of patterns) is another process. */
+#include "harness.h"
+#include "scan.h"
+
+#include "crypto/ed25519.h"
+#include "expect.h"
+#include "protect/sealed/store.h"
+#include "protect/sealed/writer.h"
+
+#include <seccomp.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+enum { N_PATTERN = 1000, N_PROMPT = 12, N_REPLY = 6, SCAN_AT = 3 };
+
+static struct scan_patterns patterns;
+static char dir[64], plain[80], sealed[80], list[80];
+
+static const struct tiny shape = {
+    .d_model = 128, .d_ff = 256, .n_layer = 4, .n_head = 4, .n_kv_head = 2, .n_vocab = 256, .n_ctx = 64, .seed = 77};
+
+/* Runs in the other process. */
+static void write_patterns(void)
+{
+    struct st_err e = {0};
+    struct st_model *m;
+    struct st_rng rng;
+    static uint8_t all[N_PATTERN][SCAN_LEN];
+    tiny_check(st_model_open(plain, &(struct st_model_opts){.n_threads = 1}, &m, &e), &e);
+    st_rng_seed(&rng, 5);
+    for (size_t i = 0; i < N_PATTERN;) {
+        const int w = (int)(st_rng_next(&rng) % (uint64_t)m->plan.n_weight);
+        const struct st_mat *mat = &m->mats[w];
+        if (m->plan.weights[w].n_in == 1)
+            continue;
+        const uint8_t *p = (const uint8_t *)mat->data + st_rng_next(&rng) % (st_mat_bytes(mat) - SCAN_LEN);
+        for (int k = 0; k < SCAN_LEN; k++)
+            all[i][k] = p[k] ^ SCAN_XOR;
+        i++;
+    }
+    tiny_save(dir, "patterns", all, sizeof all);
+    st_model_close(m);
+}
+
+static void seal(enum st_dtype dtype)
+{
+    struct st_err e = {0};
+    struct st_secret seed, passphrase;
+    struct tiny t = shape;
+    struct st_seal_report report;
+    const char *const recipients[] = {"passphrase"};
+    const struct st_argon2 cheap = {.memory_kib = 64, .passes = 1, .lanes = 1};
+    t.dtype = dtype;
+    if (mkdir(plain, 0700))
+        tiny_die("mkdir");
+    tiny_write(&t, plain);
+    tiny_check(st_secret_init(&seed, ST_ED25519_SEED, &e), &e);
+    tiny_check(st_secret_init(&passphrase, 4, &e), &e);
+    memcpy(seed.p, "the publisher's seed, thirty-two", 32);
+    memcpy(passphrase.p, "open", 4);
+    const struct st_seal_opts o = {.policy = "all-inside",
+                                   .recipients = recipients,
+                                   .n_recipient = 1,
+                                   .seed = &seed,
+                                   .passphrase = &passphrase,
+                                   .cost = &cheap,
+                                   .n_threads = 1};
+    tiny_check(st_seal(plain, sealed, &o, &report, &e), &e);
+    write_patterns();
+}
+
+static void make(enum st_dtype dtype)
+{
+    int status;
+    uint8_t p[SCAN_LEN];
+    tiny_mkdir(dir);
+    snprintf(plain, sizeof plain, "%s/plain", dir);
+    snprintf(sealed, sizeof sealed, "%s/m.sealed", dir);
+    snprintf(list, sizeof list, "%s/patterns", dir);
+    pid_t pid = fork();
+    if (pid == 0) {
+        seal(dtype);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    memset(&patterns, 0, sizeof patterns);
+    FILE *f = fopen(list, "rb");
+    assert_non_null(f);
+    while (fread(p, 1, sizeof p, f) == sizeof p) {
+        for (int i = 0; i < SCAN_LEN; i++)
+            p[i] ^= SCAN_XOR;
+        assert_true(scan_add(&patterns, p));
+    }
+    fclose(f);
+    explicit_bzero(p, sizeof p);
+    assert_int_equal(patterns.n, N_PATTERN);
+}
+
+static void clean(void)
+{
+    tiny_rmdir(plain);
+    tiny_rmdir(dir);
+}
+
+/* What the engine does between two tokens: one scan in the middle of a reply, with everything warm. */
+struct watched {
+    struct client c;
+    struct scan_result in_the_middle;
+    int n;
+};
+
+static bool on_token(void *arg, const struct st_sampled *tok)
+{
+    struct watched *w = arg;
+    (void)tok;
+    if (++w->n == SCAN_AT && scan_process(getpid(), &patterns, &w->in_the_middle))
+        tiny_die("cannot read /proc/self/mem");
+    return true;
+}
+
+static void on_end(void *arg, enum st_finish finish, int64_t stop_id, const struct st_err *e)
+{
+    struct watched *w = arg;
+    client_end(&w->c, finish, stop_id, e);
+}
+
+static void run(struct st_engine *en, struct watched *w)
+{
+    uint32_t ids[N_PROMPT];
+    random_ids(ids, N_PROMPT, shape.n_vocab, 3);
+    struct st_request_opts o = client_opts(&w->c, ids, N_PROMPT, N_REPLY);
+    o.on_token = on_token;
+    o.on_end = on_end;
+    o.arg = w;
+    client_submit(&w->c, en, &o);
+    while (st_engine_step(en))
+        ;
+    if (w->n != N_REPLY)
+        fail_msg("%d tokens: %s", w->n, w->c.err.msg);
+}
+
+static void an_open_model_has_them_all_in_its_memory(void **state)
+{
+    struct st_err e = {0};
+    struct st_model *m;
+    struct watched w = {0};
+    (void)state;
+    make(ST_DTYPE_F32);
+    tiny_check(st_model_open(plain, &(struct st_model_opts){.n_threads = 1}, &m, &e), &e);
+    struct st_engine *en = tiny_engine(m, (struct st_engine_opts){0});
+    run(en, &w);
+    print_message("open model: %zu of %zu patterns in ordinary memory\n", w.in_the_middle.n_open, patterns.n);
+    assert_int_equal(w.in_the_middle.n_open, N_PATTERN);
+    st_engine_free(en);
+    st_model_close(m);
+    clean();
+}
+
+static void open_container(struct st_container **c, struct st_vault **v)
+{
+    struct st_err e = {0};
+    struct st_secret passphrase, key = {0};
+    assert_ok(st_container_open(sealed, c, &e), &e);
+    assert_ok(st_secret_init(&passphrase, 4, &e), &e);
+    memcpy(passphrase.p, "open", 4);
+    assert_ok(st_recipient_open(*c, &(struct st_unlock){.passphrase = &passphrase}, &key, &e), &e);
+    assert_ok(st_vault_new(*c, &key, v, &e), &e);
+    st_secret_wipe(&key);
+    st_secret_wipe(&passphrase);
+}
+
+/* percent of the model's bytes as budget; 0 = all of it stays. */
+static void scan_sealed(enum st_dtype dtype, int percent)
+{
+    struct st_err e = {0};
+    struct st_container *c;
+    struct st_vault *v;
+    struct st_model *m;
+    struct st_sealed_store *store;
+    struct st_sealed_store_stats st;
+    struct watched w = {0};
+    struct scan_result after;
+    make(dtype);
+    open_container(&c, &v);
+    const struct st_model_opts mo = {.n_threads = 1, .source = st_vault_source(v), .allow_unlocked = true};
+    assert_ok(st_model_open(sealed, &mo, &m, &e), &e);
+    const struct st_sealed_store_opts so = {
+        .memory = m->matrix_bytes * (uint64_t)percent / 100, .n_threads = 2, .allow_unlocked = true};
+    assert_ok(st_sealed_store_new(v, m, &so, &store, &e), &e);
+    struct st_engine *en = tiny_engine(
+        m, (struct st_engine_opts){.store = st_sealed_store(store), .secret = true, .allow_unlocked = true});
+    run(en, &w);
+    assert_int_equal(scan_process(getpid(), &patterns, &after), 0);
+    st_sealed_store_stats(store, &st);
+    print_message(
+        "sealed, budget %d %%: %zu of %zu patterns in ordinary memory, %zu in areas left out of dumps; %llu of "
+        "%llu bytes read; store in %s\n",
+        percent, w.in_the_middle.n_open, patterns.n, w.in_the_middle.n_apart,
+        (unsigned long long)w.in_the_middle.scanned,
+        (unsigned long long)(w.in_the_middle.scanned + w.in_the_middle.unreadable), st.memory);
+    if (w.in_the_middle.n_open || after.n_open)
+        fail_msg("%zu patterns in %s, %zu after in %s", w.in_the_middle.n_open, w.in_the_middle.where, after.n_open,
+                 after.where);
+    /* They are somewhere: in memory that can be read here, or in memfd_secret's, which not even this process reads so.
+     */
+    assert_true(w.in_the_middle.n_apart || strcmp(st.memory, "memfd_secret") == 0);
+    st_engine_free(en);
+    st_sealed_store_free(store);
+    st_model_close(m);
+    st_vault_free(v);
+    st_container_close(c);
+    clean();
+}
+
+static void a_sealed_model_has_none_outside_of_its_secret_memory(void **state)
+{
+    (void)state;
+    scan_sealed(ST_DTYPE_F32, 0);
+    scan_sealed(ST_DTYPE_BF16, 0);
+}
+
+static void nor_when_weights_are_decrypted_as_they_are_used(void **state)
+{
+    (void)state;
+    scan_sealed(ST_DTYPE_F32, 25);
+    scan_sealed(ST_DTYPE_BF16, 50);
+}
+
+/* The last case: memfd_secret cannot come back. */
+static void nor_in_locked_memory_where_the_kernel_has_no_better(void **state)
+{
+    (void)state;
+    scmp_filter_ctx f = seccomp_init(SCMP_ACT_ALLOW);
+    const int call = seccomp_syscall_resolve_name("memfd_secret");
+    assert_non_null(f);
+    if (call >= 0) {
+        assert_int_equal(seccomp_rule_add(f, SCMP_ACT_ERRNO(ENOSYS), call, 0), 0);
+        assert_int_equal(seccomp_load(f), 0);
+    }
+    seccomp_release(f);
+    scan_sealed(ST_DTYPE_F32, 0);
+    scan_sealed(ST_DTYPE_F32, 25);
+}
+
+static void one_that_lies_about_is_found(void **state)
+{
+    struct scan_result r;
+    (void)state;
+    make(ST_DTYPE_F32);
+    uint8_t *p = malloc(100);
+    for (int i = 0; i < SCAN_LEN; i++)
+        p[41 + i] = patterns.p[500][i] ^ SCAN_XOR;
+    assert_int_equal(scan_process(getpid(), &patterns, &r), 0);
+    assert_int_equal(r.n_open, 1);
+    explicit_bzero(p, 100);
+    assert_int_equal(scan_process(getpid(), &patterns, &r), 0);
+    assert_int_equal(r.n_open, 0);
+    free(p);
+    clean();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_that_lies_about_is_found),
+        cmocka_unit_test(an_open_model_has_them_all_in_its_memory),
+        cmocka_unit_test(a_sealed_model_has_none_outside_of_its_secret_memory),
+        cmocka_unit_test(nor_when_weights_are_decrypted_as_they_are_used),
+        cmocka_unit_test(nor_in_locked_memory_where_the_kernel_has_no_better),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
