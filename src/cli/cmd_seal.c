@@ -13,6 +13,7 @@ enum {
     KEY_ADD,
     KEY_REMOVE,
     KEY_OUT,
+    KEY_CHECK,
 };
 
 static const struct argp_option options[] = {
@@ -28,6 +29,7 @@ static const struct argp_option options[] = {
     {"add", KEY_ADD, "KIND:ARG", 0, "recipients: one more; may be given often", 0},
     {"remove", KEY_REMOVE, "N", 0, "recipients: number N of the list; may be given often", 0},
     {"out", KEY_OUT, "FILE", 0, "recipients: write a new file instead of replacing the old one", 0},
+    {"check", KEY_CHECK, NULL, 0, "inspect: every segment against its digest, which needs no key either", 0},
     {0},
 };
 
@@ -66,6 +68,9 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
     case KEY_OUT:
         o->out = arg;
         return 0;
+    case KEY_CHECK:
+        o->check = true;
+        return 0;
     case KEY_REMOVE:
         if (o->n_drop == ST_RECIPIENTS_MAX)
             return st_fail(e, ST_USAGE, "--remove: at most %d", ST_RECIPIENTS_MAX);
@@ -99,7 +104,7 @@ static int show_policy(const struct st_cli *cli, const struct st_seal_cmd *o, st
 }
 
 /* Which options a verb takes beside those of the frame. */
-enum { TAKES_SEALING = 1, TAKES_CHANGE = 2, TAKES_SIGN_KEY = 4 };
+enum { TAKES_SEALING = 1, TAKES_CHANGE = 2, TAKES_SIGN_KEY = 4, TAKES_CHECK = 8 };
 
 static const struct verb {
     const char *name, *want;
@@ -107,6 +112,7 @@ static const struct verb {
     unsigned takes;
     int (*run)(const struct st_cli *cli, const struct st_seal_cmd *o, struct st_err *e);
 } verbs[] = {
+    {"inspect", "inspect FILE", 2, 2, TAKES_CHECK, st_seal_inspect},
     {"key", "key FILE", 2, 2, 0, st_seal_key},
     {"policy", "policy [NAME]", 1, 2, 0, show_policy},
     {"recipients", "recipients FILE", 2, 2, TAKES_CHANGE | TAKES_SIGN_KEY, st_seal_recipients},
@@ -124,6 +130,8 @@ static int check_options(const struct verb *v, const struct st_seal_cmd *o, stru
                        v->want);
     if (changes && !(v->takes & TAKES_CHANGE))
         return st_fail(e, ST_USAGE, "seal %s: --add, --remove and --out go with `seal recipients FILE`", v->want);
+    if (o->check && !(v->takes & TAKES_CHECK))
+        return st_fail(e, ST_USAGE, "seal %s: --check goes with `seal inspect FILE`", v->want);
     if (o->sign_key && !(v->takes & TAKES_SIGN_KEY))
         return st_fail(e, ST_USAGE, "seal %s: takes no --sign-key", v->want);
     return 0;
@@ -144,7 +152,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 const struct st_cmd st_cmd_seal = {
     .name = "seal",
     .summary = "Encrypt a model or an adapter for machines that are not yours",
-    .args_doc = "SRC DST | key FILE | policy [NAME] | recipients FILE",
+    .args_doc = "SRC DST | inspect FILE | key FILE | policy [NAME] | recipients FILE",
     .min_args = 1,
     .max_args = 3,
     .doc =
@@ -153,13 +161,16 @@ const struct st_cmd st_cmd_seal = {
         "model; what it puts outside lies open, and a worker may compute with it on masked rows. Whoever is a "
         "recipient can run it: `passphrase` (for development), or other kinds (docs/sealed.md). DST is a MODEL: "
         "`sotto serve DST`. It appears when it is complete; a run that was stopped goes on when the same command is "
-        "given. There is no way back: keep SRC. `key` makes a publisher's key, which signs containers and from which "
+        "given. There is no way back: keep SRC. `inspect` says what a container is and who signed it, which needs no "
+        "key "
+        "(-v: every tensor). `key` makes a publisher's key, which signs containers and from which "
         "their keys follow. `policy` prints a preset. `recipients` lists who may open a container, and with --add "
         "and --remove writes another list without touching the weights; that does not revoke what an old copy "
         "gives.",
     .examples = "  sotto seal my-model my-model.sealed --passphrase-file pass\n"
                 "  sotto seal policy paper > my.policy\n"
                 "  sotto seal my-model my-model.sealed --policy my.policy --passphrase-file pass\n"
+                "  sotto seal inspect my-model.sealed --check\n"
                 "  sotto seal recipients my-model.sealed\n"
                 "  sotto seal recipients my-model.sealed --add passphrase --remove 1 --passphrase-file new-pass",
     .shared = ST_CLI_JSON | ST_CLI_THREADS | ST_CLI_UNLOCK | ST_CLI_TOKENIZER,

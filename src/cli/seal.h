@@ -14,12 +14,15 @@ struct st_seal_cmd {
     uint32_t drop[ST_RECIPIENTS_MAX];
     size_t n_drop;
     bool added; /* some came by --add */
+    bool check; /* inspect: the segments, too */
 };
 
 /* SRC DST */
 int st_seal_make(const struct st_cli *cli, const struct st_seal_cmd *o, struct st_err *e) ST_MUST_CHECK;
 /* recipients FILE: lists them, or changes them when --add or --remove is given */
 int st_seal_recipients(const struct st_cli *cli, const struct st_seal_cmd *o, struct st_err *e) ST_MUST_CHECK;
+/* inspect FILE */
+int st_seal_inspect(const struct st_cli *cli, const struct st_seal_cmd *o, struct st_err *e) ST_MUST_CHECK;
 /* key FILE */
 int st_seal_key(const struct st_cli *cli, const struct st_seal_cmd *o, struct st_err *e) ST_MUST_CHECK;
 

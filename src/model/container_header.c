@@ -13,7 +13,8 @@ const char *const st_container_files[] = {
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",   "vocab.json",         "merges.txt",
     "chat_template.jinja",   "chat_template.json",      "adapter_config.json", ST_CONTAINER_LLAMA2C, NULL};
 
-/* A field that must be there and is a string of at most max bytes; control characters would let it forge lines. */
+/* A field that must be there and is a string of at most max bytes; control characters (in UTF-8 also U+0080 to U+009F)
+ * would let it forge lines. */
 static int need_text(const json_t *o, const char *where, const char *key, size_t max, const char **out,
                      struct st_err *e)
 {
@@ -26,7 +27,8 @@ static int need_text(const json_t *o, const char *where, const char *key, size_t
     size_t len = strlen(*out);
     bool plain = len > 0 && len <= max;
     for (size_t i = 0; plain && i < len; i++)
-        plain = (unsigned char)(*out)[i] >= 0x20 && (*out)[i] != 0x7f;
+        plain = (uint8_t)(*out)[i] >= 0x20 && (*out)[i] != 0x7f &&
+                !((uint8_t)(*out)[i] == 0xc2 && (uint8_t)(*out)[i + 1] < 0xa0);
     return plain ? 0 : st_fail(e, ST_VERIFY, "%s: %s: want 1 to %zu bytes of text", where, key, max);
 }
 
