@@ -31,6 +31,7 @@ END
 lib:cmocka libcmocka-dev
 cmd:python3 python3
 cmd:swtpm swtpm
+cmd:tpm2_import tpm2-tools
 cmd:pg_ctlcluster postgresql
 py:ensurepip python3-venv
 END

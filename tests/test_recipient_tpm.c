@@ -588,6 +588,71 @@ static void what_is_made_here_imports_with_tpm2_tools(void **state)
     device_close(&d);
 }
 
+/* ---- the program ---- */
+
+/* Runs `sotto ARGS` where the device's files are; what it printed goes to `said`. */
+static int runs(const struct device *d, const char *args, struct st_buf *said)
+{
+    struct st_err e;
+    const char *bin = getenv("SOTTO_BIN");
+    char cmd[2048], here[512] = "", path[128];
+    if (bin && bin[0] != '/' && !getcwd(here, sizeof here - 1))
+        fail();
+    snprintf(cmd, sizeof cmd, "cd %s && HOME=%s XDG_CONFIG_HOME=%s %s%s%s %s --tcti %s --config= >out 2>&1", d->tpm.dir,
+             d->tpm.dir, d->tpm.dir, here, *here ? "/" : "", bin ? bin : "sotto", args, d->tpm.tcti);
+    int status = system(cmd);
+    snprintf(path, sizeof path, "%s/out", d->tpm.dir);
+    st_buf_clear(said);
+    assert_ok(st_file_read(path, 65536, said, &e), &e);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static void the_program_seals_for_a_device_which_opens_no_older_version(void **state)
+{
+    (void)state;
+    struct device d;
+    struct st_buf said = {0};
+    char args[700], source[400];
+    if (access("models/demo/config.json", F_OK) != 0 || !getenv("SOTTO_BIN") || !getcwd(source, sizeof source)) {
+        print_message("skips: want SOTTO_BIN, and models/demo here\n");
+        return;
+    }
+    if (!device_open(&d))
+        return;
+    assert_int_equal(runs(&d, "seal device --pcrs sha256:7,11 --counter new", &said), 0);
+    assert_non_null(strstr(said.p, "nothing was measured into PCRs sha256:7,11"));
+    assert_int_equal(runs(&d, "seal device -q --pcrs sha256:7,11 --counter 0x01800000", &said), 0);
+    assert_int_equal(rename(strcat(strcpy(args, d.tpm.dir), "/out"), d.file), 0);
+    for (int v = 1; v <= 2; v++) {
+        snprintf(args, sizeof args, "seal %s/models/demo v%d.sealed --recipient tpm:%s --version %d", source, v, d.file,
+                 v);
+        assert_int_equal(runs(&d, args, &said), 0);
+    }
+    assert_int_equal(runs(&d, "seal recipients v2.sealed", &said), 0);
+    assert_non_null(strstr(said.p, "PCRs sha256:7,11, counter 0x01800000 up to"));
+    static const char run[] = "complete v%d.sealed -p Once -n 2 --temp 0 --allow-unlocked";
+    for (int v = 1; v <= 2; v++) {
+        snprintf(args, sizeof args, run, v);
+        if (runs(&d, args, &said))
+            fail_msg("%s", said.p);
+    }
+    snprintf(args, sizeof args, run, 1);
+    assert_int_equal(runs(&d, args, &said), ST_VERIFY);
+    assert_non_null(strstr(said.p, "version 1 is older"));
+    swtpm_extend(&d.tpm, 11);
+    snprintf(args, sizeof args, run, 2);
+    assert_int_equal(runs(&d, args, &said), ST_VERIFY);
+    assert_non_null(strstr(said.p, "PCRs sha256:11 "));
+    assert_int_equal(runs(&d, "seal device --counter 0x81000001", &said), ST_USAGE);
+    assert_int_equal(runs(&d, "seal device --storage-key dsa", &said), ST_USAGE);
+    assert_int_equal(runs(&d, "seal device --version 2", &said), ST_USAGE);
+    st_buf_free(&said);
+    snprintf(args, sizeof args, "rm -rf %s/*", d.tpm.dir);
+    assert_int_equal(system(args), 0);
+    device_close(&d);
+}
+
 int main(void)
 {
     setenv("TSS2_LOG", "all+NONE", 1); /* refusals are expected */
@@ -605,6 +670,7 @@ int main(void)
         cmocka_unit_test(hostile_entries_are_refused_before_a_tpm_is_asked),
         cmocka_unit_test(hostile_devices_are_refused_naming_the_field),
         cmocka_unit_test(what_is_made_here_imports_with_tpm2_tools),
+        cmocka_unit_test(the_program_seals_for_a_device_which_opens_no_older_version),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,6 +14,9 @@ enum {
     KEY_REMOVE,
     KEY_OUT,
     KEY_CHECK,
+    KEY_PCRS,
+    KEY_COUNTER,
+    KEY_STORAGE_KEY,
 };
 
 static const struct argp_option options[] = {
@@ -30,6 +33,12 @@ static const struct argp_option options[] = {
     {"remove", KEY_REMOVE, "N", 0, "recipients: number N of the list; may be given often", 0},
     {"out", KEY_OUT, "FILE", 0, "recipients: write a new file instead of replacing the old one", 0},
     {"check", KEY_CHECK, NULL, 0, "inspect: every segment against its digest, which needs no key either", 0},
+    {"pcrs", KEY_PCRS, "BANK:LIST", 0,
+     "device: PCRs that must have today's values when a container is opened; default: " ST_SEALED_PCRS, 0},
+    {"counter", KEY_COUNTER, "INDEX", 0,
+     "device: and a counter against older versions, as 0x01800000, made if it is not there; `new`: the first free one",
+     0},
+    {"storage-key", KEY_STORAGE_KEY, "KIND", 0, "device: ecc (P-256; default) or rsa (2048 bits)", 0},
     {0},
 };
 
@@ -71,6 +80,15 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
     case KEY_CHECK:
         o->check = true;
         return 0;
+    case KEY_PCRS:
+        o->device_given = true;
+        return st_tpm_pcrs_parse(arg, "--pcrs", &o->device.pcrs, e);
+    case KEY_COUNTER:
+        o->device_given = o->device.counter = true;
+        return st_seal_counter(arg, &o->device.index, e);
+    case KEY_STORAGE_KEY:
+        o->device_given = true;
+        return st_seal_storage_key(arg, &o->device.kind, e);
     case KEY_REMOVE:
         if (o->n_drop == ST_RECIPIENTS_MAX)
             return st_fail(e, ST_USAGE, "--remove: at most %d", ST_RECIPIENTS_MAX);
@@ -104,7 +122,7 @@ static int show_policy(const struct st_cli *cli, const struct st_seal_cmd *o, st
 }
 
 /* Which options a verb takes beside those of the frame. */
-enum { TAKES_SEALING = 1, TAKES_CHANGE = 2, TAKES_SIGN_KEY = 4, TAKES_CHECK = 8 };
+enum { TAKES_SEALING = 1, TAKES_CHANGE = 2, TAKES_SIGN_KEY = 4, TAKES_CHECK = 8, TAKES_DEVICE = 16 };
 
 static const struct verb {
     const char *name, *want;
@@ -112,6 +130,7 @@ static const struct verb {
     unsigned takes;
     int (*run)(const struct st_cli *cli, const struct st_seal_cmd *o, struct st_err *e);
 } verbs[] = {
+    {"device", "device", 1, 1, TAKES_DEVICE, st_seal_device},
     {"inspect", "inspect FILE", 2, 2, TAKES_CHECK, st_seal_inspect},
     {"key", "key FILE", 2, 2, 0, st_seal_key},
     {"policy", "policy [NAME]", 1, 2, 0, show_policy},
@@ -132,6 +151,8 @@ static int check_options(const struct verb *v, const struct st_seal_cmd *o, stru
         return st_fail(e, ST_USAGE, "seal %s: --add, --remove and --out go with `seal recipients FILE`", v->want);
     if (o->check && !(v->takes & TAKES_CHECK))
         return st_fail(e, ST_USAGE, "seal %s: --check goes with `seal inspect FILE`", v->want);
+    if (o->device_given && !(v->takes & TAKES_DEVICE))
+        return st_fail(e, ST_USAGE, "seal %s: --pcrs, --counter and --storage-key go with `seal device`", v->want);
     if (o->sign_key && !(v->takes & TAKES_SIGN_KEY))
         return st_fail(e, ST_USAGE, "seal %s: takes no --sign-key", v->want);
     return 0;
@@ -152,16 +173,19 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 const struct st_cmd st_cmd_seal = {
     .name = "seal",
     .summary = "Encrypt a model or an adapter for machines that are not yours",
-    .args_doc = "SRC DST | inspect FILE | key FILE | policy [NAME] | recipients FILE",
+    .args_doc = "SRC DST | device | inspect FILE | key FILE | policy [NAME] | recipients FILE",
     .min_args = 1,
     .max_args = 3,
     .doc =
         "Writes DST, one file, from SRC: a Hugging Face directory, a llama2.c file, or a directory of a PEFT adapter. "
         "What the policy puts inside is encrypted, and decrypted only in the memory of a process that runs the "
         "model; what it puts outside lies open, and a worker may compute with it on masked rows. Whoever is a "
-        "recipient can run it: `passphrase` (for development), or other kinds (docs/sealed.md). DST is a MODEL: "
+        "recipient can run it: `passphrase` (for development), the TPM of one machine, or other "
+        "kinds (docs/sealed.md). DST is a MODEL: "
         "`sotto serve DST`. It appears when it is complete; a run that was stopped goes on when the same command is "
-        "given. There is no way back: keep SRC. `inspect` says what a container is and who signed it, which needs no "
+        "given. There is no way back: keep SRC. `device` prints what a publisher needs to seal for this machine's TPM "
+        "(--recipient tpm:FILE): run it there yourself. `inspect` says what a container is and who signed it, which "
+        "needs no "
         "key "
         "(-v: every tensor). `key` makes a publisher's key, which signs containers and from which "
         "their keys follow. `policy` prints a preset. `recipients` lists who may open a container, and with --add "
@@ -170,6 +194,8 @@ const struct st_cmd st_cmd_seal = {
     .examples = "  sotto seal my-model my-model.sealed --passphrase-file pass\n"
                 "  sotto seal policy paper > my.policy\n"
                 "  sotto seal my-model my-model.sealed --policy my.policy --passphrase-file pass\n"
+                "  sotto seal device --counter new > device.json\n"
+                "  sotto seal my-model my-model.sealed --recipient tpm:device.json --version 2\n"
                 "  sotto seal inspect my-model.sealed --check\n"
                 "  sotto seal recipients my-model.sealed\n"
                 "  sotto seal recipients my-model.sealed --add passphrase --remove 1 --passphrase-file new-pass",

@@ -3,6 +3,7 @@
 #define ST_CLI_SEAL_H
 
 #include "cli/cli.h"
+#include "protect/sealed/device.h"
 #include "protect/sealed/writer.h"
 
 struct st_seal_cmd {
@@ -15,6 +16,8 @@ struct st_seal_cmd {
     size_t n_drop;
     bool added; /* some came by --add */
     bool check; /* inspect: the segments, too */
+    struct st_sealed_device_opts device;
+    bool device_given; /* one of its options */
 };
 
 /* SRC DST */
@@ -23,6 +26,10 @@ int st_seal_make(const struct st_cli *cli, const struct st_seal_cmd *o, struct s
 int st_seal_recipients(const struct st_cli *cli, const struct st_seal_cmd *o, struct st_err *e) ST_MUST_CHECK;
 /* inspect FILE */
 int st_seal_inspect(const struct st_cli *cli, const struct st_seal_cmd *o, struct st_err *e) ST_MUST_CHECK;
+/* device; and its options */
+int st_seal_device(const struct st_cli *cli, const struct st_seal_cmd *o, struct st_err *e) ST_MUST_CHECK;
+int st_seal_counter(const char *arg, uint32_t *index, struct st_err *e) ST_MUST_CHECK;
+int st_seal_storage_key(const char *arg, enum st_tpm_storage_key *out, struct st_err *e) ST_MUST_CHECK;
 /* key FILE */
 int st_seal_key(const struct st_cli *cli, const struct st_seal_cmd *o, struct st_err *e) ST_MUST_CHECK;
 
