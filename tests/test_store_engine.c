@@ -4,6 +4,8 @@
 
 #include "expect.h"
 
+#include <stdatomic.h>
+
 /* A model whose matrices are with a store that hands out blocks of a few rows, each in memory of its own. */
 struct shelf {
     const struct st_model *whole;
@@ -16,6 +18,9 @@ struct shelf {
     uint32_t n_embed;  /* blocks of the embedding */
     int fail_at;       /* number of the take that fails; 0 = none */
     int n_take;
+    int asked; /* weight that would have to be waited for, -1 */
+    int n_away;
+    atomic_int n_work;
     struct {
         int weight;
         uint32_t row;
@@ -29,12 +34,37 @@ static bool shelf_has(void *ctx, int weight)
     return !s->m.mats[weight].data;
 }
 
+/* Now and then it would wait, and work makes the one block ready that was asked for. */
+static bool shelf_ready(void *ctx, int weight, uint32_t row)
+{
+    struct shelf *s = ctx;
+    bool ready = (row / s->rows + (uint32_t)weight) % 3 != 0;
+    s->asked = ready ? -1 : weight;
+    return ready;
+}
+
+static void shelf_work(void *ctx)
+{
+    struct shelf *s = ctx;
+    if (s->n_out)
+        tiny_die("blocks are still taken while work is done");
+    atomic_fetch_add(&s->n_work, 1);
+}
+
+static void shelf_away(void *ctx)
+{
+    struct shelf *s = ctx;
+    s->n_away++;
+}
+
 static int shelf_take(void *ctx, int weight, uint32_t row, struct st_mat *out, struct st_err *e)
 {
     struct shelf *s = ctx;
     const struct st_mat *w = &s->whole->mats[weight];
     uint32_t n = s->rows - row % s->rows;
     size_t row_bytes = w->n_in * st_dtype_size(w->dtype);
+    if (s->asked >= 0 && !atomic_exchange(&s->n_work, 0))
+        tiny_die("a block is taken that is not ready, and no thread works");
     if (++s->n_take == s->fail_at)
         return st_fail(e, ST_VERIFY, "%s: segment 0: changed", s->whole->plan.weights[weight].name);
     if (n > w->n_out - row)
@@ -68,7 +98,14 @@ static void shelf_give(void *ctx, int weight, uint32_t row)
 static void shelve(struct shelf *s, const struct st_model *whole, uint32_t rows, uint32_t n_hold)
 {
     *s = (struct shelf){.whole = whole, .m = *whole, .rows = rows};
-    s->store = (struct st_store){.ctx = s, .n_hold = n_hold, .has = shelf_has, .take = shelf_take, .give = shelf_give};
+    s->store = (struct st_store){.ctx = s,
+                                 .n_hold = n_hold,
+                                 .has = shelf_has,
+                                 .ready = shelf_ready,
+                                 .work = shelf_work,
+                                 .away = shelf_away,
+                                 .take = shelf_take,
+                                 .give = shelf_give};
     s->mats = calloc((size_t)whole->plan.n_weight, sizeof *s->mats);
     for (int i = 0; i < whole->plan.n_weight; i++) {
         s->mats[i] = whole->mats[i];
@@ -159,6 +196,7 @@ static void logits_equal_those_of_the_model_in_memory_to_the_bit(void **state)
                     listen_to(got, &s.m, &o);
                     compare(models[k].name, want, got);
                     assert_int_equal(s.n_out, 0);
+                    assert_int_equal(s.n_away, 1);
                     assert_true(s.most_out <= s.store.n_hold);
                     free(s.mats);
                     o.store = NULL;

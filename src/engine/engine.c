@@ -46,6 +46,7 @@ struct want {
 
 struct st_engine {
     const struct st_model *m;
+    const struct st_store *store;
     struct st_kv kv;
     struct st_exec *exec;
     struct st_sampler *sampler;
@@ -127,6 +128,7 @@ int st_engine_new(const struct st_model *m, const struct st_engine_opts *o, stru
     if (st_alloc(&en, 1, sizeof *en, "engine", e))
         return e->code;
     en->m = m;
+    en->store = o->store;
     en->filter = o->filter;
     struct st_boundary *b = o->boundary ? o->boundary : &en->local;
     if (size_ctx(en, o, e) || size_kv(en, o, &n_block, e) || st_kv_init(&en->kv, &m->config, o->kv_dtype, n_block, e))
@@ -554,6 +556,8 @@ size_t st_engine_step(struct st_engine *en)
                 if (en->run[i]->take && !en->run[i]->ended)
                     mark_end(en->run[i], ST_FINISH_ERROR);
         reap_ended(en, &e);
+        if (en->store && !en->n_run)
+            en->store->away(en->store->ctx);
     }
     return (size_t)en->n_run + en->n_wait;
 }

@@ -312,6 +312,8 @@ static int run_linear(struct st_exec *x, const struct st_area *slot, int i, int 
         outs[k] = (struct st_trusted){.p = slot[ops[k].out].p, .n_row = n_row, .width = p->slot_width[ops[k].out]};
     if (is_stored(x, ops, n_op))
         return st_stored_linear(x->store, x->compute, ops, n_op, x->m->mats, &in, outs, e);
+    if (x->store && ops->place == ST_PLACE_UNTRUSTED)
+        x->store->away(x->store->ctx);
     return st_boundary_linear(x->boundary, x->compute, p, ops, n_op, x->m->mats, &in, outs, e);
 }
 

@@ -33,13 +33,30 @@ static void compute(struct batch *b)
     give_all(b);
 }
 
+static void work_part(void *arg, int thread, int n_threads)
+{
+    const struct st_store *s = arg;
+    (void)thread;
+    (void)n_threads;
+    s->work(s->ctx);
+}
+
+/* All threads that compute make what is asked for ready, and what comes behind it. */
+static void work(const struct st_store *s, struct st_compute *c)
+{
+    st_pool_run(st_compute_pool(c), work_part, (void *)(uintptr_t)s);
+}
+
 /* The next block of an op, from row `row` on; *row moves behind it. */
 static int add(struct batch *b, const struct st_plan_op *op, const struct st_mat *mats, const struct st_trusted *out,
                uint32_t *row, struct st_err *e)
 {
     const struct st_mat *whole = &mats[op->weight];
-    if (b->n == MAX_BLOCKS || b->n_held == b->store->n_hold)
+    bool wait = !whole->data && !b->store->ready(b->store->ctx, op->weight, *row);
+    if (wait || b->n == MAX_BLOCKS || b->n_held == b->store->n_hold)
         compute(b);
+    if (wait)
+        work(b->store, b->compute);
     struct st_mat *block = &b->blocks[b->n];
     *block = *whole;
     b->from[b->n].weight = -1;
@@ -95,6 +112,8 @@ int st_stored_embed(const struct st_store *s, struct st_compute *c, const struct
     uint32_t first = 0, id = 0;
     while (next_id(in, first, &id)) {
         struct st_mat block;
+        if (!s->ready(s->ctx, op->weight, id))
+            work(s, c);
         if (s->take(s->ctx, op->weight, id, &block, e))
             return e->code;
         for (uint32_t r = 0; r < in->n_row; r++)

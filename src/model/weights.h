@@ -22,15 +22,21 @@ struct st_source {
     bool (*readable)(void *ctx, const struct st_tensor *t);
 };
 
+/* All of it is called by the engine's thread, but work. A step asks in the order of the plan; asking elsewhere is
+ * slower, not wrong. */
 struct st_store {
     void *ctx;
     uint32_t n_hold; /* how many blocks may be taken and not given back yet, at least 1 */
     bool (*has)(void *ctx, int weight);
+    /* Whether take would not wait. If it would: give everything back and let all threads work, then take. */
+    bool (*ready)(void *ctx, int weight, uint32_t row);
+    void (*work)(void *ctx); /* a share of what is asked for and of what comes next; any thread */
     /* Rows of weight i (index into the plan) from `row` on, as many as lie together; out->n_out says how many. They
-     * stay until give. The engine's thread only; may wait. A step asks in the order of the plan; asking elsewhere is
-     * slower, not wrong; asking for a block that is not given back yet is wrong. VERIFY names the tensor. */
+     * stay until give; a block is not taken again before. VERIFY names the tensor. */
     int (*take)(void *ctx, int weight, uint32_t row, struct st_mat *out, struct st_err *e);
     void (*give)(void *ctx, int weight, uint32_t row); /* what take was asked for */
+    /* The engine turns to something else that leaves processors idle: threads of the store go ahead, until it asks. */
+    void (*away)(void *ctx);
 };
 
 #endif

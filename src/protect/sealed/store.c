@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#define WORK_PARTS 2
 #define HOLD_ALL 64 /* blocks at once where nothing passes through slots */
 
 enum slot_state {
@@ -36,15 +37,18 @@ struct st_sealed_store {
     pthread_t *threads;
 
     pthread_mutex_t lock;
-    pthread_cond_t work, done; /* for the threads: a slot or the place of the step has changed; for the engine */
+    pthread_cond_t work, done; /* for the threads: they may go ahead; for the engine: a part is there */
     struct slot slots[ST_PARTS_SLOTS_MAX];
     int *slot_of; /* [n_part], -1 = in none */
     int at;       /* the use in the order that comes next */
     int section;  /* of the expert that runs, -1 */
+    int asked;    /* the part that the engine waits for, -1 */
+    bool away;    /* the engine does something else */
     bool stop;
     uint64_t held, peak; /* bytes decrypted in slots, and the most of them */
     uint64_t n_segment, n_byte, n_wait;
     double wait_s, decrypt_s;
+    double waiting_since; /* of the engine, 0 = it does not */
 };
 
 /* What all threads do once, before the first step. */
@@ -132,10 +136,17 @@ static void fill(struct st_sealed_store *s, int i, int part)
     pthread_cond_signal(&s->done);
 }
 
-/* Decrypts the first part ahead that is in no slot. False: there is nothing to do, or no room for it. */
+/* Decrypts what is asked for, or else the first part ahead that is in no slot. False: there is nothing to do, or no
+ * room for it. */
 static bool go_ahead(struct st_sealed_store *s)
 {
     int at = s->at;
+    if (s->asked >= 0 && s->slot_of[s->asked] < 0) {
+        int slot = find_slot(s, -1);
+        if (slot >= 0)
+            fill(s, slot, s->asked);
+        return slot >= 0;
+    }
     for (int i = 0; i < s->p.n_slot && i < s->p.n_order; i++) {
         const struct st_part_use *use = &s->p.order[at];
         if (use->section >= 0 && use->section != s->section) {
@@ -155,39 +166,39 @@ static bool go_ahead(struct st_sealed_store *s)
     return false;
 }
 
+/* Threads of its own go ahead only while the engine is away: otherwise they would take processors from the threads that
+ * compute, one of which then holds up all others. Those decrypt by themselves (work). */
 static void *run(void *arg)
 {
     struct st_sealed_store *s = arg;
     pthread_mutex_lock(&s->lock);
     while (!s->stop)
-        if (!go_ahead(s))
+        if (!s->away || !go_ahead(s))
             pthread_cond_wait(&s->work, &s->lock);
     pthread_mutex_unlock(&s->lock);
     return NULL;
 }
 
-/* Waits until a part is in a slot, decrypting meanwhile: itself, or what comes next. */
-static int wait_for(struct st_sealed_store *s, int part)
+static void away(void *ctx)
 {
-    for (;;) {
-        int i = s->slot_of[part];
-        if (i >= 0 && s->slots[i].state == SLOT_READY)
-            return i;
-        if (i < 0 && (i = find_slot(s, -1)) >= 0)
-            fill(s, i, part);
-        else if (!go_ahead(s))
-            pthread_cond_wait(&s->done, &s->lock);
-    }
+    struct st_sealed_store *s = ctx;
+    if (!s->n_started)
+        return;
+    pthread_mutex_lock(&s->lock);
+    s->away = true;
+    pthread_cond_broadcast(&s->work);
+    pthread_mutex_unlock(&s->lock);
 }
 
-/* The engine asks for a use; the threads notice only when it is not the one that they expect. */
-static void move_to(struct st_sealed_store *s, int position)
+/* Few parts at a time: what one thread does is soon over, and what was decrypted is still in a cache when it is used.
+ */
+static void work(void *ctx)
 {
-    if (s->at == position)
-        return;
-    s->at = position;
-    s->section = s->p.order[position].section;
-    pthread_cond_broadcast(&s->work);
+    struct st_sealed_store *s = ctx;
+    pthread_mutex_lock(&s->lock);
+    for (int i = 0; i < WORK_PARTS && go_ahead(s); i++)
+        ;
+    pthread_mutex_unlock(&s->lock);
 }
 
 static bool has(void *ctx, int weight)
@@ -208,6 +219,36 @@ static void take_kept(const struct st_sealed_store *s, uint32_t part, uint32_t r
     out->n_out = end - row;
 }
 
+static bool is_ready(const struct st_sealed_store *s, int part)
+{
+    int i = s->slot_of[part];
+    return i >= 0 && s->slots[i].state == SLOT_READY;
+}
+
+static bool ready(void *ctx, int weight, uint32_t row)
+{
+    struct st_sealed_store *s = ctx;
+    uint32_t part = st_parts_find(&s->p, weight, row);
+    const struct st_part *p = &s->p.parts[part];
+    if (p->kept)
+        return true;
+    pthread_mutex_lock(&s->lock);
+    /* Rows of the embedding are asked for out of order, also where the head has the same matrix. */
+    if (p->position >= 0 && s->m->plan.weights[weight].role != ST_ROLE_EMBED) {
+        s->at = p->position;
+        s->section = s->p.order[s->at].section;
+    }
+    s->away = false;
+    s->asked = (int)part;
+    bool there = is_ready(s, (int)part);
+    if (!there) {
+        s->n_wait++;
+        s->waiting_since = st_now();
+    }
+    pthread_mutex_unlock(&s->lock);
+    return there;
+}
+
 static int take(void *ctx, int weight, uint32_t row, struct st_mat *out, struct st_err *e)
 {
     struct st_sealed_store *s = ctx;
@@ -221,17 +262,12 @@ static int take(void *ctx, int weight, uint32_t row, struct st_mat *out, struct 
         return 0;
     }
     pthread_mutex_lock(&s->lock);
-    /* Rows of the embedding are asked for out of order, also where the head has the same matrix. */
-    bool in_order = p->position >= 0 && s->m->plan.weights[weight].role != ST_ROLE_EMBED;
-    if (in_order)
-        move_to(s, p->position);
+    bool next = s->asked == (int)part && s->at == p->position;
+    s->asked = (int)part;
+    while (!is_ready(s, (int)part))
+        if (!go_ahead(s))
+            pthread_cond_wait(&s->done, &s->lock);
     int i = s->slot_of[part];
-    if (i < 0 || s->slots[i].state != SLOT_READY) {
-        double start = st_now();
-        i = wait_for(s, (int)part);
-        s->wait_s += st_now() - start;
-        s->n_wait++;
-    }
     if (s->slots[i].err.code) {
         *e = s->slots[i].err;
         rc = e->code;
@@ -241,8 +277,12 @@ static int take(void *ctx, int weight, uint32_t row, struct st_mat *out, struct 
         out->data = slot_data(s, i) + (size_t)(row - p->row) * m->row_bytes;
         out->n_out = p->row + p->n_row - row;
     }
-    if (in_order)
+    if (next)
         s->at = (p->position + 1) % s->p.n_order;
+    s->asked = -1;
+    if (s->waiting_since > 0)
+        s->wait_s += st_now() - s->waiting_since;
+    s->waiting_since = 0;
     pthread_mutex_unlock(&s->lock);
     return rc;
 }
@@ -255,7 +295,6 @@ static void give(void *ctx, int weight, uint32_t row)
         return;
     pthread_mutex_lock(&s->lock);
     empty(s, s->slot_of[part]);
-    pthread_cond_signal(&s->work);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -330,7 +369,8 @@ int st_sealed_store_new(struct st_vault *v, const struct st_model *m, const stru
     *out = NULL;
     if (st_alloc(&s, 1, sizeof *s, "sealed weights", e))
         return e->code;
-    *s = (struct st_sealed_store){.vault = v, .m = m, .section = -1, .n_threads = o->n_threads};
+    *s = (struct st_sealed_store){
+        .vault = v, .m = m, .section = -1, .asked = -1, .away = true, .n_threads = o->n_threads};
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->work, NULL);
     pthread_cond_init(&s->done, NULL);
@@ -340,8 +380,14 @@ int st_sealed_store_new(struct st_vault *v, const struct st_model *m, const stru
         goto fail;
     for (int i = 0; i < s->p.n_part; i++)
         s->slot_of[i] = -1;
-    s->api = (struct st_store){
-        .ctx = s, .n_hold = s->p.n_slot ? (uint32_t)s->p.n_slot / 2 : HOLD_ALL, .has = has, .take = take, .give = give};
+    s->api = (struct st_store){.ctx = s,
+                               .n_hold = s->p.n_slot ? (uint32_t)s->p.n_slot : HOLD_ALL,
+                               .has = has,
+                               .ready = ready,
+                               .work = work,
+                               .take = take,
+                               .give = give,
+                               .away = away};
     if (fill_all_kept(s, &s->n_threads, e) ||
         st_alloc(&s->threads, (size_t)s->n_threads, sizeof *s->threads, "threads", e) || start_threads(s, e))
         goto fail;
