@@ -153,7 +153,7 @@ static int hold_files(const struct st_sandbox *s, struct st_sandbox_state *out, 
 static const char *const allowed[] = {
     /* reading and writing what is open */
     "read", "write", "readv", "writev", "pread64", "pwrite64", "lseek", "close", "close_range", "dup", "dup2", "dup3",
-    "fcntl", "fstat", "getdents64",
+    "fcntl", "fstat", "fstatfs", "getdents64",
     /* looking at names */
     "stat", "lstat", "newfstatat", "statx", "access", "faccessat", "faccessat2", "readlink", "readlinkat",
     /* sockets */
@@ -224,7 +224,6 @@ static const char *const refused[] = {"execve",
                                       "mlockall",
                                       "setrlimit",
                                       "statfs",
-                                      "fstatfs",
                                       "getcwd",
                                       "fsync",
                                       "fdatasync",

@@ -166,13 +166,13 @@ void st_sealed_json(const struct st_sealed_side *s, struct st_buf *b)
                 m.bytes, m.resident, m.ring);
 }
 
-const char *st_sealed_warning(const struct st_sealed_side *s)
+const char *st_sealed_warning(const struct st_sealed_side *s, bool swaps)
 {
     struct st_sealed_store_stats m;
-    if (!s->store)
+    if (!s->store || !swaps)
         return NULL;
     st_sealed_store_stats(s->store, &m);
-    return strcmp(m.memory, "unlocked")
-               ? NULL
-               : "decrypted weights lie in memory that is not locked: they may reach a swap area";
+    if (strcmp(m.memory, "unlocked") != 0)
+        return NULL;
+    return "decrypted weights lie in memory that is not locked: they may reach a swap area";
 }

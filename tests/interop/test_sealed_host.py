@@ -13,6 +13,7 @@ import pathlib
 import random
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -283,13 +284,20 @@ def test_no_weight_lies_outside_of_the_secret_memory(place, serve):
         assert got["unreadable"] or got["apart"]
 
 
-def test_a_worker_never_has_what_lies_inside(place, serve):
-    address = f"unix:{place}/worker"
+def start_worker(place, address):
     w = subprocess.Popen([WORKER, "--model", place / "paper.sealed", "--listen", address, "--threads", "1", "--json",
                           "--quiet", "--config="], stdout=subprocess.PIPE, text=True, env=ENV)
+    assert w.stdout.readline()
+    kind, where = address.split(":", 1)
+    if kind in ("unix", "shm"):
+        os.chown(where, USER, USER)
+    return w
+
+
+def test_a_worker_never_has_what_lies_inside(place, serve):
+    address = f"unix:{place}/worker"
+    w = start_worker(place, address)
     try:
-        assert w.stdout.readline()
-        os.chown(place / "worker", USER, USER)
         s = serve(place / "paper.sealed", "--passphrase-file", place / "pass", "--worker", address, "--scheme", "otp",
                   "--pad-memory", "24M")
         assert s.about["protection"] == "sealed" and s.ask()
@@ -318,6 +326,39 @@ def test_what_root_reads_is_said(place, server, capsys):
 
 
 # ---- the sandbox ----
+
+@pytest.mark.parametrize("kind", ["tcp", "shm"])
+def test_a_worker_that_comes_back_is_found_again_from_inside(kind, place, serve):
+    """By name over TCP (the resolver's files are read again), and by a new piece of shared memory."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    listen, name = {"tcp": (f"tcp://127.0.0.1:{port}", f"tcp://localhost:{port}"),
+                    "shm": (f"shm:{place}/shm", f"shm:{place}/shm")}[kind]
+    w = start_worker(place, listen)
+    try:
+        s = serve(place / "paper.sealed", "--passphrase-file", place / "pass", "--worker", name, "--scheme", "otp",
+                  "--pad-memory", "24M")
+        first = s.ask()
+        w.kill()
+        w.wait()
+        w.stdout.close()
+        with pytest.raises(OSError):
+            s.ask()
+        w = start_worker(place, listen)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                assert s.ask() == first
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+    finally:
+        w.kill()
+        w.wait()
+        w.stdout.close()
+
 
 def test_every_thread_is_in_the_sandbox_before_the_first_request(server):
     tasks = list(pathlib.Path(f"/proc/{server.pid}/task").iterdir())
