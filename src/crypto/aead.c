@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#define PIECE ((size_t)16 << 10)
+#define PIECE ((size_t)4 << 10)
 
 static bool begin(EVP_CIPHER_CTX *ctx, int seal, const uint8_t *key, const uint8_t *nonce, const void *ad,
                   size_t ad_len)
