@@ -1,6 +1,6 @@
 /* A model opened from a sealed container is the model that was sealed: its config, plan and vectors, what lies outside
  * as it is or as int8, what lies inside through the vault, in locked memory where it is copied. */
-#include "expect.h"
+#include "container_make.h"
 #include "harness.h"
 #include "model/chat.h"
 #include "model/digest.h"
@@ -236,6 +236,27 @@ static void what_cannot_be_is_refused_by_name(void **state)
     unseal(&s);
 }
 
+static void an_adapter_is_no_model(void **state)
+{
+    (void)state;
+    static const char config[] = "{}";
+    const struct made_entry entry = {
+        .name = "adapter_config.json", .data = config, .bytes = 2, .segment_bytes = ST_CONTAINER_SEGMENT};
+    struct made made = {.seed = {1}, .id = {2}, .version = 1, .kind = "adapter", .entries = &entry, .n = 1};
+    struct sealed s = {0};
+    struct st_buf b = {0};
+    struct st_model *m;
+    struct st_err e = {0};
+    tiny_mkdir(s.dir);
+    made_container(&made, &b);
+    tiny_save(s.dir, "a", b.p, b.len);
+    snprintf(s.file, sizeof s.file, "%s/a", s.dir);
+    expect_refusal(st_model_open(s.file, NULL, &m, &e), &e, ST_INPUT, "is an adapter, not a model");
+    st_secret_wipe(&made.content_key);
+    st_buf_free(&b);
+    tiny_rmdir(s.dir);
+}
+
 /* Bytes of the file change after it was opened: found when the model is read, by name. */
 static void what_changes_after_opening_is_found(void **state)
 {
@@ -344,6 +365,7 @@ int main(void)
         cmocka_unit_test(what_lies_outside_becomes_int8_for_a_worker),
         cmocka_unit_test(a_worker_serves_what_lies_outside_and_no_more),
         cmocka_unit_test(what_cannot_be_is_refused_by_name),
+        cmocka_unit_test(an_adapter_is_no_model),
         cmocka_unit_test(what_changes_after_opening_is_found),
         cmocka_unit_test(texts_are_those_of_the_container),
         cmocka_unit_test(a_llama2c_model_keeps_its_order_of_rows),
