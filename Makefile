@@ -29,6 +29,7 @@ bench: deps-bench build
 	@.venv/bin/python bench/engine_vs_llamacpp.py
 	@.venv/bin/python bench/obfuscated_vs_plain.py
 	@.venv/bin/python bench/masked_vs_plain.py
+	@.venv/bin/python bench/sealed_vs_plain.py
 	@.venv/bin/python bench/confidential_vs_direct.py
 	@cmake --build --preset release --target bench_gemm
 	@.venv/bin/python bench/obfuscate_rate.py

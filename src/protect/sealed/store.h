@@ -1,8 +1,12 @@
 /* The matrices of a container that lie inside, in memory while the model runs, within a budget. As many as fit stay
  * decrypted (what every step reads first; at the least two segments are left for the rest); the others are decrypted
- * ahead of use by threads of its own, segment by segment, in the order of the plan, into a ring of locked memory, and
- * overwritten by what comes next. Of the routed experts those that the step takes, of the embedding the segments with
- * its tokens, are decrypted when they are asked for. Everything decrypted lies in the store's own locked memory. */
+ * ahead of use, segment by segment, in the order of the plan, into slots, and overwritten by what comes next. Of the
+ * routed experts those that the step takes, of the embedding the segments with its tokens, are decrypted when they are
+ * asked for. Everything decrypted lies in the store's own locked memory.
+ *
+ * The threads that compute take turns: some segments are decrypted by all of them, then computed with by all of them,
+ * while they are still in a cache. While the engine waits for a worker, or has nothing to do, threads of the store go
+ * ahead as far as there are slots. */
 #ifndef ST_PROTECT_SEALED_STORE_H
 #define ST_PROTECT_SEALED_STORE_H
 
@@ -14,7 +18,7 @@ struct st_sealed_store;
 
 struct st_sealed_store_opts {
     uint64_t memory; /* budget of decrypted matrices in bytes; 0 = all of them */
-    int n_threads;   /* that decrypt; 0 = as many as compute */
+    int n_threads;   /* that decrypt while the engine does not compute; 0 = one for each processor */
     bool allow_unlocked;
 };
 /* The model was opened from the vault's source and is borrowed until free, as is the vault. MEMORY/USAGE: the budget is
