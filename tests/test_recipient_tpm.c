@@ -1,7 +1,7 @@
 /* Content keys for the TPM of one device (swtpm): which TPM gives them out, in which state, for which version; and what
  * becomes of wraps that were moved, changed or made up. Without swtpm or tpm2-tss what needs them says so and passes.
  */
-#include "attest/tpm_duplicate.h"
+#include "attest/enroll.h"
 #include "base/file.h"
 #include "crypto/digest.h"
 #include "expect.h"
@@ -9,6 +9,8 @@
 #include "protect/sealed/recipient.h"
 #include "swtpm.h"
 #include "text/base64.h"
+
+#include <time.h>
 
 extern const struct st_recipient_kind st_recipient_tpm;
 
@@ -515,6 +517,125 @@ static void hostile_devices_are_refused_naming_the_field(void **state)
     device_close(&d);
 }
 
+/* ---- certified devices ---- */
+
+/* What `sotto enroll here` does. */
+static void certify_ak(const struct device *d, const struct st_enroll_ca *ca, struct st_buf *pem)
+{
+    struct st_tpm_device *t;
+    struct st_buf asked = {0}, granted = {0};
+    struct st_err e;
+    uint8_t ek[32];
+    const struct st_enroll_trust trust = {.digest = ek};
+    assert_ok(st_tpm_device_open(d->tpm.tcti, NULL, &t, &e), &e);
+    assert_ok(st_enroll_request(t, &asked, &e), &e);
+    assert_ok(st_enroll_ek_digest(asked.p, asked.len, ek, &e), &e);
+    assert_ok(st_enroll_grant(ca, asked.p, asked.len, &trust, time(NULL), 30, &granted, &e), &e);
+    assert_ok(st_enroll_accept(t, granted.p, granted.len, pem, &e), &e);
+    st_tpm_device_close(t);
+    st_buf_free(&asked);
+    st_buf_free(&granted);
+}
+
+static int wraps_below(const struct device *d, const char *roots, struct st_err *e)
+{
+    json_t *entry = NULL;
+    const struct st_wrap_to to = {.id = id, .version = 1, .content_key = &d->key, .arg = d->file, .tpm_roots = roots};
+    int rc = st_recipient_tpm.wrap(&to, &entry, e);
+    json_decref(entry);
+    return rc;
+}
+
+/* The device's file with one field of another text. */
+static void put_edited(const struct device *d, const char *object, const char *field, json_t *value)
+{
+    json_t *o = json_loadb(d->json.p, d->json.len, 0, NULL);
+    assert_non_null(value);
+    assert_int_equal(json_object_set_new(object ? json_object_get(o, object) : o, field, value), 0);
+    assert_int_equal(json_dump_file(o, d->file, 0), 0);
+    json_decref(o);
+}
+
+static void flip_edited(const struct device *d, const char *field, size_t at)
+{
+    struct st_buf b = {0}, text = {0};
+    struct st_err e;
+    json_t *o = json_loadb(d->json.p, d->json.len, 0, NULL);
+    assert_ok(st_json_base64(json_object_get(o, "certified"), "certified", field, &b, &e), &e);
+    b.p[at < b.len ? at : b.len - 1] ^= 1;
+    st_base64_encode(b.p, b.len, &text);
+    put_edited(d, "certified", field, json_stringn(text.p, text.len));
+    json_decref(o);
+    st_buf_free(&b);
+    st_buf_free(&text);
+}
+
+static void a_storage_key_is_believed_below_the_publishers_roots_only(void **state)
+{
+    (void)state;
+    struct device d, other;
+    struct st_enroll_ca ca, stranger;
+    struct st_err e;
+    struct st_buf pem = {0};
+    char dir[96], strange[96], root[128], strange_root[128], cmd[256];
+    if (!device_open(&d))
+        return;
+    assert_true(device_open(&other));
+    snprintf(dir, sizeof dir, "%s.ca", d.tpm.dir);
+    snprintf(strange, sizeof strange, "%s.ca", other.tpm.dir);
+    snprintf(root, sizeof root, "%s/ca.pem", dir);
+    snprintf(strange_root, sizeof strange_root, "%s/ca.pem", strange);
+    assert_ok(st_enroll_ca_open(dir, true, &ca, &e), &e);
+    assert_ok(st_enroll_ca_open(strange, true, &stranger, &e), &e);
+    certify_ak(&d, &ca, &pem);
+    expect_refusal(wraps_below(&d, root, &e), &e, ST_VERIFY, "not certified");
+    for (int rsa = 0; rsa < 2; rsa++) {
+        struct st_sealed_device_opts o = asks(&d);
+        o.kind = rsa ? ST_TPM_STORAGE_RSA : ST_TPM_STORAGE_ECC;
+        o.certificates = (struct st_span){(uint8_t *)pem.p, pem.len};
+        assert_true(reads(&d, &o));
+        assert_ok(wraps_below(&d, root, &e), &e);
+        assert_ok(wraps_below(&d, NULL, &e), &e);
+        expect_refusal(wraps_below(&d, strange_root, &e), &e, ST_VERIFY, "certified");
+        expect_refusal(wraps_below(&d, "/nowhere/ca.pem", &e), &e, ST_IO, "/nowhere");
+        flip_edited(&d, "statement", 0);
+        expect_refusal(wraps_below(&d, root, &e), &e, ST_VERIFY, "certified");
+        flip_edited(&d, "statement", 90);
+        expect_refusal(wraps_below(&d, root, &e), &e, ST_VERIFY, "certified");
+        flip_edited(&d, "signature", 40);
+        expect_refusal(wraps_below(&d, root, &e), &e, ST_VERIFY, "certified");
+        put_edited(&d, "certified", "certificates", json_string("none"));
+        expect_refusal(wraps_below(&d, root, &e), &e, ST_VERIFY, "certificates");
+        /* Another key in its place. */
+        json_t *its = json_loadb(other.json.p, other.json.len, 0, NULL);
+        put_edited(&d, NULL, "storage_key", json_incref(json_object_get(its, "storage_key")));
+        json_decref(its);
+        expect_refusal(wraps_below(&d, root, &e), &e, ST_VERIFY, "it is about another key");
+    }
+    /* A quote is no certificate of a key, though the same key signs it. */
+    struct st_tpm_device *t;
+    struct st_buf quote = {0}, signature = {0};
+    uint8_t digest[32] = {0};
+    assert_ok(st_tpm_device_open(d.tpm.tcti, NULL, &t, &e), &e);
+    assert_ok(st_tpm_device_quote(t, digest, 1, &quote, &signature, digest, &e), &e);
+    st_tpm_device_close(t);
+    json_t *o = json_loadb(d.json.p, d.json.len, 0, NULL);
+    set_bytes(json_object_get(o, "certified"), "statement", (uint8_t *)quote.p, quote.len);
+    set_bytes(json_object_get(o, "certified"), "signature", (uint8_t *)signature.p, signature.len);
+    assert_int_equal(json_dump_file(o, d.file, 0), 0);
+    json_decref(o);
+    expect_refusal(wraps_below(&d, root, &e), &e, ST_VERIFY, "of type certify");
+    st_buf_free(&quote);
+    st_buf_free(&signature);
+    st_buf_free(&pem);
+    st_enroll_ca_free(&ca);
+    st_enroll_ca_free(&stranger);
+    snprintf(cmd, sizeof cmd, "rm -r %s %s", dir, strange);
+    assert_int_equal(system(cmd), 0);
+    device_close(&d);
+    device_close(&other);
+}
+
 /* ---- another implementation ---- */
 
 static void write_field(const struct device *d, const json_t *entry, const char *field, bool sized)
@@ -669,6 +790,7 @@ int main(void)
         cmocka_unit_test(flipped_and_cut_bytes_of_a_wrap_are_refused),
         cmocka_unit_test(hostile_entries_are_refused_before_a_tpm_is_asked),
         cmocka_unit_test(hostile_devices_are_refused_naming_the_field),
+        cmocka_unit_test(a_storage_key_is_believed_below_the_publishers_roots_only),
         cmocka_unit_test(what_is_made_here_imports_with_tpm2_tools),
         cmocka_unit_test(the_program_seals_for_a_device_which_opens_no_older_version),
     };

@@ -1,5 +1,4 @@
 #include "attest/tpm_device.h"
-#include "attest/tpm_link.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -250,6 +249,34 @@ int st_tpm_device_quote(struct st_tpm_device *d, const uint8_t *data, size_t len
     return bad;
 }
 
+int st_tpm_device_certify(struct st_tpm_device *d, enum st_tpm_storage_key key, struct st_buf *attest,
+                          struct st_buf *signature, struct st_err *e)
+{
+    const TPMT_SIG_SCHEME keys_own = {.scheme = TPM2_ALG_NULL};
+    ESYS_TR storage = ESYS_TR_NONE;
+    TPM2B_ATTEST *statement = NULL;
+    TPMT_SIGNATURE *sig = NULL;
+    uint8_t area[ST_TPM_AREA_MAX], bytes[sizeof(TPMT_SIGNATURE)];
+    size_t area_len, n = 0;
+    int bad = st_tpm_link_storage(&d->link, key, &storage, area, &area_len, e);
+    if (!bad) {
+        TSS2_RC rc = Esys_Certify(d->link.esys, storage, d->ak, ESYS_TR_PASSWORD, ESYS_TR_PASSWORD, ESYS_TR_NONE,
+                                  &no_info, &keys_own, &statement, &sig);
+        if (!rc)
+            rc = Tss2_MU_TPMT_SIGNATURE_Marshal(sig, bytes, sizeof bytes, &n);
+        bad = rc ? st_tpm_fail(rc, "certifying the storage key", e) : 0;
+    }
+    if (storage != ESYS_TR_NONE)
+        (void)Esys_FlushContext(d->link.esys, storage);
+    if (!bad) {
+        st_buf_add(attest, statement->attestationData, statement->size);
+        st_buf_add(signature, bytes, n);
+    }
+    Esys_Free(statement);
+    Esys_Free(sig);
+    return bad;
+}
+
 /* ---- credentials ---- */
 
 /* A session that may use the endorsement key. */
@@ -347,6 +374,13 @@ int st_tpm_device_quote(struct st_tpm_device *d, const uint8_t *data, size_t len
                         struct st_buf *signature, uint8_t digest[32], struct st_err *e)
 {
     (void)d, (void)data, (void)len, (void)attest, (void)signature, (void)digest;
+    return st_tpm_absent(e);
+}
+
+int st_tpm_device_certify(struct st_tpm_device *d, enum st_tpm_storage_key key, struct st_buf *attest,
+                          struct st_buf *signature, struct st_err *e)
+{
+    (void)d, (void)key, (void)attest, (void)signature;
     return st_tpm_absent(e);
 }
 

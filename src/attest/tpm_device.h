@@ -13,7 +13,7 @@
 #ifndef ST_ATTEST_TPM_DEVICE_H
 #define ST_ATTEST_TPM_DEVICE_H
 
-#include "base/buf.h"
+#include "attest/tpm_link.h"
 
 #define ST_TPM_QUOTED_PCRS 15 /* 0 to 14: firmware, boot loader, kernel, and what systemd and shim add */
 #define ST_TPM_SECRET_MAX 64
@@ -46,6 +46,11 @@ int st_tpm_device_state(struct st_tpm_device *d, struct st_tpm_state *out, struc
  * the PCRs, as the quote states it. */
 int st_tpm_device_quote(struct st_tpm_device *d, const uint8_t *data, size_t len, struct st_buf *attest,
                         struct st_buf *signature, uint8_t digest[32], struct st_err *e) ST_MUST_CHECK;
+
+/* That the storage key (attest/tpm_storage.h) is in the TPM that holds the AK: TPMS_ATTEST of type certify and
+ * TPMT_SIGNATURE, appended (attest/tpm_certify.h). */
+int st_tpm_device_certify(struct st_tpm_device *d, enum st_tpm_storage_key key, struct st_buf *attest,
+                          struct st_buf *signature, struct st_err *e) ST_MUST_CHECK;
 
 /* Opens a credential (attest/tpm_credential.h) that was made for this EK and this AK. VERIFY: it is for others, or was
  * changed. *len: room in secret, then what came. */

@@ -10,8 +10,32 @@ int st_tpm_absent(struct st_err *e)
 
 #ifdef SOTTO_TPM
 
+#include <tss2/tss2_mu.h>
 #include <tss2/tss2_tctildr.h>
 
+/* TCG, TPM v2.0 Provisioning Guidance, 7.5.1: storage root keys (with `unique` empty). */
+#define STORAGE_ATTRIBUTES                                                                                             \
+    (TPMA_OBJECT_RESTRICTED | TPMA_OBJECT_DECRYPT | TPMA_OBJECT_FIXEDTPM | TPMA_OBJECT_FIXEDPARENT |                   \
+     TPMA_OBJECT_SENSITIVEDATAORIGIN | TPMA_OBJECT_USERWITHAUTH | TPMA_OBJECT_NODA)
+#define STORAGE_CIPHER                                                                                                 \
+    {                                                                                                                  \
+        .algorithm = TPM2_ALG_AES, .keyBits.aes = 128, .mode.aes = TPM2_ALG_CFB                                        \
+    }
+static const TPM2B_PUBLIC templates[] = {
+    [ST_TPM_STORAGE_ECC] = {.publicArea = {.type = TPM2_ALG_ECC,
+                                           .nameAlg = TPM2_ALG_SHA256,
+                                           .objectAttributes = STORAGE_ATTRIBUTES,
+                                           .parameters.eccDetail = {.symmetric = STORAGE_CIPHER,
+                                                                    .scheme.scheme = TPM2_ALG_NULL,
+                                                                    .curveID = TPM2_ECC_NIST_P256,
+                                                                    .kdf.scheme = TPM2_ALG_NULL}}},
+    [ST_TPM_STORAGE_RSA] = {.publicArea = {.type = TPM2_ALG_RSA,
+                                           .nameAlg = TPM2_ALG_SHA256,
+                                           .objectAttributes = STORAGE_ATTRIBUTES,
+                                           .parameters.rsaDetail = {.symmetric = STORAGE_CIPHER,
+                                                                    .scheme.scheme = TPM2_ALG_NULL,
+                                                                    .keyBits = 2048}}},
+};
 int st_tpm_link_open(const char *tcti, struct st_tpm_link *out, struct st_err *e)
 {
     *out = (struct st_tpm_link){0};
@@ -37,6 +61,24 @@ void st_tpm_link_close(struct st_tpm_link *l)
 int st_tpm_fail(TSS2_RC rc, const char *what, struct st_err *e)
 {
     return st_fail(e, ST_IO, "TPM: %s: %s", what, Tss2_RC_Decode(rc));
+}
+
+int st_tpm_link_storage(struct st_tpm_link *l, enum st_tpm_storage_key key, ESYS_TR *out, uint8_t area[ST_TPM_AREA_MAX],
+                        size_t *area_len, struct st_err *e)
+{
+    const TPM2B_SENSITIVE_CREATE no_auth = {0};
+    const TPM2B_DATA no_info = {0};
+    const TPML_PCR_SELECTION no_pcrs = {0};
+    TPM2B_PUBLIC *public = NULL;
+    *area_len = 0;
+    TSS2_RC rc = Esys_CreatePrimary(l->esys, ESYS_TR_RH_OWNER, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE, &no_auth,
+                                    &templates[key], &no_info, &no_pcrs, out, &public, NULL, NULL, NULL);
+    if (rc)
+        *out = ESYS_TR_NONE;
+    else
+        rc = Tss2_MU_TPMT_PUBLIC_Marshal(&public->publicArea, area, ST_TPM_AREA_MAX, area_len);
+    Esys_Free(public);
+    return rc ? st_tpm_fail(rc, "making the storage key under the owner hierarchy", e) : 0;
 }
 
 bool st_tpm_found_fault(TSS2_RC rc)

@@ -7,6 +7,10 @@
 
 #define ST_TPM_TCTI_DEFAULT "device:/dev/tpmrm0"
 
+/* Primary keys under the owner hierarchy: ECC on P-256, RSA of 2048 bits. */
+enum st_tpm_storage_key { ST_TPM_STORAGE_ECC, ST_TPM_STORAGE_RSA };
+#define ST_TPM_AREA_MAX 1024 /* bytes of a TPMT_PUBLIC */
+
 /* UNSUPPORTED: this build cannot. */
 int st_tpm_absent(struct st_err *e) ST_MUST_CHECK;
 
@@ -27,6 +31,10 @@ void st_tpm_link_close(struct st_tpm_link *l); /* a zeroed one may be closed */
 int st_tpm_fail(TSS2_RC rc, const char *what, struct st_err *e) ST_MUST_CHECK;
 /* Whether the TPM found fault with what it was given (Part 2, section 6.6), not with itself or the connection. */
 bool st_tpm_found_fault(TSS2_RC rc);
+
+/* Makes the storage key; the caller flushes it. area: its TPMT_PUBLIC. */
+int st_tpm_link_storage(struct st_tpm_link *l, enum st_tpm_storage_key key, ESYS_TR *out, uint8_t area[ST_TPM_AREA_MAX],
+                        size_t *area_len, struct st_err *e) ST_MUST_CHECK;
 
 TPML_PCR_SELECTION st_tpm_selection(const struct st_tpm_pcrs *p);
 /* Today's values. UNSUPPORTED: not all of these PCRs are in that bank. */

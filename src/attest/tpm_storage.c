@@ -1,5 +1,4 @@
 #include "attest/tpm_storage.h"
-#include "attest/tpm_link.h"
 #include "base/file.h"
 
 #include <stdlib.h>
@@ -14,33 +13,10 @@
 struct st_tpm_storage {
     struct st_tpm_link link;
     ESYS_TR primary, session;
-    uint8_t area[sizeof(TPMT_PUBLIC)];
+    uint8_t area[ST_TPM_AREA_MAX];
     size_t area_len;
 };
 
-/* TCG, TPM v2.0 Provisioning Guidance, 7.5.1: storage root keys (with `unique` empty). */
-#define STORAGE_ATTRIBUTES                                                                                             \
-    (TPMA_OBJECT_RESTRICTED | TPMA_OBJECT_DECRYPT | TPMA_OBJECT_FIXEDTPM | TPMA_OBJECT_FIXEDPARENT |                   \
-     TPMA_OBJECT_SENSITIVEDATAORIGIN | TPMA_OBJECT_USERWITHAUTH | TPMA_OBJECT_NODA)
-#define STORAGE_CIPHER                                                                                                 \
-    {                                                                                                                  \
-        .algorithm = TPM2_ALG_AES, .keyBits.aes = 128, .mode.aes = TPM2_ALG_CFB                                        \
-    }
-static const TPM2B_PUBLIC templates[] = {
-    [ST_TPM_STORAGE_ECC] = {.publicArea = {.type = TPM2_ALG_ECC,
-                                           .nameAlg = TPM2_ALG_SHA256,
-                                           .objectAttributes = STORAGE_ATTRIBUTES,
-                                           .parameters.eccDetail = {.symmetric = STORAGE_CIPHER,
-                                                                    .scheme.scheme = TPM2_ALG_NULL,
-                                                                    .curveID = TPM2_ECC_NIST_P256,
-                                                                    .kdf.scheme = TPM2_ALG_NULL}}},
-    [ST_TPM_STORAGE_RSA] = {.publicArea = {.type = TPM2_ALG_RSA,
-                                           .nameAlg = TPM2_ALG_SHA256,
-                                           .objectAttributes = STORAGE_ATTRIBUTES,
-                                           .parameters.rsaDetail = {.symmetric = STORAGE_CIPHER,
-                                                                    .scheme.scheme = TPM2_ALG_NULL,
-                                                                    .keyBits = 2048}}},
-};
 static const TPM2B_DATA no_info = {0};
 static const TPML_PCR_SELECTION no_pcrs = {0};
 
@@ -49,26 +25,13 @@ static const TPML_PCR_SELECTION no_pcrs = {0};
 /* A session whose parameters are encrypted, and whose key only this TPM and we can know. */
 static int start_session(struct st_tpm_storage *s, TPM2_SE type, ESYS_TR *session, struct st_err *e)
 {
-    const TPMT_SYM_DEF sym = STORAGE_CIPHER;
+    const TPMT_SYM_DEF sym = {.algorithm = TPM2_ALG_AES, .keyBits.aes = 128, .mode.aes = TPM2_ALG_CFB};
     const TPMA_SESSION flags = TPMA_SESSION_DECRYPT | TPMA_SESSION_ENCRYPT | TPMA_SESSION_CONTINUESESSION;
     TSS2_RC rc = Esys_StartAuthSession(s->link.esys, s->primary, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE,
                                        NULL, type, &sym, TPM2_ALG_SHA256, session);
     if (!rc)
         rc = Esys_TRSess_SetAttributes(s->link.esys, *session, flags, 0xff);
     return rc ? st_tpm_fail(rc, "starting a session", e) : 0;
-}
-
-static int make_primary(struct st_tpm_storage *s, enum st_tpm_storage_key key, struct st_err *e)
-{
-    const TPM2B_SENSITIVE_CREATE no_auth = {0};
-    TPM2B_PUBLIC *public = NULL;
-    TSS2_RC rc =
-        Esys_CreatePrimary(s->link.esys, ESYS_TR_RH_OWNER, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE, &no_auth,
-                           &templates[key], &no_info, &no_pcrs, &s->primary, &public, NULL, NULL, NULL);
-    if (!rc)
-        rc = Tss2_MU_TPMT_PUBLIC_Marshal(&public->publicArea, s->area, sizeof s->area, &s->area_len);
-    Esys_Free(public);
-    return rc ? st_tpm_fail(rc, "making the storage key under the owner hierarchy", e) : 0;
 }
 
 int st_tpm_storage_open(const char *tcti, enum st_tpm_storage_key key, struct st_tpm_storage **out, struct st_err *e)
@@ -80,7 +43,7 @@ int st_tpm_storage_open(const char *tcti, enum st_tpm_storage_key key, struct st
     s->primary = s->session = ESYS_TR_NONE;
     int rc = st_tpm_link_open(tcti, &s->link, e);
     if (!rc)
-        rc = make_primary(s, key, e);
+        rc = st_tpm_link_storage(&s->link, key, &s->primary, s->area, &s->area_len, e);
     if (!rc)
         rc = start_session(s, TPM2_SE_HMAC, &s->session, e);
     if (rc)

@@ -12,13 +12,11 @@
 #ifndef ST_ATTEST_TPM_STORAGE_H
 #define ST_ATTEST_TPM_STORAGE_H
 
-#include "attest/tpm_policy.h"
+#include "attest/tpm_link.h"
 #include "base/secret.h"
 
 #define ST_TPM_SEALED_MAX 128
 #define ST_TPM_COUNTER_STEPS 4096 /* that a counter is raised by at a time: each is a write to its memory */
-
-enum st_tpm_storage_key { ST_TPM_STORAGE_ECC, ST_TPM_STORAGE_RSA };
 
 struct st_tpm_storage;
 /* tcti: NULL = ST_TPM_TCTI_DEFAULT (attest/tpm_link.h). */

@@ -17,6 +17,9 @@ enum {
     KEY_PCRS,
     KEY_COUNTER,
     KEY_STORAGE_KEY,
+    KEY_CERTIFY,
+    KEY_TPM_AK,
+    KEY_TPM_ROOTS,
 };
 
 static const struct argp_option options[] = {
@@ -39,6 +42,15 @@ static const struct argp_option options[] = {
      "device: and a counter against older versions, as 0x01800000, made if it is not there; `new`: the first free one",
      0},
     {"storage-key", KEY_STORAGE_KEY, "KIND", 0, "device: ecc (P-256; default) or rsa (2048 bits)", 0},
+    {"certify", KEY_CERTIFY, "FILE", 0,
+     "device: the TPM's attestation key, whose certificate `sotto enroll` put into FILE, says that the storage key is "
+     "the TPM's",
+     0},
+    {"tpm-ak", KEY_TPM_AK, "HANDLE", 0, "device: a persistent attestation key, as 0x81000003, for --certify", 0},
+    {"tpm-roots", KEY_TPM_ROOTS, "FILE", 0,
+     "SRC DST, recipients: storage keys of devices must be certified below these certificates (ca.pem of `sotto "
+     "enroll`)",
+     0},
     {0},
 };
 
@@ -89,6 +101,17 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
     case KEY_STORAGE_KEY:
         o->device_given = true;
         return st_seal_storage_key(arg, &o->device.kind, e);
+    case KEY_CERTIFY:
+        o->device_given = true;
+        o->certificate = arg;
+        return 0;
+    case KEY_TPM_AK:
+        o->device_given = true;
+        o->device.ak = arg;
+        return 0;
+    case KEY_TPM_ROOTS:
+        o->tpm_roots = arg;
+        return 0;
     case KEY_REMOVE:
         if (o->n_drop == ST_RECIPIENTS_MAX)
             return st_fail(e, ST_USAGE, "--remove: at most %d", ST_RECIPIENTS_MAX);
@@ -152,7 +175,11 @@ static int check_options(const struct verb *v, const struct st_seal_cmd *o, stru
     if (o->check && !(v->takes & TAKES_CHECK))
         return st_fail(e, ST_USAGE, "seal %s: --check goes with `seal inspect FILE`", v->want);
     if (o->device_given && !(v->takes & TAKES_DEVICE))
-        return st_fail(e, ST_USAGE, "seal %s: --pcrs, --counter and --storage-key go with `seal device`", v->want);
+        return st_fail(e, ST_USAGE,
+                       "seal %s: --pcrs, --counter, --storage-key, --certify and --tpm-ak go with `seal device`",
+                       v->want);
+    if (o->tpm_roots && !(v->takes & (TAKES_SEALING | TAKES_CHANGE)))
+        return st_fail(e, ST_USAGE, "seal %s: takes no --tpm-roots", v->want);
     if (o->sign_key && !(v->takes & TAKES_SIGN_KEY))
         return st_fail(e, ST_USAGE, "seal %s: takes no --sign-key", v->want);
     return 0;

@@ -7,7 +7,7 @@
 #include "protect/sealed/writer.h"
 
 struct st_seal_cmd {
-    const char *policy, *name, *sign_key, *out;
+    const char *policy, *name, *sign_key, *out, *tpm_roots;
     uint64_t version;
     bool restart;
     const char *recipients[ST_RECIPIENTS_MAX]; /* --recipient, --add */
@@ -17,7 +17,8 @@ struct st_seal_cmd {
     bool added; /* some came by --add */
     bool check; /* inspect: the segments, too */
     struct st_sealed_device_opts device;
-    bool device_given; /* one of its options */
+    bool device_given;       /* one of its options */
+    const char *certificate; /* device: of the attestation key */
 };
 
 /* SRC DST */

@@ -52,8 +52,14 @@ int st_seal_device(const struct st_cli *cli, const struct st_seal_cmd *o, struct
     struct st_sealed_device_opts asked = o->device;
     struct st_sealed_device d;
     struct st_buf text = {0};
+    struct st_buf pem = {0};
+    if (asked.ak && !o->certificate)
+        return st_fail(e, ST_USAGE, "seal device: --tpm-ak goes with --certify");
     asked.tcti = st_key_tcti(cli);
     int rc = asked.pcrs.bank ? 0 : st_tpm_pcrs_parse(ST_SEALED_PCRS, "PCRs", &asked.pcrs, e);
+    if (!rc && o->certificate)
+        rc = st_file_read(o->certificate, ST_SEALED_DEVICE_MAX / 2, &pem, e);
+    asked.certificates = (struct st_span){(const uint8_t *)pem.p, pem.len};
     if (!rc)
         rc = st_sealed_device_read(&asked, &text, e);
     if (!rc)
@@ -63,6 +69,7 @@ int st_seal_device(const struct st_cli *cli, const struct st_seal_cmd *o, struct
         fputs(text.p, stdout);
         st_sealed_device_free(&d);
     }
+    st_buf_free(&pem);
     st_buf_free(&text);
     return rc;
 }

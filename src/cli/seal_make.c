@@ -177,6 +177,7 @@ int st_seal_make(const struct st_cli *cli, const struct st_seal_cmd *o, struct s
                               .version = o->version,
                               .recipients = list,
                               .tcti = st_key_tcti(cli),
+                              .tpm_roots = o->tpm_roots,
                               .n_threads = cli->n_threads,
                               .progress = !cli->quiet,
                               .restart = o->restart};

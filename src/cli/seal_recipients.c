@@ -75,7 +75,8 @@ static int change(const struct st_cli *cli, const struct st_seal_cmd *o, const c
                                           .out = o->out,
                                           .seed = &seed,
                                           .passphrase = passphrase.p ? &passphrase : NULL,
-                                          .tcti = st_key_tcti(cli)};
+                                          .tcti = st_key_tcti(cli),
+                                          .tpm_roots = o->tpm_roots};
         rc = st_seal_change(c, &sc, e);
     }
     if (!rc && o->n_drop)

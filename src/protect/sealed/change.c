@@ -37,7 +37,8 @@ static int make_list(const struct st_container *c, const struct st_container_abo
                                   .content_key = content_key,
                                   .passphrase = o->passphrase,
                                   .cost = o->cost,
-                                  .tcti = o->tcti};
+                                  .tcti = o->tcti,
+                                  .tpm_roots = o->tpm_roots};
     json_t *list = NULL;
     int rc = st_recipients_parse(st_container_recipients(c), c->path, &list, e);
     if (!rc)

@@ -1,9 +1,11 @@
 #include "protect/sealed/device.h"
+#include "attest/tpm_device.h"
 #include "attest/tpm_duplicate.h"
 #include "crypto/digest.h"
 #include "text/base64.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- fields that devices and recipients have in common ---- */
@@ -89,6 +91,34 @@ static int parse_counter(const json_t *o, const char *where, struct st_sealed_de
     return 0;
 }
 
+static int parse_certified(const json_t *o, const char *where, struct st_sealed_device *out, struct st_err *e)
+{
+    static const char *const names[] = {"statement", "signature", "certificates", "comment", NULL};
+    const char *pem = NULL;
+    if (!o)
+        return 0;
+    if (st_json_only(o, where, names, e) || st_json_base64(o, where, "statement", &out->statement, e) ||
+        st_json_base64(o, where, "signature", &out->signature, e) || st_json_need(o, where, "certificates", e) ||
+        st_json_str(o, where, "certificates", &pem, e))
+        return e->code;
+    st_buf_add_str(&out->certificates, pem);
+    return out->certificates.failed ? st_fail(e, ST_MEMORY, "%s: out of memory", where) : 0;
+}
+
+static struct st_span span(const struct st_buf *b)
+{
+    return (struct st_span){(const uint8_t *)b->p, b->len};
+}
+
+int st_sealed_device_check(const struct st_sealed_device *d, struct st_span roots, int64_t now, struct st_err *e)
+{
+    const struct st_tpm_certified c = {
+        .statement = span(&d->statement), .signature = span(&d->signature), .certificates = span(&d->certificates)};
+    if (!d->statement.len)
+        return st_fail(e, ST_VERIFY, "storage_key: not certified (`sotto seal device --certify`)");
+    return st_tpm_certified_check(&c, &d->storage, roots, now, e) ? st_err_prefix(e, "storage_key: certified") : 0;
+}
+
 static int parse_key(const json_t *o, const char *where, struct st_sealed_device *out, struct st_err *e)
 {
     struct st_buf area = {0};
@@ -105,7 +135,8 @@ static int parse_key(const json_t *o, const char *where, struct st_sealed_device
 
 int st_sealed_device_parse(struct st_span text, const char *where, struct st_sealed_device *out, struct st_err *e)
 {
-    static const char *const names[] = {"version", "storage_key", "bank", "pcrs", "counter", "comment", NULL};
+    static const char *const names[] = {"version", "storage_key", "bank",    "pcrs",
+                                        "counter", "certified",   "comment", NULL};
     json_t *o = NULL;
     int64_t version = 0;
     *out = (struct st_sealed_device){0};
@@ -124,6 +155,8 @@ int st_sealed_device_parse(struct st_span text, const char *where, struct st_sea
         rc = st_sealed_values_parse(o, where, &out->values, e);
     if (!rc)
         rc = parse_counter(json_object_get(o, "counter"), where, out, e);
+    if (!rc)
+        rc = parse_certified(json_object_get(o, "certified"), where, out, e);
     json_decref(o);
     if (rc)
         st_sealed_device_free(out);
@@ -133,41 +166,29 @@ int st_sealed_device_parse(struct st_span text, const char *where, struct st_sea
 void st_sealed_device_free(struct st_sealed_device *d)
 {
     st_tpm_key_free(&d->storage);
+    st_buf_free(&d->statement);
+    st_buf_free(&d->signature);
+    st_buf_free(&d->certificates);
     *d = (struct st_sealed_device){0};
 }
 
-static int write_device(struct st_span area, const struct st_tpm_values *v, uint32_t counter, uint64_t value,
-                        struct st_buf *out, struct st_err *e)
+static int add_base64(json_t *o, const char *name, const void *p, size_t len, struct st_err *e)
 {
-    struct st_buf key = {0};
-    char index[11];
-    st_base64_encode(area.p, area.len, &key);
-    json_t *o = key.failed ? NULL : json_pack("{s:i,s:s#}", "version", 1, "storage_key", key.p, (int)key.len);
-    int rc = o ? st_sealed_values_add(v, o, e) : st_fail(e, ST_MEMORY, "device: out of memory");
-    snprintf(index, sizeof index, "0x%08x", counter);
-    if (!rc && counter &&
-        json_object_set_new(o, "counter",
-                            json_pack("{s:s,s:I,s:i}", "index", index, "value", (json_int_t)value, "version", 0)) != 0)
-        rc = st_fail(e, ST_MEMORY, "device: out of memory");
-    char *text = rc ? NULL : json_dumps(o, JSON_INDENT(2));
-    if (!rc && !text)
-        rc = st_fail(e, ST_MEMORY, "device: out of memory");
-    if (text) {
-        st_buf_add_str(out, text);
-        st_buf_add_str(out, "\n");
-    }
-    free(text);
-    json_decref(o);
-    st_buf_free(&key);
-    return !rc && out->failed ? st_fail(e, ST_MEMORY, "device: out of memory") : rc;
+    struct st_buf b = {0};
+    st_base64_encode(p, len, &b);
+    bool ok = !b.failed && json_object_set_new(o, name, json_stringn(b.p, b.len)) == 0;
+    st_buf_free(&b);
+    return ok ? 0 : st_fail(e, ST_MEMORY, "device: out of memory");
 }
 
-int st_sealed_device_read(const struct st_sealed_device_opts *o, struct st_buf *out, struct st_err *e)
+/* What the TPM's storage says: key, PCRs, counter. */
+static int add_storage(const struct st_sealed_device_opts *o, json_t *out, struct st_err *e)
 {
     struct st_tpm_storage *s;
     struct st_tpm_values now;
     uint32_t counter = 0;
     uint64_t value = 0;
+    char index[11];
     int rc = st_tpm_storage_open(o->tcti, o->kind, &s, e);
     if (!rc)
         rc = st_tpm_storage_pcrs(s, &o->pcrs, &now, e);
@@ -176,7 +197,55 @@ int st_sealed_device_read(const struct st_sealed_device_opts *o, struct st_buf *
     if (!rc && o->counter)
         rc = st_tpm_counter_read(s, counter, &value, e);
     if (!rc)
-        rc = write_device(st_tpm_storage_area(s), &now, counter, value, out, e);
+        rc = add_base64(out, "storage_key", st_tpm_storage_area(s).p, st_tpm_storage_area(s).len, e);
+    if (!rc)
+        rc = st_sealed_values_add(&now, out, e);
     st_tpm_storage_close(s);
+    snprintf(index, sizeof index, "0x%08x", counter);
+    if (!rc && counter &&
+        json_object_set_new(out, "counter",
+                            json_pack("{s:s,s:I,s:i}", "index", index, "value", (json_int_t)value, "version", 0)) != 0)
+        rc = st_fail(e, ST_MEMORY, "device: out of memory");
     return rc;
+}
+
+static int add_certified(const struct st_sealed_device_opts *o, json_t *out, struct st_err *e)
+{
+    struct st_tpm_device *d = NULL;
+    struct st_buf statement = {0}, signature = {0};
+    json_t *c = json_object();
+    int rc = st_tpm_device_open(o->tcti, o->ak, &d, e);
+    if (!rc)
+        rc = st_tpm_device_certify(d, o->kind, &statement, &signature, e);
+    if (!rc)
+        rc = add_base64(c, "statement", statement.p, statement.len, e);
+    if (!rc)
+        rc = add_base64(c, "signature", signature.p, signature.len, e);
+    if (!rc && (json_object_set_new(c, "certificates",
+                                    json_stringn((const char *)o->certificates.p, o->certificates.len)) != 0 ||
+                json_object_set(out, "certified", c) != 0))
+        rc = st_fail(e, ST_INPUT, "certificates: want PEM");
+    json_decref(c);
+    st_tpm_device_close(d);
+    st_buf_free(&statement);
+    st_buf_free(&signature);
+    return rc;
+}
+
+int st_sealed_device_read(const struct st_sealed_device_opts *o, struct st_buf *out, struct st_err *e)
+{
+    json_t *device = json_pack("{s:i}", "version", 1);
+    int rc = device ? add_storage(o, device, e) : st_fail(e, ST_MEMORY, "device: out of memory");
+    if (!rc && o->certificates.len)
+        rc = add_certified(o, device, e);
+    char *text = rc ? NULL : json_dumps(device, JSON_INDENT(2));
+    json_decref(device);
+    if (rc)
+        return rc;
+    if (text) {
+        st_buf_add_str(out, text);
+        st_buf_add_str(out, "\n");
+    }
+    free(text);
+    return text && !out->failed ? 0 : st_fail(e, ST_MEMORY, "device: out of memory");
 }

@@ -16,6 +16,8 @@ struct st_wrap_to {
     const struct st_secret *passphrase; /* kind passphrase; NULL = none */
     const struct st_argon2 *cost;       /* of a guess of it; NULL = ST_ARGON2_DEFAULT */
     const char *tcti;                   /* kind tpm without an argument: of this machine's; NULL = the default */
+    const char *tpm_roots; /* kind tpm: file of certificates (PEM) below which the device's key must be certified;
+                              NULL = believed as it is */
 };
 
 /* What the user gave to open a container with; NULL = not given. Borrowed for the call. */

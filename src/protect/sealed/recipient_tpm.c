@@ -11,6 +11,7 @@
 #include "attest/tpm_duplicate.h"
 #include "attest/tpm_link.h"
 #include "base/file.h"
+#include "base/hooks.h"
 #include "crypto/digest.h"
 #include "protect/sealed/device.h"
 #include "protect/sealed/recipient.h"
@@ -37,6 +38,17 @@ static void bind(const uint8_t id[16], uint64_t version, uint8_t out[32])
 }
 
 /* ---- the publisher's half ---- */
+
+/* The device's key against roots that the publisher names. */
+static int check_certified(const char *path, const struct st_sealed_device *d, struct st_err *e)
+{
+    struct st_buf roots = {0};
+    int rc = st_file_read(path, (size_t)1 << 20, &roots, e);
+    if (!rc)
+        rc = st_sealed_device_check(d, (struct st_span){(const uint8_t *)roots.p, roots.len}, st_unix_time(), e);
+    st_buf_free(&roots);
+    return rc;
+}
 
 /* How far the counter may have come for this version to open. */
 static int limit_of(const struct st_sealed_device *d, uint64_t version, uint64_t *out, struct st_err *e)
@@ -122,7 +134,9 @@ static int wrap(const struct st_wrap_to *to, json_t **out, struct st_err *e)
     *out = NULL;
     if (read_device(to, &d, e))
         return e->code;
-    int rc = d.counter ? limit_of(&d, to->version, &limit, e) : 0;
+    int rc = to->tpm_roots && to->arg ? check_certified(to->tpm_roots, &d, e) : 0;
+    if (!rc && d.counter)
+        rc = limit_of(&d, to->version, &limit, e);
     if (!rc)
         rc = make_object(&d, to, limit, &made, e);
     if (!rc)

@@ -165,7 +165,8 @@ static int wrap_key(struct build *b, struct st_err *e)
                                   .content_key = &b->content_key,
                                   .passphrase = b->o->passphrase,
                                   .cost = b->o->cost,
-                                  .tcti = b->o->tcti};
+                                  .tcti = b->o->tcti,
+                                  .tpm_roots = b->o->tpm_roots};
     json_t *list = json_array();
     int rc = list ? 0 : st_fail(e, ST_MEMORY, "recipients: out of memory");
     for (size_t i = 0; !rc && i < b->o->n_recipient; i++)

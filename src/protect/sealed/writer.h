@@ -19,7 +19,7 @@ struct st_seal_opts {
     const struct st_secret *seed;  /* of the publisher's key, ST_ED25519_SEED bytes */
     const struct st_secret *passphrase;
     const struct st_argon2 *cost; /* NULL = ST_ARGON2_DEFAULT */
-    const char *tcti;
+    const char *tcti, *tpm_roots;
     int n_threads; /* 0 = all */
     bool progress;
     bool restart; /* throws away what an unfinished run left */
@@ -49,7 +49,7 @@ struct st_seal_change {
     const struct st_secret *seed; /* of its publisher */
     const struct st_secret *passphrase;
     const struct st_argon2 *cost;
-    const char *tcti;
+    const char *tcti, *tpm_roots;
 };
 /* Copies the container with another list; segments are copied as they are. VERIFY: the key is not its publisher's;
  * USAGE: no such recipient, none would be left; IO: out exists. */
