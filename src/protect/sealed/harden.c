@@ -10,7 +10,8 @@
 #include <string.h>
 
 #define KEY_LEN 32
-#define PIECE 512 /* values whose noise is made at a time */
+#define PIECE 512  /* values whose noise is made at a time */
+#define STRETCH 64 /* values that are looked at together */
 /* Sum of four uniform 16-bit values: mean, and one over the deviation, sqrt(4 (2^32 - 1) / 12). */
 #define SUM_MEAN 131070
 #define SUM_SCALE 2.6428986e-5f
@@ -129,23 +130,36 @@ static void add_noise(const struct st_harden *h, uint64_t row, float *z)
     }
 }
 
+/* Eight lanes, so that the compiler can use vectors. Nothing is NaN here. */
+static float max_of(const float *z, uint32_t n)
+{
+    float m[8];
+    uint32_t i = 0;
+    for (int j = 0; j < 8; j++)
+        m[j] = -INFINITY;
+    for (; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8; j++)
+            m[j] = z[i + j] > m[j] ? z[i + j] : m[j];
+    for (; i < n; i++)
+        m[0] = z[i] > m[0] ? z[i] : m[0];
+    for (int j = 1; j < 8; j++)
+        m[0] = m[j] > m[0] ? m[j] : m[0];
+    return m[0];
+}
+
 static uint32_t largest(const float *z, uint32_t n)
 {
-    uint32_t at = 0;
-    for (uint32_t i = 1; i < n; i++)
-        if (z[i] > z[at])
-            at = i;
-    return at;
+    float most = max_of(z, n);
+    uint32_t i = 0;
+    while (i < n && z[i] != most)
+        i++;
+    return i < n ? i : 0;
 }
 
 /* By how much z[top] leads; infinite when nothing else is possible. */
 static float lead(const float *z, uint32_t n, uint32_t top)
 {
-    float next = -INFINITY;
-    for (uint32_t i = 0; i < n; i++)
-        if (i != top && z[i] > next)
-            next = z[i];
-    return z[top] - next;
+    return z[top] - fmaxf(max_of(z, top), max_of(z + top + 1, n - top - 1));
 }
 
 static void sift_down(float *heap, uint32_t n, uint32_t i)
@@ -167,11 +181,16 @@ static float cut_of(const struct st_harden *h, const float *z)
     memcpy(h->heap, z, k * sizeof *z);
     for (uint32_t i = k / 2; i-- > 0;)
         sift_down(h->heap, k, i);
-    for (uint32_t i = k; i < h->n_vocab; i++)
-        if (z[i] > h->heap[0]) {
-            h->heap[0] = z[i];
-            sift_down(h->heap, k, 0);
-        }
+    for (uint32_t i = k; i < h->n_vocab; i += STRETCH) {
+        uint32_t end = h->n_vocab - i < STRETCH ? h->n_vocab : i + STRETCH;
+        if (!(max_of(z + i, end - i) > h->heap[0]))
+            continue;
+        for (uint32_t j = i; j < end; j++)
+            if (z[j] > h->heap[0]) {
+                h->heap[0] = z[j];
+                sift_down(h->heap, k, 0);
+            }
+    }
     return h->heap[0];
 }
 
@@ -192,17 +211,28 @@ static void keep_top(const struct st_harden *h, float *z, uint32_t top)
     }
 }
 
-/* Where bits are dropped, the distances to the largest are multiples of a step; a winner that is to stay is alone. */
+/* To whole numbers, by the bits that f32 has at 1.5 * 2^23; rintf() would be a call for each value. */
+static inline float whole(float v)
+{
+    return (v + 12582912.0f) - 12582912.0f;
+}
+
+/* Distances to the largest, in whole steps where bits are dropped; a winner that is to stay is alone. */
 static void release(const struct st_harden *h, float *z, float level, uint32_t winner, bool stays)
 {
-    float most = z[largest(z, h->n_vocab)], step = ldexpf(1, -h->o.round), per = ldexpf(1, h->o.round);
+    float most = max_of(z, h->n_vocab), step = ldexpf(1, -h->o.round), per = ldexpf(1, h->o.round);
     float below = fminf(nextafterf(level, -INFINITY), h->o.round < 0 ? level : level - step);
-    for (uint32_t i = 0; i < h->n_vocab; i++) {
-        float down = z[i] - most;
-        z[i] = level + (h->o.round < 0 ? down : rintf(down * per) * step);
-        if (stays && i != winner && z[i] >= level)
-            z[i] = below;
-    }
+    if (h->o.round < 0)
+        for (uint32_t i = 0; i < h->n_vocab; i++)
+            z[i] = level + (z[i] - most);
+    else
+        for (uint32_t i = 0; i < h->n_vocab; i++)
+            z[i] = level + whole((z[i] - most) * per) * step;
+    if (!stays)
+        return;
+    for (uint32_t i = 0; i < h->n_vocab; i++)
+        z[i] = z[i] < level ? z[i] : below;
+    z[winner] = level;
 }
 
 static double log_sum(const float *z, uint32_t n, double most)
