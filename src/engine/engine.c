@@ -482,7 +482,7 @@ static int run_tail(struct st_engine *en, struct st_err *e)
             float *row = logits + (size_t)k * en->m->config.n_vocab;
             if (r->cancelled)
                 continue;
-            if (en->filter && en->filter->row(en->filter->ctx, 0, r->seq.ids, (size_t)pos + 1, row, e))
+            if (en->filter && en->filter->row(en->filter->ctx, r->o.adapter, r->seq.ids, (size_t)pos + 1, row, e))
                 return e->code;
             if (r->o.on_prompt_logits && pos < r->n_prompt)
                 r->o.on_prompt_logits(r->o.arg, pos, row);
