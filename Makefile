@@ -15,6 +15,8 @@ demo: deps-build
 	@build/bin/sotto demo --protect masked
 	@echo
 	@build/bin/sotto demo --protect confidential
+	@echo
+	@build/bin/sotto demo --protect sealed
 
 test: deps-build deps-test build
 	@scripts/test.py build

@@ -450,7 +450,28 @@ static void the_demo_reply_equals_the_plain_models(void **state)
     assert_non_null(strstr(json_string_value(json_object_get(o, "received")), "token_ids"));
     json_decref(o);
     assert_int_equal(count_files(dir), 0);
-    assert_error(sotto("demo --protect sealed"), 7, "sealed");
+    assert_error(sotto("demo --protect secret"), 7, "supported: covariant, masked, confidential, sealed");
+}
+
+static void demo_of_a_sealed_model_is_equal_and_refuses_a_changed_file(void **state)
+{
+    (void)state;
+    char env[256], dir[128];
+    snprintf(dir, sizeof dir, "%s/t3", tmp);
+    snprintf(env, sizeof env, "TMPDIR=%s", dir);
+    assert_int_equal(mkdir(dir, 0700), 0);
+    assert_int_equal(sotto_with(env, "demo --protect sealed --json -q -n 20"), 0);
+    json_t *o = json();
+    assert_true(json_is_true(json_object_get(o, "reply_equal")) &&
+                json_is_true(json_object_get(o, "tampered_refused")));
+    assert_string_equal(json_string_value(json_object_get(o, "protect")), "sealed");
+    assert_non_null(strstr(json_string_value(json_object_get(o, "refusal")), "is changed"));
+    assert_string_not_equal(json_string_value(json_object_get(o, "on_disk")),
+                            json_string_value(json_object_get(o, "in_the_model")));
+    const char *sent = json_string_value(json_object_get(o, "sent"));
+    assert_non_null(strstr(sent, "rows for layer 0 (o)"));
+    json_decref(o);
+    assert_int_equal(count_files(dir), 0);
 }
 
 static void an_interrupted_demo_leaves_nothing_behind(void **state)
@@ -601,6 +622,7 @@ int main(void)
         cmocka_unit_test(bad_models_end_with_the_code_of_their_class),
         cmocka_unit_test(doctor_says_what_it_found),
         cmocka_unit_test(the_demo_reply_equals_the_plain_models),
+        cmocka_unit_test(demo_of_a_sealed_model_is_equal_and_refuses_a_changed_file),
         cmocka_unit_test(an_interrupted_demo_leaves_nothing_behind),
         cmocka_unit_test(serve_answers_status_and_stops_on_sigterm),
         cmocka_unit_test(a_tokenizer_larger_than_the_vocabulary_is_refused_with_both_sizes),

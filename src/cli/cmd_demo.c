@@ -17,7 +17,8 @@ static const struct demo_opts defaults = {.protect = "covariant",
 enum { KEY_PROTECT = ST_KEY(0), KEY_MODEL };
 
 static const struct argp_option options[] = {
-    {"protect", KEY_PROTECT, "NAME", 0, "The protection to show: covariant (default), masked or confidential", 0},
+    {"protect", KEY_PROTECT, "NAME", 0, "The protection to show: covariant (default), masked, confidential or sealed",
+     0},
     {"model", KEY_MODEL, "DIR", 0, "Use this model instead of the demo model", 0},
     {"prompt", 'p', "TEXT", 0, "What the user says", 0},
     {"max-tokens", 'n', "N", 0, "Longest reply; default 60", 0},
@@ -45,7 +46,10 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
 static const struct demo {
     const char *name;
     int (*run)(struct st_demo *d, struct st_err *e);
-} demos[] = {{"covariant", st_demo_covariant}, {"masked", st_demo_masked}, {"confidential", st_demo_confidential}};
+} demos[] = {{"covariant", st_demo_covariant},
+             {"masked", st_demo_masked},
+             {"confidential", st_demo_confidential},
+             {"sealed", st_demo_sealed}};
 
 static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 {
@@ -57,7 +61,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
             which = &demos[i];
     if (!which)
         return st_fail(e, ST_UNSUPPORTED,
-                       "--protect: '%s' is not supported; supported: covariant, masked, confidential", o->protect);
+                       "--protect: '%s' is not supported; supported: covariant, masked, confidential, sealed",
+                       o->protect);
     if (!cli->verbose)
         st_log_set_level(ST_LOG_WARN);
     int rc = st_demo_begin(&d, e);
@@ -81,9 +86,12 @@ const struct st_cmd st_cmd_demo = {
         "default masks are shown beside it. confidential: starts all its roles, each a process of its own, and a node "
         "that "
         "proves itself by a TPM (swtpm where it is installed, else simulated evidence); one chat through them, its "
-        "receipt, and the refusal after something else was loaded on the node's machine.",
+        "receipt, and the refusal after something else was loaded on the node's machine. sealed: encrypts the model "
+        "but "
+        "for the layers that are left to a worker, which gets the file and no key; the reply is that of the model "
+        "before, and the file is refused after one bit of it was changed.",
     .examples = "  sotto demo\n  sotto demo --protect masked\n  sotto demo --protect confidential\n  sotto demo "
-                "--prompt \"The dog and the cat\" --json",
+                "--protect sealed\n  sotto demo --prompt \"The dog and the cat\" --json",
     .shared = ST_CLI_THREADS | ST_CLI_CHAT | ST_CLI_JSON,
     .options = options,
     .opts_size = sizeof(struct demo_opts),

@@ -4,14 +4,18 @@
 #include "cli/generate.h"
 #include "cli/http.h"
 #include "cli/open.h"
+#include "engine/record.h"
 #include "text/json.h"
 
 #include <dirent.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#define SHOWN_RESIDUES 24 /* of a sample */
 
 static volatile sig_atomic_t interrupted;
 
@@ -216,29 +220,35 @@ int st_demo_talk(struct st_demo *d, const struct st_server_opts *o, struct st_de
     return rc;
 }
 
-int st_demo_here(const struct st_demo *d, const struct st_cli *cli, struct st_demo_reply *out, struct st_err *e)
+int st_demo_run(const struct st_demo *d, const struct st_open *m, struct st_demo_reply *out, struct st_err *e)
 {
-    struct st_open m;
     struct st_ids ids = {0};
-    const struct st_engine_opts eo = {.max_batch = 1};
     const struct st_chat_msg msg = {ST_CHAT_USER, d->prompt, strlen(d->prompt)};
     struct st_run r = {.req = {.n_predict = d->n, .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1}}};
     uint32_t stops[8];
-    int rc = st_open(cli, d->model, ST_OPEN_TOKENIZER | ST_OPEN_CHAT, &eo, &m, e);
-    if (rc)
-        return rc;
-    rc = st_chat_encode(m.chat, m.tokenizer, &msg, 1, &ids, e);
+    int rc = st_chat_encode(m->chat, m->tokenizer, &msg, 1, &ids, e);
     r.req.ids = ids.p;
     r.req.n_ids = ids.len;
     r.req.stop_ids = stops;
-    r.req.n_stop_ids = st_chat_stops(m.chat, m.tokenizer, stops, sizeof stops / sizeof *stops);
-    r.tokenizer = m.tokenizer;
+    r.req.n_stop_ids = st_chat_stops(m->chat, m->tokenizer, stops, sizeof stops / sizeof *stops);
+    r.tokenizer = m->tokenizer;
     if (!rc)
-        rc = st_run(m.engine, &r, e);
+        rc = st_run(m->engine, &r, e);
     out->ids = r.ids;
     out->text = r.text;
     out->seconds = r.ttft_s + r.decode_s;
     st_ids_free(&ids);
+    return rc;
+}
+
+int st_demo_here(const struct st_demo *d, const struct st_cli *cli, struct st_demo_reply *out, struct st_err *e)
+{
+    struct st_open m;
+    const struct st_engine_opts eo = {.max_batch = 1};
+    int rc = st_open(cli, d->model, ST_OPEN_TOKENIZER | ST_OPEN_CHAT, &eo, &m, e);
+    if (rc)
+        return rc;
+    rc = st_demo_run(d, &m, out, e);
     st_open_close(&m);
     return rc;
 }
@@ -260,4 +270,34 @@ void st_demo_print_columns(const struct st_demo *d, const char *other, const str
     putchar('\n');
     st_columns_print(stdout, width, "YOU READ", reply->p ? reply->p : "", answered, d->received.p ? d->received.p : "");
     putchar('\n');
+}
+
+static void describe_rows(const struct st_record_entry *entry, struct st_buf *out)
+{
+    size_t n = entry->bytes.len / sizeof(uint32_t);
+    uint32_t v;
+    st_buf_addf(out, "%" PRIu32 " rows for layer %d (%s), residues modulo 4293918721:\n", entry->n_row, entry->layer,
+                entry->roles);
+    for (size_t i = 0; i < n && i < SHOWN_RESIDUES; i++) {
+        memcpy(&v, (const char *)entry->bytes.p + i * sizeof v, sizeof v);
+        st_buf_addf(out, " %" PRIu32, v);
+    }
+    st_buf_add_str(out, n > SHOWN_RESIDUES ? " ..." : "");
+}
+
+int st_demo_read_record(struct st_demo *d, const char *path, struct st_err *e)
+{
+    struct st_record *r;
+    struct st_record_entry entry = {0};
+    if (st_record_open(path, &r, e))
+        return e->code;
+    int rc = st_record_next(r, &entry, e);
+    if (!rc && entry.kind == ST_RECORD_OUT)
+        describe_rows(&entry, &d->sent);
+    if (!rc && (rc = st_record_next(r, &entry, e)) == 0 && entry.kind == ST_RECORD_IN)
+        describe_rows(&entry, &d->received);
+    st_record_close(r);
+    if (!rc && (!d->sent.len || !d->received.len))
+        rc = st_fail(e, ST_INTERNAL, "demo: nothing went to the worker");
+    return rc;
 }

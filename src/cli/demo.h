@@ -8,6 +8,10 @@
 #include "model/tokenizer.h"
 #include "service/server.h"
 
+#define ST_DEMO_PADS ((uint64_t)48 << 20) /* bytes of pads: enough for a short chat with a small model */
+
+struct st_open;
+
 /* One reply and its token ids. */
 struct st_demo_reply {
     struct st_buf text;
@@ -47,9 +51,14 @@ int st_demo_talk(struct st_demo *d, const struct st_server_opts *o, struct st_de
 int st_demo_wait(const char *endpoint, double seconds, struct st_err *e) ST_MUST_CHECK;
 int st_demo_chat(const struct st_demo *d, const char *endpoint, bool ids, struct st_demo_reply *out,
                  struct st_err *e) ST_MUST_CHECK;
-/* The same chat on an engine of this process, as the options of `cli` say. */
+/* The same chat on an engine of this process: one that is open with tokenizer and template, or as the options of `cli`
+ * say. */
+int st_demo_run(const struct st_demo *d, const struct st_open *m, struct st_demo_reply *out,
+                struct st_err *e) ST_MUST_CHECK;
 int st_demo_here(const struct st_demo *d, const struct st_cli *cli, struct st_demo_reply *out,
                  struct st_err *e) ST_MUST_CHECK;
+/* To d->sent and d->received: the first rows that left for a worker, and its answer to them. */
+int st_demo_read_record(struct st_demo *d, const char *path, struct st_err *e) ST_MUST_CHECK;
 /* `,"name":"text"` */
 void st_demo_put_field(struct st_buf *b, const char *name, const char *s, size_t len);
 /* Four columns of what each side saw. */
@@ -58,6 +67,7 @@ void st_demo_print_columns(const struct st_demo *d, const char *other /* "SERVER
 /* The protections. VERIFY: the protected reply is not what it should be. */
 int st_demo_covariant(struct st_demo *d, struct st_err *e) ST_MUST_CHECK;
 int st_demo_masked(struct st_demo *d, struct st_err *e) ST_MUST_CHECK;
+int st_demo_sealed(struct st_demo *d, struct st_err *e) ST_MUST_CHECK;
 int st_demo_confidential(struct st_demo *d, struct st_err *e) ST_MUST_CHECK;
 
 #endif

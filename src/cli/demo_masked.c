@@ -5,14 +5,9 @@
 #include "cli/demo.h"
 #include "cli/masked.h"
 #include "cli/open.h"
-#include "engine/record.h"
 #include "service/gen_engine.h"
 
-#include <inttypes.h>
 #include <string.h>
-
-#define PAD_MEMORY ((uint64_t)48 << 20) /* enough for a short chat with a small model */
-#define SHOWN 24                        /* values of a sample */
 
 struct masked {
     struct st_demo *d;
@@ -51,7 +46,7 @@ static struct st_cli options(const struct masked *m, const char *scheme)
     cli.kv_dtype = ST_DTYPE_F32;
     cli.deterministic = true;
     cli.quiet = true;
-    cli.masked = (struct st_cli_masked){.pad_memory = PAD_MEMORY, .offload_all = true, .allow_unlocked = true};
+    cli.masked = (struct st_cli_masked){.pad_memory = ST_DEMO_PADS, .offload_all = true, .allow_unlocked = true};
     if (scheme) {
         cli.masked.workers[0] = m->address;
         cli.masked.n_worker = 1;
@@ -84,38 +79,6 @@ static int chat(struct masked *m, const char *scheme, const char *record, struct
     const struct st_server_opts so = {.tokenizer = o.tokenizer, .chat = o.chat, .source = {st_gen_engine_open, &go}};
     int rc = st_demo_talk(m->d, &so, out, e);
     st_open_close(&o);
-    return rc;
-}
-
-static void describe(const struct st_record_entry *entry, struct st_buf *out)
-{
-    size_t n = entry->bytes.len / sizeof(uint32_t);
-    uint32_t v;
-    st_buf_addf(out, "%" PRIu32 " rows for layer %d (%s), residues modulo 4293918721:\n", entry->n_row, entry->layer,
-                entry->roles);
-    for (size_t i = 0; i < n && i < SHOWN; i++) {
-        memcpy(&v, (const char *)entry->bytes.p + i * sizeof v, sizeof v);
-        st_buf_addf(out, " %" PRIu32, v);
-    }
-    st_buf_add_str(out, n > SHOWN ? " ..." : "");
-}
-
-/* The first rows that left, and the worker's answer to them. */
-static int read_record(struct masked *m, struct st_err *e)
-{
-    struct st_demo *d = m->d;
-    struct st_record *r;
-    struct st_record_entry entry = {0};
-    if (st_record_open(m->record, &r, e))
-        return e->code;
-    int rc = st_record_next(r, &entry, e);
-    if (!rc && entry.kind == ST_RECORD_OUT)
-        describe(&entry, &d->sent);
-    if (!rc && (rc = st_record_next(r, &entry, e)) == 0 && entry.kind == ST_RECORD_IN)
-        describe(&entry, &d->received);
-    st_record_close(r);
-    if (!rc && (!d->sent.len || !d->received.len))
-        rc = st_fail(e, ST_INTERNAL, "demo: nothing went to the worker");
     return rc;
 }
 
@@ -165,7 +128,7 @@ static int run_all(struct masked *m, struct st_err *e)
         (rc = st_demo_next(d, "the same chat, rows hidden by LWE masks", e)) != 0 ||
         (rc = chat(m, "lwe", NULL, &m->lwe, e)) != 0 ||
         (rc = st_demo_next(d, "the same chat with the same integers, computed here", e)) != 0 ||
-        (rc = st_demo_here(d, &here, &m->here, e)) != 0 || (rc = read_record(m, e)) != 0)
+        (rc = st_demo_here(d, &here, &m->here, e)) != 0 || (rc = st_demo_read_record(d, m->record, e)) != 0)
         return rc;
     bool equal = st_demo_reply_equal(&m->otp, &m->here), lwe_equal = st_demo_reply_equal(&m->lwe, &m->here);
     if (d->cli->json)
