@@ -94,10 +94,7 @@ static void the_stored_dtype_is_what_is_computed_with(void **state)
 {
     (void)state;
     for (int dtype = 0; dtype < 3; dtype++) {
-        struct lora l = {.targets = ALL, .dtype = (enum st_dtype)dtype, .seed = 11, .infix = ".default"};
-        expect_merged(&(struct tiny){.seed = 11, .tied = dtype == 1},
-                      &(struct lora){.targets = "[\"up_proj\"]", .dtype = l.dtype, .seed = 11, .infix = ".default"},
-                      (struct st_model_opts){0}, 1e-5);
+        const struct lora l = {.targets = ALL, .dtype = (enum st_dtype)dtype, .seed = 11, .infix = ".default"};
         expect_merged(&(struct tiny){.seed = 11}, &l, (struct st_model_opts){0}, 1e-5);
     }
 }
@@ -124,6 +121,100 @@ static void a_tied_head_takes_an_adapter_and_the_embedding_stays(void **state)
     free(got);
     st_engine_free(en);
     st_model_close(m);
+}
+
+/* A [n_expert * rank, n_in] and B [n_out, rank * n_expert] of one layer, from the pairs of its experts; gate and up
+ * side by side, as peft turns old adapters into new ones. */
+static void put_shared(const struct lora *l, int layer, const char *const *parts, uint32_t n_part, uint32_t n_out,
+                       uint32_t n_in, const char *name, struct st_buf *head, struct st_buf *data)
+{
+    enum { N_EXPERT = 4 };
+    const uint32_t r = l->rank, rank = r * n_part;
+    const size_t rows = (size_t)n_out * n_part, columns = (size_t)rank * N_EXPERT;
+    float *a = calloc(columns * n_in, sizeof *a), *b = calloc(rows * columns, sizeof *b);
+    for (uint32_t e = 0; e < N_EXPERT; e++)
+        for (uint32_t p = 0; p < n_part; p++) {
+            char module[ST_PLAN_NAME];
+            snprintf(module, sizeof module, "model.layers.%d.mlp.experts.%u.%s", layer, e, parts[p]);
+            float *one_a = lora_values(l, module, 'A', r, n_in), *one_b = lora_values(l, module, 'B', r, n_out);
+            memcpy(a + ((size_t)e * rank + p * r) * n_in, one_a, (size_t)r * n_in * sizeof *a);
+            for (uint32_t o = 0; o < n_out; o++)
+                for (uint32_t k = 0; k < r; k++)
+                    b[((size_t)p * n_out + o) * columns + (size_t)(p * r + k) * N_EXPERT + e] = one_b[o * r + k];
+            free(one_a);
+            free(one_b);
+        }
+    for (int side = 0; side < 2; side++) {
+        size_t from = data->len;
+        st_buf_add(data, side ? b : a, (side ? rows * columns : columns * n_in) * sizeof *a);
+        st_buf_addf(
+            head,
+            ",\"base_model.model.model.layers.%d.mlp.%s.lora_%c.weight\":{\"dtype\":\"F32\",\"shape\":[%zu,%zu],"
+            "\"data_offsets\":[%zu,%zu]}",
+            layer, name, side ? 'B' : 'A', side ? rows : columns, side ? columns : (size_t)n_in, from, data->len);
+    }
+    free(a);
+    free(b);
+}
+
+static void one_pair_for_all_experts_of_a_layer_is_what_pairs_of_their_own_are(void **state)
+{
+    (void)state;
+    static const char *const gate_up[] = {"gate_proj", "up_proj"}, *const down[] = {"down_proj"};
+    const struct tiny t = {
+        .seed = 31, .arch = "Qwen3MoeForCausalLM", .extra = MOE "\"num_experts\": 4, \"num_experts_per_tok\": 2"};
+    const struct lora l = {
+        .targets = "[\"gate_proj\", \"up_proj\", \"down_proj\"]", .seed = 31, .rank = 3, .alpha = 12};
+    const struct lora shared = {.targets = "null",
+                                .rank = 3,
+                                .alpha = 12,
+                                .extra =
+                                    "\"target_parameters\": [\"gate_up_proj\", \"down_proj\"], \"rank_pattern\": "
+                                    "{\".*\\\\.gate_up_proj\": 6}, \"alpha_pattern\": {\".*\\\\.gate_up_proj\": 24}"};
+    char base[64], dir[64];
+    uint32_t ids[20];
+    struct st_buf head = {0}, data = {0}, config = {0};
+    struct st_adapter *a;
+    struct st_model *m, *want_m = lora_model(&t, &l, 1, (struct st_model_opts){0});
+    struct st_err e = {0};
+    tiny_mkdir(base);
+    tiny_mkdir(dir);
+    tiny_write(&t, base);
+    st_buf_add_str(&head, "{\"__metadata__\":{\"format\":\"pt\"}");
+    for (int layer = 0; layer < 2; layer++) {
+        put_shared(&l, layer, gate_up, 2, 48, 64, "experts.base_layer", &head, &data);
+        put_shared(&l, layer, down, 1, 64, 48, "experts", &head, &data);
+    }
+    lora_save(dir, &head, &data);
+    lora_config(&shared, &config);
+    tiny_save(dir, "adapter_config.json", config.p, config.len);
+    assert_ok(st_adapter_open(dir, &(struct st_adapter_opts){0}, &a, &e), &e);
+    const struct st_adapter *const list[] = {a};
+    const struct st_model_opts mo = {.n_threads = 1, .adapters = list, .n_adapter = 1};
+    assert_ok(st_model_open(base, &mo, &m, &e), &e);
+    struct st_engine *en = tiny_engine(m, (struct st_engine_opts){0}),
+                     *want_en = tiny_engine(want_m, (struct st_engine_opts){0});
+    random_ids(ids, 20, 128, 1);
+    float *got = lora_logits(en, 128, 1, ids, 20), *want = lora_logits(want_en, 128, 1, ids, 20);
+    assert_true(relative(got, want, 20 * 128) < 1e-6);
+    free(got);
+    free(want);
+    st_engine_free(en);
+    st_engine_free(want_en);
+    st_model_close(m);
+    st_model_close(want_m);
+    /* A base with another number of experts: what would be read beyond the tensor is never read. */
+    struct tiny more = t;
+    more.extra = MOE "\"num_experts\": 8, \"num_experts_per_tok\": 2";
+    tiny_write(&more, base);
+    expect_refusal(st_model_open(base, &mo, &m, &e), &e, ST_INPUT,
+                   "experts.base_layer.lora_A.weight: this base wants [48,64], got [24,64]");
+    st_adapter_close(a);
+    tiny_rmdir(base);
+    tiny_rmdir(dir);
+    st_buf_free(&head);
+    st_buf_free(&data);
+    st_buf_free(&config);
 }
 
 /* Several at once */
@@ -344,6 +435,7 @@ int main(void)
         cmocka_unit_test(the_stored_dtype_is_what_is_computed_with),
         cmocka_unit_test(a_norm_that_is_folded_into_the_base_goes_into_the_adapter_too),
         cmocka_unit_test(a_tied_head_takes_an_adapter_and_the_embedding_stays),
+        cmocka_unit_test(one_pair_for_all_experts_of_a_layer_is_what_pairs_of_their_own_are),
         cmocka_unit_test(mixed_batches_equal_requests_alone_bit_by_bit),
         cmocka_unit_test(a_request_without_an_adapter_is_the_base_bit_by_bit),
         cmocka_unit_test(a_session_reuses_its_cache_for_the_same_adapter_only),

@@ -98,18 +98,16 @@ static int pair(struct st_adapter *a, struct st_err *e)
     return 0;
 }
 
-static int check_pair(const struct st_adapter *a, struct st_adapter_pair *p, struct st_err *e)
+static int check_pair(const struct st_adapter *a, const struct st_adapter_pair *p, struct st_err *e)
 {
     const struct st_tensor *t = p->a ? p->a : p->b;
     if (!p->a || !p->b)
         return st_fail(e, ST_INPUT, "%s: %.200s: its lora_%c is missing", a->path, t->name, p->a ? 'B' : 'A');
-    if (st_adapter_config_rank(a->config, p->module, &p->rank, &p->scale, e))
-        return e->code;
-    if (p->a->dim[0] != p->rank || p->b->dim[1] != p->rank)
+    if (p->a->dim[0] != p->b->dim[1] || p->a->dim[0] == 0)
         return st_fail(e, ST_INPUT,
-                       "%s: %.200s: want rank %" PRIu32 " (adapter_config.json), got lora_A [%" PRIu64 ",%" PRIu64
-                       "] and lora_B [%" PRIu64 ",%" PRIu64 "]",
-                       a->path, p->a->name, p->rank, p->a->dim[0], p->a->dim[1], p->b->dim[0], p->b->dim[1]);
+                       "%s: %.200s: want lora_A [rank,n_in] and lora_B [n_out,rank], got [%" PRIu64 ",%" PRIu64
+                       "] and [%" PRIu64 ",%" PRIu64 "]",
+                       a->path, p->a->name, p->a->dim[0], p->a->dim[1], p->b->dim[0], p->b->dim[1]);
     return 0;
 }
 

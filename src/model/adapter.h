@@ -5,9 +5,11 @@
  *
  * Every tensor must have a place in the plan of the base, in pairs `base_model.model.MODULE.lora_A.weight` [rank, n_in]
  * and `.lora_B.weight` [n_out, rank] (or `.lora_A.NAME.weight`), F32, F16 or BF16, of the rank that the config says;
- * and every dense layer that the config names must have its tensors. Hostile like any checkpoint. Not supported,
- * refused by name: DoRA, biases, embeddings, copies of weights of the base, experts stored as one tensor. Two open
- * adapters are independent; one is used by one thread. */
+ * and every dense layer that the config names must have its tensors. Routed experts have a pair each, or as peft saves
+ * them with transformers 5, which holds them as one parameter (target_parameters): one pair for all experts of a layer,
+ * A [n_expert * rank, n_in], B [n_out, rank * n_expert], gate and up together. Hostile like any checkpoint. Not
+ * supported, refused by name: DoRA, biases, embeddings, copies of weights of the base. Two open adapters are
+ * independent; one is used by one thread. */
 #ifndef ST_MODEL_ADAPTER_H
 #define ST_MODEL_ADAPTER_H
 

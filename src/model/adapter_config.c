@@ -31,7 +31,7 @@ struct patterns {
 struct st_adapter_config {
     json_t *json; /* owns the lists */
     char *where;
-    struct selector targets, excluded;
+    struct selector targets, excluded, parameters;
     struct patterns ranks, alphas;
     const json_t *layers; /* layers_to_transform: an integer or a list; NULL = all */
     bool no_layer;        /* layers_pattern names layers that these models do not have */
@@ -55,6 +55,7 @@ static const char *const read_here[] = {"peft_type",
                                         "rank_pattern",
                                         "alpha_pattern",
                                         "layers_pattern",
+                                        "target_parameters",
                                         "bias",
                                         "layers_to_transform",
                                         "init_lora_weights",
@@ -213,10 +214,13 @@ static int read_fields(struct st_adapter_config *c, struct st_err *e)
         st_json_real(c->json, c->where, "lora_alpha", -MAX_ALPHA, MAX_ALPHA, &c->alpha, e) ||
         st_json_bool(c->json, c->where, "use_rslora", &c->rslora, e) ||
         read_selector(c, "target_modules", &c->targets, e) || read_selector(c, "exclude_modules", &c->excluded, e) ||
+        read_selector(c, "target_parameters", &c->parameters, e) ||
         read_patterns(c, "rank_pattern", 1, ST_ADAPTER_MAX_RANK, true, &c->ranks, e) ||
         read_patterns(c, "alpha_pattern", -MAX_ALPHA, MAX_ALPHA, false, &c->alphas, e) || read_layers(c, e))
         return e->code;
-    if (!c->targets.names && !c->targets.regex)
+    if (c->parameters.regex)
+        return st_fail(e, ST_INPUT, "%s: target_parameters: want a list of names", c->where);
+    if (!c->targets.names && !c->targets.regex && !c->parameters.names)
         return st_fail(e, ST_INPUT, "%s: target_modules: want a list of names, or a regex", c->where);
     return 0;
 }
@@ -257,6 +261,7 @@ void st_adapter_config_free(struct st_adapter_config *c)
         return;
     pcre2_code_free(c->targets.regex);
     pcre2_code_free(c->excluded.regex);
+    pcre2_code_free(c->parameters.regex);
     free_patterns(&c->ranks);
     free_patterns(&c->alphas);
     pcre2_match_data_free(c->match);
@@ -283,16 +288,28 @@ static bool ends(const char *module, const char *name, size_t len)
     return len <= n && memcmp(module + n - len, name, len) == 0 && (len == n || module[n - len - 1] == '.');
 }
 
+static bool in_list(const json_t *names, const char *name)
+{
+    for (size_t i = 0; i < json_array_size(names); i++) {
+        const json_t *one = json_array_get(names, i);
+        if (ends(name, json_string_value(one), json_string_length(one)))
+            return true;
+    }
+    return false;
+}
+
+bool st_adapter_config_parameter(const struct st_adapter_config *c, const char *name)
+{
+    return in_list(c->parameters.names, name);
+}
+
 static int selects(const struct st_adapter_config *c, const char *field, const struct selector *s, const char *module,
                    bool *out, struct st_err *e)
 {
     *out = false;
     if (s->regex)
         return matches(c, field, s->regex, module, out, e);
-    for (size_t i = 0; !*out && i < json_array_size(s->names); i++) {
-        const json_t *name = json_array_get(s->names, i);
-        *out = ends(module, json_string_value(name), json_string_length(name));
-    }
+    *out = in_list(s->names, module);
     return 0;
 }
 

@@ -27,6 +27,8 @@ void st_adapter_config_free(struct st_adapter_config *c);
  * does not come to an end. */
 int st_adapter_config_targets(const struct st_adapter_config *c, const char *module, int layer, bool *out,
                               struct st_err *e) ST_MUST_CHECK;
+/* Whether target_parameters names a parameter: "model.layers.3.mlp.experts.down_proj". */
+bool st_adapter_config_parameter(const struct st_adapter_config *c, const char *name);
 /* Rank, and the factor of B A: alpha / rank, or alpha / sqrt(rank) with use_rslora. */
 int st_adapter_config_rank(const struct st_adapter_config *c, const char *module, uint32_t *rank, float *scale,
                            struct st_err *e) ST_MUST_CHECK;

@@ -10,10 +10,23 @@ static size_t round_line(size_t n)
     return (n + 63) & ~(size_t)63;
 }
 
-/* Where the matrices go, one behind the other; at the end room for one as it is stored, and one row of B. */
+/* Bytes: of the matrices, one behind the other; and of what is used to make one: values as they are stored, an A, whole
+ * tensors B, the share of B that one expert has, and a row of it in f32. */
 struct layout {
-    size_t matrices, stored, row;
+    size_t matrices, a, b, share, row;
+    int n_b; /* tensors B held at once */
 };
+
+static size_t scratch(const struct layout *l)
+{
+    return l->a + (size_t)l->n_b * l->b + l->share + l->row;
+}
+
+static void at_least(size_t *n, size_t bytes)
+{
+    bytes = round_line(bytes);
+    *n = bytes > *n ? bytes : *n;
+}
 
 static bool is_ours(const struct st_plan_op *op, int index)
 {
@@ -30,19 +43,39 @@ static size_t b_bytes(const struct st_plan_weight *w)
     return round_line(st_lora_packed(w->n_out, w->n_in) * sizeof(float));
 }
 
-static struct layout measure(const struct st_adapter *a, int index, const struct st_plan *p)
+/* The layer's name in the checkpoints, from that of its A in the plan. */
+static int part_of(const struct st_adapter *a, const struct st_plan_weight *wa, struct st_adapter_part *out,
+                   struct st_err *e)
 {
-    struct layout l = {0};
-    for (int i = 0; i < p->n_op; i++)
-        if (is_ours(&p->ops[i], index))
-            l.matrices += a_bytes(&p->weights[p->ops[i].weight]) + b_bytes(&p->weights[p->ops[i].weight2]);
-    for (size_t i = 0; i < a->n_pair; i++) {
-        const struct st_adapter_pair *one = &a->pairs[i];
-        size_t most = one->a->bytes > one->b->bytes ? one->a->bytes : one->b->bytes;
-        l.stored = round_line(most) > l.stored ? round_line(most) : l.stored;
-        l.row = round_line(one->rank * sizeof(float)) > l.row ? round_line(one->rank * sizeof(float)) : l.row;
+    char module[ST_PLAN_NAME], side;
+    *out = (struct st_adapter_part){0};
+    if (st_adapter_module(wa->name, module, &side) && st_adapter_part(a, module, wa->layer, out, e))
+        return e->code;
+    return out->pair ? 0 : st_fail(e, ST_INTERNAL, "%s: %s: was planned and is not there", a->path, wa->name);
+}
+
+static int measure(const struct st_adapter *a, int index, const struct st_plan *p, struct layout *l, struct st_err *e)
+{
+    *l = (struct layout){.n_b = 1};
+    for (int i = 0; i < p->n_op; i++) {
+        const struct st_plan_op *op = &p->ops[i];
+        struct st_adapter_part part;
+        if (!is_ours(op, index))
+            continue;
+        const struct st_plan_weight *wa = &p->weights[op->weight], *wb = &p->weights[op->weight2];
+        if (part_of(a, wa, &part, e))
+            return e->code;
+        const struct st_tensor *ta = part.pair->a, *tb = part.pair->b;
+        l->matrices += a_bytes(wa) + b_bytes(wb);
+        at_least(&l->a, (size_t)wa->n_out * wa->n_in * st_dtype_size(ta->dtype));
+        at_least(&l->b, tb->bytes);
+        at_least(&l->row, wb->n_in * sizeof(float));
+        if (!part.shared)
+            continue;
+        at_least(&l->share, (size_t)wb->n_out * wb->n_in * st_dtype_size(tb->dtype));
+        l->n_b = 2;
     }
-    return l;
+    return 0;
 }
 
 static bool is_secret(const struct st_adapter *a)
@@ -68,30 +101,43 @@ static int take_memory(const struct st_adapter *a, size_t need, bool allow_unloc
     return rc;
 }
 
-static int read_tensor(const struct st_adapter *a, const struct st_tensor *t, void *dst, struct st_err *e)
+static int read_part(const struct st_adapter *a, const struct st_tensor *t, uint64_t at, size_t len, void *dst,
+                     struct st_err *e)
 {
     if (a->source)
-        return a->source->read(a->source->ctx, t, 0, t->bytes, dst, e);
-    memcpy(dst, t->data, t->bytes);
-    st_ckpt_release(a->ckpt, t);
+        return a->source->read(a->source->ctx, t, at, len, dst, e);
+    memcpy(dst, (const uint8_t *)t->data + at, len);
+    st_ckpt_release_part(a->ckpt, t, (size_t)at, len);
     return 0;
 }
 
-/* Where the next matrix goes, and what is used while one is read. */
+/* Where the next matrix goes, and the parts of the scratch. */
 struct cursor {
-    uint8_t *at;
-    void *stored;
+    uint8_t *at, *a, *b[2], *share;
+    const struct st_tensor *held[2]; /* in b: those of an expert's gate and up, and down, take turns */
     float *row;
 };
 
-/* A in f32, its columns multiplied by the norm that is folded into the base. */
-static int load_a(const struct st_adapter *a, const struct st_tensor *t, const float *columns, struct st_mat *mat,
-                  struct cursor *c, struct st_err *e)
+static struct cursor cursor_at(uint8_t *p, const struct layout *l)
 {
+    struct cursor c = {.at = p, .a = p + l->matrices};
+    c.b[0] = c.a + l->a;
+    c.b[1] = l->n_b > 1 ? c.b[0] + l->b : c.b[0];
+    c.share = c.b[1] + l->b;
+    c.row = (float *)(void *)(c.share + l->share);
+    return c;
+}
+
+/* A in f32, its columns multiplied by the norm that is folded into the base. */
+static int load_a(const struct st_adapter *a, const struct st_adapter_part *part, const float *columns,
+                  struct st_mat *mat, struct cursor *c, struct st_err *e)
+{
+    const struct st_tensor *t = part->pair->a;
+    const size_t n = (size_t)mat->n_out * mat->n_in, bytes = n * st_dtype_size(t->dtype);
     float *to = (float *)(void *)c->at;
-    if (read_tensor(a, t, c->stored, e))
+    if (read_part(a, t, part->expert * (uint64_t)bytes, bytes, c->a, e))
         return e->code;
-    st_convert(t->dtype, c->stored, ST_DTYPE_F32, to, (size_t)mat->n_out * mat->n_in);
+    st_convert(t->dtype, c->a, ST_DTYPE_F32, to, n);
     for (size_t r = 0; columns && r < mat->n_out; r++)
         for (size_t i = 0; i < mat->n_in; i++)
             to[r * mat->n_in + i] *= columns[i];
@@ -99,13 +145,33 @@ static int load_a(const struct st_adapter *a, const struct st_tensor *t, const f
     return 0;
 }
 
-static int load_b(const struct st_adapter *a, const struct st_tensor *t, float scale, struct st_mat *mat,
-                  struct cursor *c, struct st_err *e)
+/* One expert's columns and one half of the rows of B, dense. */
+static void pick(const struct st_adapter_part *part, const struct st_mat *mat, size_t size, const uint8_t *from,
+                 uint8_t *to)
 {
+    const size_t columns = (size_t)mat->n_in * part->n_expert;
+    for (size_t o = 0; o < mat->n_out; o++) {
+        const uint8_t *row = from + ((part->half * (size_t)mat->n_out + o) * columns + part->expert) * size;
+        for (size_t k = 0; k < mat->n_in; k++, to += size)
+            memcpy(to, row + k * part->n_expert * size, size);
+    }
+}
+
+static int load_b(const struct st_adapter *a, const struct st_adapter_part *part, struct st_mat *mat, struct cursor *c,
+                  struct st_err *e)
+{
+    const struct st_tensor *t = part->pair->b;
+    const int slot = part->shared && part->halves == 1;
     float *to = (float *)(void *)c->at;
-    if (read_tensor(a, t, c->stored, e))
-        return e->code;
-    st_lora_pack(t->dtype, c->stored, mat->n_out, mat->n_in, scale, c->row, to);
+    if (c->held[slot] != t) {
+        c->held[slot] = NULL;
+        if (read_part(a, t, 0, t->bytes, c->b[slot], e))
+            return e->code;
+        c->held[slot] = t;
+    }
+    if (part->shared)
+        pick(part, mat, st_dtype_size(t->dtype), c->b[slot], c->share);
+    st_lora_pack(t->dtype, part->shared ? c->share : c->b[slot], mat->n_out, mat->n_in, part->scale, c->row, to);
     mat->data = to;
     return 0;
 }
@@ -114,17 +180,16 @@ static int load_op(const struct st_adapter *a, const struct st_plan *p, const st
                    const struct st_fold *fold, struct st_mat *mats, struct cursor *c, struct st_err *e)
 {
     const struct st_plan_weight *wa = &p->weights[op->weight], *wb = &p->weights[op->weight2];
-    char module[ST_PLAN_NAME], side;
-    const struct st_adapter_pair *pair = st_adapter_module(wa->name, module, &side) ? st_adapter_find(a, module) : NULL;
-    if (!pair)
-        return st_fail(e, ST_INTERNAL, "%s: %s: was planned and is not there", a->path, wa->name);
+    struct st_adapter_part part;
     int norm = fold ? fold->norm[op->weight] : -1;
+    if (part_of(a, wa, &part, e))
+        return e->code;
     mats[op->weight] = (struct st_mat){.dtype = ST_DTYPE_F32, .n_out = wa->n_out, .n_in = wa->n_in};
     mats[op->weight2] = (struct st_mat){.dtype = ST_DTYPE_F32, .n_out = wb->n_out, .n_in = wb->n_in};
-    if (load_a(a, pair->a, norm >= 0 ? mats[norm].data : NULL, &mats[op->weight], c, e))
+    if (load_a(a, &part, norm >= 0 ? mats[norm].data : NULL, &mats[op->weight], c, e))
         return e->code;
     c->at += a_bytes(wa);
-    if (load_b(a, pair->b, pair->scale, &mats[op->weight2], c, e))
+    if (load_b(a, &part, &mats[op->weight2], c, e))
         return e->code;
     c->at += b_bytes(wb);
     return 0;
@@ -133,15 +198,18 @@ static int load_op(const struct st_adapter *a, const struct st_plan *p, const st
 int st_adapter_load(const struct st_adapter *a, int index, const struct st_plan *plan, const struct st_fold *fold,
                     bool allow_unlocked, struct st_mat *mats, struct st_adapter_memory *out, struct st_err *e)
 {
-    struct layout l = measure(a, index, plan);
+    struct layout l;
     uint8_t *p = NULL;
-    int rc = take_memory(a, l.matrices + l.stored + l.row, allow_unlocked, out, &p, e);
-    struct cursor c = {.at = p, .stored = p + l.matrices, .row = (float *)(void *)(p + l.matrices + l.stored)};
+    int rc = measure(a, index, plan, &l, e);
+    if (!rc)
+        rc = take_memory(a, l.matrices + scratch(&l), allow_unlocked, out, &p, e);
+    if (rc)
+        return rc;
+    struct cursor c = cursor_at(p, &l);
     for (int i = 0; !rc && i < plan->n_op; i++)
         if (is_ours(&plan->ops[i], index))
             rc = load_op(a, plan, &plan->ops[i], fold, mats, &c, e);
-    if (p)
-        explicit_bzero(p + l.matrices, l.stored + l.row);
+    explicit_bzero(p + l.matrices, scratch(&l));
     return rc;
 }
 

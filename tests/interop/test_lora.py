@@ -20,9 +20,11 @@ from test_transformers import (EXIT_UNSUPPORTED, F32_BOUND, GAP, N_GREEDY, N_PRO
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 DENSE = ATTENTION + ["gate_proj", "up_proj", "down_proj"]
 LATENT = ["q_a_proj", "q_b_proj", "q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"]
+MLP = ["gate_proj", "up_proj", "down_proj"]
 
-# Case of make_checkpoints.py, and what LoraConfig gets. Routed experts are one tensor in transformers 5, so peft leaves
-# them out here; test_experts has them.
+# Case of make_checkpoints.py, and what LoraConfig gets. Routed experts are one parameter in transformers 5: peft turns
+# names of their matrices into target_parameters and saves one pair for all experts of a layer. test_experts has the
+# pairs of single experts that it saved before.
 CASES = {
     "llama": ("llama-mha", dict(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])),
     "llama-all-linear": ("llama-gqa-tied", dict(r=16, lora_alpha=8, target_modules="all-linear")),
@@ -39,11 +41,14 @@ CASES = {
                                               alpha_pattern={"layers.0.self_attn.v_proj": 40, "down_proj": 5})),
     "qwen2-one": ("qwen2-mha", dict(r=1, lora_alpha=2, target_modules=DENSE)),
     "qwen3": ("qwen3-gqa-tied", dict(r=8, lora_alpha=16, target_modules=DENSE)),
-    "mixtral": ("mixtral-gqa", dict(r=8, lora_alpha=16, target_modules=ATTENTION)),
-    "qwen3-moe": ("qwen3moe-step", dict(r=8, lora_alpha=16, target_modules=ATTENTION)),
-    "deepseek-v2": ("deepseek-v2-groups", dict(r=6, lora_alpha=12, target_modules=LATENT)),
+    "mixtral": ("mixtral-gqa", dict(r=8, lora_alpha=16, target_modules=["q_proj", "w1", "w2", "w3"])),
+    "mixtral-router": ("mixtral-window", dict(r=2, lora_alpha=16, use_rslora=True,
+                                              target_modules=["gate", "w1", "w3", "o_proj"])),
+    "qwen3-moe": ("qwen3moe-step", dict(r=8, lora_alpha=16, target_modules=ATTENTION + MLP)),
+    "qwen3-moe-down": ("qwen3moe-gqa", dict(r=3, lora_alpha=16, target_modules=["down_proj"])),
+    "deepseek-v2": ("deepseek-v2-groups", dict(r=6, lora_alpha=12, target_modules=LATENT + MLP)),
     "deepseek-v2-plain-q": ("deepseek-v2-plain-q", dict(r=6, lora_alpha=12, target_modules=LATENT)),
-    "deepseek-v3": ("deepseek-v3-noaux", dict(r=6, lora_alpha=12, use_rslora=True, target_modules=LATENT)),
+    "deepseek-v3": ("deepseek-v3-noaux", dict(r=6, lora_alpha=12, use_rslora=True, target_modules=LATENT + MLP)),
 }
 
 
