@@ -106,8 +106,10 @@ int st_sealed_unwanted(const struct st_cli *cli, struct st_err *e)
 int st_sealed_hold(const struct st_cli *cli, struct st_sealed_side *s, const struct st_model *model,
                    struct st_engine_opts *eo, struct st_err *e)
 {
-    const struct st_sealed_store_opts o = {
-        .memory = cli->sealed.memory, .n_threads = cli->n_threads, .allow_unlocked = cli->masked.allow_unlocked};
+    const struct st_sealed_store_opts o = {.memory = cli->sealed.memory,
+                                           .n_threads = cli->n_threads,
+                                           .allow_unlocked = cli->masked.allow_unlocked,
+                                           .progress = !cli->quiet};
     if (st_sealed_store_new(s->file.vault, model, &o, &s->store, e))
         return e->code;
     eo->store = st_sealed_store(s->store);

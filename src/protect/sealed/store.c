@@ -1,6 +1,8 @@
 #include "protect/sealed/store.h"
 #include "base/buf.h"
 #include "base/hooks.h"
+#include "base/log.h"
+#include "base/mem.h"
 #include "protect/sealed/parts.h"
 
 #include <pthread.h>
@@ -55,6 +57,8 @@ struct st_sealed_store {
 struct filling {
     struct st_sealed_store *s;
     atomic_int next;
+    atomic_ullong done;      /* bytes */
+    struct st_progress *bar; /* NULL = none */
     pthread_mutex_t lock;
     struct st_err err;
 };
@@ -302,13 +306,18 @@ static void fill_kept(void *arg, int thread, int n_threads)
 {
     struct filling *f = arg;
     struct st_sealed_store *s = f->s;
-    (void)thread;
     (void)n_threads;
     for (int i; (i = atomic_fetch_add(&f->next, 1)) < s->p.n_part;) {
         const struct st_part *part = &s->p.parts[i];
         struct st_err e = {0};
-        if (!part->kept || !decrypt(s, i, s->area.p + part->at, &e))
+        if (!part->kept)
             continue;
+        if (!decrypt(s, i, s->area.p + part->at, &e)) {
+            uint64_t done = atomic_fetch_add(&f->done, part->bytes) + part->bytes;
+            if (f->bar && thread == 0)
+                st_progress_update(f->bar, done);
+            continue;
+        }
         pthread_mutex_lock(&f->lock);
         f->err = e;
         pthread_mutex_unlock(&f->lock);
@@ -317,14 +326,19 @@ static void fill_kept(void *arg, int thread, int n_threads)
 }
 
 /* Everything that stays, before the first step; *n_threads becomes what 0 stands for. */
-static int fill_all_kept(struct st_sealed_store *s, int *n_threads, struct st_err *e)
+static int fill_all_kept(struct st_sealed_store *s, bool progress, int *n_threads, struct st_err *e)
 {
-    struct filling f = {.s = s, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct st_progress bar;
+    struct filling f = {.s = s, .lock = PTHREAD_MUTEX_INITIALIZER, .bar = progress ? &bar : NULL};
     struct st_pool *pool;
     if (st_pool_new(*n_threads, &pool, e))
         return e->code;
     *n_threads = st_pool_size(pool);
+    if (progress)
+        st_progress_start(&bar, "Decrypting weights", "B", s->p.kept);
     st_pool_run(pool, fill_kept, &f);
+    if (progress)
+        st_progress_end(&bar);
     st_pool_free(pool);
     if (f.err.code)
         *e = f.err;
@@ -352,7 +366,11 @@ static int start_threads(struct st_sealed_store *s, struct st_err *e)
 
 static int make_area(struct st_sealed_store *s, bool allow_unlocked, struct st_err *e)
 {
-    size_t len = (size_t)s->p.kept + (size_t)s->p.n_slot * s->p.slot;
+    size_t len = (size_t)s->p.kept + (size_t)s->p.n_slot * s->p.slot, have = st_mem_available();
+    char a[ST_MEM_TEXT], b[ST_MEM_TEXT];
+    if (len > have)
+        return st_fail(e, ST_MEMORY, "decrypted weights need %s of memory, %s are available: give --enclave-memory",
+                       st_mem_text(len, a), st_mem_text(have, b));
     struct st_locked_opts lo = {.what = "decrypted weights", .allow_unlocked = allow_unlocked, .secretmem = true};
     if (st_locked_new(&s->area, len ? len : 1, &lo, e))
         return e->code;
@@ -388,7 +406,7 @@ int st_sealed_store_new(struct st_vault *v, const struct st_model *m, const stru
                                .take = take,
                                .give = give,
                                .away = away};
-    if (fill_all_kept(s, &s->n_threads, e) ||
+    if (fill_all_kept(s, o->progress, &s->n_threads, e) ||
         st_alloc(&s->threads, (size_t)s->n_threads, sizeof *s->threads, "threads", e) || start_threads(s, e))
         goto fail;
     *out = s;

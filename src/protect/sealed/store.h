@@ -20,9 +20,10 @@ struct st_sealed_store_opts {
     uint64_t memory; /* budget of decrypted matrices in bytes; 0 = all of them */
     int n_threads;   /* that decrypt while the engine does not compute; 0 = one for each processor */
     bool allow_unlocked;
+    bool progress; /* draw a progress bar while what stays is decrypted */
 };
-/* The model was opened from the vault's source and is borrowed until free, as is the vault. MEMORY/USAGE: the budget is
- * too small: says the least that works; POLICY: memory cannot be locked. */
+/* The model was opened from the vault's source and is borrowed until free, as is the vault. MEMORY: the budget is too
+ * small, says the least that works, or more than there is; POLICY: memory cannot be locked; VERIFY names a tensor. */
 int st_sealed_store_new(struct st_vault *v, const struct st_model *m, const struct st_sealed_store_opts *o,
                         struct st_sealed_store **out, struct st_err *e) ST_MUST_CHECK;
 void st_sealed_store_free(struct st_sealed_store *s);                    /* overwrites */
