@@ -2,19 +2,17 @@
  * it on the same CPUs of this side. */
 #include "base/hooks.h"
 #include "cli/bench_run.h"
-#include "cli/child.h"
+#include "cli/bench_worker.h"
 #include "cli/masked.h"
 #include "model/kit.h"
 #include "text/json.h"
 
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-#define SHM "shm:"
 #define MAX_CLIENTS 16
 #define MAX_ROUNDS 16
 #define FILL_S 60   /* longest wait for full pads */
@@ -35,8 +33,7 @@ struct round {
 struct bench {
     struct st_cli cli; /* with --protect masked and, if spawned, the worker's address */
     const struct st_bench_masked *o;
-    char tmp[64], hints[128], address[128];
-    struct st_child worker;
+    struct st_bench_beside beside;
     cpu_set_t before;
     int cpu_here, cpu_worker; /* with --pin */
     struct st_open m;
@@ -101,73 +98,13 @@ static int choose_cpus(struct bench *b, struct st_err *e)
     return 0;
 }
 
-static int make_hints(struct bench *b, const char *model, struct st_err *e)
-{
-    const char *params = b->cli.masked.params;
-    const char *const args[] = {"prepare", model, "--out", b->hints, "--quiet", "--config=", params ? "--params" : NULL,
-                                params,    NULL};
-    snprintf(b->hints, sizeof b->hints, "%s/hints", b->tmp);
-    if (st_child_start("sotto-worker", args, &b->worker, e))
-        return e->code;
-    return st_child_wait(&b->worker, 3600, e);
-}
-
-/* Calls only what a signal handler may call. */
-static void remove_files(const struct bench *b)
-{
-    if (!*b->tmp)
-        return;
-    if (*b->hints)
-        unlink(b->hints);
-    if (*b->address)
-        unlink(b->address + strlen(SHM));
-    rmdir(b->tmp);
-}
-
-static const struct bench *volatile spawned;
-
-/* Ctrl-C must not leave the files behind: hints are large. The worker dies with this process. */
-static void on_signal(int sig)
-{
-    if (spawned)
-        remove_files(spawned);
-    raise(sig);
-}
-
 static int spawn(struct bench *b, struct st_err *e)
 {
-    char model[ST_PATH_MAX], threads[16], line[1024];
-    const char *base = getenv("TMPDIR"), *hints = b->cli.masked.hints;
-    const struct st_scheme *scheme;
-    if (b->cli.masked.n_worker)
-        return st_fail(e, ST_USAGE, "bench masked: want one of --worker and --spawn");
-    if (st_open_model_path(b->cli.args[1], model, e) || st_scheme_find(b->cli.masked.scheme, &scheme, e))
+    char model[ST_PATH_MAX];
+    if (st_open_model_path(b->cli.args[1], model, e) || st_bench_begin(&b->beside, e) ||
+        st_bench_hints(&b->beside, &b->cli, model, e) || (b->o->pin && pin_to(b->cpu_worker, e)) ||
+        st_bench_worker(&b->beside, &b->cli, model, b->o->pin ? 1 : b->cli.n_threads, e))
         return e->code;
-    snprintf(b->tmp, sizeof b->tmp, "%s/sotto-bench-XXXXXX", base && *base && strlen(base) < 40 ? base : "/tmp");
-    if (!mkdtemp(b->tmp)) {
-        *b->tmp = 0;
-        return st_fail(e, ST_IO, "cannot make a temporary directory (TMPDIR)");
-    }
-    snprintf(b->address, sizeof b->address, SHM "%s/worker", b->tmp);
-    const struct sigaction sa = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
-    spawned = b;
-    sigaction(SIGINT, &sa, NULL);
-    sigaction(SIGTERM, &sa, NULL);
-    bool lwe = strcmp(scheme->name, "lwe") == 0;
-    if (lwe && !hints) {
-        if (make_hints(b, model, e))
-            return e->code;
-        hints = b->hints;
-    }
-    snprintf(threads, sizeof threads, "%d", b->o->pin ? 1 : b->cli.n_threads);
-    const char *const args[] = {"--model", model,     "--listen",  b->address, "--threads",
-                                threads,   "--quiet", "--config=", "--json",   lwe ? "--hints" : NULL,
-                                hints,     NULL};
-    if ((b->o->pin && pin_to(b->cpu_worker, e)) || st_child_start("sotto-worker", args, &b->worker, e) ||
-        st_child_line(&b->worker, 600, line, sizeof line, e))
-        return e->code;
-    b->cli.masked.workers[0] = b->address;
-    b->cli.masked.n_worker = 1;
     return 0;
 }
 
@@ -321,9 +258,7 @@ static int measure(struct bench *b, struct st_err *e)
 static void clean_up(struct bench *b)
 {
     st_open_close(&b->m);
-    st_child_stop(&b->worker);
-    spawned = NULL;
-    remove_files(b);
+    st_bench_end(&b->beside);
 }
 
 int st_bench_masked(const struct st_cli *cli, const struct st_bench_masked *o, struct st_err *e)

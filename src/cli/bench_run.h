@@ -33,6 +33,8 @@ int st_bench_masked(const struct st_cli *cli, const struct st_bench_masked *o, s
 struct st_bench_sealed {
     uint32_t prompt, gen, batch;
     const char *budgets; /* "50,25,10": percentages of what lies inside; NULL = these */
+    const char *policy;  /* how a model is sealed; NULL = all-inside, with a worker paper */
+    bool spawn;          /* also with a worker for what lies outside */
 };
 int st_bench_sealed(const struct st_cli *cli, const struct st_bench_sealed *o, struct st_err *e) ST_MUST_CHECK;
 

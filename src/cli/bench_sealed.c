@@ -4,7 +4,9 @@
 #include "base/hooks.h"
 #include "base/pool.h"
 #include "cli/bench_run.h"
+#include "cli/bench_worker.h"
 #include "cli/demo.h"
+#include "cli/masked.h"
 #include "crypto/aead.h"
 #include "crypto/digest.h"
 #include "crypto/ed25519.h"
@@ -12,11 +14,9 @@
 #include "protect/sealed/writer.h"
 #include "text/json.h"
 
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #define MAX_ROUNDS 8
 #define CIPHER_S 0.3
@@ -26,15 +26,18 @@ struct round {
     uint64_t memory; /* what the store used */
     struct st_bench_figures speed;
     struct st_sealed_store_stats from, to;
+    struct st_masked_figures masked_from, masked_to; /* with a worker */
+    double cpu_from, cpu_to;                         /* of this process, all threads */
 };
 
 struct bench {
     struct st_cli cli; /* opens the sealed model */
     const struct st_bench_sealed *o;
     const char *plain; /* the same model, not sealed; NULL = none */
-    char model[ST_PATH_MAX], tmp[64], file[96], passphrase[96];
+    char model[ST_PATH_MAX];
+    struct st_bench_beside beside;
     uint32_t prompt;
-    struct round rounds[MAX_ROUNDS], *now;
+    struct round rounds[MAX_ROUNDS], worker, *now; /* worker: with --spawn */
     int n_round;
     struct st_open m;
     uint64_t inside;
@@ -63,47 +66,16 @@ static int read_budgets(struct bench *b, struct st_err *e)
     return 0;
 }
 
-static void remove_files(const struct bench *b)
-{
-    if (*b->file)
-        unlink(b->file);
-    if (*b->passphrase)
-        unlink(b->passphrase);
-    if (*b->tmp)
-        rmdir(b->tmp);
-}
-
-static const struct bench *volatile sealed_here;
-
-/* Ctrl-C must not leave the files behind. Calls only what a signal handler may call. */
-static void on_signal(int sig)
-{
-    if (sealed_here)
-        remove_files(sealed_here);
-    raise(sig);
-}
-
-/* A copy of the model with everything inside, under keys that nobody keeps. */
+/* A copy of the model under keys that nobody keeps. */
 static int seal_model(struct bench *b, struct st_err *e)
 {
     static const struct st_argon2 cheap = {.passes = 1, .memory_kib = 64, .lanes = 1};
     static const char *const recipient[] = {"passphrase"};
-    const char *base = getenv("TMPDIR");
     struct st_secret seed = {0}, passphrase = {0};
     struct st_seal_report report;
     uint8_t random[16];
     char hex[33];
-    snprintf(b->tmp, sizeof b->tmp, "%s/sotto-bench-XXXXXX", base && *base && strlen(base) < 40 ? base : "/tmp");
-    if (!mkdtemp(b->tmp)) {
-        *b->tmp = 0;
-        return st_fail(e, ST_IO, "cannot make a temporary directory (TMPDIR)");
-    }
-    const struct sigaction sa = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
-    sealed_here = b;
-    sigaction(SIGINT, &sa, NULL);
-    sigaction(SIGTERM, &sa, NULL);
-    snprintf(b->file, sizeof b->file, "%s/model.sealed", b->tmp);
-    snprintf(b->passphrase, sizeof b->passphrase, "%s/passphrase", b->tmp);
+    const char *file = st_bench_file(&b->beside, "model.sealed"), *pass = st_bench_file(&b->beside, "passphrase");
     int rc = st_random(random, sizeof random, e);
     if (!rc)
         rc = st_secret_init(&seed, ST_ED25519_SEED, e);
@@ -114,9 +86,11 @@ static int seal_model(struct bench *b, struct st_err *e)
     if (!rc) {
         st_hex(random, sizeof random, hex);
         memcpy(passphrase.p, hex, 32);
-        rc = st_file_write(b->passphrase, hex, 32, 0600, false, e);
+        rc = st_file_write(pass, hex, 32, 0600, false, e);
     }
-    const struct st_seal_opts o = {.policy = "all-inside",
+    const struct st_seal_opts o = {.policy = b->o->policy  ? b->o->policy
+                                             : b->o->spawn ? "paper"
+                                                           : "all-inside",
                                    .recipients = recipient,
                                    .n_recipient = 1,
                                    .seed = &seed,
@@ -125,21 +99,21 @@ static int seal_model(struct bench *b, struct st_err *e)
                                    .n_threads = b->cli.n_threads,
                                    .progress = !b->cli.quiet};
     if (!rc)
-        rc = st_seal(b->plain, b->file, &o, &report, e);
+        rc = st_seal(b->plain, file, &o, &report, e);
     st_secret_wipe(&seed);
     st_secret_wipe(&passphrase);
-    b->cli.unlock = (struct st_cli_unlock){.passphrase_file = b->passphrase};
+    b->cli.unlock = (struct st_cli_unlock){.passphrase_file = pass};
     if (!rc)
         st_hex(report.about.publisher, sizeof report.about.publisher, b->publisher);
     b->cli.sealed.publisher = b->publisher;
-    snprintf(b->model, sizeof b->model, "%s", b->file);
+    snprintf(b->model, sizeof b->model, "%s", file);
     return rc;
 }
 
-static double thread_time(void)
+static double cpu_time(clockid_t of)
 {
     struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    clock_gettime(of, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
@@ -160,10 +134,10 @@ static void run_cipher(void *arg, int thread, int n_threads)
     uint32_t n = 0;
     (void)n_threads;
     int rc = st_aead_seal(key, nonce, NULL, 0, text, len, sealed, &e);
-    double start = thread_time(), spent = 0;
+    double start = cpu_time(CLOCK_THREAD_CPUTIME_ID), spent = 0;
     for (; !rc && spent < CIPHER_S; n++) {
         rc = st_aead_open(key, nonce, NULL, 0, sealed, sealed_len, text, &e);
-        spent = thread_time() - start;
+        spent = cpu_time(CLOCK_THREAD_CPUTIME_ID) - start;
     }
     if (rc && thread == 0)
         c->err = e;
@@ -201,7 +175,11 @@ static int measure_cipher(struct bench *b, struct st_err *e)
 static void mark(void *arg, bool begin)
 {
     struct bench *b = arg;
-    st_sealed_store_stats(b->m.sealed.store, begin ? &b->now->from : &b->now->to);
+    struct round *r = b->now;
+    st_sealed_store_stats(b->m.sealed.store, begin ? &r->from : &r->to);
+    *(begin ? &r->cpu_from : &r->cpu_to) = cpu_time(CLOCK_PROCESS_CPUTIME_ID);
+    if (b->m.masked)
+        st_masked_figures(b->m.masked, begin ? &r->masked_from : &r->masked_to);
 }
 
 /* The first run of an engine is not counted. */
@@ -222,6 +200,7 @@ static int run_plain(struct bench *b, const struct st_engine_opts *eo, struct st
     struct st_bench_figures f;
     cli.unlock = (struct st_cli_unlock){0};
     cli.sealed = (struct st_cli_sealed){0};
+    cli.masked = (struct st_cli_masked){0};
     if (st_open(&cli, b->plain, 0, eo, &plain, e))
         return e->code;
     int rc = run_twice(b, &plain, NULL, &f, e);
@@ -234,13 +213,16 @@ static int run_plain(struct bench *b, const struct st_engine_opts *eo, struct st
 /* A budget below what works becomes the least that does. */
 static int run_budget(struct bench *b, struct round *r, const struct st_engine_opts *eo, struct st_err *e)
 {
+    struct st_cli cli = b->cli;
     b->now = r;
-    b->cli.sealed.memory = r->percent == 100 ? 0 : b->inside / 100 * r->percent;
-    int rc = st_open(&b->cli, b->model, 0, eo, &b->m, e);
+    if (!cli.masked.n_worker) /* its options wait for the round with the worker */
+        cli.masked = (struct st_cli_masked){.allow_unlocked = cli.masked.allow_unlocked};
+    cli.sealed.memory = r->percent == 100 ? 0 : b->inside / 100 * r->percent;
+    int rc = st_open(&cli, b->model, 0, eo, &b->m, e);
     const char *least = rc == ST_MEMORY ? strstr(e->msg, "at least ") : NULL;
     if (least) {
-        b->cli.sealed.memory = strtoull(least + strlen("at least "), NULL, 10) << 10;
-        rc = st_open(&b->cli, b->model, 0, eo, &b->m, e);
+        cli.sealed.memory = strtoull(least + strlen("at least "), NULL, 10) << 10;
+        rc = st_open(&cli, b->model, 0, eo, &b->m, e);
     }
     if (rc)
         return rc;
@@ -252,6 +234,37 @@ static int run_budget(struct bench *b, struct round *r, const struct st_engine_o
     b->inside = r->percent == 100 ? r->to.bytes : b->inside;
     snprintf(b->memory, sizeof b->memory, "%s", r->to.memory);
     return rc;
+}
+
+/* What lies outside leaves for a worker on this machine; all that lies inside is decrypted. */
+static int run_worker(struct bench *b, const struct st_engine_opts *eo, struct st_err *e)
+{
+    struct round *r = &b->worker;
+    *r = (struct round){.percent = 100};
+    if (st_bench_hints(&b->beside, &b->cli, b->model, e) ||
+        st_bench_worker(&b->beside, &b->cli, b->model, b->cli.n_threads, e))
+        return e->code;
+    int rc = run_budget(b, r, eo, e);
+    if (!rc && !r->masked_to.masked.n_exchange)
+        rc = st_fail(e, ST_USAGE, "--spawn: the policy leaves nothing outside for a worker");
+    return rc;
+}
+
+/* Microseconds of a token with the worker: its own, the link's, waiting for masks, and this side's processor time. */
+struct costs {
+    double worker, link, pad_wait, trusted, exchanges;
+};
+
+static struct costs costs_of(const struct round *r)
+{
+    const struct st_masked_figures *a = &r->masked_from, *z = &r->masked_to;
+    double us = r->speed.n_decoded ? 1e6 / (double)r->speed.n_decoded : 0;
+    double work = z->client.work_s - a->client.work_s, make = z->masked.pads.make_s - a->masked.pads.make_s;
+    return (struct costs){.worker = work * us,
+                          .link = (z->client.wait_s - a->client.wait_s - work) * us,
+                          .pad_wait = (z->masked.pads.wait_s - a->masked.pads.wait_s) * us,
+                          .trusted = (r->cpu_to - r->cpu_from - make) * us,
+                          .exchanges = (double)(z->masked.n_exchange - a->masked.n_exchange) * us / 1e6};
 }
 
 /* GB per second of processor time that the store's threads decrypted; 0 when there was nothing to do. */
@@ -296,6 +309,19 @@ static void print_json(const struct bench *b)
         if (b->plain)
             st_buf_addf(&out, ",\"budget_%u_of_plain\":%.4f", n, over(r->speed.decode_tps, b->plain_tps));
     }
+    if (b->o->spawn) {
+        const struct st_bench_figures *w = &b->worker.speed;
+        struct costs c = costs_of(&b->worker);
+        st_buf_addf(&out,
+                    ",\"worker_tokens_per_s\":%.2f,\"worker_prefill_tokens_per_s\":%.2f,\"worker_of_all_inside\":%.4f",
+                    w->decode_tps, w->prefill_tps, over(w->decode_tps, all->speed.decode_tps));
+        if (b->plain)
+            st_buf_addf(&out, ",\"worker_of_plain\":%.4f", over(w->decode_tps, b->plain_tps));
+        st_buf_addf(&out,
+                    ",\"exchanges_per_token\":%.2f,\"worker_us\":%.1f,\"link_us\":%.1f,\"pad_wait_us\":%.1f,"
+                    "\"trusted_us\":%.1f",
+                    c.exchanges, c.worker, c.link, c.pad_wait, c.trusted);
+    }
     st_buf_add_str(&out, "}");
     puts(out.p && !out.failed ? out.p : "{}");
     st_buf_free(&out);
@@ -303,6 +329,7 @@ static void print_json(const struct bench *b)
 
 static void print_text(const struct bench *b)
 {
+    const struct round *all = &b->rounds[0];
     printf("%s: %.1f MiB inside, %d threads, batch %u, decrypted in %s\n", b->name, (double)b->inside / 0x1p20,
            b->threads, b->o->batch, b->memory);
     if (b->plain)
@@ -312,10 +339,19 @@ static void print_text(const struct bench *b)
         const struct round *r = &b->rounds[i];
         printf("  %3u %% %8.1f MiB decode %9.1f tokens/s   prefill %9.1f tokens/s   %.2f of all decrypted", r->percent,
                (double)r->memory / 0x1p20, r->speed.decode_tps, r->speed.prefill_tps,
-               over(r->speed.decode_tps, b->rounds[0].speed.decode_tps));
+               over(r->speed.decode_tps, all->speed.decode_tps));
         if (b->plain)
             printf(", %.2f of not sealed", over(r->speed.decode_tps, b->plain_tps));
         putchar('\n');
+    }
+    if (b->o->spawn) {
+        struct costs c = costs_of(&b->worker);
+        printf("  with a worker   decode %9.1f tokens/s   prefill %9.1f tokens/s   %.2f of all decrypted\n",
+               b->worker.speed.decode_tps, b->worker.speed.prefill_tps,
+               over(b->worker.speed.decode_tps, all->speed.decode_tps));
+        printf("    a token: %.1f exchanges, worker %.1f us, link %.1f us, waiting for masks %.1f us, this side's "
+               "processors %.1f us\n",
+               c.exchanges, c.worker, c.link, c.pad_wait, c.trusted);
     }
     printf("  decryption %9.2f GB/s per thread, the cipher alone %.2f GB/s (%.0f %%)\n", decrypt_gbps(b),
            b->cipher_gbps, 100 * over(decrypt_gbps(b), b->cipher_gbps));
@@ -330,6 +366,8 @@ static int measure(struct bench *b, struct st_err *e)
     for (int i = 0; i < b->n_round; i++)
         if (run_budget(b, &b->rounds[i], &eo, e))
             return e->code;
+    if (b->o->spawn && run_worker(b, &eo, e))
+        return e->code;
     if (b->cli.json)
         print_json(b);
     else
@@ -348,7 +386,12 @@ int st_bench_sealed(const struct st_cli *cli, const struct st_bench_sealed *o, s
         rc = st_fail(e, ST_USAGE, "bench sealed: what lies inside is computed with as it is stored; no --dtype");
     if (!rc)
         rc = cli->n_args > 1 ? st_open_model_path(cli->args[1], path, e) : st_demo_model(NULL, path, e);
-    if (!rc && st_container_is(path))
+    bool sealed = !rc && st_container_is(path);
+    if (!rc && sealed && o->policy)
+        rc = st_fail(e, ST_USAGE, "bench sealed: %s is sealed already; --policy is for a model that is not", path);
+    if (!rc && (!sealed || o->spawn))
+        rc = st_bench_begin(&b.beside, e);
+    if (!rc && sealed)
         snprintf(b.model, sizeof b.model, "%s", path);
     else if (!rc) {
         b.plain = path;
@@ -357,7 +400,6 @@ int st_bench_sealed(const struct st_cli *cli, const struct st_bench_sealed *o, s
     if (!rc)
         rc = measure(&b, e);
     st_open_close(&b.m);
-    sealed_here = NULL;
-    remove_files(&b);
+    st_bench_end(&b.beside);
     return rc;
 }

@@ -11,22 +11,25 @@
 
 struct bench_opts {
     uint32_t prompt, gen, batch;
-    const char *clients, *budgets;
+    const char *clients, *budgets, *policy;
     bool spawn, pin;
 };
 static const struct bench_opts defaults = {.gen = 128, .batch = 1};
 
-enum { KEY_PROMPT = ST_KEY(0), KEY_GEN, KEY_BATCH, KEY_CLIENTS, KEY_SPAWN, KEY_PIN, KEY_BUDGETS };
+enum { KEY_PROMPT = ST_KEY(0), KEY_GEN, KEY_BATCH, KEY_CLIENTS, KEY_SPAWN, KEY_PIN, KEY_BUDGETS, KEY_POLICY };
 
 static const struct argp_option options[] = {
     {"prompt", KEY_PROMPT, "N", 0, "Prompt tokens per request; default 512, or what the context leaves", 0},
     {"gen", KEY_GEN, "N", 0, "Tokens to generate per request; default 128", 0},
     {"batch", KEY_BATCH, "N", 0, "engine, sealed: requests at once; default 1", 0},
     {"clients", KEY_CLIENTS, "LIST", 0, "masked: measure with so many requests at once; default 1,2,4,8,16", 0},
-    {"spawn", KEY_SPAWN, NULL, 0, "masked: start a worker on this machine instead of --worker", 0},
+    {"spawn", KEY_SPAWN, NULL, 0,
+     "masked: start a worker on this machine instead of --worker; sealed: measure with one as well", 0},
     {"pin", KEY_PIN, NULL, 0, "masked: one CPU for this side and the plain engine, another for the worker", 0},
     {"budgets", KEY_BUDGETS, "LIST", 0,
      "sealed: measure with so many percent of what lies inside as memory; default 50,25,10, and always 100", 0},
+    {"policy", KEY_POLICY, "NAME", 0,
+     "sealed: how the model is sealed, as for sotto seal; default all-inside, with --spawn paper", 0},
     {0},
 };
 
@@ -40,6 +43,9 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
         return st_opt_u32("--gen", arg, 2, 1u << 20, &o->gen, e);
     case KEY_CLIENTS:
         o->clients = arg;
+        return 0;
+    case KEY_POLICY:
+        o->policy = arg;
         return 0;
     case KEY_BUDGETS:
         o->budgets = arg;
@@ -152,8 +158,8 @@ static int run_engine(const struct st_cli *cli, struct bench_opts *o, struct st_
     int rc;
     if (o->clients || o->spawn || o->pin)
         return st_fail(e, ST_USAGE, "bench engine: --clients, --spawn and --pin are for bench masked");
-    if (o->budgets)
-        return st_fail(e, ST_USAGE, "bench engine: --budgets is for bench sealed");
+    if (o->budgets || o->policy)
+        return st_fail(e, ST_USAGE, "bench engine: --budgets and --policy are for bench sealed");
     if ((rc = st_open_model_path(cli->args[1], path, e)) != 0 || (rc = st_open_config(path, &config, e)) != 0)
         return rc;
     if (!o->prompt)
@@ -182,9 +188,14 @@ out:
 
 static int run_sealed(const struct st_cli *cli, const struct bench_opts *o, struct st_err *e)
 {
-    const struct st_bench_sealed so = {.prompt = o->prompt, .gen = o->gen, .batch = o->batch, .budgets = o->budgets};
-    if (o->clients || o->spawn || o->pin)
-        return st_fail(e, ST_USAGE, "bench sealed: --clients, --spawn and --pin are for bench masked");
+    const struct st_bench_sealed so = {.prompt = o->prompt,
+                                       .gen = o->gen,
+                                       .batch = o->batch,
+                                       .budgets = o->budgets,
+                                       .policy = o->policy,
+                                       .spawn = o->spawn};
+    if (o->clients || o->pin)
+        return st_fail(e, ST_USAGE, "bench sealed: --clients and --pin are for bench masked");
     return st_bench_sealed(cli, &so, e);
 }
 
@@ -203,6 +214,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
         .prompt = o->prompt, .gen = o->gen, .clients = o->clients, .spawn = o->spawn, .pin = o->pin};
     if (o->batch != 1)
         return st_fail(e, ST_USAGE, "bench masked: want --clients instead of --batch");
+    if (o->budgets || o->policy)
+        return st_fail(e, ST_USAGE, "bench masked: --budgets and --policy are for bench sealed");
     return st_bench_masked(cli, &mo, e);
 }
 
@@ -224,7 +237,7 @@ const struct st_cmd st_cmd_bench = {
                 "  sotto bench engine ~/models/llama-1b --dtype int8 --batch 8 --json\n"
                 "  sotto bench masked models/demo --spawn --pin\n"
                 "  sotto bench masked ~/models/llama-1b --worker tcp://gpu.example:7790 --json\n"
-                "  sotto bench sealed\n"
+                "  sotto bench sealed --spawn\n"
                 "  sotto bench sealed ~/models/llama-1b --budgets 50,25,10,5 --json",
     .shared =
         ST_CLI_MODEL | ST_CLI_THREADS | ST_CLI_JSON | ST_CLI_MASKED | ST_CLI_SEALED | ST_CLI_UNLOCK | ST_CLI_ADAPTER,

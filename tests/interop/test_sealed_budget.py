@@ -72,6 +72,17 @@ def test_the_bench_compares_budgets_and_leaves_nothing_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_bench_measures_with_a_worker_too(tmp_path):
+    r = sotto("bench", "sealed", "--spawn", "--scheme", "otp", "--gen", 8, "--prompt", 8, "--budgets", 100, "--json",
+              env={"TMPDIR": str(tmp_path)})
+    assert r.returncode == 0, r.stderr
+    b = json.loads(r.stdout)
+    assert b["exchanges_per_token"] == 7  # of the policy `paper`: the output projections of six layers, and the head
+    for key in ("worker_tokens_per_s", "worker_of_all_inside", "worker_of_plain", "worker_us", "link_us", "trusted_us"):
+        assert b[key] > 0, key
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_bench_takes_a_sealed_file_as_it_is(place):
     r = sotto("bench", "sealed", place / "all-inside.sealed", "--passphrase-file", place / "pass", "--gen", 8, "--prompt", 8,
               "--budgets", 50, "--json")
