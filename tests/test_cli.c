@@ -415,6 +415,16 @@ static void doctor_says_what_it_found(void **state)
     json_t *o = json();
     assert_true(json_array_size(json_object_get(o, "checks")) >= 8);
     assert_true(json_is_array(json_object_get(o, "network")));
+    /* What keeps a sealed model's weights from others (docs/host.md). */
+    static const char *const host[] = {"secret mem", "memlock", "swap",     "core", "dumpable",
+                                       "ptrace",     "seccomp", "landlock", "tpm",  "tee"};
+    for (size_t i = 0; i < sizeof host / sizeof *host; i++) {
+        size_t k, n = 0;
+        json_t *check;
+        json_array_foreach(json_object_get(o, "checks"), k, check) n +=
+            strcmp(json_string_value(json_object_get(check, "check")), host[i]) == 0;
+        assert_int_equal(n, 1);
+    }
     json_decref(o);
     assert_error(sotto("status --url http://127.0.0.1:1"), 4, "127.0.0.1:1");
 }
