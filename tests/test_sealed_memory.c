@@ -270,6 +270,13 @@ static void one_that_lies_about_is_found(void **state)
 #define SANITIZED false
 #endif
 
+static void nothing_can_be_said_under_a_sanitizer(void **state)
+{
+    (void)state;
+    print_message("skips: a sanitizer maps terabytes, and keeps what was freed\n");
+    skip();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -279,9 +286,8 @@ int main(void)
         cmocka_unit_test(nor_when_weights_are_decrypted_as_they_are_used),
         cmocka_unit_test(nor_in_locked_memory_where_the_kernel_has_no_better),
     };
-    if (SANITIZED) {
-        puts("skips: a sanitizer maps terabytes, and keeps copies of what was freed");
-        return 0;
-    }
+    const struct CMUnitTest instead[] = {cmocka_unit_test(nothing_can_be_said_under_a_sanitizer)};
+    if (SANITIZED)
+        return cmocka_run_group_tests(instead, NULL, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
