@@ -6,6 +6,18 @@
 
 #include <math.h>
 
+/* Allocations of this thread. Sanitizers have an allocator of their own. */
+static _Thread_local size_t n_alloc;
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(__clang__)
+void *__libc_malloc(size_t n);
+
+void *malloc(size_t n)
+{
+    n_alloc++;
+    return __libc_malloc(n);
+}
+#endif
+
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 #define ALL "[\"q_proj\", \"k_proj\", \"v_proj\", \"o_proj\", \"gate_proj\", \"up_proj\", \"down_proj\", \"lm_head\"]"
 #define MOE "\"moe_intermediate_size\": 48, \"norm_topk_prob\": true, "
@@ -330,6 +342,31 @@ static void a_session_reuses_its_cache_for_the_same_adapter_only(void **state)
     st_model_close(m);
 }
 
+static void steps_with_adapters_allocate_nothing(void **state)
+{
+    (void)state;
+    const struct lora l[2] = {archs[6].l, archs[6].l};
+    struct st_model *m = lora_model(&archs[6].t, l, 2, (struct st_model_opts){0});
+    struct st_engine *en = tiny_engine(m, (struct st_engine_opts){0});
+    struct client c[3] = {0};
+    uint32_t ids[8];
+    random_ids(ids, 8, 128, 3);
+    for (uint32_t i = 0; i < 3; i++) {
+        struct st_request_opts o = client_opts(&c[i], ids, 8, 30);
+        o.adapter = i;
+        client_submit(&c[i], en, &o);
+    }
+    for (int i = 0; i < 3; i++)
+        st_engine_step(en);
+    n_alloc = 0;
+    for (int i = 0; i < 20; i++)
+        st_engine_step(en);
+    assert_int_equal(n_alloc, 0);
+    assert_true(c[2].n > 15);
+    st_engine_free(en);
+    st_model_close(m);
+}
+
 static void an_adapter_that_is_not_there_is_refused(void **state)
 {
     (void)state;
@@ -439,6 +476,7 @@ int main(void)
         cmocka_unit_test(mixed_batches_equal_requests_alone_bit_by_bit),
         cmocka_unit_test(a_request_without_an_adapter_is_the_base_bit_by_bit),
         cmocka_unit_test(a_session_reuses_its_cache_for_the_same_adapter_only),
+        cmocka_unit_test(steps_with_adapters_allocate_nothing),
         cmocka_unit_test(an_adapter_that_is_not_there_is_refused),
         cmocka_unit_test(the_weights_of_an_adapter_placed_outside_are_refused),
         cmocka_unit_test(behind_one_time_pads_an_adapter_gives_the_tokens_of_the_integer_reference),
