@@ -203,29 +203,27 @@ const struct st_cmd st_cmd_seal = {
     .args_doc = "SRC DST | device | inspect FILE | key FILE | policy [NAME] | recipients FILE",
     .min_args = 1,
     .max_args = 3,
-    .doc =
-        "Writes DST, one file, from SRC: a Hugging Face directory, a llama2.c file, or a directory of a PEFT adapter. "
-        "What the policy puts inside is encrypted, and decrypted only in the memory of a process that runs the "
-        "model; what it puts outside lies open, and a worker may compute with it on masked rows. Whoever is a "
-        "recipient can run it: `passphrase` (for development), the TPM of one machine, or other "
-        "kinds (docs/sealed.md). DST is a MODEL: "
-        "`sotto serve DST`. It appears when it is complete; a run that was stopped goes on when the same command is "
-        "given. There is no way back: keep SRC. `device` prints what a publisher needs to seal for this machine's TPM "
-        "(--recipient tpm:FILE): run it there yourself. `inspect` says what a container is and who signed it, which "
-        "needs no "
-        "key "
-        "(-v: every tensor). `key` makes a publisher's key, which signs containers and from which "
-        "their keys follow. `policy` prints a preset. `recipients` lists who may open a container, and with --add "
-        "and --remove writes another list without touching the weights; that does not revoke what an old copy "
-        "gives.",
+    .doc = "Writes DST, one file, from SRC: a Hugging Face directory, a llama2.c file, or a directory of a PEFT "
+           "adapter. What the policy puts inside is encrypted, and decrypted only in the memory of a process "
+           "that runs the model; what it puts outside lies open, and a worker may compute with it on masked "
+           "rows. Whoever is a recipient can run it: `passphrase` (for development), the TPM of one machine, or "
+           "other kinds (docs/sealed.md). DST is a MODEL: `sotto serve DST`. It appears when it is complete; a "
+           "run that was stopped goes on when the same command is given. There is no way back: keep SRC. "
+           "`device` prints what a publisher needs to seal for this machine's TPM (--recipient tpm:FILE): run it "
+           "there yourself. `inspect` says what a container is and who signed it, which needs no key (-v: every "
+           "tensor). `key` makes a publisher's key, which signs containers and from which their keys follow. "
+           "`policy` prints a preset. `recipients` lists who may open a container, and with --add and --remove "
+           "writes another list without touching the weights; that does not revoke what an old copy gives.",
     .examples = "  sotto seal my-model my-model.sealed --passphrase-file pass\n"
                 "  sotto seal policy paper > my.policy\n"
-                "  sotto seal my-model my-model.sealed --policy my.policy --passphrase-file pass\n"
+                "  sotto seal my-model my-model.sealed --policy my.policy \\\n"
+                "      --passphrase-file pass\n"
                 "  sotto seal device --counter new > device.json\n"
                 "  sotto seal my-model my-model.sealed --recipient tpm:device.json --version 2\n"
                 "  sotto seal inspect my-model.sealed --check\n"
                 "  sotto seal recipients my-model.sealed\n"
-                "  sotto seal recipients my-model.sealed --add passphrase --remove 1 --passphrase-file new-pass",
+                "  sotto seal recipients my-model.sealed --add passphrase --remove 1 \\\n"
+                "      --passphrase-file new-pass",
     .shared = ST_CLI_JSON | ST_CLI_THREADS | ST_CLI_UNLOCK | ST_CLI_TOKENIZER,
     .options = options,
     .opts_size = sizeof(struct st_seal_cmd),
