@@ -131,6 +131,15 @@ int st_json_base64(const json_t *o, const char *where, const char *key, struct s
     return out->failed ? st_fail(e, ST_MEMORY, "%s: %s: out of memory", where, key) : 0;
 }
 
+json_t *st_json_bytes(const void *p, size_t len)
+{
+    struct st_buf b = {0};
+    st_base64_encode(p, len, &b);
+    json_t *text = b.failed ? NULL : json_stringn(b.p, b.len);
+    st_buf_free(&b);
+    return text;
+}
+
 int st_json_only(const json_t *o, const char *where, const char *const *names, struct st_err *e)
 {
     const char *key;

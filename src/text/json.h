@@ -26,6 +26,8 @@ int st_json_base64(const json_t *o, const char *where, const char *key, struct s
 /* INPUT unless o is an object that has no fields but these, a list ended by NULL. */
 int st_json_only(const json_t *o, const char *where, const char *const *names, struct st_err *e) ST_MUST_CHECK;
 
+/* A string of the bytes in base64, owned; NULL without memory. */
+json_t *st_json_bytes(const void *p, size_t len);
 /* Appends the compact text of v to b. */
 void st_json_dump(const json_t *v, struct st_buf *b);
 /* Appends s[len] as a quoted JSON string; invalid UTF-8 becomes U+FFFD. */

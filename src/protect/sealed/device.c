@@ -2,7 +2,6 @@
 #include "attest/tpm_device.h"
 #include "attest/tpm_duplicate.h"
 #include "crypto/digest.h"
-#include "text/base64.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -172,12 +171,9 @@ void st_sealed_device_free(struct st_sealed_device *d)
     *d = (struct st_sealed_device){0};
 }
 
-static int add_base64(json_t *o, const char *name, const void *p, size_t len, struct st_err *e)
+static int add_bytes(json_t *o, const char *name, struct st_span bytes, struct st_err *e)
 {
-    struct st_buf b = {0};
-    st_base64_encode(p, len, &b);
-    bool ok = !b.failed && json_object_set_new(o, name, json_stringn(b.p, b.len)) == 0;
-    st_buf_free(&b);
+    bool ok = json_object_set_new(o, name, st_json_bytes(bytes.p, bytes.len)) == 0;
     return ok ? 0 : st_fail(e, ST_MEMORY, "device: out of memory");
 }
 
@@ -197,7 +193,7 @@ static int add_storage(const struct st_sealed_device_opts *o, json_t *out, struc
     if (!rc && o->counter)
         rc = st_tpm_counter_read(s, counter, &value, e);
     if (!rc)
-        rc = add_base64(out, "storage_key", st_tpm_storage_area(s).p, st_tpm_storage_area(s).len, e);
+        rc = add_bytes(out, "storage_key", st_tpm_storage_area(s), e);
     if (!rc)
         rc = st_sealed_values_add(&now, out, e);
     st_tpm_storage_close(s);
@@ -218,9 +214,9 @@ static int add_certified(const struct st_sealed_device_opts *o, json_t *out, str
     if (!rc)
         rc = st_tpm_device_certify(d, o->kind, &statement, &signature, e);
     if (!rc)
-        rc = add_base64(c, "statement", statement.p, statement.len, e);
+        rc = add_bytes(c, "statement", span(&statement), e);
     if (!rc)
-        rc = add_base64(c, "signature", signature.p, signature.len, e);
+        rc = add_bytes(c, "signature", span(&signature), e);
     if (!rc && (json_object_set_new(c, "certificates",
                                     json_stringn((const char *)o->certificates.p, o->certificates.len)) != 0 ||
                 json_object_set(out, "certified", c) != 0))

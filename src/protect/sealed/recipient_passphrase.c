@@ -5,7 +5,6 @@
 #include "base/hooks.h"
 #include "crypto/aead.h"
 #include "protect/sealed/recipient.h"
-#include "text/base64.h"
 
 #include <string.h>
 
@@ -29,15 +28,6 @@ static void associated(const uint8_t *id, uint64_t version, const struct st_argo
     put_le(ad + AT_COST, cost->passes, 4);
     put_le(ad + AT_COST + 4, cost->memory_kib, 4);
     put_le(ad + AT_COST + 8, cost->lanes, 4);
-}
-
-static json_t *base64(const void *p, size_t len)
-{
-    struct st_buf b = {0};
-    st_base64_encode(p, len, &b);
-    json_t *text = b.failed ? NULL : json_stringn(b.p, b.len);
-    st_buf_free(&b);
-    return text;
 }
 
 static int wrap(const struct st_wrap_to *to, json_t **out, struct st_err *e)
@@ -67,8 +57,9 @@ static int wrap(const struct st_wrap_to *to, json_t **out, struct st_err *e)
     if (rc)
         return rc;
     *out = json_pack("{s:I,s:I,s:I,s:o,s:o,s:o}", "passes", (json_int_t)cost.passes, "memory_kib",
-                     (json_int_t)cost.memory_kib, "lanes", (json_int_t)cost.lanes, "salt", base64(salt, sizeof salt),
-                     "nonce", base64(nonce, sizeof nonce), "sealed", base64(sealed, sizeof sealed));
+                     (json_int_t)cost.memory_kib, "lanes", (json_int_t)cost.lanes, "salt",
+                     st_json_bytes(salt, sizeof salt), "nonce", st_json_bytes(nonce, sizeof nonce), "sealed",
+                     st_json_bytes(sealed, sizeof sealed));
     return *out ? 0 : st_fail(e, ST_MEMORY, "out of memory");
 }
 

@@ -15,7 +15,6 @@
 #include "crypto/digest.h"
 #include "protect/sealed/device.h"
 #include "protect/sealed/recipient.h"
-#include "text/base64.h"
 
 #include <openssl/crypto.h>
 #include <stdlib.h>
@@ -97,15 +96,6 @@ static int make_object(const struct st_sealed_device *d, const struct st_wrap_to
     return rc;
 }
 
-static json_t *base64(const void *p, size_t len)
-{
-    struct st_buf b = {0};
-    st_base64_encode(p, len, &b);
-    json_t *text = b.failed ? NULL : json_stringn(b.p, b.len);
-    st_buf_free(&b);
-    return text;
-}
-
 static int write_entry(const struct st_sealed_device *d, uint64_t limit, const struct st_tpm_duplicate *made,
                        json_t **out, struct st_err *e)
 {
@@ -113,8 +103,9 @@ static int write_entry(const struct st_sealed_device *d, uint64_t limit, const s
     st_hex(d->storage.name + 2, 32, parent);
     snprintf(index, sizeof index, "0x%08x", d->counter);
     json_t *o = json_pack("{s:s,s:s,s:o,s:o,s:o}", "storage_key", d->kind == ST_TPM_STORAGE_RSA ? "rsa" : "ecc",
-                          "parent", parent, "public", base64(made->public_area, made->public_len), "private",
-                          base64(made->private_area, made->private_len), "seed", base64(made->seed, made->seed_len));
+                          "parent", parent, "public", st_json_bytes(made->public_area, made->public_len), "private",
+                          st_json_bytes(made->private_area, made->private_len), "seed",
+                          st_json_bytes(made->seed, made->seed_len));
     int rc = o ? st_sealed_values_add(&d->values, o, e) : st_fail(e, ST_MEMORY, "out of memory");
     if (!rc && d->counter &&
         json_object_set_new(o, "counter", json_pack("{s:s,s:I}", "index", index, "limit", (json_int_t)limit)) != 0)
