@@ -64,6 +64,8 @@ static void what_is_asked_for_is_read_or_refused(void **state)
                {"noise=1,", "got ''"},
                {"noise=1,noise=1", "given twice"},
                {"noise=1 ", "noise: want"},
+               {"noise= 1", "noise: want"},
+               {"noise=0x1", "noise: want"},
                {"noisy=1", "got 'noisy=1'"},
                {"noise=1000000000000000000000000000000000000000000000000000000000000000000", "too long"}};
     struct st_harden_opts o;

@@ -148,6 +148,7 @@ static int open_harden(const struct st_cli *cli, unsigned what, struct st_engine
     explicit_bzero(key, sizeof key);
     if (!rc)
         eo->filter = st_harden_filter(out->harden);
+    out->hardened = cli->harden;
     return rc;
 }
 
@@ -314,6 +315,8 @@ void st_open_put_protection(const struct st_open *o, struct st_buf *b)
 void st_open_put_details(const struct st_open *o, bool json, struct st_buf *b)
 {
     char sandbox[128];
+    if (o->hardened)
+        st_buf_addf(b, json ? ",\"harden\":\"%s\"" : "logits: hardened, %s\n", o->hardened);
     if (!o->sealed.file.container && !o->sealed_adapter)
         return;
     st_hold_text(&o->hold, sandbox);

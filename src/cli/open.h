@@ -20,6 +20,7 @@ struct st_open {
     const struct st_chat_template *chat; /* NULL if not asked for */
     struct st_masked_side *masked;       /* NULL without --protect masked (cli/masked.h) */
     struct st_harden *harden;            /* NULL without --harden (protect/sealed/harden.h) */
+    const char *hardened;                /* how, as given */
     struct st_sealed_side sealed;        /* file.container NULL: the model is not sealed */
     struct st_hold hold;                 /* of a model that is, or an adapter */
     uint32_t adapter;                    /* what requests of the command name: 1 with --adapter, else 0 */
@@ -48,7 +49,7 @@ void st_open_words(const struct st_open *o, struct st_masked_words *out);
 /* Appends `,"protection":"masked","scheme":..,"verified":..` to a JSON object; nothing without a protection. */
 void st_open_put_protection(const struct st_open *o, struct st_buf *b);
 
-/* More about a sealed model: lines for people, or the member `,"sealed":{...}`; nothing of another. */
+/* More about a sealed model or hardened logits: lines for people, or members `,"harden":"..","sealed":{...}`. */
 void st_open_put_details(const struct st_open *o, bool json, struct st_buf *b);
 
 /* `org/name` to its snapshot in the Hugging Face cache; anything that exists is left as it is. IO names both places. */

@@ -35,7 +35,8 @@ static int read_number(const char *name, const char *text, double min, double ma
 {
     char *end;
     double v = strtod(text, &end);
-    if (end == text || *end || !(v >= min && v <= max) || (whole && v != floor(v)))
+    if (strspn(text, "0123456789.e-") != strlen(text) || end == text || *end || !(v >= min && v <= max) ||
+        (whole && v != floor(v)))
         return st_fail(e, ST_USAGE, "--harden: %s: want %s from %.10g to %.10g, got '%s'", name,
                        whole ? "a whole number" : "a number", min, max, text);
     *out = v;
