@@ -250,9 +250,15 @@ static int run_worker(struct bench *b, const struct st_engine_opts *eo, struct s
     return rc;
 }
 
-/* Microseconds of a token with the worker: its own, the link's, waiting for masks, and this side's processor time. */
+static double over(double a, double b)
+{
+    return b > 0 ? a / b : 0;
+}
+
+/* Microseconds of a token with the worker: its own, the link's, waiting for masks, and processor time of this side and
+ * of making masks. */
 struct costs {
-    double worker, link, pad_wait, trusted, exchanges;
+    double worker, link, pad_wait, trusted, pad, exchanges;
 };
 
 static struct costs costs_of(const struct round *r)
@@ -264,6 +270,7 @@ static struct costs costs_of(const struct round *r)
                           .link = (z->client.wait_s - a->client.wait_s - work) * us,
                           .pad_wait = (z->masked.pads.wait_s - a->masked.pads.wait_s) * us,
                           .trusted = (r->cpu_to - r->cpu_from - make) * us,
+                          .pad = over(z->masked.pads.make_s, (double)z->masked.pads.made) * z->n_exchange * 1e6,
                           .exchanges = (double)(z->masked.n_exchange - a->masked.n_exchange) * us / 1e6};
 }
 
@@ -278,9 +285,20 @@ static double decrypt_gbps(const struct bench *b)
     return spent > 0 ? bytes / spent / 1e9 : 0;
 }
 
-static double over(double a, double b)
+/* Tokens per second of one sequence if nothing else took time; the last: one after the other, which nothing passes. */
+struct roofs {
+    double trusted, worker, link, pads, in_turn;
+};
+
+static struct roofs roofs_of(const struct bench *b)
 {
-    return b > 0 ? a / b : 0;
+    struct costs c = costs_of(&b->worker);
+    double trusted = c.trusted / b->threads;
+    return (struct roofs){.trusted = over(1e6, trusted),
+                          .worker = over(1e6, c.worker),
+                          .link = over(1e6, c.link),
+                          .pads = over(1e6, c.pad),
+                          .in_turn = over(1e6, trusted + c.worker + c.link)};
 }
 
 static void print_json(const struct bench *b)
@@ -312,6 +330,7 @@ static void print_json(const struct bench *b)
     if (b->o->spawn) {
         const struct st_bench_figures *w = &b->worker.speed;
         struct costs c = costs_of(&b->worker);
+        struct roofs f = roofs_of(b);
         st_buf_addf(&out,
                     ",\"worker_tokens_per_s\":%.2f,\"worker_prefill_tokens_per_s\":%.2f,\"worker_of_all_inside\":%.4f",
                     w->decode_tps, w->prefill_tps, over(w->decode_tps, all->speed.decode_tps));
@@ -321,6 +340,10 @@ static void print_json(const struct bench *b)
                     ",\"exchanges_per_token\":%.2f,\"worker_us\":%.1f,\"link_us\":%.1f,\"pad_wait_us\":%.1f,"
                     "\"trusted_us\":%.1f",
                     c.exchanges, c.worker, c.link, c.pad_wait, c.trusted);
+        st_buf_addf(&out,
+                    ",\"pad_us\":%.1f,\"roof_trusted\":%.2f,\"roof_worker\":%.2f,\"roof_link\":%.2f,\"roof_pads\":%.2f,"
+                    "\"roof_in_turn\":%.2f",
+                    c.pad, f.trusted, f.worker, f.link, f.pads, f.in_turn);
     }
     st_buf_add_str(&out, "}");
     puts(out.p && !out.failed ? out.p : "{}");
@@ -352,6 +375,9 @@ static void print_text(const struct bench *b)
         printf("    a token: %.1f exchanges, worker %.1f us, link %.1f us, waiting for masks %.1f us, this side's "
                "processors %.1f us\n",
                c.exchanges, c.worker, c.link, c.pad_wait, c.trusted);
+        struct roofs f = roofs_of(b);
+        printf("    roofs: this side %.1f, worker %.1f, link %.1f, masks %.1f tokens/s; one after the other %.1f\n",
+               f.trusted, f.worker, f.link, f.pads, f.in_turn);
     }
     printf("  decryption %9.2f GB/s per thread, the cipher alone %.2f GB/s (%.0f %%)\n", decrypt_gbps(b),
            b->cipher_gbps, 100 * over(decrypt_gbps(b), b->cipher_gbps));
