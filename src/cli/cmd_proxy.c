@@ -144,9 +144,9 @@ static int check(const struct st_cli *cli, const struct st_proxy_opts *o, struct
         return st_fail(e, ST_USAGE, "proxy: '%s': a MODEL is for --protect masked", cli->args[0]);
     if (cli->masked.first)
         return st_fail(e, ST_USAGE, "--%s: only with --protect masked", cli->masked.first);
-    if (cli->dtype != ST_CLI_DTYPE_KEEP || cli->kv_dtype >= 0 || cli->n_ctx || cli->deterministic)
+    if (cli->dtype != ST_CLI_DTYPE_KEEP || cli->kv_dtype >= 0 || cli->n_ctx || cli->deterministic || cli->harden)
         return st_fail(e, ST_USAGE,
-                       "proxy: --dtype, --kv-dtype, --ctx and --deterministic are for --protect masked: "
+                       "proxy: --dtype, --kv-dtype, --ctx, --deterministic and --harden are for --protect masked: "
                        "the upstream runs the model");
     if (st_proxy_confidential_given(o))
         return st_fail(e, ST_USAGE, "proxy: %s: only with --protect confidential", st_proxy_confidential_given(o));

@@ -39,8 +39,9 @@ static int check(const struct st_cli *cli, const struct st_proxy_opts *o, struct
     if (o->key || o->source || o->manifest || o->upstream || o->upstream_model || o->dialect || o->upstream_key_file)
         return st_fail(e, ST_USAGE,
                        "proxy: --key, --tokenizer, --manifest and --upstream are for the other protections");
-    if (cli->dtype != ST_CLI_DTYPE_KEEP || cli->kv_dtype >= 0 || cli->n_ctx || cli->deterministic)
-        return st_fail(e, ST_USAGE, "proxy: --dtype, --kv-dtype, --ctx and --deterministic are for --protect masked");
+    if (cli->dtype != ST_CLI_DTYPE_KEEP || cli->kv_dtype >= 0 || cli->n_ctx || cli->deterministic || cli->harden)
+        return st_fail(e, ST_USAGE,
+                       "proxy: --dtype, --kv-dtype, --ctx, --deterministic and --harden are for --protect masked");
     if (!o->policy || !o->relay || !o->issuer || !o->account_file)
         return st_fail(e, ST_USAGE,
                        "proxy: want --policy FILE, --relay URL, --issuer URL and --account-file FILE (missing: %s)",
