@@ -484,6 +484,30 @@ static void demo_of_a_sealed_model_is_equal_and_refuses_a_changed_file(void **st
     assert_int_equal(count_files(dir), 0);
 }
 
+static void hardened_logits_keep_the_reply_and_eval_tells_what_they_cost(void **state)
+{
+    (void)state;
+    struct st_buf plain = {0};
+    assert_int_equal(sotto("complete models/demo -p 'Once upon a time' -n 24 --temp 0 -q"), 0);
+    st_buf_add(&plain, out.p, out.len + 1);
+    assert_int_equal(
+        sotto("complete models/demo -p 'Once upon a time' -n 24 --temp 0 -q --harden topk=5,round=1,noise=2"), 0);
+    assert_string_equal(out.p, plain.p);
+    st_buf_free(&plain);
+    put_file("text", "Once upon a time there was a little dog who liked to run in the park with his friends.");
+    assert_int_equal(sotto("eval models/demo --text %s/text --json -q --harden topk=5,round=1,noise=2", tmp), 0);
+    json_t *o = json();
+    assert_string_equal(json_string_value(json_object_get(o, "harden")), "topk=5,round=1,noise=2");
+    assert_true(json_number_value(json_object_get(o, "kl")) > 0.1);
+    assert_true(json_number_value(json_object_get(o, "top1_agreement")) == 1);
+    assert_true(json_integer_value(json_object_get(o, "tokens_outside")) > 0);
+    json_decref(o);
+    assert_int_equal(sotto("logits models/demo --ids 1,2 --json --harden topk=5"), 0);
+    assert_non_null(strstr(out.p, "-9999"));
+    assert_error(sotto("complete models/demo -p x --harden topk=99999"), 2, "at most the vocabulary's 2048");
+    assert_error(sotto("proxy --key a --tokenizer b --upstream http://c --harden topk=3"), 2, "--harden");
+}
+
 static void an_interrupted_demo_leaves_nothing_behind(void **state)
 {
     (void)state;
@@ -633,6 +657,7 @@ int main(void)
         cmocka_unit_test(doctor_says_what_it_found),
         cmocka_unit_test(the_demo_reply_equals_the_plain_models),
         cmocka_unit_test(demo_of_a_sealed_model_is_equal_and_refuses_a_changed_file),
+        cmocka_unit_test(hardened_logits_keep_the_reply_and_eval_tells_what_they_cost),
         cmocka_unit_test(an_interrupted_demo_leaves_nothing_behind),
         cmocka_unit_test(serve_answers_status_and_stops_on_sigterm),
         cmocka_unit_test(a_tokenizer_larger_than_the_vocabulary_is_refused_with_both_sizes),
