@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MARKED 8 /* tokens of a denomination that a power cut may cost (wallet_store.h) */
-
 static uint32_t this_day(const struct st_wallet *w)
 {
     return (uint32_t)(w->clock() / ST_TOKEN_DAY_S);
@@ -108,6 +106,7 @@ const struct st_err *st_wallet_trouble(const struct st_wallet *w)
     return w->trouble.code ? &w->trouble : NULL;
 }
 
+/* What waits for the disk is done when no request does. */
 static void on_idle(evutil_socket_t fd, short what, void *arg)
 {
     struct st_wallet *w = arg;
@@ -115,20 +114,27 @@ static void on_idle(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     for (size_t i = 0; i < ST_TOKEN_N_UNITS; i++)
-        if (w->mark >> i & 1 && st_wallet_store_mark(w->store, st_token_units[i], st_wallet_first_day(w), MARKED, &e))
+        if (w->mark >> i & 1 && st_wallet_store_mark(w->store, st_token_units[i], st_wallet_first_day(w), &e))
             st_log(ST_LOG_WARN, "wallet: %s", e.msg);
     w->mark = 0;
+    if (w->more_of && !w->retry_s && st_wallet_buy(w, &e))
+        st_log(ST_LOG_DEBUG, "wallet: %s", e.msg);
+}
+
+static void when_idle(struct st_wallet *w)
+{
+    const struct timeval soon = {0, 20000};
+    if (w->idle && !evtimer_pending(w->idle, NULL))
+        event_add(w->idle, &soon);
 }
 
 /* The next token of this denomination should not wait for the disk. */
 static void mark_soon(struct st_wallet *w, uint32_t units)
 {
-    const struct timeval soon = {0, 20000};
     for (size_t i = 0; i < ST_TOKEN_N_UNITS; i++)
         if (st_token_units[i] == units)
             w->mark |= 1u << i;
-    if (w->idle && !evtimer_pending(w->idle, NULL))
-        event_add(w->idle, &soon);
+    when_idle(w);
 }
 
 static int take_now(struct st_wallet *w, uint32_t units, bool largest, struct st_token *t, bool *found,
@@ -155,18 +161,17 @@ uint32_t st_wallet_level(struct st_wallet *w, bool ran_out)
     return w->level;
 }
 
-/* Half of a batch is gone: buys the next in the background. */
+/* Half of a batch is gone: buys the next, soon and in the background. */
 static void look_ahead(struct st_wallet *w, uint32_t units)
 {
-    struct st_wallet_sum sum;
     struct st_err e;
-    uint32_t denomination = st_wallet_denomination(units);
-    if (!w->http || w->more_of || st_wallet_store_sum(w->store, denomination, st_wallet_first_day(w), &sum, &e) ||
-        sum.n > st_wallet_level(w, false) / 2)
+    bool few;
+    uint32_t denomination = st_wallet_denomination(units), half = st_wallet_level(w, false) / 2;
+    if (!w->http || w->more_of || st_wallet_store_few(w->store, denomination, st_wallet_first_day(w), half, &few, &e) ||
+        !few)
         return;
     w->more_of = denomination;
-    if (!w->retry_s && st_wallet_buy(w, &e))
-        st_log(ST_LOG_DEBUG, "wallet: %s", e.msg);
+    when_idle(w);
 }
 
 static void give(struct st_wallet_take *t, const struct st_token *token, const struct st_err *e)

@@ -33,7 +33,7 @@ struct st_wallet {
     struct st_wallet_key keys[ST_DIRECTORY_MAX_KEYS];
     size_t n_key;
     struct st_wallet_take *waiting; /* in the order in which they came */
-    struct event *idle;             /* marks tokens when nothing else is to be done */
+    struct event *idle;             /* marks tokens, and buys, when no request waits */
     uint32_t mark;                  /* bits of the denominations of which some should be marked */
     /* wallet_buy.c */
     struct st_http_call *call; /* a purchase is on its way */

@@ -1,10 +1,13 @@
 #include "service/wallet_store.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "service/database.h"
 
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define MARKED 8 /* of a denomination, at most: what a power cut may cost */
 
 static const char schema[] =
     "CREATE TABLE issuer (name TEXT NOT NULL) STRICT;"
@@ -13,7 +16,7 @@ static const char schema[] =
     "STRICT;"
     "CREATE TABLE tokens (random BLOB PRIMARY KEY, day INTEGER NOT NULL, units INTEGER NOT NULL,"
     " signature BLOB NOT NULL, marked INTEGER NOT NULL) STRICT;"
-    "CREATE INDEX tokens_units ON tokens (units, day);"
+    "CREATE INDEX tokens_next ON tokens (units, marked DESC, day);"
     "CREATE TABLE blanks (batch BLOB NOT NULL, place INTEGER NOT NULL, day INTEGER NOT NULL, units INTEGER NOT NULL,"
     " random BLOB NOT NULL, inverse BLOB NOT NULL, blinded BLOB NOT NULL, PRIMARY KEY (batch, place)) STRICT";
 
@@ -83,6 +86,9 @@ int st_wallet_store_open(const char *path, struct st_wallet_store **out, struct 
 
 void st_wallet_store_close(struct st_wallet_store *s)
 {
+    struct st_err e;
+    if (s && st_db_run(db(s), "UPDATE tokens SET marked = 0 WHERE marked = 1", ST_DB_NO_ARGS, NULL, &e))
+        st_log(ST_LOG_WARN, "wallet: %s", e.msg);
     st_db_close(db(s));
 }
 
@@ -144,12 +150,22 @@ int st_wallet_store_each_key(struct st_wallet_store *s,
 
 /* ---- tokens ---- */
 
+static int count_marked(struct st_wallet_store *s, uint32_t units, int64_t *n, struct st_err *e)
+{
+    bool found;
+    return st_db_number(db(s), "SELECT count(*) FROM tokens WHERE units = ? AND marked = 1",
+                        ST_DB_ARGS(ST_DB_INT(units)), n, &found, e);
+}
+
+/* As many as may be are marked from the start: the next request may take one at once. */
 static int add_tokens(struct st_wallet_store *s, const struct st_token *t, size_t n, struct st_err *e)
 {
+    int64_t marked = 0;
     for (size_t i = 0; i < n; i++)
-        if (st_db_run(db(s), "INSERT OR IGNORE INTO tokens VALUES (?, ?, ?, ?, 0)",
+        if (count_marked(s, t[i].units, &marked, e) ||
+            st_db_run(db(s), "INSERT OR IGNORE INTO tokens VALUES (?, ?, ?, ?, ?)",
                       ST_DB_ARGS(ST_DB_BYTES(t[i].random, ST_TOKEN_RANDOM), ST_DB_INT(t[i].day), ST_DB_INT(t[i].units),
-                                 ST_DB_BYTES(t[i].signature, t[i].signature_len)),
+                                 ST_DB_BYTES(t[i].signature, t[i].signature_len), ST_DB_INT(marked < MARKED)),
                       NULL, e))
             return e->code;
     return 0;
@@ -249,19 +265,28 @@ int st_wallet_store_take(struct st_wallet_store *s, uint32_t units, bool largest
     return rc;
 }
 
-int st_wallet_store_mark(struct st_wallet_store *s, uint32_t units, uint32_t day, size_t n, struct st_err *e)
+int st_wallet_store_mark(struct st_wallet_store *s, uint32_t units, uint32_t day, struct st_err *e)
 {
     int64_t have;
-    bool found;
-    if (st_db_number(db(s), "SELECT count(*) FROM tokens WHERE units = ? AND day >= ? AND marked = 1",
-                     ST_DB_ARGS(ST_DB_INT(units), ST_DB_INT(day)), &have, &found, e))
+    if (count_marked(s, units, &have, e))
         return e->code;
-    if (2 * (uint64_t)have >= n)
+    if (have >= MARKED / 2)
         return 0;
     return st_db_run(db(s),
                      "UPDATE tokens SET marked = 1 WHERE random IN (SELECT random FROM tokens"
                      " WHERE units = ? AND day >= ? AND marked = 0 ORDER BY day LIMIT ?)",
-                     ST_DB_ARGS(ST_DB_INT(units), ST_DB_INT(day), ST_DB_INT((int64_t)n - have)), NULL, e);
+                     ST_DB_ARGS(ST_DB_INT(units), ST_DB_INT(day), ST_DB_INT(MARKED - have)), NULL, e);
+}
+
+int st_wallet_store_few(struct st_wallet_store *s, uint32_t units, uint32_t day, uint64_t n, bool *few,
+                        struct st_err *e)
+{
+    int64_t have;
+    bool found;
+    int rc = st_db_number(db(s), "SELECT count(*) FROM (SELECT 1 FROM tokens WHERE units >= ? AND day >= ? LIMIT ?)",
+                          ST_DB_ARGS(ST_DB_INT(units), ST_DB_INT(day), ST_DB_INT(n + 1)), &have, &found, e);
+    *few = !rc && (uint64_t)have <= n;
+    return rc;
 }
 
 int st_wallet_store_sum(struct st_wallet_store *s, uint32_t units, uint32_t day, struct st_wallet_sum *out,

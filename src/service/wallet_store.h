@@ -4,8 +4,8 @@
  * A token must not come out twice, whatever stops, and must come out without waiting for the disk. So some are marked
  * ahead, on disk; only marked ones are taken out, and that without waiting. When this program dies, those that were
  * not taken are marked still, and good. When the machine dies, that they were taken may be forgotten: then all that
- * were marked are dropped (the machine's boot id tells). Everything else is on disk when its function returns, but for
- * what st_wallet_store_add() adds.
+ * were marked are dropped (the machine's boot id tells), at most eight of a denomination; st_wallet_store_close() takes
+ * the marks off. Everything else is on disk when its function returns, but for what st_wallet_store_add() adds.
  *
  * A purchase is stored whole before it is sent, so that it can be sent again after a crash; its answer becomes tokens
  * in the transaction that forgets it. */
@@ -37,9 +37,11 @@ int st_wallet_store_add(struct st_wallet_store *s, const struct st_token *t, siz
  * from `day` on. */
 int st_wallet_store_take(struct st_wallet_store *s, uint32_t units, bool largest, uint32_t day, struct st_token *out,
                          bool *found, struct st_err *e) ST_MUST_CHECK;
-/* Marks further tokens of a denomination, so that `n` are marked; only when fewer than half of that are. */
-int st_wallet_store_mark(struct st_wallet_store *s, uint32_t units, uint32_t day, size_t n,
-                         struct st_err *e) ST_MUST_CHECK;
+/* Marks further tokens of a denomination, so that eight are; only when fewer than half of that are. */
+int st_wallet_store_mark(struct st_wallet_store *s, uint32_t units, uint32_t day, struct st_err *e) ST_MUST_CHECK;
+/* Whether there are at most n tokens of at least `units`; counts no further. */
+int st_wallet_store_few(struct st_wallet_store *s, uint32_t units, uint32_t day, uint64_t n, bool *few,
+                        struct st_err *e) ST_MUST_CHECK;
 /* What the tokens from `day` on are worth, and how many of them are of at least `units`. */
 struct st_wallet_sum {
     uint64_t units, n;
