@@ -21,6 +21,8 @@
 
 enum {
     READ_HIGH = 256 << 10, /* unread bytes per connection before its socket is left alone */
+    READ_BODY = 32 << 10,
+    OUT_HIGH = 32 << 10, /* what is gathered of a reply before it leaves at once */
     DRAIN_LOW = 16 << 10,
 };
 #define LINGER_S 2.0
@@ -37,6 +39,7 @@ struct st_http_conn {
     struct st_http_conn *prev, *next;
     struct bufferevent *bev;
     struct st_http_parser in;
+    struct st_buf out; /* of the reply, until the event loop comes around */
     struct st_http_watch watch;
     enum conn_state state;
     bool streaming, chunked, head_only, close_after, told_continue, head_asked, processing, saw_eof;
@@ -101,6 +104,7 @@ static void conn_free(struct st_http_conn *c)
     s->unsent -= c->unsent;
     bufferevent_free(c->bev);
     parser_reset(c);
+    st_buf_free(&c->out);
     free(c);
 }
 
@@ -111,7 +115,41 @@ static struct evbuffer *output(const struct st_http_conn *c)
 
 size_t st_http_unsent(const struct st_http_conn *c)
 {
-    return evbuffer_get_length(output(c));
+    return evbuffer_get_length(output(c)) + c->out.len;
+}
+
+/* To the kernel; what that does not take waits in libevent's buffer, which costs system calls of its own. */
+static void flush(struct st_http_conn *c)
+{
+    if (c->out.failed) /* a reply with a hole: the other side must not take it for whole */
+        shutdown(bufferevent_getfd(c->bev), SHUT_RDWR);
+    else if (c->out.len) {
+        ssize_t n = send(bufferevent_getfd(c->bev), c->out.p, c->out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        size_t gone = n > 0 ? (size_t)n : 0;
+        if (gone < c->out.len) {
+            evbuffer_add(output(c), c->out.p + gone, c->out.len - gone);
+            /* From here on a reader that stands still is dropped after send_s. */
+            if (c->state == ANSWERING)
+                c->deadline = st_now() + c->server->o.send_s;
+        }
+    }
+    st_buf_free(&c->out);
+}
+
+/* Leaves when the event loop comes around, together with what else there is by then. */
+static void put(struct st_http_conn *c, const void *p, size_t len)
+{
+    if (c->server->tls || evbuffer_get_length(output(c)) > 0) {
+        if (evbuffer_get_length(output(c)) == 0 && c->state == ANSWERING)
+            c->deadline = st_now() + c->server->o.send_s;
+        evbuffer_add(output(c), p, len);
+        return;
+    }
+    if (c->out.len == 0)
+        bufferevent_trigger(c->bev, EV_WRITE, BEV_TRIG_IGNORE_WATERMARKS | BEV_TRIG_DEFER_CALLBACKS);
+    st_buf_add(&c->out, p, len);
+    if (c->out.len > OUT_HIGH)
+        flush(c);
 }
 
 /* All of the last reply is in the kernel: tell the other side, then wait a little for its end. */
@@ -185,20 +223,23 @@ static void put_head(struct st_http_conn *c, int status, const char *fields, con
     char date[64];
     time_t now = (time_t)st_unix_time();
     struct tm tm;
+    struct st_buf b = {0};
     gmtime_r(&now, &tm);
     strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", &tm);
-    struct evbuffer *b = output(c);
     c->chunked = stream && !c->in.http10;
     if (!c->in.keep_alive || (stream && !c->chunked))
         c->close_after = true;
-    evbuffer_add_printf(b, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, reason(status), date);
+    st_buf_addf(&b, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, reason(status), date);
     if (type)
-        evbuffer_add_printf(b, "Content-Type: %s\r\n", type);
+        st_buf_addf(&b, "Content-Type: %s\r\n", type);
     if (c->chunked)
-        evbuffer_add_printf(b, "Transfer-Encoding: chunked\r\n");
+        st_buf_add_str(&b, "Transfer-Encoding: chunked\r\n");
     else if (!stream && status != 204)
-        evbuffer_add_printf(b, "Content-Length: %zu\r\n", len);
-    evbuffer_add_printf(b, "Connection: %s\r\n%s\r\n", c->close_after ? "close" : "keep-alive", fields ? fields : "");
+        st_buf_addf(&b, "Content-Length: %zu\r\n", len);
+    st_buf_addf(&b, "Connection: %s\r\n%s\r\n", c->close_after ? "close" : "keep-alive", fields ? fields : "");
+    put(c, b.p, b.len);
+    c->out.failed |= b.failed;
+    st_buf_free(&b);
     c->head_only = strcmp(c->in.method, "HEAD") == 0;
 }
 
@@ -207,7 +248,7 @@ void st_http_reply(struct st_http_conn *c, int status, const char *fields, const
 {
     put_head(c, status, fields, type, len, false);
     if (!c->head_only && len)
-        evbuffer_add(output(c), body, len);
+        put(c, body, len);
     reply_done(c);
 }
 
@@ -219,23 +260,20 @@ void st_http_stream_begin(struct st_http_conn *c, int status, const char *fields
 
 void st_http_stream_send(struct st_http_conn *c, const void *p, size_t len)
 {
-    struct evbuffer *b = output(c);
+    char size[24];
     if (c->head_only || len == 0)
         return;
-    /* From here on a reader that stands still is dropped after send_s. */
-    if (evbuffer_get_length(b) == 0)
-        c->deadline = st_now() + c->server->o.send_s;
     if (c->chunked)
-        evbuffer_add_printf(b, "%zx\r\n", len);
-    evbuffer_add(b, p, len);
+        put(c, size, (size_t)snprintf(size, sizeof size, "%zx\r\n", len));
+    put(c, p, len);
     if (c->chunked)
-        evbuffer_add(b, "\r\n", 2);
+        put(c, "\r\n", 2);
 }
 
 void st_http_stream_end(struct st_http_conn *c)
 {
     if (c->chunked && !c->head_only)
-        evbuffer_add(output(c), "0\r\n\r\n", 5);
+        put(c, "0\r\n\r\n", 5);
     reply_done(c);
 }
 
@@ -283,6 +321,26 @@ static bool is_refused_early(struct st_http_conn *c)
     return !asked && o->refuses_head && o->refuses_head(o->arg, c);
 }
 
+/* The parser was fed: an answer when a request is complete, or cannot be. */
+static void conn_fed(struct st_http_conn *c, bool was_idle)
+{
+    if (was_idle && !st_http_parser_idle(&c->in))
+        c->deadline = st_now() + c->server->o.receive_s;
+    enum st_http_state st = c->in.state;
+    if (!hold(c) && st != ST_HTTP_BAD) {
+        st_http_parser_refuse(&c->in, 503, "too many requests at once");
+        conn_answer(c);
+    } else if ((st == ST_HTTP_BODY || st == ST_HTTP_CHUNK) && is_refused_early(c)) {
+        c->close_after = true;
+        conn_answer(c);
+    } else if ((st == ST_HTTP_BODY || st == ST_HTTP_CHUNK) && c->in.expect_continue && !c->told_continue) {
+        c->told_continue = true;
+        static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
+        put(c, go_on, sizeof go_on - 1);
+    } else if (st == ST_HTTP_DONE || st == ST_HTTP_BAD)
+        conn_answer(c);
+}
+
 /* Feeds the parser until the input is empty or a request is complete. */
 static void conn_process(struct st_http_conn *c)
 {
@@ -293,22 +351,25 @@ static void conn_process(struct st_http_conn *c)
         if (evbuffer_peek(in, -1, NULL, &v, 1) < 1 || v.iov_len == 0)
             break;
         bool was_idle = st_http_parser_idle(&c->in);
-        size_t used = st_http_parser_feed(&c->in, v.iov_base, v.iov_len);
-        evbuffer_drain(in, used);
-        if (was_idle && !st_http_parser_idle(&c->in))
-            c->deadline = st_now() + c->server->o.receive_s;
-        enum st_http_state st = c->in.state;
-        if (!hold(c) && st != ST_HTTP_BAD) {
-            st_http_parser_refuse(&c->in, 503, "too many requests at once");
-            conn_answer(c);
-        } else if ((st == ST_HTTP_BODY || st == ST_HTTP_CHUNK) && is_refused_early(c)) {
-            c->close_after = true;
-            conn_answer(c);
-        } else if ((st == ST_HTTP_BODY || st == ST_HTTP_CHUNK) && c->in.expect_continue && !c->told_continue) {
-            c->told_continue = true;
-            evbuffer_add_printf(output(c), "HTTP/1.1 100 Continue\r\n\r\n");
-        } else if (st == ST_HTTP_DONE || st == ST_HTTP_BAD)
-            conn_answer(c);
+        evbuffer_drain(in, st_http_parser_feed(&c->in, v.iov_base, v.iov_len));
+        conn_fed(c, was_idle);
+    }
+    c->processing = false;
+}
+
+/* libevent reads 4 KiB at a time, with three system calls; what has come of the rest of a body is read at once. */
+static void read_body(struct st_http_conn *c)
+{
+    uint8_t b[READ_BODY];
+    c->processing = true;
+    while (!c->server->tls && c->state == RECEIVING && c->in.state == ST_HTTP_BODY &&
+           evbuffer_get_length(bufferevent_get_input(c->bev)) == 0) {
+        size_t want = c->in.left < sizeof b ? (size_t)c->in.left : sizeof b;
+        ssize_t n = recv(bufferevent_getfd(c->bev), b, want, MSG_DONTWAIT);
+        if (n <= 0) /* an end or an error, libevent meets it too */
+            break;
+        (void)st_http_parser_feed(&c->in, b, (size_t)n);
+        conn_fed(c, false);
     }
     c->processing = false;
 }
@@ -321,12 +382,14 @@ static void on_read(struct bufferevent *bev, void *arg)
         return;
     }
     conn_process(c);
+    read_body(c);
 }
 
 static void on_write(struct bufferevent *bev, void *arg)
 {
     struct st_http_conn *c = arg;
     (void)bev;
+    flush(c);
     size_t unsent = st_http_unsent(c);
     if (c->state == CLOSING) {
         if (unsent == 0 && c->saw_eof)
