@@ -84,18 +84,20 @@ static void add_head(struct text *t, unsigned kem, const struct st_hpke_suite *s
 static int labeled_extract(unsigned kem, const struct st_hpke_suite *s, const uint8_t *salt, size_t salt_len,
                            const char *label, const void *ikm, size_t len, uint8_t prk[SECRET], struct st_err *e)
 {
-    struct text t = {.len = 0};
+    struct text t;
+    t.len = 0;
     add_head(&t, kem, s, label);
     add(&t, ikm, len);
     int rc = st_hkdf_extract(t.p, t.len, salt, salt_len, prk, e);
-    OPENSSL_cleanse(&t, sizeof t);
+    OPENSSL_cleanse(t.p, t.len);
     return rc;
 }
 
 static int labeled_expand(unsigned kem, const struct st_hpke_suite *s, const uint8_t prk[SECRET], const char *label,
                           const void *info, size_t info_len, uint8_t *out, size_t len, struct st_err *e)
 {
-    struct text t = {.len = 0};
+    struct text t;
+    t.len = 0;
     add_u16(&t, len);
     add_head(&t, kem, s, label);
     add(&t, info, info_len);
@@ -107,6 +109,7 @@ static int labeled_expand(unsigned kem, const struct st_hpke_suite *s, const uin
 struct st_hpke_key {
     const struct kem *kem;
     EVP_PKEY *pkey;
+    EVP_PKEY_CTX *derive; /* ready; copied for each agreement, so that threads may share the key */
     uint8_t public[ST_HPKE_PUBLIC_MAX];
 };
 
@@ -167,7 +170,9 @@ int st_hpke_key_import(unsigned kem, const uint8_t *sk, size_t len, struct st_hp
     if (!k)
         return st_fail(e, ST_MEMORY, "hpke: out of memory");
     k->kem = m;
-    if (!(kem == ST_HPKE_KEM_P256 ? p256_import(k, sk) : x25519_import(k, sk))) {
+    bool ok = kem == ST_HPKE_KEM_P256 ? p256_import(k, sk) : x25519_import(k, sk);
+    k->derive = ok ? EVP_PKEY_CTX_new(k->pkey, NULL) : NULL;
+    if (!k->derive || EVP_PKEY_derive_init(k->derive) != 1) {
         st_hpke_key_free(k);
         return st_fail(e, ST_INPUT, "hpke: private key: not a %s scalar", m->name);
     }
@@ -219,8 +224,10 @@ int st_hpke_key_new(unsigned kem, struct st_hpke_key **out, struct st_err *e)
 
 void st_hpke_key_free(struct st_hpke_key *k)
 {
-    if (k)
+    if (k) {
+        EVP_PKEY_CTX_free(k->derive);
         EVP_PKEY_free(k->pkey);
+    }
     free(k);
 }
 
@@ -246,9 +253,11 @@ static bool diffie_hellman(const struct st_hpke_key *k, const uint8_t *peer, uin
         pkey = EVP_PKEY_new_raw_public_key(EVP_PKEY_X25519, NULL, peer, 32);
     else if (peer[0] == POINT_CONVERSION_UNCOMPRESSED) /* the one encoding of section 7.1.1 */
         pkey = p256_key(peer, NULL);
-    EVP_PKEY_CTX *ctx = pkey ? EVP_PKEY_CTX_new(k->pkey, NULL) : NULL;
-    bool ok = ctx && EVP_PKEY_derive_init(ctx) == 1 && EVP_PKEY_derive_set_peer(ctx, pkey) == 1 &&
-              EVP_PKEY_derive(ctx, dh, &len) == 1 && len == SECRET && CRYPTO_memcmp(dh, zero, SECRET) != 0;
+    /* Any 32 bytes are a key for X25519; whether a point is on its curve is to be checked. */
+    bool check = k->kem->id != ST_HPKE_KEM_X25519;
+    EVP_PKEY_CTX *ctx = pkey ? EVP_PKEY_CTX_dup(k->derive) : NULL;
+    bool ok = ctx && EVP_PKEY_derive_set_peer_ex(ctx, pkey, check) == 1 && EVP_PKEY_derive(ctx, dh, &len) == 1 &&
+              len == SECRET && CRYPTO_memcmp(dh, zero, SECRET) != 0;
     EVP_PKEY_CTX_free(ctx);
     EVP_PKEY_free(pkey);
     return ok;

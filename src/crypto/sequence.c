@@ -3,17 +3,25 @@
 #include <limits.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
+#include <pthread.h>
 #include <string.h>
 
-static const struct aead {
+static struct aead {
     unsigned id;
     size_t key_len;
-    const EVP_CIPHER *(*cipher)(void);
+    const char *name;
+    EVP_CIPHER *cipher; /* looked up by name once, which costs more than sealing little */
 } aeads[] = {
-    {ST_AEAD_AES_128_GCM, 16, EVP_aes_128_gcm},
-    {ST_AEAD_AES_256_GCM, 32, EVP_aes_256_gcm},
-    {ST_AEAD_CHACHA20_POLY1305, 32, EVP_chacha20_poly1305},
+    {ST_AEAD_AES_128_GCM, 16, "AES-128-GCM", NULL},
+    {ST_AEAD_AES_256_GCM, 32, "AES-256-GCM", NULL},
+    {ST_AEAD_CHACHA20_POLY1305, 32, "ChaCha20-Poly1305", NULL},
 };
+
+static void look_up(void)
+{
+    for (size_t i = 0; i < sizeof aeads / sizeof *aeads; i++)
+        aeads[i].cipher = EVP_CIPHER_fetch(NULL, aeads[i].name, NULL);
+}
 
 static const struct aead *find(unsigned id)
 {
@@ -32,13 +40,15 @@ size_t st_aead_key_len(unsigned aead)
 int st_sequence_init(struct st_sequence *s, unsigned aead, const uint8_t *key, const uint8_t nonce[ST_SEQUENCE_NONCE],
                      bool seals, struct st_err *e)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     const struct aead *a = find(aead);
     *s = (struct st_sequence){.seals = seals};
     if (!a)
         return st_fail(e, ST_UNSUPPORTED, "aead 0x%04x: want AES-128-GCM, AES-256-GCM or ChaCha20-Poly1305", aead);
+    pthread_once(&once, look_up);
     memcpy(s->nonce, nonce, sizeof s->nonce);
-    s->cipher = EVP_CIPHER_CTX_new();
-    if (s->cipher && EVP_CipherInit_ex(s->cipher, a->cipher(), NULL, key, NULL, seals) == 1)
+    s->cipher = a->cipher ? EVP_CIPHER_CTX_new() : NULL;
+    if (s->cipher && EVP_CipherInit_ex2(s->cipher, a->cipher, key, NULL, seals, NULL) == 1)
         return 0;
     st_sequence_wipe(s);
     return st_fail(e, ST_INTERNAL, "aead 0x%04x: OpenSSL cannot start it", aead);
