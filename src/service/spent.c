@@ -1,4 +1,5 @@
 #include "service/spent.h"
+#include "base/hooks.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -9,8 +10,10 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#define PAUSE_S 0.002 /* from one commit to the next, when that can wait */
+
 struct st_spent_take {
-    struct st_spent_take *next;       /* asked, or answered */
+    struct st_spent_take *next;       /* asked, in the transaction, or answered */
     struct st_spent_take *next_fresh; /* the same take, on its way there */
     struct st_spent_row row;
     enum st_spent_answer answer;
@@ -31,7 +34,11 @@ struct st_spent {
     pthread_t thread;
     bool started, failing; /* failing: the thread's own */
     uint32_t max_waiting, n_waiting;
-    struct st_spent_row rows[ST_SPENT_BATCH]; /* the thread's own */
+    /* The thread's own: the transaction that is open, and when it may end. */
+    struct queue batch;
+    struct st_spent_row rows[ST_SPENT_BATCH];
+    size_t n;
+    double due;
     pthread_mutex_t lock;
     pthread_cond_t work;
     /* Under the lock. */
@@ -74,13 +81,13 @@ static void wake(struct st_spent *s)
         ;
 }
 
-/* Those that nobody had before, while they are being made durable. */
-static void tell_fresh(struct st_spent *s, struct st_spent_take *list, size_t n)
+/* Those that nobody had before, before they are made durable: of the rows from the first on. */
+static void tell_fresh(struct st_spent *s, struct st_spent_take *list, size_t first)
 {
     bool any = false;
     pthread_mutex_lock(&s->lock);
     bool awake = s->fresh || s->answered.first;
-    for (size_t i = 0; i < n; i++, list = list->next)
+    for (size_t i = first; i < s->n; i++, list = list->next)
         if (s->rows[i].fresh) {
             list->next_fresh = s->fresh;
             s->fresh = list;
@@ -91,37 +98,71 @@ static void tell_fresh(struct st_spent *s, struct st_spent_take *list, size_t n)
         wake(s);
 }
 
-/* Asks for the first takes of the list; returns those behind them. */
-static struct st_spent_take *ask(struct st_spent *s, struct st_spent_take *list)
+/* The first takes of the list become part of the transaction, as many as there is room for. */
+static int join(struct st_spent *s, struct st_spent_take **list, struct st_err *e)
 {
-    struct st_err e;
-    size_t n = 0;
-    struct st_spent_take *t = list;
-    for (; t && n < ST_SPENT_BATCH; t = t->next)
-        s->rows[n++] = t->row;
-    int rc = s->kind->take(s->db, s->rows, n, &e);
-    if (!rc) {
-        tell_fresh(s, list, n);
-        rc = s->kind->commit(s->db, &e);
+    struct st_spent_take *first = *list;
+    size_t before = s->n;
+    while (*list && s->n < ST_SPENT_BATCH) {
+        struct st_spent_take *t = *list;
+        *list = t->next;
+        s->rows[s->n++] = t->row;
+        push(&s->batch, t);
     }
-    note(s, rc, &e);
-    t = list;
-    for (size_t i = 0; i < n; i++, t = t->next)
-        t->answer = rc ? ST_SPENT_FAILED : s->rows[i].fresh ? ST_SPENT_TAKEN : ST_SPENT_BEFORE;
-    return t;
+    int rc = s->kind->take(s->db, s->rows + before, s->n - before, e);
+    if (!rc)
+        tell_fresh(s, first, before);
+    return rc;
 }
 
-static void answer(struct st_spent *s, struct st_spent_take *from, const struct st_spent_take *to)
+/* A commit costs the same for one take as for many: shortly after the last one it waits for others to come along, which
+ * are told that they are fresh at once. */
+static bool wait_for_more(struct st_spent *s, struct st_spent_take **list)
 {
+    const struct timespec due = {(time_t)s->due, (long)((s->due - (double)(time_t)s->due) * 1e9)};
+    if (!s->kind->gathers || s->n == ST_SPENT_BATCH || st_now() >= s->due)
+        return false;
+    pthread_mutex_lock(&s->lock);
+    s->idle = true;
+    while (!s->stop && !s->asked.first)
+        if (pthread_cond_clockwait(&s->work, &s->lock, CLOCK_MONOTONIC, &due))
+            break;
+    s->idle = false;
+    *list = take_all(&s->asked);
+    pthread_mutex_unlock(&s->lock);
+    return *list != NULL;
+}
+
+static void answer(struct st_spent *s, bool failed)
+{
+    size_t i = 0;
     pthread_mutex_lock(&s->lock);
     bool awake = s->fresh || s->answered.first;
-    for (struct st_spent_take *next; from != to; from = next) {
-        next = from->next;
-        push(&s->answered, from);
+    for (struct st_spent_take *t = take_all(&s->batch), *next; t; t = next, i++) {
+        next = t->next;
+        t->answer = failed ? ST_SPENT_FAILED : s->rows[i].fresh ? ST_SPENT_TAKEN : ST_SPENT_BEFORE;
+        push(&s->answered, t);
     }
     pthread_mutex_unlock(&s->lock);
+    s->n = 0;
     if (!awake)
         wake(s);
+}
+
+static void serve(struct st_spent *s, struct st_spent_take *list)
+{
+    while (list) {
+        struct st_err e;
+        int rc;
+        do
+            rc = join(s, &list, &e);
+        while (!rc && !list && wait_for_more(s, &list));
+        if (!rc)
+            rc = s->kind->commit(s->db, &e);
+        s->due = st_now() + PAUSE_S;
+        note(s, rc, &e);
+        answer(s, rc != 0);
+    }
 }
 
 static void forget_some(struct st_spent *s, uint32_t before)
@@ -151,13 +192,9 @@ static void *work(void *arg)
         struct st_spent_take *list = take_all(&s->asked);
         uint32_t before = s->forget_before;
         pthread_mutex_unlock(&s->lock);
-        bool any = list != NULL;
-        while (list) {
-            struct st_spent_take *rest = ask(s, list);
-            answer(s, list, rest);
-            list = rest;
-        }
-        if (!any && before)
+        if (list)
+            serve(s, list);
+        else if (before)
             forget_some(s, before);
         pthread_mutex_lock(&s->lock);
     }
@@ -220,6 +257,7 @@ int st_spent_open(struct event_base *base, const struct st_spent_opts *o, struct
     s->max_waiting = o->max_waiting ? o->max_waiting : 8192;
     take_all(&s->asked);
     take_all(&s->answered);
+    take_all(&s->batch);
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->work, NULL);
     int rc = s->kind->open(o, &s->db, e);

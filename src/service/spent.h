@@ -6,8 +6,9 @@
  * Rows are the digest of a token (channel/token.h) and its day: nothing of a request, and nothing that the issuer has
  * seen. Days long gone are dropped.
  *
- * Databases block, so they have a thread of their own: all takes that wait when it comes round are one transaction. The
- * functions here belong to the thread of the event base, and `done` is called there. A kind of database is one file
+ * Databases block, so they have a thread of their own: all takes that wait when it comes round are one transaction, and
+ * in a file those that come until 2 ms after the commit before (a commit costs what twenty takes do). The functions
+ * here belong to the thread of the event base, and `done` is called there. A kind of database is one file
  * spent_KIND.c that exports one const struct st_spent_kind:
  *   spent_sqlite.c    a file: one gateway, or several on one machine
  *   spent_postgres.c  "postgresql://...": several gateways share it */
@@ -60,7 +61,9 @@ struct st_spent_row {
 };
 struct st_spent_kind {
     int (*open)(const struct st_spent_opts *o, void **db, struct st_err *e);
-    /* Begins a transaction and sets `fresh` of each row, of two equal ones in the first. n <= ST_SPENT_BATCH. */
+    bool gathers; /* a transaction may have several takes, one after the other */
+    /* Begins a transaction, or goes on with one, and sets `fresh` of each row, of two equal ones in the first.
+     * n <= ST_SPENT_BATCH. */
     int (*take)(void *db, struct st_spent_row *rows, size_t n, struct st_err *e);
     /* Ends it, durably. After an error of either the rows may be there or not; the next take starts anew. */
     int (*commit)(void *db, struct st_err *e);
