@@ -56,6 +56,7 @@ static void client_free(struct st_passage *p)
     st_conf_nodes_free(p->nodes);
     if (p->way.wallet)
         st_wallet_close(p->way.wallet);
+    st_spares_free(p->way.spares);
     st_http_client_free(p->way.http);
     st_policy_free(p->policy);
     free(p->way.relay);
@@ -93,6 +94,8 @@ static int open_way(struct st_passage *p, struct event_base *base, struct st_err
     way->stall_s = p->o.stall_s > 0 ? p->o.stall_s : STALL_S;
     way->show_egress = p->o.show_egress;
     int rc = st_http_base("--relay", p->o.relay, &way->relay, e);
+    if (!rc)
+        rc = st_spares_new(base, &way->spares, e);
     if (!rc)
         rc = st_http_client_new(base, &h, &way->http, e);
     const struct st_wallet_opts w = {

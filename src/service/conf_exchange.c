@@ -221,7 +221,7 @@ static int send_request(struct st_conf_exchange *x, struct st_err *e)
                                         .fields = {pay, x->o.units ? 2 : 0},
                                         .content = {(uint8_t *)x->content.p, x->content.len}};
     if (!rc)
-        rc = st_sealed_begin(&x->sealed, &x->way->gateway, &r, x->o.max_reply, &sealed, e);
+        rc = st_sealed_begin(&x->sealed, x->way->spares, &x->way->gateway, &r, x->o.max_reply, &sealed, e);
     if (!rc)
         rc = send_sealed(x, &sealed, e);
     st_buf_wipe(&token);

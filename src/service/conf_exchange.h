@@ -11,6 +11,7 @@
 #include "channel/bhttp.h"
 #include "channel/ohttp_config.h"
 #include "net/http_client.h"
+#include "service/conf_spare.h"
 #include "service/wallet.h"
 
 /* What all exchanges share; kept by its owner while any runs. */
@@ -19,6 +20,7 @@ struct st_conf_way {
     struct st_http_client *http;
     char *relay; /* base URL, owned */
     struct st_wallet *wallet;
+    struct st_spares *spares;       /* of exchanges with gateway and nodes; NULL = none */
     struct st_ohttp_config gateway; /* its key, from the directory */
     bool has_gateway;
     uint32_t price_request;

@@ -322,7 +322,7 @@ static int seal_inner(struct st_conf_request *r, struct st_buf *out, struct st_e
                                         .fields = {fields, 2},
                                         .content = {(uint8_t *)r->body.p, r->body.len}};
     st_sealed_wipe(&r->inner);
-    return rc ? rc : st_sealed_begin(&r->inner, &r->pick.key, &q, ST_CHUNKS_MAX, out, e);
+    return rc ? rc : st_sealed_begin(&r->inner, r->p->way.spares, &r->pick.key, &q, ST_CHUNKS_MAX, out, e);
 }
 
 static int attempt(struct st_conf_request *r, enum st_passage_fault *fault, struct st_err *e)

@@ -7,8 +7,8 @@ static struct st_span span_of(const char *s)
     return (struct st_span){(const uint8_t *)s, strlen(s)};
 }
 
-int st_sealed_begin(struct st_sealed *s, const struct st_ohttp_config *key, const struct st_sealed_request *r,
-                    uint64_t max_reply, struct st_buf *out, struct st_err *e)
+int st_sealed_begin(struct st_sealed *s, struct st_spares *spares, const struct st_ohttp_config *key,
+                    const struct st_sealed_request *r, uint64_t max_reply, struct st_buf *out, struct st_err *e)
 {
     /* Padding up to a bucket's step is what an honest peer adds at most. */
     const struct st_bhttp_limits limits = {.head = ST_SEALED_MAX_HEAD,
@@ -31,7 +31,7 @@ int st_sealed_begin(struct st_sealed *s, const struct st_ohttp_config *key, cons
         rc = text.failed ? st_fail(e, ST_MEMORY, "no memory for the request") : 0;
     }
     if (!rc)
-        rc = st_ohttp_client(&s->x, ST_OHTTP_CHUNKED, key, 0, out, e);
+        rc = st_spares_begin(spares, key, &s->x, out, e);
     if (!rc)
         rc = st_ohttp_seal_all(&s->x, text.p, text.len, out, e);
     if (!rc && out->failed)

@@ -8,6 +8,7 @@
 
 #include "channel/bhttp.h"
 #include "channel/ohttp.h"
+#include "service/conf_spare.h"
 
 #define ST_SEALED_MAX_HEAD ((size_t)32 << 10)
 #define ST_SEALED_MAX_FIELDS 32
@@ -23,9 +24,11 @@ struct st_sealed_request {
     struct st_span content;
 };
 
-/* Appends the sealed request to *out. max_reply: bytes of the reply's content. A zeroed exchange may be wiped. */
-int st_sealed_begin(struct st_sealed *s, const struct st_ohttp_config *key, const struct st_sealed_request *r,
-                    uint64_t max_reply, struct st_buf *out, struct st_err *e) ST_MUST_CHECK;
+/* Appends the sealed request to *out. spares may be NULL. max_reply: bytes of the reply's content. A zeroed exchange
+ * may be wiped. */
+int st_sealed_begin(struct st_sealed *s, struct st_spares *spares, const struct st_ohttp_config *key,
+                    const struct st_sealed_request *r, uint64_t max_reply, struct st_buf *out,
+                    struct st_err *e) ST_MUST_CHECK;
 /* More bytes of the reply; `content` gets each piece, borrowed, and may refuse by an error. */
 int st_sealed_feed(struct st_sealed *s, const void *p, size_t len,
                    int (*content)(void *arg, struct st_span piece, struct st_err *e), void *arg,
