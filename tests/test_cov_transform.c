@@ -52,7 +52,7 @@ static void too_little_memory_names_the_tensor(void **state)
     struct st_err e;
     struct st_cov_key key = key_of(9);
     struct st_progress progress = {0};
-    struct st_cov_out out = {.lock = -1};
+    struct st_cov_out out = {.stage = {.lock = -1}};
     struct st_cov_frame f;
     struct st_stream *s;
     struct st_cov_run *run;
