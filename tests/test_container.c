@@ -279,6 +279,8 @@ static void fields_of_the_whole_are_checked(void **state)
     m = model();
     m.more = "\"comment\":\"\",";
     refuses(m, ST_VERIFY, "unknown field 'comment'");
+    m.more = "\"\\u009b2J\":\"\","; /* not for the terminal */
+    refuses(m, ST_VERIFY, "unknown field '??2J'");
     m = model();
     m.more = "\"name\":\"again\",";
     refuses(m, ST_VERIFY, "JSON");

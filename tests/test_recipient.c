@@ -1,4 +1,7 @@
 /* Recipients: lists as they are read, the passphrase, and who gets the content key. */
+#include "base/hooks.h"
+#include "container_make.h"
+#include "model/container_parse.h"
 #include "seal_make.h"
 
 static json_t *wrap_one(const struct st_wrap_to *to)
@@ -152,6 +155,13 @@ static void lists_are_arrays_of_objects_with_a_kind(void **state)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         expect_refusal(parse(bad[i], &e), &e, ST_INPUT, "f");
     assert_ok(parse("[{\"kind\": \"of tomorrow\", \"x\": 1}]      \n", &e), &e);
+    static const char *const shown[] = {"", "\\u001b[2J", "tpm\\n2  passphrase", "\\u009b2J",
+                                        "a kind whose name is longer than any line of words"};
+    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
+        char text[128];
+        snprintf(text, sizeof text, "[{\"kind\": \"%s\"}]", shown[i]);
+        expect_refusal(parse(text, &e), &e, ST_INPUT, "recipient 1: kind");
+    }
     st_buf_add_str(&many, "[{\"kind\": \"a\"}");
     for (int i = 1; i < 65; i++)
         st_buf_add_str(&many, ",{\"kind\": \"a\"}");
@@ -180,6 +190,38 @@ static void whoever_is_no_recipient_is_told_what_would_open_it(void **state)
     seal_rig_close(&r);
 }
 
+/* Whoever signs a container can put a list into it. */
+static void a_list_that_asks_for_hours_is_refused_before_any_is_tried(void **state)
+{
+    (void)state;
+    static const struct made_entry config = {.name = "config.json", .data = "{}", .bytes = 2, .segment_bytes = 1 << 20};
+    struct made m = {.version = 1, .entries = &config, .n = 1};
+    struct st_buf b = {0}, text = {0};
+    struct st_container *c;
+    struct st_secret word = seal_secret("word", 4), key;
+    const struct st_unlock u = {.passphrase = &word};
+    struct st_err e;
+    json_t *list = json_array();
+    for (int i = 0; i < ST_RECIPIENTS_MAX; i++)
+        json_array_append_new(list, json_pack("{s:s,s:i,s:i,s:i}", "kind", "passphrase", "passes", 16, "memory_kib",
+                                              1 << 20, "lanes", 1));
+    st_json_dump(list, &text);
+    st_buf_add(&text, "", 1);
+    m.recipients = text.p;
+    made_container(&m, &b);
+    assert_ok(st_container_parse(b.p, b.len, "m.sealed", &c, &e), &e);
+    double start = st_now();
+    expect_refusal(st_recipient_open(c, &u, &key, &e), &e, ST_INPUT, "would write 1024 GiB of memory");
+    assert_true(st_now() - start < 1);
+    assert_null(key.p);
+    st_container_close(c);
+    st_secret_wipe(&word);
+    st_secret_wipe(&m.content_key);
+    st_buf_free(&b);
+    st_buf_free(&text);
+    json_decref(list);
+}
+
 static void recipients_change_and_the_segments_stay(void **state)
 {
     (void)state;
@@ -189,6 +231,7 @@ static void recipients_change_and_the_segments_stay(void **state)
     const struct tiny t = {.n_layer = 1};
     struct st_secret next = seal_secret("next", 4), other = seal_seed(4);
     struct st_buf before = {0}, after = {0};
+    struct stat sb;
     const char *const add[] = {"passphrase"};
     const uint32_t first = 1, both[] = {1, 2}, third = 3;
     char copy[160];
@@ -199,7 +242,10 @@ static void recipients_change_and_the_segments_stay(void **state)
     struct st_seal_change sc = {
         .add = add, .n_add = 1, .seed = &r.seed, .passphrase = &next, .cost = &seal_cheap, .out = copy};
     assert_ok(st_container_open(r.dst, &o.c, &e), &e);
+    assert_int_equal(chmod(r.dst, 0640), 0);
     assert_ok(st_seal_change(o.c, &sc, &e), &e);
+    assert_int_equal(stat(copy, &sb), 0);
+    assert_int_equal(sb.st_mode & 0777, 0640); /* nobody more can read it */
     expect_refusal(st_seal_change(o.c, &sc, &e), &e, ST_IO, "exists already");
     st_container_close(o.c);
     seal_check(copy, "word", r.src);
@@ -244,6 +290,7 @@ int main(void)
         cmocka_unit_test(a_wrap_that_asks_for_too_much_work_is_refused_at_once),
         cmocka_unit_test(a_recipient_that_cannot_be_is_named),
         cmocka_unit_test(lists_are_arrays_of_objects_with_a_kind),
+        cmocka_unit_test(a_list_that_asks_for_hours_is_refused_before_any_is_tried),
         cmocka_unit_test(whoever_is_no_recipient_is_told_what_would_open_it),
         cmocka_unit_test(recipients_change_and_the_segments_stay),
     };

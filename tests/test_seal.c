@@ -160,6 +160,30 @@ static void an_adapter_is_sealed_whole(void **state)
     seal_rig_close(&r);
 }
 
+/* Its names are not looked at before they are read back. */
+static void what_no_reader_takes_is_not_left_behind(void **state)
+{
+    (void)state;
+    static const char header[] = "{\".x.lora_A.weight\":{\"dtype\":\"F32\",\"shape\":[1,4],\"data_offsets\":[0,16]}}";
+    struct seal_rig r;
+    struct st_err e;
+    struct st_buf b = {0};
+    const uint64_t len = sizeof header - 1;
+    const struct lora l = {.dtype = ST_DTYPE_F32};
+    seal_rig_open(&r, NULL);
+    lora_write(&l, &small, r.src);
+    st_buf_add(&b, &len, 8);
+    st_buf_add(&b, header, sizeof header - 1);
+    st_buf_add(&b, "sixteen bytes of", 16);
+    tiny_save(r.src, "adapter_model.safetensors", b.p, b.len);
+    r.o.policy = NULL;
+    expect_refusal(st_seal(r.src, r.dst, &r.o, &r.report, &e), &e, ST_VERIFY, ".x.lora_A.weight: name");
+    assert_false(st_path_exists(r.dst));
+    assert_false(st_path_exists(r.part));
+    st_buf_free(&b);
+    seal_rig_close(&r);
+}
+
 /* ---- what cannot be read ---- */
 
 static bool holds(const struct st_buf *b, const void *p, size_t len)
@@ -510,7 +534,7 @@ static void nothing_is_overwritten_and_no_place_is_made_up(void **state)
 static void options_that_make_no_sense_are_refused(void **state)
 {
     (void)state;
-    static const char *const names[] = {"", "a\nb", "\xff", "x\x7f"};
+    static const char *const names[] = {"", "a\nb", "\xff", "x\x7f", "x\xc2\x9b"};
     struct seal_rig r;
     struct st_err e;
     char absent[160];
@@ -573,6 +597,7 @@ int main(void)
         cmocka_unit_test(segments_are_whole_rows),
         cmocka_unit_test(a_llama2c_file_brings_its_header_and_tokenizer),
         cmocka_unit_test(an_adapter_is_sealed_whole),
+        cmocka_unit_test(what_no_reader_takes_is_not_left_behind),
         cmocka_unit_test(what_is_inside_is_not_in_the_file),
         cmocka_unit_test(no_nonce_serves_twice),
         cmocka_unit_test(runs_that_are_killed_at_any_point_lead_to_a_whole_container),

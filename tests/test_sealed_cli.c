@@ -10,6 +10,7 @@
 
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 static char dir[64], publisher[65];
 static struct st_buf out, err;
@@ -189,6 +190,20 @@ static void options_of_sealed_models_are_for_those(void **state)
     refused(2, sotto(ASK " --allow-unlocked", "plain"), "only with");
 }
 
+/* Who can replace the file could otherwise have an open model answer in its name. */
+static void an_open_model_in_its_place_is_not_taken_for_it(void **state)
+{
+    char path[96];
+    (void)state;
+    refused(2, sotto(ASK " --passphrase-file pass", "plain"), "--passphrase-file: only with a sealed model");
+    refused(2, sotto(ASK " --tcti device:/dev/tpmrm0", "plain"), "--tcti: only with a sealed model");
+    snprintf(path, sizeof path, "%s/put.sealed", dir);
+    assert_int_equal(symlink("plain", path), 0);
+    refused(4, sotto(ASK, "put.sealed"), "put.sealed: not a regular file");
+    refused(4, sotto(ASK " --adapter put.sealed", "plain"), "put.sealed: not a regular file");
+    assert_int_equal(unlink(path), 0);
+}
+
 static void a_changed_container_is_refused_by_the_name_of_what_was_changed(void **state)
 {
     char path[96];
@@ -215,6 +230,7 @@ int main(void)
         cmocka_unit_test(without_its_key_it_stays_shut),
         cmocka_unit_test(a_budget_that_is_too_small_says_the_least_that_works),
         cmocka_unit_test(options_of_sealed_models_are_for_those),
+        cmocka_unit_test(an_open_model_in_its_place_is_not_taken_for_it),
         cmocka_unit_test(a_changed_container_is_refused_by_the_name_of_what_was_changed),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -3,11 +3,14 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Control characters would let what is named forge lines, or talk to the terminal; in UTF-8 also U+0080 to U+009F. */
 static void clean(char *s)
 {
     for (; *s; s++)
         if ((unsigned char)*s < 0x20 || *s == 0x7f)
             *s = '?';
+        else if ((unsigned char)*s == 0xc2 && (unsigned char)s[1] >= 0x80 && (unsigned char)s[1] < 0xa0)
+            s[0] = s[1] = '?';
 }
 
 int st_fail(struct st_err *e, int code, const char *fmt, ...)

@@ -126,6 +126,12 @@ static int check_options(const struct st_cli *cli, bool masked, bool sealed, boo
         return 0;
     if (st_sealed_unwanted(cli, e))
         return e->code;
+    /* A model that is not sealed has taken the place of one that is, or the option is a mistake. */
+    if (cli->unlock.passphrase_file || cli->unlock.passphrase || cli->unlock.tcti)
+        return st_fail(e, ST_USAGE, "--%s: only with a sealed model",
+                       cli->unlock.passphrase_file ? "passphrase-file"
+                       : cli->unlock.passphrase    ? "passphrase"
+                                                   : "tcti");
     if (cli->masked.allow_unlocked && !masked)
         return st_fail(e, ST_USAGE, "--allow-unlocked: only with --protect masked or a sealed model");
     return 0;
@@ -171,6 +177,8 @@ static int open_sealed(const struct st_cli *cli, const char *path, unsigned what
     out->pinned_adapter = out->sealed_adapter;
     for (uint32_t i = 0; i < adapters->n; i++) {
         paths[i + 1] = adapters->paths[i];
+        if (adapters->files[i].container && !out->sealed_adapter)
+            return st_fail(e, ST_POLICY, "%s: was sealed only after this process had looked at it", paths[i + 1]);
         if (adapters->files[i].container && !adapters->files[i].pinned)
             out->pinned_adapter = false;
     }

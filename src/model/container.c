@@ -26,11 +26,12 @@ bool st_container_is(const char *path)
     char magic[8];
     struct stat sb;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    bool is_file = fd >= 0 && fstat(fd, &sb) == 0 && S_ISREG(sb.st_mode);
-    bool is = is_file && read(fd, magic, sizeof magic) == sizeof magic && memcmp(magic, "SOTTOSEA", sizeof magic) == 0;
-    if (fd >= 0)
+    bool is = fd >= 0 && fstat(fd, &sb) == 0 && S_ISREG(sb.st_mode) && read(fd, magic, sizeof magic) == sizeof magic &&
+              memcmp(magic, "SOTTOSEA", sizeof magic) == 0;
+    bool there = fd >= 0;
+    if (there)
         close(fd);
-    return is || (is_file && st_container_named(path));
+    return is || (there && st_container_named(path));
 }
 
 static const struct st_container_entry *entry_of(const struct st_container *c, const struct st_tensor *t)

@@ -49,7 +49,7 @@ struct st_container_about {
     const char *name, *policy; /* the model's; the policy's, or "custom" */
 };
 
-/* Whether a file begins like a container, or is named *.sealed. */
+/* Whether a file begins like a container; or anything is named *.sealed: a directory in its place is no model. */
 bool st_container_is(const char *path);
 /* IO; INPUT: not a container; UNSUPPORTED: version; VERIFY: changed, cut, or not signed by the publisher it names. */
 int st_container_open(const char *path, struct st_container **out, struct st_err *e) ST_MUST_CHECK;

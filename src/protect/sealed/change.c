@@ -10,6 +10,7 @@
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* The list without those dropped. */
@@ -103,33 +104,23 @@ static int copy_rest(int from, off_t at, int to)
     }
 }
 
-/* What was copied is read as any container is: the file could have been another one by the time it was copied. */
-static int check_copy(const char *path, const struct st_container_about *about, struct st_err *e)
-{
-    struct st_container *copy;
-    struct st_container_about is;
-    int rc = st_container_open(path, &copy, e);
-    if (rc)
-        return rc;
-    st_container_about(copy, &is);
-    if (memcmp(is.digest, about->digest, sizeof is.digest) != 0)
-        rc = st_fail(e, ST_VERIFY, "%s: changed while it was copied", path);
-    st_container_close(copy);
-    return rc;
-}
-
 static int write_copy(const struct st_container *c, const struct st_container_about *about, const struct st_buf *head,
                       const char *out, struct st_err *e)
 {
     const char *path = out ? out : c->path;
     char parent[ST_PATH_MAX];
     struct st_file_out f;
+    struct stat sb;
     const off_t digests_at =
         (off_t)(c->recipients.p + c->recipients.len + ST_CONTAINER_SIGNATURE - (const uint8_t *)c->head);
     int from = open(c->path, O_RDONLY | O_CLOEXEC);
-    if (from < 0)
-        return st_fail(e, ST_IO, "%s: cannot open: %s", c->path, strerror(errno));
-    int rc = st_file_begin(&f, path, 0644, e);
+    if (from < 0 || fstat(from, &sb) != 0) {
+        int rc = st_fail(e, ST_IO, "%s: cannot open: %s", c->path, strerror(errno));
+        if (from >= 0)
+            close(from);
+        return rc;
+    }
+    int rc = st_file_begin(&f, path, sb.st_mode & 0666, e); /* who could not read the old one cannot read the new one */
     if (rc) {
         close(from);
         return rc;
@@ -137,8 +128,8 @@ static int write_copy(const struct st_container *c, const struct st_container_ab
     rc = st_file_put(&f, head->p, head->len, e);
     if (!rc && copy_rest(from, digests_at, f.fd) != 0)
         rc = st_fail(e, ST_IO, "%s: cannot write: %s", path, strerror(errno));
-    if (!rc)
-        rc = check_copy(f.tmp, about, e);
+    if (!rc) /* the file could have been another one by the time it was copied */
+        rc = st_sealed_read_back(f.tmp, about->digest, e);
     if (!rc) {
         rc = st_file_commit(&f, out == NULL, e);
         snprintf(parent, sizeof parent, "%s", path);

@@ -161,3 +161,17 @@ int st_sealed_write_head(const struct st_sealed_head *h, struct st_container_abo
         rc = add_signature(h, "sotto sealed 1 recipients", a->digest, h->recipients, out, e);
     return !rc && out->failed ? out_of_memory(e) : rc;
 }
+
+int st_sealed_read_back(const char *path, const uint8_t digest[32], struct st_err *e)
+{
+    struct st_container *c;
+    struct st_container_about is;
+    int rc = st_container_open(path, &c, e);
+    if (rc)
+        return rc;
+    st_container_about(c, &is);
+    if (memcmp(is.digest, digest, sizeof is.digest) != 0)
+        rc = st_fail(e, ST_VERIFY, "%s: changed while it was written", path);
+    st_container_close(c);
+    return rc;
+}

@@ -36,5 +36,7 @@ struct st_sealed_head {
 };
 int st_sealed_write_head(const struct st_sealed_head *h, struct st_container_about *a, struct st_buf *out,
                          struct st_err *e) ST_MUST_CHECK;
+/* Reads what was written as any reader does; digest [32] is that of the head. VERIFY: something else is there. */
+int st_sealed_read_back(const char *path, const uint8_t digest[32], struct st_err *e) ST_MUST_CHECK;
 
 #endif

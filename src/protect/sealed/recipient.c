@@ -64,6 +64,15 @@ int st_recipient_add(json_t *list, const char *spec, struct st_wrap_to to, struc
     return bad ? st_fail(e, ST_MEMORY, "recipients: out of memory") : 0;
 }
 
+/* It is shown: what would talk to the terminal, or begin a line of its own, is no kind. */
+static bool is_kind(const char *s)
+{
+    size_t n = 0;
+    while (s[n] >= ' ' && s[n] <= '~')
+        n++;
+    return n > 0 && n <= 40 && !s[n];
+}
+
 int st_recipients_parse(struct st_span text, const char *where, json_t **out, struct st_err *e)
 {
     json_t *list = NULL;
@@ -79,6 +88,8 @@ int st_recipients_parse(struct st_span text, const char *where, json_t **out, st
             rc = st_fail(e, ST_INPUT, "%s: recipient %zu: want an object", where, i + 1);
         else if (st_json_need(entry, where, "kind", e) || st_json_str(entry, where, "kind", &kind, e))
             rc = e->code;
+        else if (!is_kind(kind))
+            rc = st_fail(e, ST_INPUT, "%s: recipient %zu: kind: want 1..40 letters, digits and signs", where, i + 1);
     }
     if (rc)
         json_decref(list);
@@ -131,6 +142,24 @@ static int nothing_fits(const json_t *list, const char *path, struct st_err *e)
     return st_fail(e, ST_USAGE, "%s: is sealed; want %s", path, ways);
 }
 
+/* Before any is tried: a list may ask for hours. */
+static int check_work(const json_t *list, const struct st_unlock *u, const char *path, struct st_err *e)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *entry = json_array_get(list, i);
+        const char *name = json_string_value(json_object_get(entry, "kind"));
+        const struct st_recipient_kind *k = kind_of(name, strlen(name));
+        sum += k && k->work && k->wanted(u) ? k->work(entry) : 0;
+    }
+    return sum <= ST_RECIPIENTS_WORK
+               ? 0
+               : st_fail(e, ST_INPUT,
+                         "%s: recipients: trying all of them would write %llu GiB of memory; at "
+                         "most %llu are accepted",
+                         path, (unsigned long long)(sum >> 20), (unsigned long long)(ST_RECIPIENTS_WORK >> 20));
+}
+
 int st_recipient_open(const struct st_container *c, const struct st_unlock *u, struct st_secret *content_key,
                       struct st_err *e)
 {
@@ -141,6 +170,11 @@ int st_recipient_open(const struct st_container *c, const struct st_unlock *u, s
     int rc = st_recipients_parse(st_container_recipients(c), path, &list, e);
     if (rc)
         return rc;
+    rc = check_work(list, u, path, e);
+    if (rc) {
+        json_decref(list);
+        return rc;
+    }
     rc = ST_VERIFY; /* until one opens */
     for (size_t i = 0; rc && i < json_array_size(list); i++) {
         const json_t *entry = json_array_get(list, i);

@@ -43,6 +43,8 @@ struct st_recipient_kind {
     /* What is to be done once the key that unwrap() gave has proved to be the container's; NULL = nothing. */
     int (*opened)(const struct st_unlock *u, const uint8_t id[16], uint64_t version, const json_t *entry,
                   struct st_err *e);
+    /* KiB that unwrap() writes to memory, over all passes; NULL = next to nothing. */
+    uint64_t (*work)(const json_t *entry);
     /* Appends a few words for `seal inspect`: "PCRs sha256:0,7", a fingerprint. */
     void (*describe)(const json_t *entry, struct st_buf *out);
 };
@@ -53,14 +55,18 @@ const struct st_recipient_kind *st_recipient_kind(size_t i);
 int st_recipient_find(const char *name, const struct st_recipient_kind **out, struct st_err *e) ST_MUST_CHECK;
 
 #define ST_RECIPIENTS_MAX 64
+/* KiB for all that are tried together: as many as there may be passphrases at the default cost (minutes at most). */
+#define ST_RECIPIENTS_WORK ((uint64_t)ST_RECIPIENTS_MAX * 3 * 256 * 1024)
 
 /* Appends to `list` (a JSON array) the recipient that KIND:ARG names; to->arg is filled from it. USAGE: unknown kind,
  * too many. Errors of wrap() name `spec`. */
 int st_recipient_add(json_t *list, const char *spec, struct st_wrap_to to, struct st_err *e) ST_MUST_CHECK;
-/* A list's text, checked: an array of 1..ST_RECIPIENTS_MAX objects with a `kind`, unknown ones too. INPUT. */
+/* A list's text, checked: an array of 1..ST_RECIPIENTS_MAX objects with a `kind` of 1..40 printable ASCII characters,
+ * unknown ones too. INPUT. */
 int st_recipients_parse(struct st_span text, const char *where, json_t **out, struct st_err *e) ST_MUST_CHECK;
 /* Tries every recipient that *u fits, in the file's order, until one gives the key that made the header's mac. USAGE:
- * nothing that was given fits any of them (says what would); else the last error. */
+ * nothing that was given fits any of them (says what would); INPUT: more work than ST_RECIPIENTS_WORK; else the last
+ * error. */
 int st_recipient_open(const struct st_container *c, const struct st_unlock *u, struct st_secret *content_key,
                       struct st_err *e) ST_MUST_CHECK;
 /* What `seal inspect` says of one: its kind, and in brackets what that kind describes. */

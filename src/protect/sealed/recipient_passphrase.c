@@ -130,6 +130,13 @@ static int unwrap(const struct st_unlock *u, const uint8_t id[16], uint64_t vers
     return rc;
 }
 
+static uint64_t work(const json_t *entry)
+{
+    struct st_argon2 cost = {0};
+    struct st_err ignored;
+    return read_cost(entry, &cost, &ignored) ? 0 : (uint64_t)cost.passes * cost.memory_kib;
+}
+
 static void describe(const json_t *entry, struct st_buf *out)
 {
     struct st_argon2 cost = {0};
@@ -147,5 +154,6 @@ const struct st_recipient_kind st_recipient_passphrase = {
     .wrap = wrap,
     .wanted = wanted,
     .unwrap = unwrap,
+    .work = work,
     .describe = describe,
 };

@@ -43,7 +43,8 @@ static int check_name(const char *name, struct st_err *e)
     size_t len = strlen(name);
     bool ok = len > 0 && len <= NAME_BYTES_MAX && st_utf8_valid(name, len);
     for (size_t i = 0; ok && i < len; i++)
-        ok = (unsigned char)name[i] >= ' ' && name[i] != 0x7f;
+        ok = (unsigned char)name[i] >= ' ' && name[i] != 0x7f &&
+             !((unsigned char)name[i] == 0xc2 && (unsigned char)name[i + 1] < 0xa0);
     return ok ? 0 : st_fail(e, ST_USAGE, "name: want 1..%d bytes of text", NAME_BYTES_MAX);
 }
 
@@ -335,6 +336,8 @@ int st_seal(const char *src, const char *dst, const struct st_seal_opts *o, stru
         rc = encrypt(&b, e);
     if (!rc)
         rc = write_head(&b, e);
+    if (!rc)
+        rc = st_sealed_read_back(b.stage.result, b.about.digest, e);
     if (!rc)
         rc = st_stage_publish(&b.stage, e);
     if (rc)
