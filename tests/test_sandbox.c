@@ -76,7 +76,7 @@ static int teardown(void **state)
 #define NOT_RESTRICTED 200
 #define FAILED 201
 
-enum { MAY_READ = 1, MAY_WRITE = 2, MAY_CONNECT = 4 };
+enum { MAY_READ = 1, MAY_WRITE = 2, MAY_CONNECT = 4, MAY_UNIX = 8 };
 
 static int enter(unsigned may, struct st_sandbox_state *state)
 {
@@ -87,7 +87,8 @@ static int enter(unsigned may, struct st_sandbox_state *state)
                                  .write = write,
                                  .n_write = may & MAY_WRITE ? 1 : 0,
                                  .ports = &port_open,
-                                 .n_port = may & MAY_CONNECT ? 1 : 0};
+                                 .n_port = may & MAY_CONNECT ? 1 : 0,
+                                 .unix_sockets = may & MAY_UNIX};
     if (st_sandbox_enter(&s, state, &e)) {
         fprintf(stderr, "%s\n", e.msg);
         return FAILED;
@@ -334,6 +335,14 @@ static int make_a_unix_socket(const struct st_sandbox_state *s)
     return TRY(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
 }
 
+/* What libraries wake threads with. */
+static int make_pairs(const struct st_sandbox_state *s)
+{
+    int pair[2];
+    (void)s;
+    return TRY(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+}
+
 static void sockets_connect_to_named_ports_only(void **state)
 {
     (void)state;
@@ -343,7 +352,9 @@ static void sockets_connect_to_named_ports_only(void **state)
     expect_probe(0, connect_to_the_named, EPERM);
     expect_probe(MAY_CONNECT, send_datagrams, EPERM);
     expect_probe(MAY_CONNECT, listen_anew, EPERM);
-    expect_probe(0, make_a_unix_socket, 0);
+    expect_probe(MAY_UNIX, make_a_unix_socket, 0);
+    expect_probe(MAY_CONNECT, make_a_unix_socket, EPERM);
+    expect_probe(0, make_pairs, 0);
 }
 
 /* ---- in two steps ---- */

@@ -279,7 +279,8 @@ static void conditions(struct filter *f, const struct st_sandbox *s)
         add_if(f, "open", 1, never, 0);
         add_if(f, "openat", 2, never, 0);
     }
-    add_socket(f, AF_UNIX);
+    if (s->unix_sockets)
+        add_socket(f, AF_UNIX);
     if (s->n_port) {
         add_socket(f, AF_INET);
         add_socket(f, AF_INET6);

@@ -3,8 +3,8 @@
  *
  * After st_sandbox_enter() the process serves what it listens on, and no more: it opens no file but those named, for
  * writing none but those named; it executes nothing, traces nothing, forks nothing, maps nothing as code; it makes no
- * sockets but Unix stream sockets and, when ports are named, TCP sockets that connect to these; it listens on nothing
- * new. All of these fail with EPERM or EACCES, so that a library that tries is not the end; a system call that is not
+ * sockets but Unix stream sockets when these are asked for and, when ports are named, TCP sockets that connect to
+ * these; it listens on nothing new. All of these fail with EPERM or EACCES, so that a library that tries is not the end; a system call that is not
  * in sandbox.c's list at all ends the process.
  *
  * Limits. seccomp reads no memory: which address a connection goes to is not checked here, only (with Landlock of
@@ -37,6 +37,9 @@ struct st_sandbox {
     size_t n_port;
     const uint16_t *listen; /* st_sandbox_files(): TCP ports to bind; 0 = one that the system chooses */
     size_t n_listen;
+    /* Unix stream sockets may be made. Which paths they connect to nothing here knows: with them, whoever takes the
+     * process over talks to every service of the machine that lets its user in. */
+    bool unix_sockets;
     bool no_files; /* st_sandbox_calls(): no file at all is opened any more, named or not */
     bool nvidia;   /* the requests of NVIDIA's driver pass (ioctl) */
 };

@@ -87,6 +87,8 @@ static int worker_ports(struct st_hold *h, const struct st_cli_masked *m, struct
             return e->code;
         if (a.kind == ST_ADDRESS_TCP || a.kind == ST_ADDRESS_TLS)
             h->ports[h->n_port++] = (uint16_t)a.port;
+        else
+            h->unix_sockets = true;
     }
     return 0;
 }
@@ -131,7 +133,8 @@ int st_hold_calls(struct st_hold *h, struct st_err *e)
 {
     if (!h->files || h->calls)
         return 0;
-    const struct st_sandbox s = {.ports = h->ports, .n_port = h->n_port, .no_files = !h->n_port};
+    const struct st_sandbox s = {
+        .ports = h->ports, .n_port = h->n_port, .unix_sockets = h->unix_sockets, .no_files = !h->n_port};
     if (st_sandbox_calls(&s, &h->state, e))
         return e->code;
     h->calls = true;

@@ -17,6 +17,7 @@ struct st_hold {
     struct st_sandbox_state state;
     uint16_t ports[ST_CLI_MAX_WORKERS]; /* of workers */
     size_t n_port;
+    bool unix_sockets; /* a worker has a path */
     bool files, calls; /* which steps are done */
     bool refused;      /* --no-sandbox */
 };

@@ -280,6 +280,7 @@ static int enter_sandbox(struct st_node *n, struct st_err *e)
                                  .n_write = needs.n_write,
                                  .ports = ports,
                                  .n_port = n_port,
+                                 .unix_sockets = st_node_engine_port(n->engine) == 0,
                                  .nvidia = needs.nvidia};
     if (st_sandbox_enter(&s, &state, e))
         return e->code;
