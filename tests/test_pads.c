@@ -646,8 +646,10 @@ static int area_without_right(const char *swaps, bool allow_unlocked, char *mess
             _exit(99);
         int rc = st_locked_new(&a, 1 << 20, &o, &e);
         strcpy((char *)shared, e.msg);
-        if (!rc && a.locked)
+        if (!rc && (a.locked || st_locked_all()))
             rc = 98;
+        if (rc && rc != 98 && !st_locked_all())
+            rc = 97;
         if (!rc)
             a.p[(1 << 20) - 1] = 1;
         st_locked_free(&a);

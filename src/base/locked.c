@@ -5,12 +5,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/crypto.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+static atomic_bool any_unlocked;
 
 /* The table has one line of headings, then a line for each area in use. A table that cannot be read may hide one. */
 static bool system_swaps(const char *path)
@@ -80,11 +83,19 @@ int st_locked_new(struct st_locked *a, size_t len, const struct st_locked_opts *
         if (system_swaps(o->swaps ? o->swaps : "/proc/swaps"))
             rc = refuse_unlocked(len, o->what, error, e);
     }
-    if (rc)
+    if (rc) {
         munmap(p, len);
-    else
-        *a = made;
-    return rc;
+        return rc;
+    }
+    if (!made.locked)
+        atomic_store(&any_unlocked, true);
+    *a = made;
+    return 0;
+}
+
+bool st_locked_all(void)
+{
+    return !atomic_load(&any_unlocked);
 }
 
 void st_locked_free(struct st_locked *a)

@@ -32,6 +32,8 @@ struct st_locked_opts {
 /* MEMORY; UNSUPPORTED: the kernel cannot empty it in a forked child; POLICY: cannot be locked while the system swaps,
  * names the limit. */
 int st_locked_new(struct st_locked *a, size_t len, const struct st_locked_opts *o, struct st_err *e) ST_MUST_CHECK;
+/* Whether every area that this process made so far could be locked. */
+bool st_locked_all(void);
 /* Overwrites it, then unmaps it. */
 void st_locked_free(struct st_locked *a);
 

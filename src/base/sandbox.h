@@ -4,8 +4,8 @@
  * After st_sandbox_enter() the process serves what it listens on, and no more: it opens no file but those named, for
  * writing none but those named; it executes nothing, traces nothing, forks nothing, maps nothing as code; it makes no
  * sockets but Unix stream sockets when these are asked for and, when ports are named, TCP sockets that connect to
- * these; it listens on nothing new. All of these fail with EPERM or EACCES, so that a library that tries is not the end; a system call that is not
- * in sandbox.c's list at all ends the process.
+ * these; it listens on nothing new. All of these fail with EPERM or EACCES, so that a library that tries is not the
+ * end; a system call that is not in sandbox.c's list at all ends the process.
  *
  * Limits. seccomp reads no memory: which address a connection goes to is not checked here, only (with Landlock of
  * Linux 6.7) its port; rules for addresses are the service manager's (IPAddressAllow=localhost). Landlock does not know

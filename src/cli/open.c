@@ -308,7 +308,7 @@ void st_open_words(const struct st_open *o, struct st_masked_words *out)
     if (!out->warning)
         out->warning = st_hold_warning(&o->hold);
     if (!out->warning)
-        out->warning = st_sealed_warning(&o->sealed, o->hold.host.swaps != 0);
+        out->warning = st_sealed_warning(o->hold.host.swaps != 0);
 }
 
 void st_open_put_protection(const struct st_open *o, struct st_buf *b)

@@ -1,4 +1,5 @@
 #include "cli/sealed.h"
+#include "base/locked.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/key_open.h"
@@ -168,13 +169,8 @@ void st_sealed_json(const struct st_sealed_side *s, struct st_buf *b)
                 m.bytes, m.resident, m.ring);
 }
 
-const char *st_sealed_warning(const struct st_sealed_side *s, bool swaps)
+const char *st_sealed_warning(bool swaps)
 {
-    struct st_sealed_store_stats m;
-    if (!s->store || !swaps)
-        return NULL;
-    st_sealed_store_stats(s->store, &m);
-    if (strcmp(m.memory, "unlocked") != 0)
-        return NULL;
-    return "decrypted weights lie in memory that is not locked: they may reach a swap area";
+    return swaps && !st_locked_all() ? "decrypted weights lie in memory that is not locked: they may reach a swap area"
+                                     : NULL;
 }

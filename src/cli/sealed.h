@@ -40,6 +40,6 @@ void st_sealed_close(struct st_sealed_side *s); /* the store overwrites what it 
 void st_sealed_text(const struct st_sealed_side *s, struct st_buf *b);
 void st_sealed_json(const struct st_sealed_side *s, struct st_buf *b);
 /* What must not be overlooked, a line; NULL when there is nothing. swaps: the machine does, or it is not known. */
-const char *st_sealed_warning(const struct st_sealed_side *s, bool swaps);
+const char *st_sealed_warning(bool swaps);
 
 #endif

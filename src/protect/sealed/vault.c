@@ -10,11 +10,12 @@
 #include <string.h>
 
 #define KEY 32
+#define SEGMENTS "sotto sealed 1 segments"
 
 struct st_vault {
     const struct st_container *c;
     struct st_container_about about;
-    struct st_secret content_key, segment_key;
+    struct st_locked keys; /* the content key, then that of the segments */
     struct st_source source;
     pthread_mutex_t lock;  /* of part */
     struct st_locked part; /* a segment of which a part is wanted; made when first needed */
@@ -41,10 +42,10 @@ int st_vault_mac(const struct st_secret *content_key, const uint8_t id[16], cons
     return st_hkdf_sha256(content_key->p, content_key->len, id, 16, info, sizeof info, out, 32, e);
 }
 
-static int derive(const struct st_secret *content_key, const uint8_t id[16], const char *info, uint8_t out[KEY],
+static int derive(const uint8_t content_key[KEY], const uint8_t id[16], const char *info, uint8_t out[KEY],
                   struct st_err *e)
 {
-    return st_hkdf_sha256(content_key->p, content_key->len, id, 16, (const uint8_t *)info, strlen(info), out, KEY, e);
+    return st_hkdf_sha256(content_key, KEY, id, 16, (const uint8_t *)info, strlen(info), out, KEY, e);
 }
 
 int st_vault_segment_key(const struct st_secret *content_key, const uint8_t id[16], struct st_secret *out,
@@ -52,7 +53,7 @@ int st_vault_segment_key(const struct st_secret *content_key, const uint8_t id[1
 {
     if (st_secret_init(out, KEY, e))
         return e->code;
-    int rc = derive(content_key, id, "sotto sealed 1 segments", out->p, e);
+    int rc = derive(content_key->p, id, SEGMENTS, out->p, e);
     if (rc)
         st_secret_wipe(out);
     return rc;
@@ -159,10 +160,12 @@ int st_vault_new(const struct st_container *c, const struct st_secret *content_k
                                    .secret = source_secret,
                                    .readable = source_readable};
     pthread_mutex_init(&v->lock, NULL);
-    int rc = st_secret_init(&v->content_key, KEY, e);
+    /* Where the weights lie too: whoever reads these keys out of memory needs to read nothing else. */
+    const struct st_locked_opts lo = {.what = "keys of sealed weights", .secretmem = true};
+    int rc = st_locked_new(&v->keys, 2 * KEY, &lo, e);
     if (!rc) {
-        memcpy(v->content_key.p, content_key->p, KEY);
-        rc = st_vault_segment_key(content_key, about.id, &v->segment_key, e);
+        memcpy(v->keys.p, content_key->p, KEY);
+        rc = derive(v->keys.p, about.id, SEGMENTS, v->keys.p + KEY, e);
     }
     if (rc)
         st_vault_free(v);
@@ -175,8 +178,7 @@ void st_vault_free(struct st_vault *v)
 {
     if (!v)
         return;
-    st_secret_wipe(&v->content_key);
-    st_secret_wipe(&v->segment_key);
+    st_locked_free(&v->keys);
     st_locked_free(&v->part);
     pthread_mutex_destroy(&v->lock);
     free(v);
@@ -189,7 +191,7 @@ const struct st_container *st_vault_container(const struct st_vault *v)
 
 int st_vault_derive(const struct st_vault *v, const char *info, uint8_t out[32], struct st_err *e)
 {
-    return derive(&v->content_key, v->about.id, info, out, e);
+    return derive(v->keys.p, v->about.id, info, out, e);
 }
 
 const struct st_source *st_vault_source(struct st_vault *v)
@@ -206,7 +208,7 @@ static int open_segment(const struct st_vault *v, const struct st_container_entr
     int rc = st_container_segment_ad(&v->about, n, k, &ad, e);
     if (!rc) {
         memcpy(nonce, s.p, sizeof nonce);
-        rc = st_aead_open(v->segment_key.p, nonce, ad.p, ad.len, s.p + sizeof nonce, s.len - sizeof nonce, dst, e);
+        rc = st_aead_open(v->keys.p + KEY, nonce, ad.p, ad.len, s.p + sizeof nonce, s.len - sizeof nonce, dst, e);
     }
     st_buf_free(&ad);
     if (rc == ST_VERIFY)
