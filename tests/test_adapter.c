@@ -336,7 +336,10 @@ static void names_are_told_apart(void **state)
     expect_refusal(st_adapter_open(f.dir, &(struct st_adapter_opts){.name = "a\nb"}, &a, &e), &e, ST_USAGE,
                    "cannot be called by that");
     expect_refusal(st_adapter_open("/nowhere", &(struct st_adapter_opts){0}, &a, &e), &e, ST_IO, "there is none");
-    expect_refusal(st_adapter_open(f.base, &(struct st_adapter_opts){0}, &a, &e), &e, ST_IO, "adapter_config.json");
+    expect_refusal(st_adapter_open(f.base, &(struct st_adapter_opts){0}, &a, &e), &e, ST_INPUT,
+                   "no adapter_config.json; want a directory as peft saves it");
+    expect_refusal(st_model_open(f.dir, &(struct st_model_opts){0}, &m, &e), &e, ST_INPUT,
+                   "is a LoRA adapter, not a model");
     drop(&f);
 }
 

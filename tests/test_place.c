@@ -70,8 +70,8 @@ static void mistakes_are_named_with_their_line(void **state)
         int code;
         const char *says;
     } rows[] = {
-        {"q = inside\nqueries = outside\n", ST_USAGE, "my.policy: line 2: unknown role 'queries'"},
-        {"= inside\n", ST_USAGE, "line 1: unknown role ''"},
+        {"q = inside\nqueries = outside\n", ST_INPUT, "my.policy: line 2: unknown role 'queries'"},
+        {"= inside\n", ST_INPUT, "line 1: unknown role ''"},
         {"q = inside\n\nq = outside\n", ST_INPUT, "line 3: q is given twice"},
         {"default = inside\ndefault = inside\n", ST_INPUT, "line 2: default is given twice"},
         {"q = maybe\n", ST_INPUT, "line 1: want inside or outside"},
@@ -89,7 +89,7 @@ static void mistakes_are_named_with_their_line(void **state)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         expect_refusal(parse(rows[i].text, &p, &e), &e, rows[i].code, rows[i].says);
     expect_refusal(st_placement_read("papre", &p, &e), &e, ST_USAGE, "want paper, adapters, all-inside, or a file");
-    expect_refusal(st_placement_parse("q\0 = inside", 11, "x", &p, &e), &e, ST_USAGE, "unknown role");
+    expect_refusal(st_placement_parse("q\0 = inside", 11, "x", &p, &e), &e, ST_INPUT, "unknown role");
 }
 
 static void a_policy_comes_from_a_file(void **state)
@@ -105,7 +105,7 @@ static void a_policy_comes_from_a_file(void **state)
     assert_string_equal(p.name, "custom");
     assert_int_equal(p.of[ST_ROLE_UP], ST_CONTAINER_OUTSIDE);
     tiny_save(dir, "my.policy", "ups = outside\n", 14);
-    expect_refusal(st_placement_read(path, &p, &e), &e, ST_USAGE, "my.policy: line 1: unknown role 'ups'");
+    expect_refusal(st_placement_read(path, &p, &e), &e, ST_INPUT, "my.policy: line 1: unknown role 'ups'");
     tiny_rmdir(dir);
 }
 

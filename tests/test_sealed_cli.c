@@ -1,9 +1,7 @@
 /* A sealed MODEL on the command line: it answers as the open one does, and what is wrong with it, with its key or with
  * the options is said in one line, with its exit status. Runs the binary named by SOTTO_BIN (default build/bin/sotto).
  */
-#include "crypto/digest.h"
-#include "crypto/ed25519.h"
-#include "expect.h"
+#include "container_make.h"
 #include "protect/sealed/writer.h"
 #include "text/json.h"
 #include "tiny.h"
@@ -220,6 +218,51 @@ static void a_changed_container_is_refused_by_the_name_of_what_was_changed(void 
     st_buf_free(&file);
 }
 
+static void sealed_for_a_tpm_only_it_is_not_opened_where_none_is(void **state)
+{
+    static const char config[] = "{}";
+    struct made_entry file = {.name = "config.json", .data = config, .bytes = 2, .segment_bytes = 16};
+    struct made m = {.version = 1, .entries = &file, .n = 1, .recipients = "[{\"kind\":\"tpm\"}]"};
+    struct st_buf bytes = {0};
+    (void)state;
+    if (access("/dev/tpmrm0", F_OK) == 0 || getenv("TSS2_TCTI")) {
+        print_message("skipped: this machine has a TPM\n");
+        return;
+    }
+    made_container(&m, &bytes);
+    tiny_save(dir, "tpm.sealed", bytes.p, bytes.len);
+    refused(7, sotto(ASK, "tpm.sealed"), "none is at device:/dev/tpmrm0");
+    refused(7, sotto(ASK " --passphrase-file pass", "tpm.sealed"), "none is at device:/dev/tpmrm0");
+    st_secret_wipe(&m.content_key);
+    st_buf_free(&bytes);
+}
+
+static void a_policy_is_printed_as_a_file_to_start_from(void **state)
+{
+    char text[2048];
+    (void)state;
+    assert_int_equal(sotto("seal policy --json"), 0);
+    assert_string_equal(out.p, "{\"policies\": [\"paper\", \"adapters\", \"all-inside\"]}\n");
+    assert_int_equal(sotto("seal policy paper"), 0);
+    assert_null(strstr(out.p, "lora")); /* no policy says where adapters lie */
+    snprintf(text, sizeof text, "%s", out.p);
+    assert_int_equal(sotto("seal policy paper --json"), 0);
+    json_t *o = json_loads(out.p, 0, NULL);
+    assert_string_equal(json_string_value(json_object_get(o, "policy")), "paper");
+    assert_string_equal(json_string_value(json_object_get(o, "text")), text);
+    json_decref(o);
+    refused(2, sotto("seal policy papre"), "want paper, adapters or all-inside");
+}
+
+static void what_is_no_model_is_called_by_its_name(void **state)
+{
+    (void)state;
+    put("adapter_config.json", "{}", 0644);
+    refused(3, sotto(ASK, "."), "is a LoRA adapter, not a model");
+    refused(3, sotto(ASK, "plain/model.safetensors"), "want the directory that has it");
+    refused(3, sotto(ASK " --adapter plain", "plain"), "plain: no adapter_config.json");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -232,6 +275,9 @@ int main(void)
         cmocka_unit_test(options_of_sealed_models_are_for_those),
         cmocka_unit_test(an_open_model_in_its_place_is_not_taken_for_it),
         cmocka_unit_test(a_changed_container_is_refused_by_the_name_of_what_was_changed),
+        cmocka_unit_test(sealed_for_a_tpm_only_it_is_not_opened_where_none_is),
+        cmocka_unit_test(a_policy_is_printed_as_a_file_to_start_from),
+        cmocka_unit_test(what_is_no_model_is_called_by_its_name),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

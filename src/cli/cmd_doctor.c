@@ -189,15 +189,30 @@ static void check_memory(struct report *r, const struct st_host *h)
         (unsigned long long)lim.rlim_max);
 }
 
+/* Decrypted weights count against the limit on locked memory: the default of most systems, 8 MiB, holds no model. */
+static void check_secretmem(struct report *r, const struct st_host *h)
+{
+    const uint64_t small = (uint64_t)256 << 20;
+    char text[ST_MEM_TEXT];
+    if (!h->secretmem)
+        row(r, "secret mem", WARN,
+            "no memfd_secret (kernel 5.14, secretmem.enable=1): decrypted weights lie in locked memory");
+    else if (h->memlock < small)
+        row(r, "secret mem", WARN,
+            "memfd_secret, but only %s of decrypted weights can lie there (ulimit -l): want a model's size, or "
+            "--enclave-memory",
+            st_mem_text((size_t)h->memlock, text));
+    else
+        row(r, "secret mem", GOOD, "memfd_secret: decrypted weights can lie where the kernel itself does not map them");
+}
+
 /* What keeps decrypted weights and keys from others (docs/host.md). */
 static void check_host(struct report *r, const struct st_host *h)
 {
     static const char *const scopes[] = {"0: any process of the same user may trace others", "1: only children",
                                          "2: only administrators", "3: nobody"};
     bool scoped = h->ptrace_scope >= 0 && h->ptrace_scope <= 3;
-    row(r, "secret mem", h->secretmem ? GOOD : WARN, "%s",
-        h->secretmem ? "memfd_secret: decrypted weights can lie where the kernel itself does not map them"
-                     : "no memfd_secret (kernel 5.14, secretmem.enable=1): decrypted weights lie in locked memory");
+    check_secretmem(r, h);
     row(r, "core", h->core ? WARN : GOOD, "%s",
         h->core ? "this process may leave a core file" : "off for this process: it leaves no core file");
     row(r, "dumpable", h->dumpable ? WARN : GOOD, "%s",

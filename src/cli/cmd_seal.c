@@ -1,5 +1,6 @@
 /* sotto seal SRC DST, and `sotto seal VERB ...`: containers of weights that travel and stay their owner's. */
 #include "cli/seal.h"
+#include "text/json.h"
 
 #include <string.h>
 
@@ -122,26 +123,47 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
     }
 }
 
+static void add_policy(const char *name, const char *text, bool json, struct st_buf *b)
+{
+    const char *role;
+    struct st_buf file = {0};
+    st_buf_add_str(&file, text);
+    st_buf_add_str(&file, "# Roles:");
+    for (size_t i = 0; (role = st_placement_role(i)); i++)
+        st_buf_addf(&file, "%s%s", i % 10 == 0 ? "\n#   " : " ", role);
+    st_buf_add_str(&file, "\n");
+    if (json) {
+        st_buf_addf(b, "{\"policy\": \"%s\", \"text\": ", name);
+        st_json_quote(b, file.p ? file.p : "", file.len);
+        st_buf_add_str(b, "}\n");
+    } else
+        st_buf_add(b, file.p, file.len);
+    st_buf_free(&file);
+}
+
 /* A preset as a file to start from; without a name what there is. */
 static int show_policy(const struct st_cli *cli, const struct st_seal_cmd *o, struct st_err *e)
 {
-    const char *name, *text;
+    const char *name, *text, *wanted = cli->n_args > 1 ? cli->args[1] : NULL;
+    struct st_buf b = {0};
     (void)o;
     for (size_t i = 0; st_placement_preset(i, &name, &text); i++) {
-        if (cli->n_args == 1)
-            puts(name);
-        else if (strcmp(cli->args[1], name) == 0) {
-            fputs(text, stdout);
-            fputs("# Roles:", stdout);
-            for (int r = ST_ROLE_NONE + 1; r < ST_ROLE_COUNT; r++)
-                printf("%s%s", r % 10 == 1 ? "\n#   " : " ", st_role_name((enum st_role)r));
-            puts("");
-            return 0;
-        }
+        if (wanted && strcmp(wanted, name) == 0)
+            add_policy(name, text, cli->json, &b);
+        else if (!wanted && cli->json)
+            st_buf_addf(&b, "%s\"%s\"", i ? ", " : "{\"policies\": [", name);
+        else if (!wanted)
+            st_buf_addf(&b, "%s\n", name);
     }
-    return cli->n_args == 1
-               ? 0
-               : st_fail(e, ST_USAGE, "seal policy: '%.40s': want paper, adapters or all-inside", cli->args[1]);
+    if (!wanted && cli->json)
+        st_buf_add_str(&b, "]}\n");
+    int rc = b.len ? 0 : st_fail(e, ST_USAGE, "seal policy: '%.40s': want paper, adapters or all-inside", wanted);
+    if (b.failed)
+        rc = st_fail(e, ST_MEMORY, "no memory for the policy");
+    if (!rc)
+        fputs(b.p, stdout);
+    st_buf_free(&b);
+    return rc;
 }
 
 /* Which options a verb takes beside those of the frame. */

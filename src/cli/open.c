@@ -325,6 +325,9 @@ void st_open_put_details(const struct st_open *o, bool json, struct st_buf *b)
     char sandbox[128];
     if (o->hardened)
         st_buf_addf(b, json ? ",\"harden\":\"%s\"" : "logits: hardened, %s\n", o->hardened);
+    for (uint32_t i = 0; !json && i < o->model->n_adapter; i++) /* as JSON, /v1/models has them */
+        st_buf_addf(b, "%s%s%s", i ? ", " : "adapters: ", o->model->adapters[i],
+                    i + 1 < o->model->n_adapter ? "" : "\n");
     if (!o->sealed.file.container && !o->sealed_adapter)
         return;
     st_hold_text(&o->hold, sandbox);

@@ -19,6 +19,9 @@ static int read_publisher(const char *given, uint8_t key[32], struct st_err *e)
     if (strlen(given) == 64 && !st_unhex(given, 64, key, 32, "--publisher", e))
         return 0;
     *e = (struct st_err){0};
+    if (!st_path_exists(given))
+        return st_fail(e, ST_IO, "--publisher: want 64 hexadecimal digits or a file of them; there is no '%.200s'",
+                       given);
     int rc = st_file_read(given, 256, &text, e);
     while (!rc && text.len && strchr(" \t\r\n", text.p[text.len - 1]))
         text.len--;
@@ -171,6 +174,9 @@ void st_sealed_json(const struct st_sealed_side *s, struct st_buf *b)
 
 const char *st_sealed_warning(bool swaps)
 {
-    return swaps && !st_locked_all() ? "decrypted weights lie in memory that is not locked: they may reach a swap area"
-                                     : NULL;
+    if (st_locked_all())
+        return NULL;
+    return swaps ? "decrypted weights lie in memory that is not locked: they may reach a swap area"
+                 : "decrypted weights lie in memory that is not locked: raise the limit (ulimit -l), or give less to "
+                   "--enclave-memory";
 }

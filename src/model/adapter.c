@@ -148,8 +148,12 @@ static int read_dir(struct st_adapter *a, struct st_buf *config, struct st_err *
         return st_fail(e, st_path_exists(a->path) ? ST_INPUT : ST_IO,
                        "%s: want a directory with adapter_config.json and adapter_model.safetensors%s", a->path,
                        st_path_exists(a->path) ? "" : ", but there is none");
-    if (st_path_join(path, sizeof path, a->path, "adapter_config.json", e) ||
-        st_file_read(path, ST_ADAPTER_CONFIG_MAX, config, e) ||
+    if (st_path_join(path, sizeof path, a->path, "adapter_config.json", e))
+        return e->code;
+    if (!st_path_exists(path))
+        return st_fail(e, ST_INPUT,
+                       "%s: no adapter_config.json; want a directory as peft saves it, or a sealed adapter", a->path);
+    if (st_file_read(path, ST_ADAPTER_CONFIG_MAX, config, e) ||
         st_path_join(path, sizeof path, a->path, "adapter_model.safetensors", e))
         return e->code;
     if (!st_path_exists(path))

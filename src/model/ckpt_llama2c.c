@@ -111,6 +111,10 @@ int st_llama2c_parse(const uint8_t *p, size_t len, const char *where, struct st_
 {
     if (len >= 4 && memcmp(p, "GGUF", 4) == 0)
         return st_fail(e, ST_UNSUPPORTED, "%s: GGUF files are not supported", where);
+    /* safetensors: the length of a JSON object, then the object. */
+    if (len >= 10 && p[8] == '{' && p[9] == '"')
+        return st_fail(e, ST_INPUT, "%s: is a safetensors file; want the directory that has it and its config.json",
+                       where);
     if (len < ST_LLAMA2C_HEADER)
         return st_fail(e, ST_INPUT, "%s: %zu bytes are too few for a llama2.c file", where, len);
     int rc = st_llama2c_config(p, where, c, e);

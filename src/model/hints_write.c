@@ -184,7 +184,7 @@ static int check_served(const char *path, const struct st_served *s, uint32_t *n
                 return st_fail(e, ST_INPUT, "%s: %s: output %u: its weights are not finite", path, w->name, k);
         *n_in = w->n_in > *n_in ? w->n_in : *n_in;
     }
-    return s->n ? 0 : st_fail(e, ST_INPUT, "%s: no matrices to make hints of", path);
+    return s->n ? 0 : st_fail(e, ST_INPUT, "%s: no matrices to make hints of: nothing of the model lies open", path);
 }
 
 /* Everything but the file. */

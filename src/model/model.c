@@ -61,7 +61,8 @@ static int open_container(struct st_load *l, struct st_err *e)
     }
     st_container_about(l->source->container, &about);
     if (about.kind != ST_CONTAINER_MODEL)
-        return st_fail(e, ST_INPUT, "%s: is an adapter, not a model: give it with --adapter", m->path);
+        return st_fail(e, ST_INPUT,
+                       "%s: is a sealed adapter, not a model; adapters go with `sotto serve BASE --adapter`", m->path);
     snprintf(m->name, sizeof m->name, "%s", about.name);
     int rc = st_texts_open(m->path, l->source->container, &texts, e);
     if (!rc)
@@ -80,11 +81,17 @@ static int open_files(struct st_load *l, struct st_err *e)
         return open_container(l, e);
     if (!st_path_is_dir(m->path))
         return st_ckpt_open_llama2c(m->path, &m->priv->ckpt, &m->config, e);
-    char config[ST_PATH_MAX];
+    char config[ST_PATH_MAX], adapter[ST_PATH_MAX];
     int rc = st_path_join(config, sizeof config, m->path, "config.json", e);
-    if (!rc && !st_path_exists(config))
-        rc = st_fail(e, ST_INPUT, "%s: no config.json; want a Hugging Face model directory or a llama2.c .bin file",
-                     m->path);
+    if (!rc && !st_path_exists(config) &&
+        !(rc = st_path_join(adapter, sizeof adapter, m->path, "adapter_config.json", e)))
+        rc = st_path_exists(adapter)
+                 ? st_fail(e, ST_INPUT, "%s: is a LoRA adapter, not a model; give it with --adapter beside its base",
+                           m->path)
+                 : st_fail(e, ST_INPUT,
+                           "%s: no config.json; want a Hugging Face model directory, a llama2.c .bin file or a sealed "
+                           "container",
+                           m->path);
     if (!rc)
         rc = st_config_read(m->path, &m->config, e);
     if (!rc)

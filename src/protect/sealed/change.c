@@ -1,5 +1,6 @@
 /* Another list of recipients for a container. */
 #include "base/file.h"
+#include "crypto/digest.h"
 #include "protect/sealed/layout.h"
 #include "protect/sealed/vault.h"
 #include "protect/sealed/writer.h"
@@ -59,12 +60,17 @@ static int derive(const struct st_container *c, const struct st_container_about 
                   struct st_ed25519 **publisher, struct st_secret *content_key, struct st_err *e)
 {
     uint8_t public[ST_ED25519_PUBLIC], mac[32];
+    char given[2 * ST_ED25519_PUBLIC + 1], wanted[2 * ST_ED25519_PUBLIC + 1];
     int rc = st_ed25519_import(o->seed->p, publisher, e);
     if (rc)
         return rc;
     st_ed25519_public(*publisher, public);
-    if (memcmp(public, about->publisher, sizeof public) != 0)
-        return st_fail(e, ST_VERIFY, "%s: the key is not its publisher's", c->path);
+    if (memcmp(public, about->publisher, sizeof public) != 0) {
+        st_hex(public, sizeof public, given);
+        st_hex(about->publisher, sizeof about->publisher, wanted);
+        return st_fail(e, ST_VERIFY, "%s: the key is not its publisher's: want that of %s, got that of %s (--sign-key)",
+                       c->path, wanted, given);
+    }
     rc = st_vault_content_key(o->seed->p, about->id, content_key, e);
     if (!rc)
         rc = st_vault_mac(content_key, about->id, about->digest, mac, e);

@@ -17,13 +17,15 @@ struct st_placement {
     char name[64]; /* of the preset, or "custom" */
     enum st_container_place of[ST_ROLE_COUNT];
 };
-/* A preset's name, or a path. USAGE: neither; unknown role, named with its line; INPUT: malformed; UNSUPPORTED: what
- * never leaves, outside. */
+/* A preset's name, or a path. USAGE: neither; INPUT: malformed, or an unknown role, named with its line; UNSUPPORTED:
+ * what never leaves, outside. */
 int st_placement_read(const char *name_or_file, struct st_placement *out, struct st_err *e) ST_MUST_CHECK;
 int st_placement_parse(const char *text, size_t len, const char *where, struct st_placement *out,
                        struct st_err *e) ST_MUST_CHECK;
 /* Row i of the presets, false behind the last: name, and text as a file to start from. */
 bool st_placement_preset(size_t i, const char **name, const char **text);
+/* Name i of the roles that a policy may put outside, NULL behind the last. */
+const char *st_placement_role(size_t i);
 
 /* Marks UNTRUSTED what a worker may compute: linear layers whose matrix lies outside, but routers. Experts are among
  * them only with every_expert: then every expert sees every row, since a worker that sees who takes which reads the

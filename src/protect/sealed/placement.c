@@ -46,6 +46,14 @@ bool st_placement_preset(size_t i, const char **name, const char **text)
     return true;
 }
 
+const char *st_placement_role(size_t i)
+{
+    for (int r = ST_ROLE_NONE + 1; r < ST_ROLE_COUNT; r++)
+        if (r != ST_ROLE_LORA_A && r != ST_ROLE_LORA_B && i-- == 0)
+            return st_role_name((enum st_role)r);
+    return NULL;
+}
+
 static struct st_span trimmed(const char *p, size_t len)
 {
     while (len && (*p == ' ' || *p == '\t')) {
@@ -82,11 +90,12 @@ struct parse {
 static int unknown_role(const struct parse *p, struct st_span role, struct st_err *e)
 {
     char names[400] = "";
-    for (int r = ST_ROLE_NONE + 1; r < ST_ROLE_COUNT; r++) {
+    const char *name;
+    for (size_t i = 0; (name = st_placement_role(i)); i++) {
         size_t at = strlen(names);
-        snprintf(names + at, sizeof names - at, " %s", st_role_name((enum st_role)r));
+        snprintf(names + at, sizeof names - at, " %s", name);
     }
-    return st_fail(e, ST_USAGE, "%.60s: line %d: unknown role '%.*s'; want default or one of%s", p->where, p->line,
+    return st_fail(e, ST_INPUT, "%.60s: line %d: unknown role '%.*s'; want default or one of%s", p->where, p->line,
                    role.len < 30 ? (int)role.len : 30, (const char *)role.p, names);
 }
 

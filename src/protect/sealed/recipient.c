@@ -129,17 +129,19 @@ static int open_by(const struct st_recipient_kind *k, const struct st_container 
 static int nothing_fits(const json_t *list, const char *path, struct st_err *e)
 {
     char ways[300] = "";
+    bool asked = false; /* for something that the user could give */
     for (size_t k = 0; kinds[k]; k++)
         for (size_t i = 0; i < json_array_size(list); i++) {
             if (strcmp(json_string_value(json_object_get(json_array_get(list, i), "kind")), kinds[k]->name) != 0)
                 continue;
             size_t at = strlen(ways);
             snprintf(ways + at, sizeof ways - at, "%s%s (%s)", at ? ", or " : "", kinds[k]->opened_by, kinds[k]->name);
+            asked = asked || !kinds[k]->of_machine;
             break;
         }
     if (!ways[0])
         return st_fail(e, ST_UNSUPPORTED, "%s: none of its recipients is of a kind that is known here", path);
-    return st_fail(e, ST_USAGE, "%s: is sealed; want %s", path, ways);
+    return st_fail(e, asked ? ST_USAGE : ST_UNSUPPORTED, "%s: is sealed; want %s", path, ways);
 }
 
 /* Before any is tried: a list may ask for hours. */

@@ -33,6 +33,7 @@ struct st_unlock {
 struct st_recipient_kind {
     const char *name, *help; /* "passphrase"; how --recipient names one, and what it is */
     const char *opened_by;   /* options that open one: "--passphrase-file FILE" */
+    bool of_machine;         /* opened by the machine itself; nobody gives anything */
     /* A new object, without `kind`. */
     int (*wrap)(const struct st_wrap_to *to, json_t **out, struct st_err *e);
     /* Whether *u has what it takes to try. */
@@ -65,8 +66,8 @@ int st_recipient_add(json_t *list, const char *spec, struct st_wrap_to to, struc
  * unknown ones too. INPUT. */
 int st_recipients_parse(struct st_span text, const char *where, json_t **out, struct st_err *e) ST_MUST_CHECK;
 /* Tries every recipient that *u fits, in the file's order, until one gives the key that made the header's mac. USAGE:
- * nothing that was given fits any of them (says what would); INPUT: more work than ST_RECIPIENTS_WORK; else the last
- * error. */
+ * nothing that was given fits any of them (says what would; UNSUPPORTED when only machines open them); INPUT: more
+ * work than ST_RECIPIENTS_WORK; else the last error. */
 int st_recipient_open(const struct st_container *c, const struct st_unlock *u, struct st_secret *content_key,
                       struct st_err *e) ST_MUST_CHECK;
 /* What `seal inspect` says of one: its kind, and in brackets what that kind describes. */

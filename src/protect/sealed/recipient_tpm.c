@@ -346,7 +346,8 @@ static void describe(const json_t *entry, struct st_buf *out)
 const struct st_recipient_kind st_recipient_tpm = {
     .name = "tpm",
     .help = "tpm, the TPM of this machine; tpm:FILE, that of the machine on which `sotto seal device` wrote FILE",
-    .opened_by = "the machine with its TPM (--tcti CONF)",
+    .of_machine = true,
+    .opened_by = "its TPM, and none is at " ST_TPM_TCTI_DEFAULT " (--tcti CONF)",
     .wrap = wrap,
     .wanted = wanted,
     .unwrap = unwrap,
