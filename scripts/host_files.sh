@@ -7,7 +7,7 @@ set -eu
 program=$1 out=$2 built=${3:-$1} here=$(dirname "$0")/..
 MODEL=${MODEL:-/srv/sotto/model.sealed}
 PUBLISHER=${PUBLISHER:-/srv/sotto/publisher.pub}
-RELEASE=${RELEASE:-https://release.example:7796}
+RELEASE=${RELEASE:-https://release.example:7797}
 MEMORY=${MEMORY:-1G}
 MEMLOCK=${MEMLOCK:-4G}
 CREDENTIALS=${CREDENTIALS:-/etc/sotto}

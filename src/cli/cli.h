@@ -12,6 +12,7 @@
 
 #include "base/buf.h"
 #include "base/file.h"
+#include "cli/evidence.h"
 #include "tensor/tensor.h"
 
 #include <argp.h>
@@ -69,8 +70,9 @@ struct st_cli_masked {
 /* How a sealed model is opened and held (cli/sealed.h). */
 struct st_cli_sealed {
     const char *publisher; /* 64 hexadecimal digits, or a file of them; NULL = any */
-    const char *hpke_key, *release;
-    uint64_t memory; /* --enclave-memory; 0 = no budget */
+    const char *hpke_key, *release, *release_ca;
+    struct st_cli_evidence evidence; /* for --release */
+    uint64_t memory;                 /* --enclave-memory; 0 = no budget */
     uint64_t min_version;
     bool no_sandbox;
     const char *first; /* the first of these options that was given, for errors */

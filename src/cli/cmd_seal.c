@@ -15,6 +15,7 @@ enum {
     KEY_REMOVE,
     KEY_OUT,
     KEY_CHECK,
+    KEY_HPKE,
     KEY_PCRS,
     KEY_COUNTER,
     KEY_STORAGE_KEY,
@@ -37,6 +38,7 @@ static const struct argp_option options[] = {
     {"remove", KEY_REMOVE, "N", 0, "recipients: number N of the list; may be given often", 0},
     {"out", KEY_OUT, "FILE", 0, "recipients: write a new file instead of replacing the old one", 0},
     {"check", KEY_CHECK, NULL, 0, "inspect: every segment against its digest, which needs no key either", 0},
+    {"hpke", KEY_HPKE, NULL, 0, "key: a pair of keys for --recipient hpke:FILE.pub, as of a release service", 0},
     {"pcrs", KEY_PCRS, "BANK:LIST", 0,
      "device: PCRs that must have today's values when a container is opened; default: " ST_SEALED_PCRS, 0},
     {"counter", KEY_COUNTER, "INDEX", 0,
@@ -92,6 +94,9 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
         return 0;
     case KEY_CHECK:
         o->check = true;
+        return 0;
+    case KEY_HPKE:
+        o->hpke = true;
         return 0;
     case KEY_PCRS:
         o->device_given = true;
@@ -167,7 +172,7 @@ static int show_policy(const struct st_cli *cli, const struct st_seal_cmd *o, st
 }
 
 /* Which options a verb takes beside those of the frame. */
-enum { TAKES_SEALING = 1, TAKES_CHANGE = 2, TAKES_SIGN_KEY = 4, TAKES_CHECK = 8, TAKES_DEVICE = 16 };
+enum { TAKES_SEALING = 1, TAKES_CHANGE = 2, TAKES_SIGN_KEY = 4, TAKES_CHECK = 8, TAKES_DEVICE = 16, TAKES_HPKE = 32 };
 
 static const struct verb {
     const char *name, *want;
@@ -177,7 +182,7 @@ static const struct verb {
 } verbs[] = {
     {"device", "device", 1, 1, TAKES_DEVICE, st_seal_device},
     {"inspect", "inspect FILE", 2, 2, TAKES_CHECK, st_seal_inspect},
-    {"key", "key FILE", 2, 2, 0, st_seal_key},
+    {"key", "key FILE", 2, 2, TAKES_HPKE, st_seal_key},
     {"policy", "policy [NAME]", 1, 2, 0, show_policy},
     {"recipients", "recipients FILE", 2, 2, TAKES_CHANGE | TAKES_SIGN_KEY, st_seal_recipients},
 };
@@ -196,6 +201,8 @@ static int check_options(const struct verb *v, const struct st_seal_cmd *o, stru
         return st_fail(e, ST_USAGE, "seal %s: --add, --remove and --out go with `seal recipients FILE`", v->want);
     if (o->check && !(v->takes & TAKES_CHECK))
         return st_fail(e, ST_USAGE, "seal %s: --check goes with `seal inspect FILE`", v->want);
+    if (o->hpke && !(v->takes & TAKES_HPKE))
+        return st_fail(e, ST_USAGE, "seal %s: --hpke goes with `seal key FILE`", v->want);
     if (o->device_given && !(v->takes & TAKES_DEVICE))
         return st_fail(e, ST_USAGE,
                        "seal %s: --pcrs, --counter, --storage-key, --certify and --tpm-ak go with `seal device`",
@@ -229,11 +236,13 @@ const struct st_cmd st_cmd_seal = {
            "adapter. What the policy puts inside is encrypted, and decrypted only in the memory of a process "
            "that runs the model; what it puts outside lies open, and a worker may compute with it on masked "
            "rows. Whoever is a recipient can run it: `passphrase` (for development), the TPM of one machine, or "
-           "other kinds (docs/sealed.md). DST is a MODEL: `sotto serve DST`. It appears when it is complete; a "
+           "a public key, as of `sotto release`, which gives keys to attested enclaves (docs/sealed.md). DST is a "
+           "MODEL: `sotto serve DST`. It appears when it is complete; a "
            "run that was stopped goes on when the same command is given. There is no way back: keep SRC. "
            "`device` prints what a publisher needs to seal for this machine's TPM (--recipient tpm:FILE): run it "
            "there yourself. `inspect` says what a container is and who signed it, which needs no key (-v: every "
-           "tensor). `key` makes a publisher's key, which signs containers and from which their keys follow. "
+           "tensor). `key` makes a publisher's key, which signs containers and from which their keys follow; "
+           "with --hpke a recipient's, FILE and FILE.pub. "
            "`policy` prints a preset. `recipients` lists who may open a container, and with --add and --remove "
            "writes another list without touching the weights; that does not revoke what an old copy gives.",
     .examples = "  sotto seal my-model my-model.sealed --passphrase-file pass\n"
@@ -242,6 +251,8 @@ const struct st_cmd st_cmd_seal = {
                 "      --passphrase-file pass\n"
                 "  sotto seal device --counter new > device.json\n"
                 "  sotto seal my-model my-model.sealed --recipient tpm:device.json --version 2\n"
+                "  sotto seal key --hpke release.key\n"
+                "  sotto seal my-model my-model.sealed --recipient hpke:release.key.pub\n"
                 "  sotto seal inspect my-model.sealed --check\n"
                 "  sotto seal recipients my-model.sealed\n"
                 "  sotto seal recipients my-model.sealed --add passphrase --remove 1 \\\n"

@@ -64,6 +64,13 @@ enum {
     KEY_ENCLAVE_MEMORY,
     KEY_HPKE_KEY,
     KEY_RELEASE,
+    KEY_RELEASE_CA,
+    KEY_EVIDENCE,
+    KEY_ENDORSEMENTS,
+    KEY_TPM_AK,
+    KEY_TPM_CERTS,
+    KEY_SIM_KEY,
+    KEY_SIM_MEASUREMENT,
     KEY_MIN_VERSION,
     KEY_NO_SANDBOX,
 };
@@ -140,6 +147,22 @@ static const struct {
     {ST_CLI_SEALED, {"hpke-key", KEY_HPKE_KEY, "FILE", 0, "Private key that a sealed model was sealed for", 8}},
     {ST_CLI_SEALED,
      {"release", KEY_RELEASE, "URL", 0, "Ask this release service of the owner for the key of a sealed model", 8}},
+    {ST_CLI_SEALED, {"release-ca", KEY_RELEASE_CA, "FILE", 0, "Certificates that its TLS is checked against (PEM)", 8}},
+    {ST_CLI_SEALED,
+     {"evidence", KEY_EVIDENCE, "KINDS", 0,
+      "--release: what proves this machine: tdx, snp, sgx, tpm, nvgpu, sim; with commas", 8}},
+    {ST_CLI_SEALED,
+     {"endorsements", KEY_ENDORSEMENTS, "DIR", 0,
+      "--release: certificates, revocation lists, reference values that go along", 8}},
+    {ST_CLI_SEALED,
+     {"tpm-ak", KEY_TPM_AK, "HANDLE", 0,
+      "--evidence tpm: attestation key, as in 0x81000003; default: one that the TPM makes, always the same", 8}},
+    {ST_CLI_SEALED, {"tpm-certs", KEY_TPM_CERTS, "FILE", 0, "--evidence tpm: certificates of that key (PEM)", 8}},
+    {ST_CLI_SEALED,
+     {"sim-key", KEY_SIM_KEY, "FILE", 0, "--evidence sim: seed of who signs, 64 hexadecimal digits; proves nothing",
+      8}},
+    {ST_CLI_SEALED,
+     {"sim-measurement", KEY_SIM_MEASUREMENT, "HEX", 0, "--evidence sim: what is stated as measured, 64 digits", 8}},
     {ST_CLI_SEALED,
      {"enclave-memory", KEY_ENCLAVE_MEMORY, "BYTES", 0,
       "Decrypted weights take so much at most, as in 256M; the rest is decrypted as it is used. Default: all stay", 8}},
@@ -433,6 +456,37 @@ static int set_masked(struct st_cli *c, int key, char *arg, struct st_err *e)
     return 0;
 }
 
+static int set_release(struct st_cli_sealed *s, int key, char *arg, struct st_err *e)
+{
+    const char **text = NULL;
+    switch (key) {
+    case KEY_EVIDENCE:
+        return st_evidence_kinds(&s->evidence, arg, e);
+    case KEY_SIM_MEASUREMENT:
+        return st_evidence_sim_measurement(&s->evidence, arg, e);
+    case KEY_RELEASE:
+        text = &s->release;
+        break;
+    case KEY_RELEASE_CA:
+        text = &s->release_ca;
+        break;
+    case KEY_ENDORSEMENTS:
+        text = &s->evidence.collect.endorsements;
+        break;
+    case KEY_TPM_AK:
+        text = &s->evidence.collect.tpm_ak;
+        break;
+    case KEY_TPM_CERTS:
+        text = &s->evidence.collect.tpm_certs;
+        break;
+    default:
+        text = &s->evidence.collect.sim_key;
+        break;
+    }
+    *text = arg;
+    return 0;
+}
+
 static int set_sealed(struct st_cli_sealed *s, int key, char *arg, struct st_err *e)
 {
     int64_t v = 0;
@@ -447,17 +501,16 @@ static int set_sealed(struct st_cli_sealed *s, int key, char *arg, struct st_err
     case KEY_HPKE_KEY:
         s->hpke_key = arg;
         return 0;
-    case KEY_RELEASE:
-        s->release = arg;
-        return 0;
     case KEY_MIN_VERSION:
         if (st_opt_int("--min-version", arg, 0, INT64_MAX, &v, e))
             return e->code;
         s->min_version = (uint64_t)v;
         return 0;
-    default:
+    case KEY_NO_SANDBOX:
         s->no_sandbox = true;
         return 0;
+    default:
+        return set_release(s, key, arg, e);
     }
 }
 

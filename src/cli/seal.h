@@ -15,6 +15,7 @@ struct st_seal_cmd {
     uint32_t drop[ST_RECIPIENTS_MAX];
     size_t n_drop;
     bool added; /* some came by --add */
+    bool hpke;  /* key: of a recipient, not the publisher's */
     bool check; /* inspect: the segments, too */
     struct st_sealed_device_opts device;
     bool device_given;       /* one of its options */

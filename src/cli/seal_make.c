@@ -5,6 +5,7 @@
 #include "cli/seal.h"
 #include "cli/sign_key.h"
 #include "crypto/digest.h"
+#include "crypto/hpke_file.h"
 #include "text/json.h"
 
 #include <inttypes.h>
@@ -60,22 +61,33 @@ int st_seal_seed(const struct st_seal_cmd *o, bool make, struct st_secret *out, 
     return rc ? rc : st_sign_key_seed(path, out, e);
 }
 
+/* One that opens what is sealed for it. */
+static int create_hpke(const char *path, char public_hex[65], struct st_err *e)
+{
+    uint8_t public[ST_HPKE_X25519_LEN];
+    int rc = st_hpke_file_create(path, public, e);
+    if (!rc)
+        st_hex(public, sizeof public, public_hex);
+    return rc;
+}
+
 int st_seal_key(const struct st_cli *cli, const struct st_seal_cmd *o, struct st_err *e)
 {
     const char *path = cli->args[1];
     char hex[65];
     struct st_buf b = {0};
-    (void)o;
-    int rc = create_key(path, hex, e);
+    int rc = o->hpke ? create_hpke(path, hex, e) : create_key(path, hex, e);
     if (rc)
         return rc;
     if (cli->json) {
         st_buf_add_str(&b, "{\"file\": ");
         st_json_quote(&b, path, strlen(path));
-        st_buf_addf(&b, ", \"publisher\": \"%s\"}\n", hex);
+        st_buf_addf(&b, ", \"%s\": \"%s\"}\n", o->hpke ? "public" : "publisher", hex);
         fputs(b.p ? b.p : "", stdout);
         st_buf_free(&b);
-    } else
+    } else if (o->hpke)
+        printf("%s: made; it opens what is sealed for it (--recipient hpke:%s.pub)\npublic  %s\n", path, path, hex);
+    else
         printf("%s: made; it opens whatever is sealed with it\npublisher  %s\n", path, hex);
     return 0;
 }

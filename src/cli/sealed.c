@@ -5,6 +5,7 @@
 #include "cli/key_open.h"
 #include "crypto/digest.h"
 #include "protect/sealed/recipient.h"
+#include "service/release_client.h"
 #include "text/json.h"
 
 #include <inttypes.h>
@@ -54,12 +55,53 @@ static int check_publisher(const struct st_cli *cli, const char *path, struct st
 
 /* ---- its key ---- */
 
+/* The owner's release service, asked about one container. */
+struct release {
+    struct st_release_client client;
+    struct st_collect_opts collect;
+    struct st_release_for what;
+};
+
+static int ask_release(void *ctx, const json_t *entry, struct st_secret *content_key, struct st_err *e)
+{
+    const struct release *r = ctx;
+    return st_release_ask(&r->client, &r->what, entry, content_key, e);
+}
+
+static int prepare_release(const struct st_cli *cli, const struct st_container *c, struct release *r, struct st_err *e)
+{
+    const struct st_cli_sealed *s = &cli->sealed;
+    struct st_container_about about;
+    if (!s->release != !s->evidence.n_kind)
+        return st_fail(e, ST_USAGE, "want both --release URL and --evidence KINDS, or neither");
+    if (st_evidence_has(&s->evidence, "sim") && !s->evidence.collect.sim_key)
+        return st_fail(e, ST_USAGE, "--evidence sim wants --sim-key FILE");
+    r->collect = s->evidence.collect;
+    r->collect.tcti = st_key_tcti(cli);
+    r->client = (struct st_release_client){.url = s->release,
+                                           .ca_bundle = s->release_ca,
+                                           .kinds = s->evidence.kinds,
+                                           .n_kind = s->evidence.n_kind,
+                                           .collect = &r->collect};
+    st_container_about(c, &about);
+    memcpy(r->what.id, about.id, sizeof about.id);
+    memcpy(r->what.digest, about.digest, sizeof about.digest);
+    r->what.version = about.version;
+    return 0;
+}
+
 static int open_vault(const struct st_cli *cli, struct st_sealed_file *f, struct st_err *e)
 {
     struct st_secret passphrase = {0}, key = {0};
-    int rc = st_key_passphrase(cli, false, &passphrase, e);
-    const struct st_unlock u = {
-        .passphrase = passphrase.p ? &passphrase : NULL, .tcti = st_key_tcti(cli), .hpke_key = cli->sealed.hpke_key};
+    struct release release = {0};
+    int rc = prepare_release(cli, f->container, &release, e);
+    if (!rc)
+        rc = st_key_passphrase(cli, false, &passphrase, e);
+    const struct st_unlock u = {.passphrase = passphrase.p ? &passphrase : NULL,
+                                .tcti = st_key_tcti(cli),
+                                .hpke_key = cli->sealed.hpke_key,
+                                .release = cli->sealed.release ? ask_release : NULL,
+                                .release_ctx = &release};
     if (!rc)
         rc = st_recipient_open(f->container, &u, &key, e);
     if (!rc)

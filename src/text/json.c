@@ -131,6 +131,18 @@ int st_json_base64(const json_t *o, const char *where, const char *key, struct s
     return out->failed ? st_fail(e, ST_MEMORY, "%s: %s: out of memory", where, key) : 0;
 }
 
+int st_json_base64_exact(const json_t *o, const char *where, const char *key, void *out, size_t len, struct st_err *e)
+{
+    struct st_buf b = {0};
+    int rc = st_json_base64(o, where, key, &b, e);
+    if (!rc && b.len != len)
+        rc = st_fail(e, ST_INPUT, "%s: %s: want %zu bytes, got %zu", where, key, len, b.len);
+    if (!rc)
+        memcpy(out, b.p, len);
+    st_buf_free(&b);
+    return rc;
+}
+
 json_t *st_json_bytes(const void *p, size_t len)
 {
     struct st_buf b = {0};

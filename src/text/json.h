@@ -23,6 +23,9 @@ int st_json_need(const json_t *o, const char *where, const char *key, struct st_
 /* The bytes of a field that must be there, appended to out. */
 int st_json_base64(const json_t *o, const char *where, const char *key, struct st_buf *out,
                    struct st_err *e) ST_MUST_CHECK;
+/* Exactly len bytes of base64 in a field that must be there. */
+int st_json_base64_exact(const json_t *o, const char *where, const char *key, void *out, size_t len,
+                         struct st_err *e) ST_MUST_CHECK;
 /* INPUT unless o is an object that has no fields but these, a list ended by NULL. */
 int st_json_only(const json_t *o, const char *where, const char *const *names, struct st_err *e) ST_MUST_CHECK;
 

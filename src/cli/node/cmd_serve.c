@@ -1,5 +1,6 @@
 /* sotto-node --upstream URL --evidence KINDS [-- COMMAND ...] (service/node.h). */
 #include "base/log.h"
+#include "cli/evidence.h"
 #include "cli/role.h"
 #include "crypto/digest.h"
 #include "service/node.h"
@@ -12,7 +13,7 @@
 
 struct node_opts {
     struct st_node_opts o;
-    const char *kinds[ST_EVIDENCE_MAX_ITEMS];
+    struct st_cli_evidence evidence;
     bool no_sandbox, has_sim;
     uint8_t sim_root[32];
 };
@@ -65,20 +66,9 @@ static const struct argp_option options[] = {
     {0},
 };
 
-static int set_kinds(struct node_opts *o, char *arg, struct st_err *e)
+static int set_collector(struct st_cli_evidence *ev, int key, char *arg, struct st_err *e)
 {
-    char *save = NULL;
-    o->o.n_kind = 0;
-    for (char *kind = strtok_r(arg, ",", &save); kind; kind = strtok_r(NULL, ",", &save)) {
-        if (o->o.n_kind == ST_EVIDENCE_MAX_ITEMS)
-            return st_fail(e, ST_USAGE, "--evidence: at most %d kinds", ST_EVIDENCE_MAX_ITEMS);
-        o->kinds[o->o.n_kind++] = kind;
-    }
-    return o->o.n_kind ? 0 : st_fail(e, ST_USAGE, "--evidence: want kinds with commas between them");
-}
-
-static int set_collector(struct st_collect_opts *c, int key, char *arg, struct st_err *e)
-{
+    struct st_collect_opts *c = &ev->collect;
     switch (key) {
     case OPT_TSM:
         c->tsm = arg;
@@ -105,9 +95,7 @@ static int set_collector(struct st_collect_opts *c, int key, char *arg, struct s
         c->sim_key = arg;
         return 0;
     case OPT_SIM_MEASUREMENT:
-        if (st_unhex(arg, strlen(arg), c->sim_measurement, sizeof c->sim_measurement, "--sim-measurement", e))
-            return st_fail(e, ST_USAGE, "--sim-measurement: want 64 hexadecimal digits");
-        return 0;
+        return st_evidence_sim_measurement(ev, arg, e);
     default:
         c->endorsements = arg;
         return 0;
@@ -134,7 +122,7 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
         o->o.model = arg;
         return 0;
     case OPT_EVIDENCE:
-        return set_kinds(o, arg, e);
+        return st_evidence_kinds(&o->evidence, arg, e);
     case OPT_ROTATE:
         return st_opt_real("--rotate", arg, 1, 86400, &o->o.rotate_s, e);
     case OPT_KEY_GRACE:
@@ -153,7 +141,7 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
         o->no_sandbox = true;
         return 0;
     default:
-        return set_collector(&o->o.collect, key, arg, e);
+        return set_collector(&o->evidence, key, arg, e);
     }
 }
 
@@ -174,7 +162,7 @@ static void print_json(const struct node_opts *o, const struct st_node_about *a)
     put_digest(&b, "engine_digest", a->engine_digest);
     st_buf_add_str(&b, ",\"evidence\":[");
     for (size_t i = 0; i < o->o.n_kind; i++)
-        st_buf_addf(&b, "%s\"%s\"", i ? "," : "", o->kinds[i]);
+        st_buf_addf(&b, "%s\"%s\"", i ? "," : "", o->evidence.kinds[i]);
     st_buf_addf(&b, "],\"sandbox\":\"%s\"", a->sandbox);
     if (o->has_sim)
         put_digest(&b, "sim_root", o->sim_root);
@@ -188,7 +176,7 @@ static void print_banner(const struct node_opts *o, const struct st_node_about *
     char hex[65];
     printf("sotto-node: %s\n  engine: %s at %s; %s\n  evidence:", a->url, a->engine, o->o.upstream, a->cache);
     for (size_t i = 0; i < o->o.n_kind; i++)
-        printf(" %s", o->kinds[i]);
+        printf(" %s", o->evidence.kinds[i]);
     if (o->has_sim) {
         st_hex(o->sim_root, sizeof o->sim_root, hex);
         printf("\n  sim_root:      %s (simulated evidence proves nothing)", hex);
@@ -212,16 +200,17 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     struct node_opts *o = opts;
     struct st_node_about about;
     struct st_node *n;
-    if (!o->o.upstream || !o->o.n_kind)
+    if (!o->o.upstream || !o->evidence.n_kind)
         return st_fail(e, ST_USAGE, "serve: want --upstream and --evidence (missing: %s)",
                        o->o.upstream ? "--evidence" : "--upstream");
     st_role_cli(cli, 7791, &o->o.listen);
-    o->o.kinds = o->kinds;
+    o->o.kinds = o->evidence.kinds;
+    o->o.n_kind = o->evidence.n_kind;
+    o->o.collect = o->evidence.collect;
     o->o.command = cli->n_args ? cli->args : NULL;
     o->o.progress = !cli->quiet;
     o->o.sandbox = !o->no_sandbox;
-    for (size_t i = 0; i < o->o.n_kind; i++)
-        o->has_sim |= strcmp(o->kinds[i], "sim") == 0;
+    o->has_sim = st_evidence_has(&o->evidence, "sim");
     if (o->has_sim && !o->o.collect.sim_key)
         return st_fail(e, ST_USAGE, "serve: --evidence sim wants --sim-key FILE");
     if (o->has_sim && st_collect_sim_root(o->o.collect.sim_key, o->sim_root, e))

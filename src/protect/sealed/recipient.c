@@ -125,20 +125,38 @@ static int open_by(const struct st_recipient_kind *k, const struct st_container 
     return rc;
 }
 
+/* A service that has the publisher's seed needs no recipient. */
+static int open_by_seed(const struct st_container *c, const struct st_unlock *u, struct st_secret *content_key,
+                        struct st_err *e)
+{
+    struct st_container_about about;
+    st_container_about(c, &about);
+    int rc = u->release(u->release_ctx, NULL, content_key, e);
+    if (!rc && (rc = check_key(c, &about, content_key, e)))
+        st_secret_wipe(content_key);
+    return rc ? st_err_prefix(e, "%.200s", st_container_path(c)) : 0;
+}
+
+static bool has_kind(const json_t *list, const char *kind)
+{
+    for (size_t i = 0; i < json_array_size(list); i++)
+        if (strcmp(json_string_value(json_object_get(json_array_get(list, i), "kind")), kind) == 0)
+            return true;
+    return false;
+}
+
 /* What would open the container, as far as it is known here. */
 static int nothing_fits(const json_t *list, const char *path, struct st_err *e)
 {
     char ways[300] = "";
     bool asked = false; /* for something that the user could give */
-    for (size_t k = 0; kinds[k]; k++)
-        for (size_t i = 0; i < json_array_size(list); i++) {
-            if (strcmp(json_string_value(json_object_get(json_array_get(list, i), "kind")), kinds[k]->name) != 0)
-                continue;
-            size_t at = strlen(ways);
-            snprintf(ways + at, sizeof ways - at, "%s%s (%s)", at ? ", or " : "", kinds[k]->opened_by, kinds[k]->name);
-            asked = asked || !kinds[k]->of_machine;
-            break;
-        }
+    for (size_t k = 0; kinds[k]; k++) {
+        size_t at = strlen(ways);
+        if (!has_kind(list, kinds[k]->name))
+            continue;
+        snprintf(ways + at, sizeof ways - at, "%s%s (%s)", at ? ", or " : "", kinds[k]->opened_by, kinds[k]->name);
+        asked = asked || !kinds[k]->of_machine;
+    }
     if (!ways[0])
         return st_fail(e, ST_UNSUPPORTED, "%s: none of its recipients is of a kind that is known here", path);
     return st_fail(e, asked ? ST_USAGE : ST_UNSUPPORTED, "%s: is sealed; want %s", path, ways);
@@ -189,7 +207,9 @@ int st_recipient_open(const struct st_container *c, const struct st_unlock *u, s
         if (rc)
             st_err_prefix(e, "%.200s: recipient %zu (%s)", path, i + 1, k->name);
     }
-    if (!tried)
+    if (rc && u->release && !has_kind(list, "hpke"))
+        rc = open_by_seed(c, u, content_key, e);
+    else if (!tried)
         rc = nothing_fits(list, path, e);
     json_decref(list);
     return rc;

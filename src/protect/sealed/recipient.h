@@ -25,8 +25,10 @@ struct st_unlock {
     const struct st_secret *passphrase;
     const char *tcti;     /* of the TPM; NULL = the default, if it is there */
     const char *hpke_key; /* file of a private key */
-    /* kind hpke, when the private key is elsewhere: asks the owner's release service (service/release_client.h). */
-    int (*release)(void *ctx, const struct st_container *c, struct st_secret *content_key, struct st_err *e);
+    /* kind hpke, when the private key is elsewhere: asks the owner's release service (service/release_client.h) for the
+     * key of the container that ctx was made for. entry: the wrap to be opened there; NULL when none of the recipients
+     * is of that kind, for a service that has the publisher's seed. */
+    int (*release)(void *ctx, const json_t *entry, struct st_secret *content_key, struct st_err *e);
     void *release_ctx;
 };
 

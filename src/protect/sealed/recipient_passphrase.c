@@ -68,19 +68,6 @@ static bool wanted(const struct st_unlock *u)
     return u->passphrase != NULL;
 }
 
-/* A base64 field of exactly len bytes. */
-static int read_bytes(const json_t *entry, const char *key, uint8_t *out, size_t len, struct st_err *e)
-{
-    struct st_buf b = {0};
-    int rc = st_json_base64(entry, "entry", key, &b, e);
-    if (!rc && b.len != len)
-        rc = st_fail(e, ST_INPUT, "%s: want %zu bytes, got %zu", key, len, b.len);
-    if (!rc)
-        memcpy(out, b.p, len);
-    st_buf_free(&b);
-    return rc;
-}
-
 static int read_cost(const json_t *entry, struct st_argon2 *out, struct st_err *e)
 {
     const struct {
@@ -109,11 +96,11 @@ static int unwrap(const struct st_unlock *u, const uint8_t id[16], uint64_t vers
     if (!rc)
         rc = read_cost(entry, &cost, e);
     if (!rc)
-        rc = read_bytes(entry, "salt", salt, sizeof salt, e);
+        rc = st_json_base64_exact(entry, "entry", "salt", salt, sizeof salt, e);
     if (!rc)
-        rc = read_bytes(entry, "nonce", nonce, sizeof nonce, e);
+        rc = st_json_base64_exact(entry, "entry", "nonce", nonce, sizeof nonce, e);
     if (!rc)
-        rc = read_bytes(entry, "sealed", sealed, sizeof sealed, e);
+        rc = st_json_base64_exact(entry, "entry", "sealed", sealed, sizeof sealed, e);
     if (!rc)
         rc = st_passphrase_check(u->passphrase, e);
     if (!rc)
