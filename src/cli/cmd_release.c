@@ -123,7 +123,8 @@ const struct st_cmd st_cmd_release = {
                 "  sotto seal my-model my-model.sealed --recipient hpke:release.key.pub\n"
                 "  sotto release --hpke-key release.key --policy policy.json \\\n"
                 "      --container my-model.sealed --min-version 3 --host 0.0.0.0\n"
-                "  sotto serve my-model.sealed --release https://keys.example:7797 --evidence snp",
+                "  sotto serve my-model.sealed --evidence snp \\\n"
+                "      --release https://keys.example:7797",
     .shared = ST_CLI_PORT | ST_CLI_JSON,
     .options = options,
     .opts_size = sizeof(struct release_opts),

@@ -147,7 +147,7 @@ static const struct {
     {ST_CLI_SEALED, {"hpke-key", KEY_HPKE_KEY, "FILE", 0, "Private key that a sealed model was sealed for", 8}},
     {ST_CLI_SEALED,
      {"release", KEY_RELEASE, "URL", 0, "Ask this release service of the owner for the key of a sealed model", 8}},
-    {ST_CLI_SEALED, {"release-ca", KEY_RELEASE_CA, "FILE", 0, "Certificates that its TLS is checked against (PEM)", 8}},
+    {ST_CLI_SEALED, {"release-ca", KEY_RELEASE_CA, "FILE", 0, "Check its TLS against these certificates (PEM)", 8}},
     {ST_CLI_SEALED,
      {"evidence", KEY_EVIDENCE, "KINDS", 0,
       "--release: what proves this machine: tdx, snp, sgx, tpm, nvgpu, sim; with commas", 8}},
