@@ -116,9 +116,9 @@ const struct st_cmd st_cmd_release = {
         "asks it for the content key: it gives a challenge, judges the evidence that comes back by the policy, and "
         "answers sealed to the key that this evidence names, so that nobody between them reads it. It gives keys of "
         "the containers of --container only, in those very versions, and none below --min-version: that is what "
-        "keeps an older version from being run again. It opens the files once, at the start; they need not hold the "
-        "weights' key themselves. Nothing is written; refusals are explained in the log, and to nobody who asks. "
-        "Who asks needs no account: the evidence is what counts. A key that was given cannot be taken back.",
+        "keeps an older version from being run again. Nothing is written; refusals are explained in the log, and to "
+        "nobody who asks. Who asks needs no account: the evidence is what counts. A key that was given cannot be "
+        "taken back.",
     .examples = "  sotto seal key --hpke release.key\n"
                 "  sotto seal my-model my-model.sealed --recipient hpke:release.key.pub\n"
                 "  sotto release --hpke-key release.key --policy policy.json \\\n"
