@@ -261,6 +261,9 @@ static void what_is_no_model_is_called_by_its_name(void **state)
     refused(3, sotto(ASK, "."), "is a LoRA adapter, not a model");
     refused(3, sotto(ASK, "plain/model.safetensors"), "want the directory that has it");
     refused(3, sotto(ASK " --adapter plain", "plain"), "plain: no adapter_config.json");
+    refused(2, sotto("bench masked all.sealed --spawn"), "bench sealed --spawn");
+    assert_int_equal(sotto("key new my.key"), 0);
+    refused(3, sotto("obfuscate all.sealed dst --key my.key"), "all.sealed: is sealed; want the model itself");
 }
 
 int main(void)

@@ -4,6 +4,7 @@
 #include "cli/bench_run.h"
 #include "cli/bench_worker.h"
 #include "cli/masked.h"
+#include "model/container.h"
 #include "model/kit.h"
 #include "text/json.h"
 
@@ -267,6 +268,9 @@ int st_bench_masked(const struct st_cli *cli, const struct st_bench_masked *o, s
     b.cli.protect = "masked";
     b.cli.masked.offload_all = true; /* what is measured is the way through the worker */
     int rc = read_clients(&b, e);
+    if (!rc && st_container_is(cli->args[1]))
+        rc = st_fail(e, ST_USAGE, "bench masked: %s is sealed; `bench sealed --spawn` measures it with a worker",
+                     cli->args[1]);
     if (!rc && !o->spawn && !cli->masked.n_worker)
         rc = st_fail(e, ST_USAGE, "bench masked: want --worker ADDRESS or --spawn");
     if (!rc && cli->masked.reference)

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "cli/key_open.h"
 #include "cli/source.h"
+#include "model/container.h"
 #include "model/locate.h"
 #include "protect/covariant/covariant.h"
 #include "text/json.h"
@@ -210,6 +211,8 @@ static int check_paths(const char *src, const char *dst, enum st_cov_format form
     size_t n = strlen(dst);
     if (format == ST_COV_FORMAT_HF && n > 5 && strcmp(dst + n - 5, ".gguf") == 0)
         return st_fail(e, ST_USAGE, "%s: format hf writes a directory; want --format gguf, or another name", dst);
+    if (st_container_is(src))
+        return st_fail(e, ST_INPUT, "%s: is sealed; want the model itself", src);
     return st_source_plain(src, e);
 }
 

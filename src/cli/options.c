@@ -81,7 +81,8 @@ static const struct {
     struct argp_option o;
 } shared_options[] = {
     {ST_CLI_MASKED,
-     {"protect", KEY_PROTECT, "NAME", 0, "none, masked, or in sotto proxy covariant or confidential", 7}},
+     {"protect", KEY_PROTECT, "NAME", 0,
+      "none or masked, in sotto proxy also covariant or confidential; sealed follows from the model", 7}},
     {ST_CLI_MASKED,
      {"worker", KEY_WORKER, "ADDRESS", 0,
       "masked: who computes the linear layers: tcp://, tls://HOST:PORT, unix:PATH or shm:PATH; may be repeated", 7}},
