@@ -416,6 +416,25 @@ static int two_steps(void)
     return bind_to(0) == EPERM ? 0 : __LINE__;
 }
 
+/* The kernel lists a thread for a moment after it was joined. */
+static void a_thread_that_has_ended_does_not_leave_files_open(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 200; i++) {
+        int status;
+        pid_t pid = fork();
+        if (pid == 0) {
+            struct st_sandbox_state s;
+            struct st_err e = {0};
+            bool ran = start_a_thread(NULL) == 0;
+            _exit(!ran || st_sandbox_files(&(struct st_sandbox){0}, &s, &e) || strstr(s.landlock, "threads") ? FAILED
+                                                                                                             : 0);
+        }
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_int_equal(status, 0);
+    }
+}
+
 static void threads_between_the_two_steps_are_held_by_both(void **state)
 {
     int status;
@@ -520,6 +539,7 @@ int main(void)
         cmocka_unit_test(a_call_that_is_in_no_list_ends_the_process),
         cmocka_unit_test(threads_may_start),
         cmocka_unit_test(sockets_connect_to_named_ports_only),
+        cmocka_unit_test(a_thread_that_has_ended_does_not_leave_files_open),
         cmocka_unit_test(threads_between_the_two_steps_are_held_by_both),
         cmocka_unit_test(a_server_goes_on_serving_and_a_client_asking),
     };

@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -106,6 +107,8 @@ static int add_rules(int rules, const struct st_sandbox *s, const struct ruleset
     return 0;
 }
 
+#define ENDING_MS 200
+
 static unsigned count_threads(void)
 {
     unsigned n = 0;
@@ -117,10 +120,22 @@ static unsigned count_threads(void)
     return n;
 }
 
+/* A thread that was joined is still listed for a moment: it is waited for. */
+static unsigned threads_left(void)
+{
+    const struct timespec pause = {.tv_nsec = 1000000};
+    unsigned n = count_threads();
+    for (int i = 0; n > 1 && i < ENDING_MS; i++) {
+        (void)nanosleep(&pause, NULL);
+        n = count_threads();
+    }
+    return n;
+}
+
 static int hold_files(const struct st_sandbox *s, struct st_sandbox_state *out, struct st_err *e)
 {
     int abi = (int)syscall(SYS_landlock_create_ruleset, NULL, (size_t)0, LANDLOCK_CREATE_RULESET_VERSION);
-    unsigned threads = count_threads();
+    unsigned threads = threads_left();
     if (abi < 1 || threads != 1) {
         if (abi < 1)
             snprintf(out->landlock, sizeof out->landlock, "off: not in this kernel (%s)", strerror(errno));

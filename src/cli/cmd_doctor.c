@@ -196,7 +196,8 @@ static void check_secretmem(struct report *r, const struct st_host *h)
     char text[ST_MEM_TEXT];
     if (!h->secretmem)
         row(r, "secret mem", WARN,
-            "no memfd_secret (kernel 5.14, secretmem.enable=1): decrypted weights lie in locked memory");
+            "no memfd_secret (kernel 5.14, secretmem.enable=1, room in ulimit -l): decrypted weights lie in locked "
+            "memory");
     else if (h->memlock < small)
         row(r, "secret mem", WARN,
             "memfd_secret, but only %s of decrypted weights can lie there (ulimit -l): want a model's size, or "

@@ -153,5 +153,9 @@ void st_hold_text(const struct st_hold *h, char out[128])
 
 const char *st_hold_warning(const struct st_hold *h)
 {
-    return h->refused ? "--no-sandbox: whoever takes this process over has its files, programs and network too" : NULL;
+    if (h->refused)
+        return "--no-sandbox: whoever takes this process over has its files, programs and network too";
+    return h->files && h->host.landlock && !h->state.files
+               ? "Landlock is off: whoever takes this process over before it serves has its files and network too"
+               : NULL;
 }
