@@ -310,6 +310,41 @@ static void config_and_tensors_must_agree(void **state)
     drop(&f);
 }
 
+/* One of them would make rows that fail, and with them the steps of whoever is served beside it. */
+static void values_that_are_not_finite_are_refused(void **state)
+{
+    (void)state;
+    const float bad[] = {NAN, INFINITY, -INFINITY};
+    const struct lora l = {.targets = "[\"q_proj\"]", .rank = 2, .alpha = 1e9, .dtype = ST_DTYPE_F32};
+    struct files f;
+    struct st_model *m;
+    struct st_err e;
+    struct st_buf file = {0};
+    char path[128];
+    make(&f, &(struct tiny){.seed = 1, .n_layer = 1}, &l);
+    snprintf(path, sizeof path, "%s/adapter_model.safetensors", f.dir);
+    assert_ok(st_file_read(path, 1 << 20, &file, &e), &e);
+    float *last = (float *)(void *)(file.p + file.len - sizeof *last),
+          was; /* of B; A begins 1024 bytes before the end */
+    memcpy(&was, last, sizeof was);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        memcpy(last, &bad[i], sizeof bad[i]);
+        tiny_save(f.dir, "adapter_model.safetensors", file.p, file.len);
+        expect_refusal(open_both(&f, &m, &e), &e, ST_INPUT, Q ".lora_B.weight: its values are not finite");
+        memcpy(last, &was, sizeof was);
+        memcpy(file.p + file.len - 1024, &bad[i], sizeof bad[i]);
+        tiny_save(f.dir, "adapter_model.safetensors", file.p, file.len);
+        expect_refusal(open_both(&f, &m, &e), &e, ST_INPUT, Q ".lora_A.weight: its values are not finite");
+        memset(file.p + file.len - 1024, 0, sizeof bad[i]);
+    }
+    const float large = 1e38f; /* finite, until it is scaled */
+    memcpy(last, &large, sizeof large);
+    tiny_save(f.dir, "adapter_model.safetensors", file.p, file.len);
+    expect_refusal(open_both(&f, &m, &e), &e, ST_INPUT, Q ".lora_B.weight: its values are not finite");
+    st_buf_free(&file);
+    drop(&f);
+}
+
 static void names_are_told_apart(void **state)
 {
     (void)state;
@@ -474,6 +509,7 @@ int main(void)
         cmocka_unit_test(tensors_without_a_place_are_refused_by_name),
         cmocka_unit_test(an_adapter_of_another_base_is_refused_with_both_shapes),
         cmocka_unit_test(config_and_tensors_must_agree),
+        cmocka_unit_test(values_that_are_not_finite_are_refused),
         cmocka_unit_test(names_are_told_apart),
         cmocka_unit_test(damaged_files_are_refused_or_work),
         cmocka_unit_test(a_sealed_adapter_is_the_same_in_locked_memory),

@@ -297,6 +297,36 @@ static void replies_at_temperature_0_do_not_change(void **state)
     st_model_close(m);
 }
 
+/* As weights that overflow for some prompts would have it. */
+static int fails_for_some(void *ctx, uint32_t variant, const uint32_t *ids, size_t n, float *z, struct st_err *e)
+{
+    (void)ctx, (void)variant, (void)z;
+    return ids[0] == 7 && n > 5 ? st_fail(e, ST_INPUT, "no finite logits") : 0;
+}
+
+static void a_row_that_is_not_served_ends_its_own_request_only(void **state)
+{
+    (void)state;
+    struct st_model *m = tiny_model(&small);
+    const struct st_filter f = {.row = fails_for_some};
+    struct st_engine *en = tiny_engine(m, (struct st_engine_opts){.filter = &f});
+    const uint32_t good[] = {1, 2, 3}, bad[] = {7, 2, 3};
+    struct client a = {0}, b = {0}, c = {0};
+    const struct st_request_opts oa = client_opts(&a, good, 3, 9), ob = client_opts(&b, bad, 3, 9),
+                                 oc = client_opts(&c, good, 3, 9);
+    client_submit(&a, en, &oa);
+    client_submit(&b, en, &ob);
+    client_submit(&c, en, &oc);
+    while (st_engine_step(en))
+        ;
+    assert_true(b.n_end == 1 && b.finish == ST_FINISH_ERROR && b.n == 3);
+    assert_int_equal(b.err.code, ST_INPUT);
+    assert_true(a.finish == ST_FINISH_LENGTH && a.n == 9 && c.finish == ST_FINISH_LENGTH && c.n == 9);
+    assert_memory_equal(a.ids, c.ids, 9 * sizeof *a.ids);
+    st_engine_free(en);
+    st_model_close(m);
+}
+
 /* Rows of the prompt's logits, as `sotto logits` gets them. */
 static void rows_of(struct st_engine *en, float *rows)
 {
@@ -458,6 +488,7 @@ int main(void)
         cmocka_unit_test(the_shift_of_sampling_is_what_the_definition_says),
         cmocka_unit_test(rows_that_are_no_numbers_are_not_served),
         cmocka_unit_test(replies_at_temperature_0_do_not_change),
+        cmocka_unit_test(a_row_that_is_not_served_ends_its_own_request_only),
         cmocka_unit_test(the_rank_of_logits_is_the_models_width_without_noise_and_full_with_it),
         cmocka_unit_test(no_request_gets_at_what_was_taken_away),
     };

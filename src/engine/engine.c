@@ -480,10 +480,12 @@ static int run_tail(struct st_engine *en, struct st_err *e)
             struct st_request *r = want[k].r;
             uint32_t pos = en->pos[want[k].row];
             float *row = logits + (size_t)k * en->m->config.n_vocab;
-            if (r->cancelled)
+            if (r->cancelled || r->ended)
                 continue;
-            if (en->filter && en->filter->row(en->filter->ctx, r->o.adapter, r->seq.ids, (size_t)pos + 1, row, e))
-                return e->code;
+            if (en->filter && en->filter->row(en->filter->ctx, r->o.adapter, r->seq.ids, (size_t)pos + 1, row, e)) {
+                mark_end(r, ST_FINISH_ERROR); /* its own: others of the step have rows of their own */
+                continue;
+            }
             if (r->o.on_prompt_logits && pos < r->n_prompt)
                 r->o.on_prompt_logits(r->o.arg, pos, row);
             if (pos + 1 == r->seq.n_id && r->seq.n_id < r->max_id)

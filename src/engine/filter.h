@@ -11,7 +11,7 @@
 struct st_filter {
     void *ctx;
     /* logits [n_vocab] that follow ids [n], to be overwritten; -INFINITY for what nobody may have. variant: of the
-     * weights, 0 = the model's own. On the engine's thread. An error ends the requests of the step. */
+     * weights, 0 = the model's own. On the engine's thread. An error ends the request. */
     int (*row)(void *ctx, uint32_t variant, const uint32_t *ids, size_t n, float *logits, struct st_err *e);
 };
 

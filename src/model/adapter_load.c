@@ -128,6 +128,16 @@ static struct cursor cursor_at(uint8_t *p, const struct layout *l)
     return c;
 }
 
+/* One value that is not finite makes rows of which a step fails, for the requests of all others in it too. */
+static int check_finite(const struct st_adapter *a, const struct st_tensor *t, const float *v, size_t n,
+                        struct st_err *e)
+{
+    float sum = 0; /* of zeros, unless one is not finite: then NaN */
+    for (size_t i = 0; i < n; i++)
+        sum += v[i] * 0;
+    return sum == 0 ? 0 : st_fail(e, ST_INPUT, "%s: %.200s: its values are not finite", a->path, t->name);
+}
+
 /* A in f32, its columns multiplied by the norm that is folded into the base. */
 static int load_a(const struct st_adapter *a, const struct st_adapter_part *part, const float *columns,
                   struct st_mat *mat, struct cursor *c, struct st_err *e)
@@ -142,7 +152,7 @@ static int load_a(const struct st_adapter *a, const struct st_adapter_part *part
         for (size_t i = 0; i < mat->n_in; i++)
             to[r * mat->n_in + i] *= columns[i];
     mat->data = to;
-    return 0;
+    return check_finite(a, t, to, n, e);
 }
 
 /* One expert's columns and one half of the rows of B, dense. */
@@ -173,7 +183,7 @@ static int load_b(const struct st_adapter *a, const struct st_adapter_part *part
         pick(part, mat, st_dtype_size(t->dtype), c->b[slot], c->share);
     st_lora_pack(t->dtype, part->shared ? c->share : c->b[slot], mat->n_out, mat->n_in, part->scale, c->row, to);
     mat->data = to;
-    return 0;
+    return check_finite(a, t, to, st_lora_packed(mat->n_out, mat->n_in), e);
 }
 
 static int load_op(const struct st_adapter *a, const struct st_plan *p, const struct st_plan_op *op,
