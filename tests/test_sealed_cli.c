@@ -237,6 +237,18 @@ static void sealed_for_a_tpm_only_it_is_not_opened_where_none_is(void **state)
     st_buf_free(&bytes);
 }
 
+static void a_publishers_key_comes_with_the_file_that_pins_it(void **state)
+{
+    (void)state;
+    assert_int_equal(sotto("seal key new.key"), 0);
+    assert_int_equal(sotto("seal plain new.sealed --sign-key new.key --passphrase-file pass"), 0);
+    assert_int_equal(sotto(ASK " --passphrase-file pass --publisher new.key.pub", "new.sealed"), 0);
+    refused(5, sotto(ASK " --passphrase-file pass --publisher new.key.pub", "all.sealed"), "is not --publisher");
+    refused(4, sotto("seal key new.key"), "exists already");
+    put("half.key.pub", "somebody's\n", 0644);
+    refused(4, sotto("seal key half.key"), "half.key.pub: exists already");
+}
+
 static void a_policy_is_printed_as_a_file_to_start_from(void **state)
 {
     char text[2048];
@@ -279,6 +291,7 @@ int main(void)
         cmocka_unit_test(an_open_model_in_its_place_is_not_taken_for_it),
         cmocka_unit_test(a_changed_container_is_refused_by_the_name_of_what_was_changed),
         cmocka_unit_test(sealed_for_a_tpm_only_it_is_not_opened_where_none_is),
+        cmocka_unit_test(a_publishers_key_comes_with_the_file_that_pins_it),
         cmocka_unit_test(a_policy_is_printed_as_a_file_to_start_from),
         cmocka_unit_test(what_is_no_model_is_called_by_its_name),
     };

@@ -249,9 +249,9 @@ static void check_port(struct report *r, int port, const char *who)
 
 /* From 7788 on (docs/cli.md, Ports). */
 enum { FIRST_PORT = 7788 };
-static const char *const ports[] = {"sotto proxy",  "sotto serve",     "sotto-worker",
-                                    "sotto-node",   "sotto gateway",   "sotto relay",
-                                    "sotto issuer", "sotto log serve", "sotto log witness"};
+static const char *const ports[] = {"sotto proxy",       "sotto serve",  "sotto-worker", "sotto-node",
+                                    "sotto gateway",     "sotto relay",  "sotto issuer", "sotto log serve",
+                                    "sotto log witness", "sotto release"};
 
 static void check_config(struct report *r)
 {

@@ -241,8 +241,8 @@ const struct st_cmd st_cmd_seal = {
            "run that was stopped goes on when the same command is given. There is no way back: keep SRC. "
            "`device` prints what a publisher needs to seal for this machine's TPM (--recipient tpm:FILE): run it "
            "there yourself. `inspect` says what a container is and who signed it, which needs no key (-v: every "
-           "tensor). `key` makes a publisher's key, which signs containers and from which their keys follow; "
-           "with --hpke a recipient's, FILE and FILE.pub. "
+           "tensor). `key` makes a publisher's key, which signs containers and from which their keys follow, or with "
+           "--hpke a recipient's; FILE.pub is its public half (--publisher FILE.pub, --recipient hpke:FILE.pub). "
            "`policy` prints a preset. `recipients` lists who may open a container, and with --add and --remove "
            "writes another list without touching the weights; that does not revoke what an old copy gives.",
     .examples = "  sotto seal my-model my-model.sealed --passphrase-file pass\n"

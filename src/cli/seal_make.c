@@ -26,18 +26,24 @@ static int default_key(char out[ST_PATH_MAX], struct st_err *e)
                : st_fail(e, ST_USAGE, "seal: want --sign-key FILE: neither XDG_CONFIG_HOME nor HOME says where");
 }
 
-/* Creates the file, and says whose key it is now. */
+/* Creates the file and FILE.pub, which is for --publisher, and says whose key it is now. */
 static int create_key(const char *path, char public_hex[65], struct st_err *e)
 {
     struct st_ed25519 *k;
     uint8_t public[ST_ED25519_PUBLIC];
+    char pub[ST_PATH_MAX], line[66];
+    if (snprintf(pub, sizeof pub, "%s.pub", path) >= (int)sizeof pub)
+        return st_fail(e, ST_USAGE, "%.100s...: the path is too long", path);
+    if (st_path_exists(pub))
+        return st_fail(e, ST_IO, "%s: exists already; not overwritten", pub);
     int rc = st_sign_key_create(path, &k, e);
     if (rc)
         return rc;
     st_ed25519_public(k, public);
     st_hex(public, sizeof public, public_hex);
     st_ed25519_free(k);
-    return 0;
+    snprintf(line, sizeof line, "%s\n", public_hex);
+    return st_file_write(pub, line, strlen(line), 0644, false, e);
 }
 
 int st_seal_seed(const struct st_seal_cmd *o, bool make, struct st_secret *out, struct st_err *e)
@@ -88,7 +94,8 @@ int st_seal_key(const struct st_cli *cli, const struct st_seal_cmd *o, struct st
     } else if (o->hpke)
         printf("%s: made; it opens what is sealed for it (--recipient hpke:%s.pub)\npublic  %s\n", path, path, hex);
     else
-        printf("%s: made; it opens whatever is sealed with it\npublisher  %s\n", path, hex);
+        printf("%s: made; it opens whatever is sealed with it. Others pin --publisher %s.pub\npublisher  %s\n", path,
+               path, hex);
     return 0;
 }
 
