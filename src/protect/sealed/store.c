@@ -84,7 +84,7 @@ static int distance(const struct st_sealed_store *s, int part)
 }
 
 /* A slot for a part that is used in `far` uses: a free one, or that of the part that is used last of all, if it is used
- * later. -1: none. */
+ * later; never that of the part which the engine waits for. -1: none. */
 static int find_slot(const struct st_sealed_store *s, int far)
 {
     int best = -1;
@@ -92,7 +92,7 @@ static int find_slot(const struct st_sealed_store *s, int far)
         const struct slot *slot = &s->slots[i];
         if (slot->state == SLOT_FREE)
             return i;
-        int d = slot->state == SLOT_READY ? distance(s, slot->part) : -1;
+        int d = slot->state == SLOT_READY && slot->part != s->asked ? distance(s, slot->part) : -1;
         if (d > far) {
             best = i;
             far = d;
