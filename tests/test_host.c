@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -116,6 +117,26 @@ static void all_of_it_is_told_as_json(void **state)
 }
 
 /* In a child: it cannot be taken back. */
+static void a_process_that_is_traced_already_takes_no_key(void **state)
+{
+    int status;
+    (void)state;
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct st_err e = {0};
+        if (ptrace(PTRACE_TRACEME, 0, NULL, NULL))
+            _exit(77);
+        _exit(st_host_harden(&e) == ST_POLICY && strstr(e.msg, "traced") ? 0 : 1);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) == 77) {
+        print_message("skips: nothing may be traced here\n");
+        skip();
+    }
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 static void a_hardened_process_leaves_no_core_and_is_read_by_nobody(void **state)
 {
     int status;
@@ -143,6 +164,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(each_environment_is_known_by_its_files, set_up, tear_down),
         cmocka_unit_test_setup_teardown(swap_yama_and_tpm_are_found, set_up, tear_down),
         cmocka_unit_test(all_of_it_is_told_as_json),
+        cmocka_unit_test(a_process_that_is_traced_already_takes_no_key),
         cmocka_unit_test(a_hardened_process_leaves_no_core_and_is_read_by_nobody),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -179,6 +179,22 @@ void st_host_json(const struct st_host *h, struct st_buf *b)
                 h->tpm ? "true" : "false");
 }
 
+/* Who traced this process before it could forbid that goes on tracing it, and reads all of it. */
+static int refuse_tracer(struct st_err *e)
+{
+    char line[256];
+    long tracer = 0;
+    FILE *f = fopen("/proc/self/status", "re");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "TracerPid: %ld", &tracer) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return tracer
+               ? st_fail(e, ST_POLICY, "this process is traced by process %ld, which would read what is sealed", tracer)
+               : 0;
+}
+
 int st_host_harden(struct st_err *e)
 {
     st_secret_process();
@@ -190,5 +206,5 @@ int st_host_harden(struct st_err *e)
         return st_fail(e, ST_IO, "this process can be read by others: PR_SET_DUMPABLE: %s", strerror(errno));
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         return st_fail(e, ST_IO, "no new privileges: %s", strerror(errno));
-    return 0;
+    return refuse_tracer(e);
 }

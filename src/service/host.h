@@ -39,7 +39,7 @@ const char *st_host_case(const struct st_host *h);
 void st_host_json(const struct st_host *h, struct st_buf *b);
 
 /* Before a secret comes in: no core dump, no reading by other processes of the same user, no tracer, no new privileges.
- * Cannot be taken back. IO. */
+ * Cannot be taken back. IO; POLICY: somebody traces it already. */
 int st_host_harden(struct st_err *e) ST_MUST_CHECK;
 
 #endif
