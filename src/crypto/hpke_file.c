@@ -1,6 +1,5 @@
 #include "crypto/hpke_file.h"
 #include "base/file.h"
-#include "crypto/digest.h"
 
 #include <errno.h>
 #include <openssl/pem.h>
@@ -89,32 +88,21 @@ int st_hpke_file_private(const char *path, struct st_hpke_key **out, struct st_e
     return rc;
 }
 
-static bool from_pem(const struct st_buf *text, uint8_t out[ST_HPKE_X25519_LEN])
-{
-    size_t len = ST_HPKE_X25519_LEN;
-    BIO *bio = BIO_new_mem_buf(text->p ? text->p : "", (int)text->len);
-    EVP_PKEY *key = bio ? PEM_read_bio_PUBKEY(bio, NULL, no_passphrase, NULL) : NULL;
-    bool good = key && EVP_PKEY_is_a(key, "X25519") && EVP_PKEY_get_raw_public_key(key, out, &len) == 1;
-    EVP_PKEY_free(key);
-    BIO_free(bio);
-    return good;
-}
-
 int st_hpke_file_public(const char *path, uint8_t out[ST_HPKE_X25519_LEN], struct st_err *e)
 {
     struct st_buf text = {0};
-    struct st_err none;
+    size_t len = ST_HPKE_X25519_LEN;
     int rc = st_file_read(path, MAX_FILE, &text, e);
     if (rc)
         return rc;
-    while (text.len && strchr(" \t\r\n", text.p[text.len - 1]))
-        text.p[--text.len] = 0;
-    bool hex =
-        text.len == 2 * ST_HPKE_X25519_LEN && st_unhex(text.p, text.len, out, ST_HPKE_X25519_LEN, path, &none) == 0;
+    BIO *bio = BIO_new_mem_buf(text.p ? text.p : "", (int)text.len);
+    EVP_PKEY *key = bio ? PEM_read_bio_PUBKEY(bio, NULL, no_passphrase, NULL) : NULL;
     if (text.p && strstr(text.p, "PRIVATE KEY"))
         rc = st_fail(e, ST_INPUT, "%s: is a private key; want the public one (%s.pub)", path, path);
-    else if (!hex && !from_pem(&text, out))
-        rc = st_fail(e, ST_INPUT, "%s: want an X25519 public key: PEM, or 64 hexadecimal digits", path);
+    else if (!key || !EVP_PKEY_is_a(key, "X25519") || EVP_PKEY_get_raw_public_key(key, out, &len) != 1)
+        rc = st_fail(e, ST_INPUT, "%s: want an X25519 public key (PEM), as `sotto seal key --hpke` makes one", path);
+    EVP_PKEY_free(key);
+    BIO_free(bio);
     st_buf_wipe(&text);
     return rc;
 }

@@ -12,7 +12,7 @@
 int st_hpke_file_create(const char *path, uint8_t public[ST_HPKE_X25519_LEN], struct st_err *e) ST_MUST_CHECK;
 /* IO; INPUT: not an X25519 private key, or one under a passphrase; POLICY: readable by others. */
 int st_hpke_file_private(const char *path, struct st_hpke_key **out, struct st_err *e) ST_MUST_CHECK;
-/* PEM, or 64 hexadecimal digits. IO; INPUT: something else, or a private key. */
+/* IO; INPUT: something else, or a private key. */
 int st_hpke_file_public(const char *path, uint8_t out[ST_HPKE_X25519_LEN], struct st_err *e) ST_MUST_CHECK;
 
 #endif

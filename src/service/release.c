@@ -67,9 +67,12 @@ static const struct slot *new_nonce(struct st_release *r)
 }
 
 /* Uses it up, whatever becomes of the request. *unix_at: when it came into being. */
-static int take_nonce(struct st_release *r, const struct st_binding *b, int64_t *unix_at, struct st_err *e)
+static int take_nonce(struct st_release *r, const struct st_bundle *evidence, int64_t *unix_at, struct st_err *e)
 {
+    const struct st_binding *b = &evidence->binding;
     uint32_t i = 0;
+    if (!evidence->has_binding)
+        return st_fail(e, ST_VERIFY, "evidence without a binding");
     if (b->nonce_len != ST_RELEASE_NONCE)
         return st_fail(e, ST_VERIFY, "a nonce of %zu bytes", b->nonce_len);
     for (int k = 0; k < AT_SLOT; k++)
@@ -90,8 +93,6 @@ static int check_binding(const struct st_release_request *q, struct st_err *e)
 {
     static const uint8_t none[sizeof q->evidence.binding.receipt_key];
     const struct st_binding *b = &q->evidence.binding;
-    if (!q->evidence.has_binding)
-        return st_fail(e, ST_VERIFY, "evidence without a binding");
     if (memcmp(&b->suite, &st_release_suite, sizeof b->suite) != 0)
         return st_fail(e, ST_VERIFY, "a key of another suite");
     if (memcmp(b->receipt_key, none, sizeof none) != 0)
@@ -178,7 +179,7 @@ static int answer(struct st_release *r, const struct st_release_request *q, cons
 {
     struct st_secret key;
     int64_t unix_at = 0;
-    int rc = take_nonce(r, &q->evidence.binding, &unix_at, e);
+    int rc = take_nonce(r, &q->evidence, &unix_at, e);
     if (!rc)
         rc = check_binding(q, e);
     if (!rc)

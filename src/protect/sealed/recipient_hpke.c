@@ -20,14 +20,22 @@ static void make_info(const uint8_t id[16], uint64_t version, uint8_t out[INFO_L
         out[AT_VERSION + i] = (uint8_t)(version >> (8 * i));
 }
 
+/* A file of it, or the key itself. Hexadecimal digits in a file are refused: publishers' keys look like that. */
+static int read_key(const char *arg, uint8_t key[KEY], struct st_err *e)
+{
+    if (!arg || !*arg)
+        return st_fail(e, ST_USAGE, "want hpke:FILE, a public key (`sotto seal key --hpke` makes one), or 64 digits");
+    if (strlen(arg) == 2 * KEY && strspn(arg, "0123456789abcdefABCDEF") == 2 * KEY)
+        return st_unhex(arg, 2 * KEY, key, KEY, "key", e);
+    return st_hpke_file_public(arg, key, e);
+}
+
 static int wrap(const struct st_wrap_to *to, json_t **out, struct st_err *e)
 {
     uint8_t key[KEY], enc[KEY], info[INFO_LEN], sealed[SEALED];
     struct st_hpke h = {0};
     *out = NULL;
-    if (!to->arg || !*to->arg)
-        return st_fail(e, ST_USAGE, "want hpke:FILE, a public key (`sotto seal key --hpke` makes one)");
-    if (st_hpke_file_public(to->arg, key, e))
+    if (read_key(to->arg, key, e))
         return e->code;
     make_info(to->id, to->version, info);
     int rc = st_hpke_send(&h, suite, key, sizeof key, info, sizeof info, enc, e);
@@ -101,7 +109,8 @@ static void describe(const json_t *entry, struct st_buf *out)
 
 const struct st_recipient_kind st_recipient_hpke = {
     .name = "hpke",
-    .help = "hpke:FILE, a public key, as of a release service that gives keys to attested enclaves",
+    .help = "hpke:FILE, a public key (PEM, or the 64 digits of one), as of a release service that gives keys to "
+            "attested enclaves",
     .opened_by = "--release URL or --hpke-key FILE",
     .wrap = wrap,
     .wanted = wanted,
