@@ -93,7 +93,7 @@ static inline int seal_open(const char *path, const char *word, struct seal_open
     if (!rc)
         rc = st_recipient_open(o->c, &u, &o->key, e);
     if (!rc)
-        rc = st_vault_new(o->c, &o->key, &o->v, e);
+        rc = st_vault_new(o->c, &o->key, false, &o->v, e);
     st_secret_wipe(&w);
     return rc;
 }

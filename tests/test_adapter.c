@@ -448,7 +448,7 @@ static void a_sealed_adapter_is_the_same_in_locked_memory(void **state)
     struct st_adapter *adapter;
     struct st_model *m;
     uint32_t ids[9];
-    assert_ok(st_vault_new(c, &made.content_key, &v, &e), &e);
+    assert_ok(st_vault_new(c, &made.content_key, false, &v, &e), &e);
     struct st_adapter_opts o = {.container = c, .source = st_vault_source(v)};
     assert_ok(st_adapter_open("a.sealed", &o, &adapter, &e), &e);
     assert_string_equal(st_adapter_name(adapter), "made");
@@ -478,7 +478,7 @@ static void a_sealed_adapter_is_the_same_in_locked_memory(void **state)
     /* A byte of its last segment: nothing is loaded. */
     bytes.p[bytes.len - 20] ^= 1;
     c = sealed(&bytes, dir);
-    assert_ok(st_vault_new(c, &made.content_key, &v, &e), &e);
+    assert_ok(st_vault_new(c, &made.content_key, false, &v, &e), &e);
     o.container = c;
     o.source = st_vault_source(v);
     assert_ok(st_adapter_open("a.sealed", &o, &adapter, &e), &e);

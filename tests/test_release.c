@@ -207,7 +207,7 @@ static int open_by_release(const char *path, const char *other_sim_key, uint8_t 
     if (rc)
         assert_null(key.p);
     else {
-        assert_ok(st_vault_new(c, &key, &vault, e), e);
+        assert_ok(st_vault_new(c, &key, false, &vault, e), e);
         for (uint32_t k = 0; k < st_container_at(c, 0)->n_segment; k++)
             assert_ok(st_vault_segment(vault, st_container_at(c, 0), k, segment, e), e);
     }

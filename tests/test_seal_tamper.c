@@ -53,7 +53,7 @@ static int read_bytes(const void *p, size_t len, struct st_err *e)
     if (!rc)
         rc = st_recipient_open(o.c, &u, &o.key, e);
     if (!rc)
-        rc = st_vault_new(o.c, &o.key, &o.v, e);
+        rc = st_vault_new(o.c, &o.key, false, &o.v, e);
     if (!rc)
         rc = seal_read_all(&o, e);
     seal_close(&o);

@@ -242,7 +242,7 @@ static void open_container(struct st_container **c, struct st_vault **v)
     assert_ok(st_secret_init(&passphrase, 4, &e), &e);
     memcpy(passphrase.p, "open", 4);
     assert_ok(st_recipient_open(*c, &(struct st_unlock){.passphrase = &passphrase}, &key, &e), &e);
-    assert_ok(st_vault_new(*c, &key, v, &e), &e);
+    assert_ok(st_vault_new(*c, &key, false, v, &e), &e);
     st_secret_wipe(&key);
     st_secret_wipe(&passphrase);
 }

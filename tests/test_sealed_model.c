@@ -64,7 +64,7 @@ static void seal_path(struct sealed *s, const char *src, const char *policy)
     assert_ok(st_container_open(s->file, &s->c, &e), &e);
     st_container_about(s->c, &about);
     assert_ok(st_vault_content_key(seed.p, about.id, &key, &e), &e);
-    assert_ok(st_vault_new(s->c, &key, &s->v, &e), &e);
+    assert_ok(st_vault_new(s->c, &key, false, &s->v, &e), &e);
     st_secret_wipe(&key);
     st_secret_wipe(&seed);
     st_secret_wipe(&passphrase);
@@ -251,7 +251,7 @@ static void an_adapter_is_no_model(void **state)
     made_container(&made, &b);
     tiny_save(s.dir, "a", b.p, b.len);
     snprintf(s.file, sizeof s.file, "%s/a", s.dir);
-    expect_refusal(st_model_open(s.file, NULL, &m, &e), &e, ST_INPUT, "is an adapter, not a model");
+    expect_refusal(st_model_open(s.file, NULL, &m, &e), &e, ST_INPUT, "is a sealed adapter, not a model");
     st_secret_wipe(&made.content_key);
     st_buf_free(&b);
     tiny_rmdir(s.dir);

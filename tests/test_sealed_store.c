@@ -73,7 +73,7 @@ static void seal(struct sealed *s, const struct tiny *t, size_t flip)
     st_buf_free(&file);
     snprintf(s->path, sizeof s->path, "%s/m.sealed", s->dir);
     assert_ok(st_container_open(s->path, &s->c, &e), &e);
-    assert_ok(st_vault_new(s->c, &s->made.content_key, &s->v, &e), &e);
+    assert_ok(st_vault_new(s->c, &s->made.content_key, false, &s->v, &e), &e);
 }
 
 static void unseal(struct sealed *s)

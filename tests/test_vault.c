@@ -35,7 +35,7 @@ static void open_rig(struct rig *r)
     *r = (struct rig){.m = {.seed = {5}, .id = {6}, .version = 1, .entries = entries, .n = 2}};
     made_container(&r->m, &r->b);
     assert_ok(st_container_parse(r->b.p, r->b.len, "made", &r->c, &e), &e);
-    assert_ok(st_vault_new(r->c, &r->m.content_key, &r->v, &e), &e);
+    assert_ok(st_vault_new(r->c, &r->m.content_key, false, &r->v, &e), &e);
 }
 
 static void close_rig(struct rig *r)
@@ -114,13 +114,13 @@ static void another_key_is_refused(void **state)
     open_rig(&r);
     uint8_t seed[32] = {7}, id[16] = {6};
     assert_ok(st_vault_content_key(seed, id, &key, &e), &e);
-    expect_refusal(st_vault_new(r.c, &key, &v, &e), &e, ST_VERIFY, "key is not this container's");
+    expect_refusal(st_vault_new(r.c, &key, false, &v, &e), &e, ST_VERIFY, "key is not this container's");
     assert_null(v);
     st_secret_wipe(&key);
     /* The same publisher's of another sealing. */
     id[0] = 8;
     assert_ok(st_vault_content_key(r.m.seed, id, &key, &e), &e);
-    expect_refusal(st_vault_new(r.c, &key, &v, &e), &e, ST_VERIFY, "key is not this container's");
+    expect_refusal(st_vault_new(r.c, &key, false, &v, &e), &e, ST_VERIFY, "key is not this container's");
     st_secret_wipe(&key);
     close_rig(&r);
 }

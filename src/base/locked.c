@@ -31,16 +31,17 @@ static bool system_swaps(const char *path)
     return swaps || !headings;
 }
 
-static int refuse_unlocked(size_t len, const char *what, int error, struct st_err *e)
+static int refuse_unlocked(size_t len, const struct st_locked_opts *o, int error, struct st_err *e)
 {
     char want[ST_MEM_TEXT], have[ST_MEM_TEXT] = "unknown";
     struct rlimit limit;
     if (!getrlimit(RLIMIT_MEMLOCK, &limit))
         st_mem_text((size_t)limit.rlim_cur, have);
     return st_fail(e, ST_POLICY,
-                   "%s: cannot lock %s in memory (%s; the limit, `ulimit -l`, is %s) and this system swaps: raise the "
-                   "limit, turn swap off, or give --allow-unlocked",
-                   what, st_mem_text(len, want), strerror(error), have);
+                   "%s: cannot lock %s in memory (%s; the limit, `ulimit -l`, is %s)%s: raise the limit, %sor give "
+                   "--allow-unlocked",
+                   o->what, st_mem_text(len, want), strerror(error), have, o->secretmem ? "" : " and this system swaps",
+                   o->secretmem ? "" : "turn swap off, ");
 }
 
 /* False: this kernel has none, or the limit on locked memory is too low. */
@@ -80,8 +81,8 @@ int st_locked_new(struct st_locked *a, size_t len, const struct st_locked_opts *
         made.locked = true;
     else if (!o->allow_unlocked) {
         int error = errno;
-        if (system_swaps(o->swaps ? o->swaps : "/proc/swaps"))
-            rc = refuse_unlocked(len, o->what, error, e);
+        if (o->secretmem || system_swaps(o->swaps ? o->swaps : "/proc/swaps"))
+            rc = refuse_unlocked(len, o, error, e);
     }
     if (rc) {
         munmap(p, len);

@@ -5,7 +5,8 @@
  * kernel itself does not map and which neither ptrace nor /proc/PID/mem reads; a forked child does not have it at all.
  *
  * Where the limit on locked memory forbids it, the area is still allowed on a system without swap, since nothing can
- * be written out there. Limit: hibernation and the host of a virtual machine that is not confidential see it. */
+ * be written out there; not with `secretmem`, then it takes allow_unlocked. Limit: hibernation and the host of a
+ * virtual machine that is not confidential see it. */
 #ifndef ST_BASE_LOCKED_H
 #define ST_BASE_LOCKED_H
 
@@ -26,7 +27,7 @@ struct st_locked_opts {
     const char *what;    /* "pads", for messages */
     const char *swaps;   /* table of swap areas; NULL = /proc/swaps */
     bool allow_unlocked; /* even where the system swaps */
-    bool secretmem;      /* try memfd_secret first */
+    bool secretmem;      /* try memfd_secret first; and what can be locked in no way is refused without swap, too */
 };
 
 /* MEMORY; UNSUPPORTED: the kernel cannot empty it in a forked child; POLICY: cannot be locked while the system swaps,

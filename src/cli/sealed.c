@@ -105,7 +105,7 @@ static int open_vault(const struct st_cli *cli, struct st_sealed_file *f, struct
     if (!rc)
         rc = st_recipient_open(f->container, &u, &key, e);
     if (!rc)
-        rc = st_vault_new(f->container, &key, &f->vault, e);
+        rc = st_vault_new(f->container, &key, cli->masked.allow_unlocked, &f->vault, e);
     st_secret_wipe(&key);
     st_secret_wipe(&passphrase);
     return rc;

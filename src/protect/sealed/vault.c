@@ -19,6 +19,7 @@ struct st_vault {
     struct st_source source;
     pthread_mutex_t lock;  /* of part */
     struct st_locked part; /* a segment of which a part is wanted; made when first needed */
+    bool allow_unlocked;
 };
 
 int st_vault_content_key(const uint8_t seed[32], const uint8_t id[16], struct st_secret *out, struct st_err *e)
@@ -79,7 +80,7 @@ static int check_mac(const struct st_container *c, const struct st_container_abo
 static int read_part(struct st_vault *v, const struct st_container_entry *n, uint32_t k, size_t from, size_t len,
                      void *dst, struct st_err *e)
 {
-    const struct st_locked_opts o = {.what = "segment", .secretmem = true};
+    const struct st_locked_opts o = {.what = "segment", .allow_unlocked = v->allow_unlocked, .secretmem = true};
     pthread_mutex_lock(&v->lock);
     int rc = v->part.p ? 0 : st_locked_new(&v->part, ST_CONTAINER_SEGMENT, &o, e);
     if (!rc)
@@ -140,8 +141,8 @@ static bool source_readable(void *ctx, const struct st_tensor *t)
     return true;
 }
 
-int st_vault_new(const struct st_container *c, const struct st_secret *content_key, struct st_vault **out,
-                 struct st_err *e)
+int st_vault_new(const struct st_container *c, const struct st_secret *content_key, bool allow_unlocked,
+                 struct st_vault **out, struct st_err *e)
 {
     struct st_container_about about;
     *out = NULL;
@@ -153,6 +154,7 @@ int st_vault_new(const struct st_container *c, const struct st_secret *content_k
         return st_fail(e, ST_MEMORY, "%s: out of memory", st_container_path(c));
     v->c = c;
     v->about = about;
+    v->allow_unlocked = allow_unlocked;
     v->source = (struct st_source){.ctx = v,
                                    .container = c,
                                    .read = source_read,
@@ -161,7 +163,8 @@ int st_vault_new(const struct st_container *c, const struct st_secret *content_k
                                    .readable = source_readable};
     pthread_mutex_init(&v->lock, NULL);
     /* Where the weights lie too: whoever reads these keys out of memory needs to read nothing else. */
-    const struct st_locked_opts lo = {.what = "keys of sealed weights", .secretmem = true};
+    const struct st_locked_opts lo = {
+        .what = "keys of sealed weights", .allow_unlocked = allow_unlocked, .secretmem = true};
     int rc = st_locked_new(&v->keys, 2 * KEY, &lo, e);
     if (!rc) {
         memcpy(v->keys.p, content_key->p, KEY);

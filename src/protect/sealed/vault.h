@@ -11,9 +11,9 @@
 struct st_vault;
 
 /* Checks the header's mac: VERIFY when the key is not this container's. The key is copied (into memfd_secret, else
- * locked memory); the container is borrowed until free. */
-int st_vault_new(const struct st_container *c, const struct st_secret *content_key, struct st_vault **out,
-                 struct st_err *e) ST_MUST_CHECK;
+ * locked memory, else POLICY unless allow_unlocked); the container is borrowed until free. */
+int st_vault_new(const struct st_container *c, const struct st_secret *content_key, bool allow_unlocked,
+                 struct st_vault **out, struct st_err *e) ST_MUST_CHECK;
 void st_vault_free(struct st_vault *v);
 const struct st_container *st_vault_container(const struct st_vault *v);
 
