@@ -1,8 +1,8 @@
 #include "protect/masked/pads.h"
 #include "base/buf.h"
 #include "base/hooks.h"
-#include "base/mem.h"
 #include "base/locked.h"
+#include "base/mem.h"
 
 #include <errno.h>
 #include <openssl/crypto.h>

@@ -8,11 +8,11 @@
 #ifndef ST_PROTECT_MASKED_SCHEME_H
 #define ST_PROTECT_MASKED_SCHEME_H
 
+#include "base/locked.h"
 #include "crypto/stream.h"
 #include "engine/boundary.h"
 #include "field/freivalds.h"
 #include "model/hints.h"
-#include "base/locked.h"
 
 enum st_mask_domain { ST_MASK_FIELD, ST_MASK_F32 };
 
