@@ -1,0 +1,38 @@
+/* What an audit found: one row per attack and variant, each score beside what guessing gets (chance) and what the same
+ * attack gets when nothing protects (unprotected). Scores are shares of 0 to 1 unless the metric says otherwise; a
+ * higher one is better for the attacker. */
+#ifndef ST_AUDIT_ROWS_H
+#define ST_AUDIT_ROWS_H
+
+#include "base/buf.h"
+
+#include <stdbool.h>
+
+struct st_row {
+    const char *attack; /* names of st_attack, static */
+    const char *adversary, *metric;
+    char variant[64];                  /* "layer 0, m 32", "prior: same text"; "" = the only one */
+    double score, chance, unprotected; /* unprotected NAN: the question makes no sense */
+    double low, high;                  /* 95 % interval of the score */
+    uint64_t n;                        /* things counted */
+    uint64_t seed;
+    char note[200]; /* a sentence for people, or "" */
+    bool sweep;     /* one point of a series: x is where */
+    double x;
+    const char *x_name; /* static: "alpha_e"; NULL = none */
+    double cost;        /* of a series: accuracy lost at x; NAN = not measured */
+};
+
+struct st_rows {
+    struct st_row *at;
+    size_t n, cap;
+};
+int st_rows_add(struct st_rows *r, const struct st_row *row, struct st_err *e) ST_MUST_CHECK;
+void st_rows_free(struct st_rows *r);
+
+/* hits of n: the share and its 95 % interval (Wilson). */
+void st_row_share(struct st_row *row, uint64_t hits, uint64_t n);
+/* Mean of values and its interval by a seeded bootstrap of 1,000 draws. */
+void st_row_mean(struct st_row *row, const double *values, size_t n, uint64_t seed);
+
+#endif
