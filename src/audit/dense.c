@@ -1,0 +1,338 @@
+#include "audit/dense.h"
+#include "base/buf.h"
+
+#include <cblas.h>
+#include <float.h>
+#include <lapacke.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ROWS 128    /* of the left matrix in one block of work */
+#define COLUMNS 512 /* rows of the right matrix that distances are held of at a time */
+
+int st_dense_new(struct st_dense *d, size_t n_row, size_t n_col, const char *what, struct st_err *e)
+{
+    size_t n;
+    *d = (struct st_dense){0};
+    if (!st_mul_size(n_row, n_col, &n))
+        return st_fail(e, ST_MEMORY, "%s: %zu times %zu values are too many", what, n_row, n_col);
+    if (st_area_new(&d->area, n ? n : 1, sizeof(float), what, e))
+        return e->code;
+    d->p = d->area.p;
+    d->n_row = n_row;
+    d->n_col = n_col;
+    return 0;
+}
+
+void st_dense_free(struct st_dense *d)
+{
+    st_area_free(&d->area);
+    *d = (struct st_dense){0};
+}
+
+/* ---- blocks of rows, dealt to the threads as they come ---- */
+
+struct blocks {
+    atomic_size_t next;
+    size_t n_row;
+    void (*run)(void *arg, size_t row, size_t n);
+    void *arg;
+};
+
+static void block_part(void *arg, int t, int n_threads)
+{
+    struct blocks *b = arg;
+    (void)t;
+    (void)n_threads;
+    for (size_t row; (row = atomic_fetch_add(&b->next, ROWS)) < b->n_row;)
+        b->run(b->arg, row, b->n_row - row < ROWS ? b->n_row - row : ROWS);
+}
+
+static void run_blocks(struct st_pool *pool, size_t n_row, void (*run)(void *, size_t, size_t), void *arg)
+{
+    struct blocks b = {.n_row = n_row, .run = run, .arg = arg};
+    atomic_init(&b.next, 0);
+    st_pool_run(pool, block_part, &b);
+}
+
+/* ---- products ---- */
+
+struct product {
+    const struct st_dense *a, *b;
+    bool transposed;
+    struct st_dense *c;
+};
+
+static void product_rows(void *arg, size_t row, size_t n)
+{
+    const struct product *p = arg;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, p->transposed ? CblasTrans : CblasNoTrans, (int)n, (int)p->c->n_col,
+                (int)p->a->n_col, 1, st_dense_row(p->a, row), (int)p->a->n_col, p->b->p, (int)p->b->n_col, 0,
+                st_dense_row(p->c, row), (int)p->c->n_col);
+}
+
+void st_dense_product(struct st_pool *pool, const struct st_dense *a, const struct st_dense *b, bool b_transposed,
+                      struct st_dense *c)
+{
+    struct product p = {.a = a, .b = b, .transposed = b_transposed, .c = c};
+    openblas_set_num_threads(1);
+    run_blocks(pool, a->n_row, product_rows, &p);
+}
+
+/* ---- sorting ---- */
+
+static void sort_rows(void *arg, size_t row, size_t n)
+{
+    const struct st_dense *a = arg;
+    for (size_t r = row; r < row + n; r++)
+        (void)LAPACKE_slasrt_work('I', (lapack_int)a->n_col, st_dense_row(a, r));
+}
+
+void st_dense_sort_rows(struct st_pool *pool, struct st_dense *a)
+{
+    run_blocks(pool, a->n_row, sort_rows, a);
+}
+
+/* ---- distances ---- */
+
+static int shift(struct st_dense *a, struct st_dense *b, struct st_err *e)
+{
+    double *mean;
+    if (st_alloc(&mean, b->n_col, sizeof *mean, "distances", e))
+        return e->code;
+    for (size_t r = 0; r < b->n_row; r++)
+        for (size_t k = 0; k < b->n_col; k++)
+            mean[k] += st_dense_row(b, r)[k];
+    struct st_dense *both[] = {b, a};
+    for (int i = 0; i < (a == b ? 1 : 2); i++)
+        for (size_t r = 0; r < both[i]->n_row; r++)
+            for (size_t k = 0; k < b->n_col; k++)
+                st_dense_row(both[i], r)[k] -= (float)(mean[k] / (double)b->n_row);
+    free(mean);
+    return 0;
+}
+
+static float *squares(const struct st_dense *a, struct st_err *e)
+{
+    float *out;
+    if (st_alloc(&out, a->n_row, sizeof *out, "distances", e))
+        return NULL;
+    for (size_t r = 0; r < a->n_row; r++) {
+        double sum = 0;
+        for (size_t k = 0; k < a->n_col; k++)
+            sum += (double)st_dense_row(a, r)[k] * st_dense_row(a, r)[k];
+        out[r] = (float)sum;
+    }
+    return out;
+}
+
+struct distances {
+    const struct st_dense *a, *b;
+    const float *aa, *bb; /* squares of the rows */
+    struct st_dense *out; /* or */
+    uint32_t *best;
+    float *first, *second;
+};
+
+/* Distances of rows [row, row + n) of a to rows [at, at + m) of b, n_col values apart. */
+static void distance_tile(const struct distances *d, size_t row, size_t n, size_t at, size_t m, float *out,
+                          size_t stride)
+{
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)m, (int)d->a->n_col, -2, st_dense_row(d->a, row),
+                (int)d->a->n_col, st_dense_row(d->b, at), (int)d->b->n_col, 0, out, (int)stride);
+    for (size_t r = 0; r < n; r++)
+        for (size_t c = 0; c < m; c++) {
+            float *x = &out[r * stride + c];
+            *x += d->aa[row + r] + d->bb[at + c];
+            *x = *x > 0 ? *x : 0;
+        }
+}
+
+static void distance_rows(void *arg, size_t row, size_t n)
+{
+    const struct distances *d = arg;
+    distance_tile(d, row, n, 0, d->b->n_row, st_dense_row(d->out, row), d->out->n_col);
+}
+
+static void nearest_rows(void *arg, size_t row, size_t n)
+{
+    const struct distances *d = arg;
+    float tile[ROWS * COLUMNS], first[ROWS], second[ROWS];
+    for (size_t r = 0; r < n; r++)
+        first[r] = second[r] = FLT_MAX;
+    for (size_t at = 0; at < d->b->n_row; at += COLUMNS) {
+        size_t m = d->b->n_row - at < COLUMNS ? d->b->n_row - at : COLUMNS;
+        distance_tile(d, row, n, at, m, tile, COLUMNS);
+        for (size_t r = 0; r < n; r++)
+            for (size_t c = 0; c < m; c++) {
+                float x = tile[r * COLUMNS + c];
+                if (x < first[r]) {
+                    second[r] = first[r];
+                    first[r] = x;
+                    d->best[row + r] = (uint32_t)(at + c);
+                } else if (x < second[r])
+                    second[r] = x;
+            }
+    }
+    if (d->first)
+        memcpy(d->first + row, first, n * sizeof *first);
+    if (d->second)
+        memcpy(d->second + row, second, n * sizeof *second);
+}
+
+static int measure(struct st_pool *pool, struct distances *d, struct st_dense *a, struct st_dense *b, struct st_err *e)
+{
+    float *aa = NULL, *bb = NULL;
+    if (shift(a, b, e))
+        return e->code;
+    openblas_set_num_threads(1);
+    aa = squares(a, e);
+    if (aa)
+        bb = squares(b, e);
+    if (bb) {
+        d->a = a;
+        d->b = b;
+        d->aa = aa;
+        d->bb = bb;
+        run_blocks(pool, a->n_row, d->out ? distance_rows : nearest_rows, d);
+        e->code = 0;
+    }
+    free(aa);
+    free(bb);
+    return e->code;
+}
+
+int st_dense_distances(struct st_pool *pool, struct st_dense *a, struct st_dense *b, struct st_dense *out,
+                       struct st_err *e)
+{
+    struct distances d = {.out = out};
+    return measure(pool, &d, a, b, e);
+}
+
+int st_dense_nearest(struct st_pool *pool, struct st_dense *a, struct st_dense *b, uint32_t *best, float *first,
+                     float *second, struct st_err *e)
+{
+    struct distances d = {.best = best, .first = first, .second = second};
+    return measure(pool, &d, a, b, e);
+}
+
+/* ---- assignment ---- */
+
+#define NONE UINT32_MAX
+
+struct assignment {
+    const struct st_dense *cost;
+    size_t n;
+    uint32_t *column; /* [n] of each row */
+    uint32_t *row;    /* [n] of each column */
+    uint32_t *from;   /* [n] row before a column on the shortest path */
+    double *price;    /* [n] of columns */
+    double *least;    /* [n] length of the shortest path to a column */
+    bool *done;       /* [n] columns whose path is settled */
+};
+
+/* Every row takes its cheapest column where that is free. */
+static void take_cheapest(struct assignment *s)
+{
+    for (size_t j = 0; j < s->n; j++) {
+        double low = DBL_MAX;
+        for (size_t i = 0; i < s->n; i++)
+            low = st_dense_row(s->cost, i)[j] < low ? st_dense_row(s->cost, i)[j] : low;
+        s->price[j] = low;
+        s->row[j] = NONE;
+    }
+    for (size_t i = 0; i < s->n; i++) {
+        const float *c = st_dense_row(s->cost, i);
+        size_t at = 0;
+        for (size_t j = 1; j < s->n; j++)
+            if (c[j] - s->price[j] < c[at] - s->price[at])
+                at = j;
+        s->column[i] = NONE;
+        if (s->row[at] == NONE) {
+            s->row[at] = (uint32_t)i;
+            s->column[i] = (uint32_t)at;
+        }
+    }
+}
+
+/* Shortest path (Dijkstra on reduced costs) from a free row to a free column; the rows on it change columns. */
+static void augment(struct assignment *s, size_t free_row)
+{
+    size_t row = free_row, end = NONE;
+    double walked = 0;
+    memset(s->done, 0, s->n * sizeof *s->done);
+    for (size_t j = 0; j < s->n; j++)
+        s->least[j] = DBL_MAX;
+    while (end == NONE) {
+        const float *c = st_dense_row(s->cost, row);
+        /* What the row pays now: 0 for the first, for others the reduced cost of their column is 0. */
+        double base = row == free_row ? 0 : c[s->column[row]] - s->price[s->column[row]];
+        size_t next = NONE;
+        for (size_t j = 0; j < s->n; j++) {
+            if (s->done[j])
+                continue;
+            double length = walked + c[j] - s->price[j] - base;
+            if (length < s->least[j]) {
+                s->least[j] = length;
+                s->from[j] = (uint32_t)row;
+            }
+            if (next == NONE || s->least[j] < s->least[next])
+                next = j;
+        }
+        s->done[next] = true;
+        walked = s->least[next];
+        if (s->row[next] == NONE)
+            end = next;
+        else
+            row = s->row[next];
+    }
+    for (size_t j = 0; j < s->n; j++)
+        if (s->done[j])
+            s->price[j] += s->least[j] - walked;
+    while (end != NONE) {
+        size_t i = s->from[end];
+        size_t before = s->column[i];
+        s->row[end] = (uint32_t)i;
+        s->column[i] = (uint32_t)end;
+        end = i == free_row ? NONE : before;
+    }
+}
+
+int st_dense_assign(const struct st_dense *cost, uint32_t *column, struct st_err *e)
+{
+    struct assignment s = {.cost = cost, .n = cost->n_row, .column = column};
+    if (!st_alloc(&s.row, s.n, sizeof *s.row, "assignment", e) &&
+        !st_alloc(&s.from, s.n, sizeof *s.from, "assignment", e) &&
+        !st_alloc(&s.price, s.n, sizeof *s.price, "assignment", e) &&
+        !st_alloc(&s.least, s.n, sizeof *s.least, "assignment", e) &&
+        !st_alloc(&s.done, s.n, sizeof *s.done, "assignment", e)) {
+        take_cheapest(&s);
+        for (size_t i = 0; i < s.n; i++)
+            if (column[i] == NONE)
+                augment(&s, i);
+        e->code = 0;
+    }
+    free(s.row);
+    free(s.from);
+    free(s.price);
+    free(s.least);
+    free(s.done);
+    return e->code;
+}
+
+/* ---- whitening ---- */
+
+int st_dense_whitener(double *c, size_t n, struct st_dense *w, struct st_err *e)
+{
+    /* C = L L^T; W = L^-T. */
+    lapack_int bad = LAPACKE_dpotrf(LAPACK_ROW_MAJOR, 'L', (lapack_int)n, c, (lapack_int)n);
+    if (!bad)
+        bad = LAPACKE_dtrtri(LAPACK_ROW_MAJOR, 'L', 'N', (lapack_int)n, c, (lapack_int)n);
+    if (bad)
+        return st_fail(e, ST_INPUT, "whitening: the covariance of %zu values is not positive definite", n);
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++)
+            st_dense_row(w, i)[j] = i <= j ? (float)c[j * n + i] : 0;
+    return 0;
+}

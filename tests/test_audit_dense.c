@@ -1,0 +1,269 @@
+/* The arithmetic that attacks stand on, against the plainest way to do it. */
+#include "audit/dense.h"
+#include "audit/rows.h"
+#include "base/hooks.h"
+#include "expect.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct st_dense filled(size_t n_row, size_t n_col, uint64_t seed)
+{
+    struct st_dense d;
+    struct st_rng rng;
+    struct st_err e;
+    assert_ok(st_dense_new(&d, n_row, n_col, "test", &e), &e);
+    st_rng_seed(&rng, seed);
+    for (size_t i = 0; i < n_row * n_col; i++)
+        d.p[i] = (float)(st_rng_unit(&rng) - .3);
+    return d;
+}
+
+static struct st_pool *threads(int n)
+{
+    struct st_pool *p;
+    struct st_err e;
+    assert_ok(st_pool_new(n, &p, &e), &e);
+    return p;
+}
+
+static void products_are_products_and_do_not_depend_on_threads(void **state)
+{
+    (void)state;
+    struct st_dense a = filled(300, 33, 1), b = filled(33, 41, 2), bt = filled(41, 33, 0), c[2], ct;
+    struct st_err e;
+    for (size_t i = 0; i < 33; i++)
+        for (size_t j = 0; j < 41; j++)
+            st_dense_row(&bt, j)[i] = st_dense_row(&b, i)[j];
+    for (int i = 0; i < 2; i++) {
+        struct st_pool *p = threads(i + 1);
+        assert_ok(st_dense_new(&c[i], 300, 41, "test", &e), &e);
+        st_dense_product(p, &a, &b, false, &c[i]);
+        if (i) {
+            assert_ok(st_dense_new(&ct, 300, 41, "test", &e), &e);
+            st_dense_product(p, &a, &bt, true, &ct);
+        }
+        st_pool_free(p);
+    }
+    assert_memory_equal(c[0].p, c[1].p, 300 * 41 * sizeof(float));
+    for (size_t i = 0; i < 300; i++)
+        for (size_t j = 0; j < 41; j++) {
+            double sum = 0;
+            for (size_t k = 0; k < 33; k++)
+                sum += (double)st_dense_row(&a, i)[k] * st_dense_row(&b, k)[j];
+            assert_true(fabs(sum - st_dense_row(&c[0], i)[j]) < 1e-5);
+            assert_true(fabs(sum - st_dense_row(&ct, i)[j]) < 1e-5);
+        }
+    struct st_dense *all[] = {&a, &b, &bt, &c[0], &c[1], &ct};
+    for (size_t i = 0; i < 6; i++)
+        st_dense_free(all[i]);
+}
+
+static void rows_are_sorted_each_by_itself(void **state)
+{
+    (void)state;
+    struct st_dense a = filled(5, 1000, 3);
+    struct st_pool *p = threads(2);
+    double before[5] = {0}, after[5] = {0};
+    for (size_t r = 0; r < 5; r++)
+        for (size_t k = 0; k < 1000; k++)
+            before[r] += st_dense_row(&a, r)[k];
+    st_dense_sort_rows(p, &a);
+    for (size_t r = 0; r < 5; r++)
+        for (size_t k = 0; k < 1000; k++) {
+            after[r] += st_dense_row(&a, r)[k];
+            assert_true(k == 0 || st_dense_row(&a, r)[k - 1] <= st_dense_row(&a, r)[k]);
+        }
+    for (size_t r = 0; r < 5; r++)
+        assert_true(fabs(before[r] - after[r]) < 1e-9);
+    st_dense_free(&a);
+    st_pool_free(p);
+}
+
+static void the_nearest_row_is_the_nearest(void **state)
+{
+    (void)state;
+    enum { N = 200, M = 1100, D = 7 };
+    struct st_dense a = filled(N, D, 4), b = filled(M, D, 5), d;
+    struct st_pool *p = threads(2);
+    struct st_err e;
+    uint32_t best[N];
+    float first[N], second[N];
+    assert_ok(st_dense_new(&d, N, M, "test", &e), &e);
+    assert_ok(st_dense_distances(p, &a, &b, &d, &e), &e);
+    assert_ok(st_dense_nearest(p, &a, &b, best, first, second, &e), &e);
+    for (size_t i = 0; i < N; i++) {
+        double low = DBL_MAX, next = DBL_MAX;
+        size_t at = 0;
+        for (size_t j = 0; j < M; j++) {
+            double sum = 0;
+            for (size_t k = 0; k < D; k++)
+                sum += pow((double)st_dense_row(&a, i)[k] - st_dense_row(&b, j)[k], 2);
+            assert_true(fabs(sum - st_dense_row(&d, i)[j]) < 1e-5);
+            if (sum < low) {
+                next = low;
+                low = sum;
+                at = j;
+            } else if (sum < next)
+                next = sum;
+        }
+        assert_int_equal(best[i], at);
+        assert_true(fabs(low - first[i]) < 1e-5 && fabs(next - second[i]) < 1e-5);
+    }
+    st_dense_free(&a);
+    st_dense_free(&b);
+    st_dense_free(&d);
+    st_pool_free(p);
+}
+
+static double total(const struct st_dense *cost, const uint32_t *column)
+{
+    double sum = 0;
+    for (size_t i = 0; i < cost->n_row; i++)
+        sum += st_dense_row(cost, i)[column[i]];
+    return sum;
+}
+
+/* The best of all permutations of what is left. */
+static double best_of_all(const struct st_dense *cost, uint32_t *column, size_t at)
+{
+    if (at == cost->n_row)
+        return total(cost, column);
+    double best = DBL_MAX;
+    for (size_t i = at; i < cost->n_row; i++) {
+        uint32_t x = column[at];
+        column[at] = column[i];
+        column[i] = x;
+        double sum = best_of_all(cost, column, at + 1);
+        best = sum < best ? sum : best;
+        x = column[at];
+        column[at] = column[i];
+        column[i] = x;
+    }
+    return best;
+}
+
+static void an_assignment_is_the_cheapest(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        size_t n = 1 + seed % 7;
+        struct st_dense cost = filled(n, n, 10 + seed);
+        uint32_t column[7], all[7];
+        bool used[7] = {0};
+        struct st_err e;
+        for (size_t i = 0; i < n * n; i++) /* ties, too */
+            cost.p[i] = seed % 2 ? roundf(cost.p[i] * 6) : cost.p[i];
+        assert_ok(st_dense_assign(&cost, column, &e), &e);
+        for (size_t i = 0; i < n; i++) {
+            assert_true(column[i] < n && !used[column[i]]);
+            used[column[i]] = true;
+            all[i] = (uint32_t)i;
+        }
+        assert_true(fabs(total(&cost, column) - best_of_all(&cost, all, 0)) < 1e-5);
+        st_dense_free(&cost);
+    }
+}
+
+static void a_hidden_permutation_is_found_among_many(void **state)
+{
+    (void)state;
+    enum { N = 400 };
+    struct st_dense cost = filled(N, N, 77);
+    uint32_t column[N];
+    struct st_err e;
+    for (size_t i = 0; i < N; i++)
+        st_dense_row(&cost, i)[(i * 7 + 3) % N] -= 1;
+    assert_ok(st_dense_assign(&cost, column, &e), &e);
+    for (size_t i = 0; i < N; i++)
+        assert_int_equal(column[i], (i * 7 + 3) % N);
+    st_dense_free(&cost);
+}
+
+static void whitened_rows_are_white(void **state)
+{
+    (void)state;
+    enum { N = 3, ROWS = 20000 };
+    static const double mix[N][N] = {{2, .3, 0}, {0, 1, -.7}, {.5, 0, .2}};
+    struct st_dense x = filled(ROWS, N, 6), y, z, w, m;
+    double c[N * N] = {0}, mean[N] = {0};
+    struct st_pool *p = threads(1);
+    struct st_err e;
+    assert_ok(st_dense_new(&m, N, N, "test", &e), &e);
+    assert_ok(st_dense_new(&w, N, N, "test", &e), &e);
+    assert_ok(st_dense_new(&y, ROWS, N, "test", &e), &e);
+    assert_ok(st_dense_new(&z, ROWS, N, "test", &e), &e);
+    for (size_t i = 0; i < N * N; i++)
+        m.p[i] = (float)mix[i / N][i % N];
+    st_dense_product(p, &x, &m, false, &y);
+    for (size_t r = 0; r < ROWS; r++)
+        for (size_t k = 0; k < N; k++)
+            mean[k] += st_dense_row(&y, r)[k] / ROWS;
+    for (size_t r = 0; r < ROWS; r++)
+        for (size_t i = 0; i < N * N; i++)
+            c[i] += (st_dense_row(&y, r)[i / N] - mean[i / N]) * (st_dense_row(&y, r)[i % N] - mean[i % N]) / ROWS;
+    assert_ok(st_dense_whitener(c, N, &w, &e), &e);
+    st_dense_product(p, &y, &w, false, &z);
+    double cov[N * N] = {0}, middle[N] = {0};
+    for (size_t r = 0; r < ROWS; r++)
+        for (size_t k = 0; k < N; k++)
+            middle[k] += st_dense_row(&z, r)[k] / ROWS;
+    for (size_t r = 0; r < ROWS; r++)
+        for (size_t i = 0; i < N * N; i++)
+            cov[i] +=
+                (st_dense_row(&z, r)[i / N] - middle[i / N]) * (st_dense_row(&z, r)[i % N] - middle[i % N]) / ROWS;
+    for (size_t i = 0; i < N * N; i++)
+        assert_true(fabs(cov[i] - (i / N == i % N)) < 1e-3);
+    double flat[4] = {1, 1, 1, 1};
+    assert_int_equal(st_dense_whitener(flat, 2, &w, &e), ST_INPUT);
+    struct st_dense *all[] = {&x, &y, &z, &w, &m};
+    for (size_t i = 0; i < 5; i++)
+        st_dense_free(all[i]);
+    st_pool_free(p);
+}
+
+static void intervals_hold_the_truth_as_often_as_they_say(void **state)
+{
+    (void)state;
+    struct st_rng rng;
+    int shares = 0, means = 0;
+    st_rng_seed(&rng, 9);
+    for (int t = 0; t < 400; t++) {
+        struct st_row row = {0};
+        double values[60];
+        uint64_t hits = 0;
+        for (int i = 0; i < 60; i++) {
+            hits += st_rng_unit(&rng) < .3;
+            values[i] = st_rng_unit(&rng);
+        }
+        st_row_share(&row, hits, 60);
+        shares += row.low <= .3 && .3 <= row.high;
+        st_row_mean(&row, values, 60, (uint64_t)t);
+        means += row.low <= .5 && .5 <= row.high;
+    }
+    assert_in_range(shares, 370, 395);
+    assert_in_range(means, 360, 395);
+    struct st_row row = {0};
+    st_row_share(&row, 0, 10);
+    assert_true(row.score == 0 && row.low == 0 && row.high > .2 && row.high < .4);
+    st_row_share(&row, 10, 10);
+    assert_true(row.score == 1 && row.high == 1 && row.low > .6);
+    st_row_share(&row, 0, 0);
+    assert_true(row.low == 0 && row.high == 1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(products_are_products_and_do_not_depend_on_threads),
+        cmocka_unit_test(rows_are_sorted_each_by_itself),
+        cmocka_unit_test(the_nearest_row_is_the_nearest),
+        cmocka_unit_test(an_assignment_is_the_cheapest),
+        cmocka_unit_test(a_hidden_permutation_is_found_among_many),
+        cmocka_unit_test(whitened_rows_are_white),
+        cmocka_unit_test(intervals_hold_the_truth_as_often_as_they_say),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
