@@ -33,6 +33,8 @@ enum st_adversary {
 };
 const char *st_adversary_name(enum st_adversary a); /* "server" */
 const char *st_adversary_what(enum st_adversary a);
+/* USAGE lists them. */
+int st_adversary_find(const char *name, enum st_adversary *out, struct st_err *e) ST_MUST_CHECK;
 
 struct st_audit {
     const struct st_target *target;
@@ -58,7 +60,11 @@ struct st_attack {
     int (*run)(const struct st_audit *a, struct st_rows *rows, struct st_err *e);
 };
 
+#define ST_ATTACK(name) extern const struct st_attack name;
+#include "audit/attacks.def"
+#undef ST_ATTACK
 extern const struct st_attack *const st_attacks[]; /* ended by NULL */
+#define ST_ATTACKS_MAX 128
 /* "all", or names separated by commas. USAGE names the one that is unknown and lists all. */
 int st_attacks_pick(const char *list, const struct st_attack **out, size_t max, size_t *n,
                     struct st_err *e) ST_MUST_CHECK;

@@ -1,18 +1,25 @@
-/* What an audit looks at, opened once and shared by all attacks. Each attack needs one kind of view:
+/* What an audit looks at. Each target has views of one or more kinds, and each attack needs one kind:
  *
  *   PAIR       a base checkpoint and the obfuscated one made of it; the truth is the permutation, read from the key
  *   RECORD     a recording of the boundary (engine/record.h) and the base model; the truth is the text's ids
- *   SEALED     a sealed container or adapter with its public base; the truth is the unsealed source
- *   TRAFFIC    what relay, gateway and issuer of a running set-up saw (sizes, times, tokens, keys); the truth is who
- *              asked what
+ *   SEALED     a sealed container with its public base; the truth is the base
+ *   TRAFFIC    what relay, gateway and issuer of a running set-up saw; the truth is who asked what
  *
- * TARGET on the command line: `BASE OBFUSCATED --key KEY`, `BASE RECORDING`, `BASE SEALED`, or `demo`, which makes all
- * four from the built-in model in a private temporary directory. INPUT names what does not belong together. */
+ * A subject is one base model with the text of its users and all targets made of it; it owns what they borrow. On the
+ * command line: `BASE VIEW...`, where a VIEW is an obfuscated checkpoint (with --key), a recording or a sealed file, or
+ * `demo`, which makes all of them from the built-in model (cli/audit_demo.c).
+ *
+ * INPUT names what does not belong together: another source or key (manifest), shapes, a recording that was cut short,
+ * lacks layers or holds fewer rows than the text. */
 #ifndef ST_AUDIT_TARGET_H
 #define ST_AUDIT_TARGET_H
 
+#include "audit/text.h"
 #include "model/model.h"
 #include "model/tokenizer.h"
+
+#include <math.h>
+#include <signal.h>
 
 enum st_target_kind { ST_TARGET_PAIR = 1, ST_TARGET_RECORD = 2, ST_TARGET_SEALED = 4, ST_TARGET_TRAFFIC = 8 };
 
@@ -25,23 +32,65 @@ struct st_pair {
     const uint32_t *truth;              /* [n_vocab of seen] plain id of each cipher id; n_vocab of base = none */
     struct st_pair_noise noise;
     const char *preset;
+    uint32_t homophones;
 };
 
-struct st_texts_ids {
-    const uint32_t *ids; /* documents one behind the other */
-    const size_t *ends;  /* [n] */
-    size_t n;
-};
+struct st_container;
+struct st_traffic; /* audit/traffic.h */
 
+#define ST_TARGET_LABEL 48
 struct st_target {
+    char label[ST_TARGET_LABEL]; /* "tight", "lwe": tells targets apart, stands before the variant of each row */
     unsigned kinds;              /* of st_target_kind, those that are there */
-    const struct st_model *base; /* f32, as the adversary has it */
+    const struct st_model *base; /* f32, as the adversary has it; its directory or file: base->path */
     const struct st_tokenizer *tokenizer;
     struct st_texts_ids text;  /* what the victim's users wrote: scored on */
     struct st_texts_ids prior; /* public text of the adversary, other documents */
     struct st_pair pair;
-    const char *recording; /* RECORD: path; text is what was asked while it ran */
+    const char *recording; /* RECORD: path; text is what was asked while it ran, and nothing else was */
+    const char *scheme;    /* of it: "remo", "otp", "lwe"; NULL = not known */
+    const char *sealed;    /* SEALED: path */
+    const struct st_container *container;
+    const struct st_traffic *traffic;
     uint64_t seed;
+    /* One point of a series that the audit made; NULL = none. The frame fills sweep, x and cost of the rows. */
+    const char *x_name; /* "alpha_e" */
+    double x, cost;     /* cost: perplexity of the protected model over the plain one's, minus 1; NAN = not measured */
 };
+
+struct st_cov_key;
+struct st_pool;
+struct st_subject;
+
+#define ST_SUBJECT_MAX 64
+struct st_subject_opts {
+    const char *base, *tokenizer; /* paths; tokenizer NULL = the base's */
+    const char *text, *prior;     /* files; NULL = audit/text.h's own */
+    uint64_t seed;
+    int n_threads;
+    const volatile sig_atomic_t *cancel;
+};
+/* Opens base, tokenizer and texts. Errors of st_model_open, st_tokenizer_open, st_texts_*. */
+int st_subject_open(const struct st_subject_opts *o, struct st_subject **out, struct st_err *e) ST_MUST_CHECK;
+void st_subject_close(struct st_subject *s);
+
+/* Adds a target; label may be NULL: one is made of what the view says. USAGE: too many. */
+int st_subject_add_pair(struct st_subject *s, const char *seen, const struct st_cov_key *key, const char *label,
+                        struct st_err *e) ST_MUST_CHECK;
+/* n_doc: the text's first documents were asked; 0 = all. scheme: static, or NULL. */
+int st_subject_add_recording(struct st_subject *s, const char *path, const char *scheme, size_t n_doc,
+                             const char *label, struct st_err *e) ST_MUST_CHECK;
+int st_subject_add_sealed(struct st_subject *s, const char *path, const char *label, struct st_err *e) ST_MUST_CHECK;
+/* traffic is borrowed until close. */
+int st_subject_add_traffic(struct st_subject *s, const struct st_traffic *traffic, const char *label,
+                           struct st_err *e) ST_MUST_CHECK;
+/* The last target that was added is a point of a series. Of a pair the cost is measured here. */
+int st_subject_sweep(struct st_subject *s, const char *x_name, double x, struct st_err *e) ST_MUST_CHECK;
+
+size_t st_subject_count(const struct st_subject *s);
+const struct st_target *st_subject_at(const struct st_subject *s, size_t i);
+
+/* What kind a path is: a directory with sotto.json, a recording, a container; 0 when none of them. */
+unsigned st_view_kind(const char *path);
 
 #endif
