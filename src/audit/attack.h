@@ -54,7 +54,9 @@ struct st_attack {
     const char *metric; /* what the score counts: "share of the text's tokens recovered" */
     const char *source; /* "arXiv 2505.18332; 2603.01499 app. F.1" */
     enum st_adversary adversary;
-    enum st_target_kind needs;
+    /* Of st_target_kind. 0: only base, tokenizer and text: it is run once in an audit, and its rows stand under no
+     * target's label (a scheme that we do not ship, on data of its own). */
+    unsigned needs;
     /* Adds at least one row. Errors: UNSUPPORTED (the target lacks what it needs: says what), MEMORY, IO, cancelled
      * (IO). */
     int (*run)(const struct st_audit *a, struct st_rows *rows, struct st_err *e);

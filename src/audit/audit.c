@@ -1,0 +1,197 @@
+#include "audit/audit.h"
+
+#include "base/hooks.h"
+#include "text/json.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+void st_findings_free(struct st_findings *f)
+{
+    st_rows_free(&f->rows);
+    free(f->not_run);
+    *f = (struct st_findings){0};
+}
+
+static int not_run(struct st_findings *f, const struct st_attack *a, const char *label, const char *why,
+                   struct st_err *e)
+{
+    if (f->n_not_run == f->cap_not_run) {
+        size_t cap = f->cap_not_run ? 2 * f->cap_not_run : 32;
+        void *p = realloc(f->not_run, cap * sizeof *f->not_run);
+        if (!p)
+            return st_fail(e, ST_MEMORY, "no memory for the findings of an audit");
+        f->not_run = p;
+        f->cap_not_run = cap;
+    }
+    struct st_not_run *n = &f->not_run[f->n_not_run++];
+    n->attack = a->name;
+    snprintf(n->label, sizeof n->label, "%s", label);
+    snprintf(n->why, sizeof n->why, "%s", why);
+    return 0;
+}
+
+/* What the frame knows of rows that an attack has just added. */
+static void complete(struct st_row *r, const struct st_attack *a, const struct st_target *t, uint64_t seed)
+{
+    if (!r->attack)
+        r->attack = a->name;
+    if (!r->adversary)
+        r->adversary = st_adversary_name(a->adversary);
+    if (!r->metric)
+        r->metric = a->metric;
+    if (!r->seed)
+        r->seed = seed;
+    if (*t->label) {
+        char own[sizeof r->variant - ST_TARGET_LABEL - 2];
+        snprintf(own, sizeof own, "%.60s", r->variant);
+        snprintf(r->variant, sizeof r->variant, "%s%s%s", t->label, *own ? ", " : "", own);
+    }
+    if (t->x_name && !r->sweep) {
+        r->sweep = true;
+        r->x_name = t->x_name;
+        r->x = t->x;
+        r->cost = t->cost;
+    } else if (!r->sweep) {
+        r->cost = NAN;
+    }
+}
+
+static bool fits(const struct st_audit_run *r, const struct st_attack *a)
+{
+    return r->adversary < 0 || (int)a->adversary == r->adversary;
+}
+
+/* Whether the attack is to run on target k: on all that have what it needs; on the first when it needs nothing. */
+static bool has(const struct st_subject *s, size_t k, const struct st_attack *a)
+{
+    return a->needs ? (st_subject_at(s, k)->kinds & a->needs) == a->needs : k == 0;
+}
+
+static int run_one(const struct st_audit_run *r, const struct st_attack *a, const struct st_target *t,
+                   struct st_findings *out, struct st_err *e)
+{
+    struct st_audit opts = r->opts;
+    size_t from = out->rows.n;
+    opts.target = t;
+    if (opts.cancel && *opts.cancel)
+        return st_fail(e, ST_IO, "cancelled");
+    int rc = a->run(&opts, &out->rows, e);
+    if (rc == ST_UNSUPPORTED) {
+        out->rows.n = from;
+        return not_run(out, a, t->label, e->msg, e);
+    }
+    if (rc) {
+        out->rows.n = from;
+        return st_err_prefix(e, "%s", a->name);
+    }
+    for (size_t i = from; i < out->rows.n; i++)
+        complete(&out->rows.at[i], a, t, opts.seed);
+    return 0;
+}
+
+static const char *missing(const struct st_attack *a)
+{
+    switch (a->needs) {
+    case ST_TARGET_PAIR:
+        return "needs an obfuscated checkpoint and its key";
+    case ST_TARGET_RECORD:
+        return "needs a recording of what a worker saw (--record)";
+    case ST_TARGET_SEALED:
+        return "needs a sealed file";
+    default:
+        return "needs the traffic of a running set-up (target demo)";
+    }
+}
+
+int st_audit_run(const struct st_audit_run *r, struct st_findings *out, struct st_err *e)
+{
+    size_t n_target = st_subject_count(r->subject), total = 0, done = 0;
+    double start = st_now();
+    int rc = 0;
+    *out = (struct st_findings){0};
+    for (size_t i = 0; i < r->n_attack; i++)
+        for (size_t k = 0; fits(r, r->attacks[i]) && k < n_target; k++)
+            total += has(r->subject, k, r->attacks[i]);
+    for (size_t i = 0; !rc && i < r->n_attack; i++) {
+        const struct st_attack *a = r->attacks[i];
+        bool any = false;
+        for (size_t k = 0; !rc && fits(r, a) && k < n_target; k++) {
+            if (!has(r->subject, k, a))
+                continue;
+            struct st_target t = *st_subject_at(r->subject, k);
+            if (!a->needs) {
+                *t.label = 0;
+                t.x_name = NULL;
+            }
+            any = true;
+            if (r->begin)
+                r->begin(r->opts.arg, a, &t, done, total);
+            rc = run_one(r, a, &t, out, e);
+            done++;
+        }
+        if (!rc && !any && fits(r, a))
+            rc = not_run(out, a, "", missing(a), e);
+    }
+    out->seconds = st_now() - start;
+    return rc;
+}
+
+/* ---- JSON ---- */
+
+static void put_str(struct st_buf *b, const char *name, const char *s)
+{
+    st_buf_addf(b, "\"%s\": ", name);
+    st_json_quote(b, s, strlen(s));
+    st_buf_add_str(b, ", ");
+}
+
+static void put_real(struct st_buf *b, const char *name, double v)
+{
+    if (isfinite(v))
+        st_buf_addf(b, "\"%s\": %.6g, ", name, v);
+    else
+        st_buf_addf(b, "\"%s\": null, ", name);
+}
+
+static void put_row(struct st_buf *b, const struct st_row *r)
+{
+    st_buf_add_str(b, "{");
+    put_str(b, "attack", r->attack);
+    put_str(b, "variant", r->variant);
+    put_str(b, "adversary", r->adversary);
+    put_real(b, "score", r->score);
+    put_real(b, "chance", r->chance);
+    put_real(b, "unprotected", r->unprotected);
+    if (r->sweep) {
+        put_str(b, "x_name", r->x_name ? r->x_name : "");
+        put_real(b, "x", r->x);
+        put_real(b, "cost", r->cost);
+    }
+    put_str(b, "metric", r->metric);
+    put_str(b, "note", r->note);
+    st_buf_addf(b, "\"ci\": [%.6g, %.6g], \"n\": %" PRIu64 ", \"seed\": %" PRIu64 "}", r->low, r->high, r->n, r->seed);
+}
+
+void st_findings_json(const struct st_findings *f, const char *target, uint64_t seed, struct st_buf *out)
+{
+    st_buf_add_str(out, "{");
+    put_str(out, "target", target);
+    st_buf_addf(out, "\"seed\": %" PRIu64 ", \"seconds\": %.3f, \"rows\": [", seed, f->seconds);
+    for (size_t i = 0; i < f->rows.n; i++) {
+        st_buf_add_str(out, i ? ",\n" : "\n");
+        put_row(out, &f->rows.at[i]);
+    }
+    st_buf_add_str(out, "],\n\"not_run\": [");
+    for (size_t i = 0; i < f->n_not_run; i++) {
+        const struct st_not_run *n = &f->not_run[i];
+        st_buf_add_str(out, i ? ",\n{" : "\n{");
+        put_str(out, "attack", n->attack);
+        put_str(out, "target", n->label);
+        st_buf_add_str(out, "\"why\": ");
+        st_json_quote(out, n->why, strlen(n->why));
+        st_buf_add_str(out, "}");
+    }
+    st_buf_add_str(out, "]}\n");
+}
