@@ -43,6 +43,7 @@ static void complete(struct st_row *r, const struct st_attack *a, const struct s
         r->metric = a->metric;
     if (!r->seed)
         r->seed = seed;
+    snprintf(r->target, sizeof r->target, "%s", t->label);
     if (*t->label) {
         char own[sizeof r->variant - ST_TARGET_LABEL - 2];
         snprintf(own, sizeof own, "%.60s", r->variant);
@@ -63,10 +64,15 @@ static bool fits(const struct st_audit_run *r, const struct st_attack *a)
     return r->adversary < 0 || (int)a->adversary == r->adversary;
 }
 
-/* Whether the attack is to run on target k: on all that have what it needs; on the first when it needs nothing. */
+/* How often an attack is asked: once when it needs nothing of a target. */
+static size_t n_turn(const struct st_subject *s, const struct st_attack *a)
+{
+    return a->needs ? st_subject_count(s) : 1;
+}
+
 static bool has(const struct st_subject *s, size_t k, const struct st_attack *a)
 {
-    return a->needs ? (st_subject_at(s, k)->kinds & a->needs) == a->needs : k == 0;
+    return !a->needs || (st_subject_at(s, k)->kinds & a->needs) == a->needs;
 }
 
 static int run_one(const struct st_audit_run *r, const struct st_attack *a, const struct st_target *t,
@@ -107,28 +113,24 @@ static const char *missing(const struct st_attack *a)
 
 int st_audit_run(const struct st_audit_run *r, struct st_findings *out, struct st_err *e)
 {
-    size_t n_target = st_subject_count(r->subject), total = 0, done = 0;
+    size_t total = 0, done = 0;
     double start = st_now();
     int rc = 0;
     *out = (struct st_findings){0};
     for (size_t i = 0; i < r->n_attack; i++)
-        for (size_t k = 0; fits(r, r->attacks[i]) && k < n_target; k++)
+        for (size_t k = 0; fits(r, r->attacks[i]) && k < n_turn(r->subject, r->attacks[i]); k++)
             total += has(r->subject, k, r->attacks[i]);
     for (size_t i = 0; !rc && i < r->n_attack; i++) {
         const struct st_attack *a = r->attacks[i];
         bool any = false;
-        for (size_t k = 0; !rc && fits(r, a) && k < n_target; k++) {
+        for (size_t k = 0; !rc && fits(r, a) && k < n_turn(r->subject, a); k++) {
             if (!has(r->subject, k, a))
                 continue;
-            struct st_target t = *st_subject_at(r->subject, k);
-            if (!a->needs) {
-                *t.label = 0;
-                t.x_name = NULL;
-            }
+            const struct st_target *t = a->needs ? st_subject_at(r->subject, k) : st_subject_plain(r->subject);
             any = true;
             if (r->begin)
-                r->begin(r->opts.arg, a, &t, done, total);
-            rc = run_one(r, a, &t, out, e);
+                r->begin(r->opts.arg, a, t, done, total);
+            rc = run_one(r, a, t, out, e);
             done++;
         }
         if (!rc && !any && fits(r, a))

@@ -11,6 +11,7 @@
 struct st_row {
     const char *attack; /* names of st_attack, static */
     const char *adversary, *metric;
+    char target[48];                   /* label of the target; the frame's */
     char variant[112];                 /* "layer 0, m 32", "prior: same text"; "" = the only one */
     double score, chance, unprotected; /* unprotected NAN: the question makes no sense */
     double low, high;                  /* 95 % interval of the score */

@@ -27,7 +27,7 @@ struct st_subject {
     struct st_text_made text, prior;
     struct st_subject_opts opts;
     double base_nats; /* NAN = not measured yet */
-    struct st_target targets[ST_SUBJECT_MAX];
+    struct st_target plain, targets[ST_SUBJECT_MAX];
     struct owned owned[ST_SUBJECT_MAX];
     size_t n;
 };
@@ -69,11 +69,23 @@ int st_subject_open(const struct st_subject_opts *o, struct st_subject **out, st
         rc = st_tokenizer_open(o->tokenizer ? o->tokenizer : o->base, &s->tokenizer, e);
     if (!rc)
         rc = open_texts(s, e);
-    if (rc)
+    if (rc) {
         st_subject_close(s);
-    else
-        *out = s;
-    return rc;
+        return rc;
+    }
+    s->plain = (struct st_target){.base = s->base,
+                                  .tokenizer = s->tokenizer,
+                                  .text = s->text.view,
+                                  .prior = s->prior.view,
+                                  .seed = o->seed,
+                                  .cost = NAN};
+    *out = s;
+    return 0;
+}
+
+const struct st_target *st_subject_plain(const struct st_subject *s)
+{
+    return &s->plain;
 }
 
 static void owned_free(struct st_subject *s, size_t i)
@@ -123,13 +135,8 @@ static int begin(struct st_subject *s, enum st_target_kind kind, const char *pat
     *t = &s->targets[s->n];
     *o = &s->owned[s->n];
     **o = (struct owned){0};
-    **t = (struct st_target){.kinds = kind,
-                             .base = s->base,
-                             .tokenizer = s->tokenizer,
-                             .text = s->text.view,
-                             .prior = s->prior.view,
-                             .seed = s->opts.seed,
-                             .cost = NAN};
+    **t = s->plain;
+    (*t)->kinds = kind;
     if (label)
         snprintf((*t)->label, sizeof(*t)->label, "%s", label);
     if (path && !((*o)->path = strdup(path)))

@@ -89,6 +89,8 @@ int st_subject_sweep(struct st_subject *s, const char *x_name, double x, struct 
 
 size_t st_subject_count(const struct st_subject *s);
 const struct st_target *st_subject_at(const struct st_subject *s, size_t i);
+/* Of no kind: base, tokenizer and texts. */
+const struct st_target *st_subject_plain(const struct st_subject *s);
 
 /* What kind a path is: a directory with sotto.json, a recording, a container; 0 when none of them. */
 unsigned st_view_kind(const char *path);

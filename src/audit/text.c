@@ -188,28 +188,18 @@ static int submit(struct st_engine *en, struct st_request_opts *req, struct run 
     req->on_token = on_token;
     req->on_end = on_end;
     req->arg = r;
-    r->done = false;
-    if (st_engine_submit(en, req, &request, e))
-        return e->code;
-    while (!r->done)
-        st_engine_step(en);
-    if (r->err.code)
-        *e = r->err;
-    return r->err.code;
+    return st_engine_submit(en, req, &request, e);
 }
 
-static int speak(const struct st_text_speak *s, struct st_text_made *t, struct st_err *e)
+/* Documents of one text, all at once: how they share steps does not change them (`deterministic`). */
+static int speak_all(struct st_engine *en, const struct st_text_speak *s, struct run *runs, struct st_ids *ids,
+                     struct st_err *e)
 {
-    const struct st_engine_opts eo = {.n_threads = s->n_threads, .max_batch = 1, .deterministic = true};
-    struct st_engine *en;
     int64_t bos = st_tokenizer_bos(s->tok);
     uint32_t first = bos >= 0 ? (uint32_t)bos : 0;
-    size_t room = s->model->config.n_ctx > 1 ? s->model->config.n_ctx - 1 : 1;
-    int rc = st_engine_new(s->model, &eo, &en, e);
-    if (rc)
-        return rc;
+    size_t room = st_engine_ctx(en) > 1 ? st_engine_ctx(en) - 1 : 1;
+    int rc = 0;
     for (size_t d = 0; !rc && d < s->n_doc; d++) {
-        struct run r = {.ids = &t->ids};
         struct st_request_opts req = {.ids = &first,
                                       .n_ids = 1,
                                       .n_predict = (uint32_t)(s->n_token < room ? s->n_token : room),
@@ -218,15 +208,42 @@ static int speak(const struct st_text_speak *s, struct st_text_made *t, struct s
                                                    .repetition_penalty = 1,
                                                    .seed = s->seed * 1000003 + d,
                                                    .n_logprobs = -1}};
-        st_ids_add(&t->ids, first);
+        runs[d].ids = &ids[d];
+        st_ids_add(&ids[d], first);
+        rc = submit(en, &req, &runs[d], e);
+    }
+    while (!rc && st_engine_step(en) > 0)
         if (s->cancel && *s->cancel)
             rc = st_fail(e, ST_IO, "cancelled");
-        else
-            rc = submit(en, &req, &r, e);
-        if (!rc)
-            rc = end_document(t, e);
+    for (size_t d = 0; !rc && d < s->n_doc; d++)
+        if (runs[d].err.code) {
+            *e = runs[d].err;
+            rc = e->code;
+        }
+    return rc;
+}
+
+static int speak(const struct st_text_speak *s, struct st_text_made *t, struct st_err *e)
+{
+    const struct st_engine_opts eo = {.n_threads = s->n_threads, .max_batch = 16, .deterministic = true};
+    struct st_engine *en = NULL;
+    struct run *runs = calloc(s->n_doc + 1, sizeof *runs);
+    struct st_ids *ids = calloc(s->n_doc + 1, sizeof *ids);
+    int rc = runs && ids ? st_engine_new(s->model, &eo, &en, e) : st_fail(e, ST_MEMORY, "no memory for texts");
+    if (!rc)
+        rc = speak_all(en, s, runs, ids, e);
+    if (en)
+        st_engine_free(en); /* before runs: what still runs ends here and tells them */
+    for (size_t d = 0; !rc && d < s->n_doc; d++) {
+        for (size_t i = 0; i < ids[d].len; i++)
+            st_ids_add(&t->ids, ids[d].p[i]);
+        t->ids.failed |= ids[d].failed;
+        rc = end_document(t, e);
     }
-    st_engine_free(en);
+    for (size_t d = 0; ids && d < s->n_doc; d++)
+        st_ids_free(&ids[d]);
+    free(ids);
+    free(runs);
     return rc;
 }
 
@@ -296,7 +313,14 @@ int st_text_nats(const struct st_model *m, const struct st_texts_ids *t, const u
                                       .ignore_eos = true,
                                       .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1},
                                       .on_prompt_logits = on_row};
+        r.done = false;
         rc = submit(en, &req, &r, e);
+        while (!rc && !r.done)
+            st_engine_step(en);
+        if (!rc && r.err.code) {
+            *e = r.err;
+            rc = e->code;
+        }
     }
     *out = r.n_token ? r.nats / (double)r.n_token : NAN;
     st_ids_free(&ids);

@@ -30,6 +30,11 @@ bool st_demo_interrupted(void)
     return interrupted != 0;
 }
 
+const volatile sig_atomic_t *st_demo_cancel(void)
+{
+    return &interrupted;
+}
+
 int st_demo_next(const struct st_demo *d, const char *what, struct st_err *e)
 {
     if (interrupted)

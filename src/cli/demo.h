@@ -8,6 +8,8 @@
 #include "model/tokenizer.h"
 #include "service/server.h"
 
+#include <signal.h>
+
 #define ST_DEMO_PADS ((uint64_t)48 << 20) /* bytes of pads: enough for a short chat with a small model */
 
 struct st_open;
@@ -44,6 +46,8 @@ void st_demo_end(struct st_demo *d);
 /* Announces the next step. INTERNAL when the user wants to stop. */
 int st_demo_next(const struct st_demo *d, const char *what, struct st_err *e) ST_MUST_CHECK;
 bool st_demo_interrupted(void);
+/* Nonzero once the user wants to stop. */
+const volatile sig_atomic_t *st_demo_cancel(void);
 /* Starts the endpoint, waits until it is ready, talks with it, stops it: then its threads are quiet. */
 int st_demo_talk(struct st_demo *d, const struct st_server_opts *o, struct st_demo_reply *out,
                  struct st_err *e) ST_MUST_CHECK;
@@ -59,6 +63,9 @@ int st_demo_here(const struct st_demo *d, const struct st_cli *cli, struct st_de
                  struct st_err *e) ST_MUST_CHECK;
 /* To d->sent and d->received: the first rows that left for a worker, and its answer to them. */
 int st_demo_read_record(struct st_demo *d, const char *path, struct st_err *e) ST_MUST_CHECK;
+/* The owner of the weights makes hints, once per model, and starts d->child, a worker with them, at `address`. */
+int st_demo_worker(struct st_demo *d, const char *hints, const char *address, double *prepare_s,
+                   struct st_err *e) ST_MUST_CHECK;
 /* `,"name":"text"` */
 void st_demo_put_field(struct st_buf *b, const char *name, const char *s, size_t len);
 /* Four columns of what each side saw. */

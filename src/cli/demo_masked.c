@@ -17,22 +17,18 @@ struct masked {
     double prepare_s;
 };
 
-/* The owner of the weights makes hints, once per model, and starts the worker. */
-static int start_worker(struct masked *m, struct st_err *e)
+int st_demo_worker(struct st_demo *d, const char *hints, const char *address, double *prepare_s, struct st_err *e)
 {
-    struct st_demo *d = m->d;
     char threads[16], line[1024];
     double start = st_now();
-    snprintf(m->hints, sizeof m->hints, "%s/hints", d->tmp);
-    snprintf(m->address, sizeof m->address, "unix:%s/worker", d->tmp);
     snprintf(threads, sizeof threads, "%d", d->cli->n_threads);
-    const char *const prepare[] = {"prepare", d->model,  "--out",     m->hints, "--threads",
+    const char *const prepare[] = {"prepare", d->model,  "--out",     hints, "--threads",
                                    threads,   "--quiet", "--config=", NULL};
-    const char *const serve[] = {"--model",   d->model, "--hints", m->hints,    "--listen", m->address,
+    const char *const serve[] = {"--model",   d->model, "--hints", hints,       "--listen", address,
                                  "--threads", threads,  "--quiet", "--config=", "--json",   NULL};
     if (st_child_start("sotto-worker", prepare, &d->child, e) || st_child_wait(&d->child, 120, e))
         return e->code;
-    m->prepare_s = st_now() - start;
+    *prepare_s = st_now() - start;
     if (st_demo_next(d, "starting an untrusted worker, which has the model", e) ||
         st_child_start("sotto-worker", serve, &d->child, e) || st_child_line(&d->child, 30, line, sizeof line, e))
         return e->code;
@@ -121,8 +117,10 @@ static int run_all(struct masked *m, struct st_err *e)
     const struct st_cli here = options(m, NULL);
     int rc;
     snprintf(m->record, sizeof m->record, "%s/record", d->tmp);
+    snprintf(m->hints, sizeof m->hints, "%s/hints", d->tmp);
+    snprintf(m->address, sizeof m->address, "unix:%s/worker", d->tmp);
     if ((rc = st_demo_next(d, "the owner of the weights prepares hints for the masks", e)) != 0 ||
-        (rc = start_worker(m, e)) != 0 ||
+        (rc = st_demo_worker(d, m->hints, m->address, &m->prepare_s, e)) != 0 ||
         (rc = st_demo_next(d, "one chat through the endpoint, rows hidden by one-time pads", e)) != 0 ||
         (rc = chat(m, "otp", m->record, &m->otp, e)) != 0 ||
         (rc = st_demo_next(d, "the same chat, rows hidden by LWE masks", e)) != 0 ||

@@ -1,0 +1,21 @@
+/* What an audit found, as one HTML page (style and charts inside, no script, nothing from elsewhere), as a section of
+ * Markdown, as charts of their own (SVG), and as text for a terminal. Every string is escaped. */
+#ifndef ST_AUDIT_REPORT_H
+#define ST_AUDIT_REPORT_H
+
+#include "audit/audit.h"
+
+struct st_report {
+    const struct st_findings *findings;
+    const char *model, *target; /* name of the base; what was given */
+    const char *command;        /* how to run it again, without --attacks */
+    uint64_t seed;
+};
+/* A failed buffer says that memory was short. */
+void st_report_html(const struct st_report *r, struct st_buf *out);
+void st_report_markdown(const struct st_report *r, const char *figure, struct st_buf *out);
+void st_report_text(const struct st_report *r, struct st_buf *out);
+/* A chart that stands alone: the sweeps of the findings, or the bars of those without. */
+void st_report_figure(const struct st_report *r, struct st_buf *out);
+
+#endif

@@ -1,0 +1,245 @@
+#include "cli/audit_demo.h"
+
+#include "base/hooks.h"
+#include "cli/generate.h"
+#include "cli/masked.h"
+#include "cli/open.h"
+#include "crypto/digest.h"
+#include "protect/covariant/covariant.h"
+#include "protect/sealed/writer.h"
+
+#include <string.h>
+
+#define RECORD_DOCS 4 /* documents that are asked through a worker, under each scheme */
+
+/* The passphrase is random: guessing it is no matter of the cost of a guess. */
+#define COST ((struct st_argon2){1, 1024, 1})
+
+static void path_in(const struct st_audit_demo *a, const char *name, char out[128])
+{
+    snprintf(out, 128, "%s/%s", a->d.tmp, name);
+}
+
+/* ---- covariant ---- */
+
+static const struct pair {
+    const char *label; /* NULL: made of the figures */
+    enum st_cov_preset preset;
+    double alpha_e, alpha_h, noise_all;
+    uint32_t homophones;
+    bool sweep, thorough;
+} pairs[] = {
+    {.label = "tight", .preset = ST_COV_PRESET_TIGHT, .sweep = true},
+    {.label = "paper", .preset = ST_COV_PRESET_PAPER, .alpha_e = 1, .alpha_h = 0.2},
+    {.preset = ST_COV_PRESET_TIGHT, .alpha_e = 0.05, .alpha_h = 0.05, .sweep = true, .thorough = true},
+    {.preset = ST_COV_PRESET_TIGHT, .alpha_e = 0.1, .alpha_h = 0.05, .sweep = true},
+    {.preset = ST_COV_PRESET_TIGHT, .alpha_e = 0.2, .alpha_h = 0.05, .sweep = true, .thorough = true},
+    {.preset = ST_COV_PRESET_TIGHT, .alpha_e = 0.5, .alpha_h = 0.05, .sweep = true},
+    {.preset = ST_COV_PRESET_TIGHT, .alpha_e = 1, .alpha_h = 0.05, .sweep = true},
+    {.label = "tight, noise on all 0.05",
+     .preset = ST_COV_PRESET_TIGHT,
+     .alpha_e = 0.05,
+     .alpha_h = 0.05,
+     .noise_all = 0.05,
+     .thorough = true},
+    {.label = "tight, homophones 4", .preset = ST_COV_PRESET_TIGHT, .alpha_e = 0.1, .homophones = 4, .thorough = true},
+};
+
+/* Not fit for anything but an audit of a public model: whoever knows the seed has the key. */
+static int seeded_key(uint64_t seed, struct st_cov_key *key, struct st_err *e)
+{
+    struct st_rng rng;
+    *key = (struct st_cov_key){.created = 0};
+    if (st_secret_init(&key->seed, 32, e))
+        return e->code;
+    st_rng_seed(&rng, seed);
+    for (size_t i = 0; i < key->seed.len; i++)
+        key->seed.p[i] = (uint8_t)st_rng_next(&rng);
+    for (size_t i = 0; i < sizeof key->id; i++)
+        key->id[i] = (uint8_t)st_rng_next(&rng);
+    return 0;
+}
+
+static int make_pair(struct st_audit_demo *a, const struct pair *p, size_t i, const struct st_cov_key *key,
+                     struct st_err *e)
+{
+    struct st_cov_opts o;
+    char name[32], dst[128];
+    snprintf(name, sizeof name, "pair%zu", i);
+    path_in(a, name, dst);
+    st_cov_opts_init(&o, p->preset);
+    o.alpha_e = p->alpha_e;
+    o.alpha_h = p->alpha_h;
+    o.noise_all = p->noise_all;
+    o.homophones = p->homophones;
+    o.dtype = ST_COV_STORE_F32;
+    o.n_threads = a->d.cli->n_threads;
+    o.cancel = st_demo_cancel();
+    int rc = st_cov_obfuscate(a->d.model, dst, key, &o, e);
+    if (!rc)
+        rc = st_subject_add_pair(a->subject, dst, key, p->label, e);
+    return rc || !p->sweep ? rc : st_subject_sweep(a->subject, "alpha_e", p->alpha_e, e);
+}
+
+static int make_pairs(struct st_audit_demo *a, const struct st_audit_demo_opts *o, struct st_err *e)
+{
+    struct st_cov_key key;
+    int rc = st_demo_next(&a->d, "obfuscating the model under each preset, and with noise", e);
+    if (rc || (rc = seeded_key(o->seed, &key, e)) != 0)
+        return rc;
+    for (size_t i = 0; !rc && i < sizeof pairs / sizeof *pairs; i++)
+        if (!pairs[i].thorough || o->thorough)
+            rc = make_pair(a, &pairs[i], i, &key, e);
+    st_cov_key_wipe(&key);
+    return rc;
+}
+
+/* ---- masked ---- */
+
+/* Each document one prompt; of the reply one token, which is never fed back: the rows are the text's and no others. */
+static int ask(struct st_open *m, const struct st_texts_ids *t, size_t n_doc, struct st_err *e)
+{
+    int rc = 0;
+    for (size_t d = 0; !rc && d < n_doc && d < t->n; d++) {
+        size_t lo = d ? t->ends[d - 1] : 0;
+        struct st_run r = {.req = {.ids = t->ids + lo,
+                                   .n_ids = t->ends[d] - lo,
+                                   .n_predict = 1,
+                                   .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1}},
+                           .interrupt = st_demo_cancel()};
+        rc = st_run(m->engine, &r, e);
+        st_run_wipe(&r);
+        if (!rc && st_demo_interrupted())
+            rc = st_fail(e, ST_IO, "cancelled");
+    }
+    return rc;
+}
+
+static int record(struct st_audit_demo *a, const char *scheme, const char *address, struct st_err *e)
+{
+    struct st_cli cli = *a->d.cli;
+    const struct st_engine_opts eo = {.max_batch = 1};
+    struct st_open m = {0};
+    char name[32], path[128];
+    snprintf(name, sizeof name, "record-%s", scheme);
+    path_in(a, name, path);
+    cli.protect = "masked";
+    cli.kv_dtype = ST_DTYPE_F32;
+    cli.deterministic = true;
+    cli.quiet = true;
+    cli.masked = (struct st_cli_masked){.workers = {address},
+                                        .n_worker = 1,
+                                        .scheme = scheme,
+                                        .record = path,
+                                        .pad_memory = ST_DEMO_PADS,
+                                        .offload_all = true,
+                                        .allow_unlocked = true};
+    int rc = st_open(&cli, a->d.model, ST_OPEN_TOKENIZER, &eo, &m, e);
+    if (rc)
+        return rc;
+    rc = ask(&m, &st_subject_plain(a->subject)->text, RECORD_DOCS, e);
+    st_open_close(&m);
+    return rc ? rc : st_subject_add_recording(a->subject, path, scheme, RECORD_DOCS, scheme, e);
+}
+
+static int make_recordings(struct st_audit_demo *a, struct st_err *e)
+{
+    static const char *const schemes[] = {"remo", "otp", "lwe"};
+    char hints[128], address[128], socket[128];
+    double prepare_s;
+    path_in(a, "hints", hints);
+    path_in(a, "worker", socket);
+    snprintf(address, sizeof address, "unix:%.120s", socket);
+    int rc = st_demo_next(&a->d, "hints for masks; recording what a worker sees under each scheme", e);
+    if (!rc)
+        rc = st_demo_worker(&a->d, hints, address, &prepare_s, e);
+    for (size_t i = 0; !rc && i < sizeof schemes / sizeof *schemes; i++)
+        rc = record(a, schemes[i], address, e);
+    st_child_stop(&a->d.child);
+    return rc;
+}
+
+/* ---- sealed ---- */
+
+static int make_secrets(struct st_secret *passphrase, struct st_secret *seed, struct st_err *e)
+{
+    uint8_t random[32];
+    char hex[2 * sizeof random + 1];
+    if (st_secret_init(seed, 32, e) || st_random(seed->p, seed->len, e) || st_random(random, sizeof random, e) ||
+        st_secret_init(passphrase, sizeof hex - 1, e))
+        return e->code;
+    st_hex(random, sizeof random, hex);
+    memcpy(passphrase->p, hex, passphrase->len);
+    return 0;
+}
+
+static int make_sealed(struct st_audit_demo *a, const char *policy, struct st_err *e)
+{
+    static const char *const recipients[] = {"passphrase"};
+    struct st_secret passphrase = {0}, seed = {0};
+    struct st_seal_report report = {0};
+    char name[40], label[40], path[128];
+    snprintf(name, sizeof name, "%.24s.sealed", policy);
+    snprintf(label, sizeof label, "sealed %.24s", policy);
+    path_in(a, name, path);
+    int rc = make_secrets(&passphrase, &seed, e);
+    const struct st_seal_opts o = {.policy = policy,
+                                   .recipients = recipients,
+                                   .n_recipient = 1,
+                                   .seed = &seed,
+                                   .passphrase = &passphrase,
+                                   .cost = &COST,
+                                   .n_threads = a->d.cli->n_threads};
+    if (!rc)
+        rc = st_seal(a->d.model, path, &o, &report, e);
+    st_secret_wipe(&passphrase);
+    st_secret_wipe(&seed);
+    return rc ? rc : st_subject_add_sealed(a->subject, path, label, e);
+}
+
+/* ---- all ---- */
+
+static int make_views(struct st_audit_demo *a, const struct st_audit_demo_opts *o, struct st_err *e)
+{
+    int rc = 0;
+    if (o->kinds & ST_TARGET_PAIR)
+        rc = make_pairs(a, o, e);
+    if (!rc && o->kinds & ST_TARGET_RECORD)
+        rc = make_recordings(a, e);
+    if (!rc && o->kinds & ST_TARGET_SEALED) {
+        rc = st_demo_next(&a->d, "sealing the model under each policy", e);
+        if (!rc)
+            rc = make_sealed(a, "paper", e);
+        if (!rc)
+            rc = make_sealed(a, "all-inside", e);
+    }
+    return rc;
+}
+
+int st_audit_demo_begin(struct st_audit_demo *a, const struct st_cli *cli, const struct st_audit_demo_opts *o,
+                        struct st_err *e)
+{
+    char tokenizer[ST_PATH_MAX];
+    *a = (struct st_audit_demo){.d = {.cli = cli, .protect = "audit", .model_arg = o->model}};
+    int rc = st_demo_begin(&a->d, e);
+    if (!rc)
+        rc = st_open_tokenizer_path(a->d.model, cli->tokenizer, tokenizer, e);
+    if (!rc && !(o->text && o->prior))
+        rc = st_demo_next(&a->d, "asking the model for texts of its own", e);
+    const struct st_subject_opts so = {.base = a->d.model,
+                                       .tokenizer = tokenizer,
+                                       .text = o->text,
+                                       .prior = o->prior,
+                                       .seed = o->seed,
+                                       .n_threads = cli->n_threads,
+                                       .cancel = st_demo_cancel()};
+    if (!rc)
+        rc = st_subject_open(&so, &a->subject, e);
+    return rc ? rc : make_views(a, o, e);
+}
+
+void st_audit_demo_end(struct st_audit_demo *a)
+{
+    st_subject_close(a->subject);
+    st_demo_end(&a->d);
+}
