@@ -35,7 +35,7 @@ void st_dense_free(struct st_dense *d)
 
 struct blocks {
     atomic_size_t next;
-    size_t n_row;
+    size_t n_row, step;
     void (*run)(void *arg, size_t row, size_t n);
     void *arg;
 };
@@ -45,14 +45,15 @@ static void block_part(void *arg, int t, int n_threads)
     struct blocks *b = arg;
     (void)t;
     (void)n_threads;
-    for (size_t row; (row = atomic_fetch_add(&b->next, ROWS)) < b->n_row;)
-        b->run(b->arg, row, b->n_row - row < ROWS ? b->n_row - row : ROWS);
+    for (size_t row; (row = atomic_fetch_add(&b->next, b->step)) < b->n_row;)
+        b->run(b->arg, row, b->n_row - row < b->step ? b->n_row - row : b->step);
 }
 
-static void run_blocks(struct st_pool *pool, size_t n_row, void (*run)(void *, size_t, size_t), void *arg)
+void st_dense_blocks(struct st_pool *pool, size_t n_row, size_t step, void (*run)(void *, size_t, size_t), void *arg)
 {
-    struct blocks b = {.n_row = n_row, .run = run, .arg = arg};
+    struct blocks b = {.n_row = n_row, .step = step, .run = run, .arg = arg};
     atomic_init(&b.next, 0);
+    openblas_set_num_threads(1);
     st_pool_run(pool, block_part, &b);
 }
 
@@ -76,8 +77,7 @@ void st_dense_product(struct st_pool *pool, const struct st_dense *a, const stru
                       struct st_dense *c)
 {
     struct product p = {.a = a, .b = b, .transposed = b_transposed, .c = c};
-    openblas_set_num_threads(1);
-    run_blocks(pool, a->n_row, product_rows, &p);
+    st_dense_blocks(pool, a->n_row, ROWS, product_rows, &p);
 }
 
 /* ---- sorting ---- */
@@ -91,7 +91,7 @@ static void sort_rows(void *arg, size_t row, size_t n)
 
 void st_dense_sort_rows(struct st_pool *pool, struct st_dense *a)
 {
-    run_blocks(pool, a->n_row, sort_rows, a);
+    st_dense_blocks(pool, a->n_row, ROWS, sort_rows, a);
 }
 
 /* ---- distances ---- */
@@ -186,7 +186,6 @@ static int measure(struct st_pool *pool, struct distances *d, struct st_dense *a
     float *aa = NULL, *bb = NULL;
     if (shift(a, b, e))
         return e->code;
-    openblas_set_num_threads(1);
     aa = squares(a, e);
     if (aa)
         bb = squares(b, e);
@@ -195,7 +194,7 @@ static int measure(struct st_pool *pool, struct distances *d, struct st_dense *a
         d->b = b;
         d->aa = aa;
         d->bb = bb;
-        run_blocks(pool, a->n_row, d->out ? distance_rows : nearest_rows, d);
+        st_dense_blocks(pool, a->n_row, ROWS, d->out ? distance_rows : nearest_rows, d);
         e->code = 0;
     }
     free(aa);

@@ -23,6 +23,10 @@ static inline float *st_dense_row(const struct st_dense *d, size_t r)
     return d->p + r * d->n_col;
 }
 
+/* run(arg, row, n) for every block of at most `step` rows of n_row, dealt to the threads as they come. */
+void st_dense_blocks(struct st_pool *pool, size_t n_row, size_t step, void (*run)(void *arg, size_t row, size_t n),
+                     void *arg);
+
 /* c = a b, or a b^T; c's shape is checked by assertion of the caller's: [a.n_row][b.n_col or b.n_row]. */
 void st_dense_product(struct st_pool *pool, const struct st_dense *a, const struct st_dense *b, bool b_transposed,
                       struct st_dense *c);
