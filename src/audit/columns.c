@@ -222,7 +222,8 @@ static int estimator(struct em *m, struct st_err *e)
     }
     for (size_t i = 0; i < d; i++)
         m->offset[i] = (float)offset[i];
-    (void)st_dense_whitener(metric, d, &m->metric, e);
+    if (st_dense_whitener(metric, d, &m->metric, e))
+        goto out;
 out:
     free(metric);
     free(offset);

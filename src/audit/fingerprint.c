@@ -218,36 +218,48 @@ int st_choose_columns(const struct st_dense *cost, uint32_t *column, float *marg
     return 0;
 }
 
-/* Means of a column's draws [m][ST_MARKS], and W that whitens what is left. */
-static int whitener(const struct st_dense *sims, struct st_dense *mean, struct st_dense *w, struct st_err *e)
+int st_whiten_draws(const struct st_dense *draws, struct st_dense *mean, struct st_dense *w, struct st_err *e)
 {
-    size_t m = mean->n_row;
-    double c[ST_MARKS * ST_MARKS] = {0}, middle[ST_MARKS] = {0}, between = 0;
+    size_t m = draws->n_row / ST_MARK_SIMS, n = draws->n_col;
+    double *c = NULL, *middle = NULL, between = 0;
+    e->code = 0;
+    *mean = *w = (struct st_dense){0};
+    if (st_dense_new(mean, m, n, "draws", e) || st_dense_new(w, n, n, "draws", e) ||
+        st_alloc(&c, n * n, sizeof *c, "draws", e) || st_alloc(&middle, n, sizeof *middle, "draws", e))
+        goto out;
     for (size_t j = 0; j < m; j++)
-        for (size_t k = 0; k < ST_MARKS; k++) {
+        for (size_t k = 0; k < n; k++) {
             double sum = 0;
             for (size_t s = 0; s < ST_MARK_SIMS; s++)
-                sum += st_dense_row(sims, j * ST_MARK_SIMS + s)[k];
+                sum += st_dense_row(draws, j * ST_MARK_SIMS + s)[k];
             st_dense_row(mean, j)[k] = (float)(sum / ST_MARK_SIMS);
             middle[k] += sum / ST_MARK_SIMS / (double)m;
         }
     for (size_t j = 0; j < m; j++) {
         const float *at = st_dense_row(mean, j);
-        for (size_t k = 0; k < ST_MARKS; k++)
-            between += (at[k] - middle[k]) * (at[k] - middle[k]) / (double)(m * ST_MARKS);
+        for (size_t k = 0; k < n; k++)
+            between += (at[k] - middle[k]) * (at[k] - middle[k]) / (double)(m * n);
         for (size_t s = 0; s < ST_MARK_SIMS; s++) {
-            const float *x = st_dense_row(sims, j * ST_MARK_SIMS + s);
-            for (size_t i = 0; i < ST_MARKS; i++)
-                for (size_t k = 0; k < ST_MARKS; k++)
-                    c[i * ST_MARKS + k] += (double)(x[i] - at[i]) * (x[k] - at[k]);
+            const float *x = st_dense_row(draws, j * ST_MARK_SIMS + s);
+            for (size_t i = 0; i < n; i++)
+                for (size_t k = 0; k < n; k++)
+                    c[i * n + k] += (double)(x[i] - at[i]) * (x[k] - at[k]);
         }
     }
-    for (size_t i = 0; i < ST_MARKS * ST_MARKS; i++)
+    for (size_t i = 0; i < n * n; i++)
         c[i] /= (double)(m * (ST_MARK_SIMS - 1));
-    /* Without noise nothing is left; then all marks count alike. */
-    for (size_t i = 0; i < ST_MARKS; i++)
-        c[i * ST_MARKS + i] += 1e-6 * between + 1e-12;
-    return st_dense_whitener(c, ST_MARKS, w, e);
+    for (size_t i = 0; i < n; i++)
+        c[i * n + i] += 1e-6 * between + 1e-12;
+    if (st_dense_whitener(c, n, w, e))
+        goto out;
+out:
+    free(c);
+    free(middle);
+    if (e->code) {
+        st_dense_free(mean);
+        st_dense_free(w);
+    }
+    return e->code;
 }
 
 /* The marks of the column times -1. */
@@ -298,8 +310,7 @@ int st_match_marks(struct st_pool *pool, const struct st_dense *seen, const stru
     uint8_t *turned = NULL;
     e->code = 0;
     *out = (struct st_column_match){0};
-    if (st_dense_new(&mean, m, ST_MARKS, "marks", e) || st_dense_new(&w, ST_MARKS, ST_MARKS, "marks", e) ||
-        whitener(sims, &mean, &w, e) || mark_costs(pool, seen, &mean, &w, scaled, &cost, e) ||
+    if (st_whiten_draws(sims, &mean, &w, e) || mark_costs(pool, seen, &mean, &w, scaled, &cost, e) ||
         st_alloc(&turned, seen->n_row * m, 1, "marks", e) || st_column_match_new(out, seen->n_row, e))
         goto out;
     for (size_t i = 0; i < seen->n_row * m; i++) {

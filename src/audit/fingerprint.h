@@ -50,6 +50,11 @@ void st_column_match_free(struct st_column_match *m);
 int st_match_marks(struct st_pool *pool, const struct st_dense *seen, const struct st_dense *sims, bool scaled,
                    struct st_column_match *out, struct st_err *e) ST_MUST_CHECK;
 
+/* Draws [m * ST_MARK_SIMS][k] of m things: their means [m][k], and W [k][k] that whitens what is left. Without noise
+ * all of the k count alike. Both are made here. */
+int st_whiten_draws(const struct st_dense *draws, struct st_dense *mean, struct st_dense *w,
+                    struct st_err *e) ST_MUST_CHECK;
+
 /* From costs [n][m] to columns, and the margin of the second best. One to one when square and small enough. */
 #define ST_ASSIGN_MAX 2048
 int st_choose_columns(const struct st_dense *cost, uint32_t *column, float *margin, struct st_err *e) ST_MUST_CHECK;

@@ -79,7 +79,7 @@ int st_view_rows(const struct st_model *m, enum st_role role, struct st_dense *o
 }
 
 /* The vectors of one weight behind those that are there. */
-static int add_columns(const struct st_model *m, enum st_view_kind kind, int i, struct st_dense *to, size_t *at,
+static int add_columns(const struct st_model *m, enum st_view_family kind, int i, struct st_dense *to, size_t *at,
                        struct st_err *e)
 {
     const struct st_plan_weight *w = &m->plan.weights[i];
@@ -106,7 +106,7 @@ static int add_columns(const struct st_model *m, enum st_view_kind kind, int i, 
     return e->code;
 }
 
-static int add_layer(const struct st_model *m, enum st_view_kind kind, int layer, struct st_view *v, struct st_err *e)
+static int add_layer(const struct st_model *m, enum st_view_family kind, int layer, struct st_view *v, struct st_err *e)
 {
     const struct st_plan *p = &m->plan;
     size_t n = 0, at = 0;
@@ -129,7 +129,7 @@ static int add_layer(const struct st_model *m, enum st_view_kind kind, int layer
     return 0;
 }
 
-int st_view_of_model(const struct st_model *m, enum st_view_kind kind, uint32_t max_layer, struct st_view *out,
+int st_view_of_model(const struct st_model *m, enum st_view_family kind, uint32_t max_layer, struct st_view *out,
                      struct st_err *e)
 {
     uint32_t n_layer = m->config.n_layer;

@@ -13,7 +13,7 @@
 
 /* Rows of DOWN are those of the head, of the others those of the embedding. Columns of GATE are only reordered by the
  * key, those of the others scaled by +-s as well. */
-enum st_view_kind { ST_VIEW_GATE, ST_VIEW_UP, ST_VIEW_DOWN, ST_VIEW_Q, ST_VIEW_K };
+enum st_view_family { ST_VIEW_GATE, ST_VIEW_UP, ST_VIEW_DOWN, ST_VIEW_Q, ST_VIEW_K };
 
 struct st_view {
     struct st_dense rows;     /* [n_vocab][d] */
@@ -27,7 +27,7 @@ struct st_view {
 
 /* Of the first max_layer layers that have such weights; those of all experts of a layer stand one behind the other.
  * UNSUPPORTED: there are none, too many columns, or weights without data; INPUT: values that are not finite. */
-int st_view_of_model(const struct st_model *m, enum st_view_kind kind, uint32_t max_layer, struct st_view *out,
+int st_view_of_model(const struct st_model *m, enum st_view_family kind, uint32_t max_layer, struct st_view *out,
                      struct st_err *e) ST_MUST_CHECK;
 void st_view_free(struct st_view *v);
 /* Rows of one matrix as f32; embed or head. */
