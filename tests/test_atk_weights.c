@@ -81,8 +81,8 @@ static double score(const struct stage *s, const char *variant)
 }
 
 /* papers/attacks.md A11, first columns: alpha_e there is over the deviation of all rows, here over that of the trained
- * ones, which is 1.14 times as large. */
-#define ALL_OVER_TRAINED (1 / 1.14)
+ * ones, which is smaller. */
+#define ALL_OVER_TRAINED 1.14
 
 static void need(void)
 {
