@@ -3,6 +3,8 @@
  * That they fail is a regression check and no proof. */
 #include "masked_setup.h"
 
+#include "audit/atk_pad_reuse.h"
+#include "audit/subspace.h"
 #include "field/mask_kernels.h"
 #include "field/sampler.h"
 #include "protect/masked/groups.h"
@@ -21,7 +23,6 @@ struct victim {
     uint32_t tokens[MANY];
     double (*sent)[D]; /* [MANY] what the worker saw of them */
     double (*pub)[D];  /* remo: M_pub as the worker saw it */
-    uint32_t n_pub;
 };
 
 static void vocabulary(float (*table)[D], uint32_t *tokens, uint64_t seed)
@@ -54,9 +55,9 @@ static struct victim *attack(const char *scheme, uint32_t rank)
     o.scheme_opts.rank = rank;
     v->s.worker.record = true;
     mask(&v->s, &o);
-    v->n_pub = (uint32_t)(v->s.worker.n_seen ? rank : 0);
-    v->pub = calloc(v->n_pub + 1, sizeof *v->pub);
-    for (uint32_t r = 0; r < v->n_pub * D; r++)
+    if (v->s.worker.n_seen)
+        v->pub = calloc(rank, sizeof *v->pub);
+    for (uint32_t r = 0; v->pub && r < rank * D; r++)
         v->pub[r / D][r % D] = word(&v->s, v->s.worker.words[r]);
     size_t from = v->s.worker.n_word;
     vocabulary(v->table, v->tokens, 21);
@@ -83,84 +84,26 @@ static void victim_free(struct victim *v)
     free(v);
 }
 
-static double dot(const double *a, const double *b)
+/* Tokens of the first ROWS rows whose direction is nearest that of their own embedding, outside the m directions in
+ * which `masks` [n] are strongest. */
+static int matched(const struct victim *v, double (*masks)[D], uint32_t n, uint32_t m)
 {
-    double sum = 0;
-    for (int k = 0; k < D; k++)
-        sum += a[k] * b[k];
-    return sum;
-}
-
-/* Takes the span of the orthonormal rows q [n] out of x. */
-static void project(double *x, double (*q)[D], uint32_t n)
-{
-    for (int twice = 0; twice < 2; twice++)
-        for (uint32_t i = 0; i < n; i++) {
-            double c = dot(x, q[i]);
-            for (int k = 0; k < D; k++)
-                x[k] -= c * q[i][k];
-        }
-}
-
-static void orthonormal(double (*q)[D], uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++) {
-        project(q[i], q, i);
-        double size = sqrt(dot(q[i], q[i]));
-        for (int k = 0; k < D; k++)
-            q[i][k] /= size;
-    }
-}
-
-/* Tokens of the first ROWS rows whose direction outside the span of q is nearest that of their own embedding. */
-static int matched(const struct victim *v, double (*q)[D], uint32_t n)
-{
-    static double known[VOCAB][D];
+    static double rest[D * D];
+    struct st_dense table;
+    struct st_pool *pool;
+    struct st_err e;
+    uint32_t got[ROWS];
     int hits = 0;
-    for (int t = 0; t < VOCAB; t++) {
-        for (int k = 0; k < D; k++)
-            known[t][k] = v->table[t][k];
-        project(known[t], q, n);
-    }
-    for (int r = 0; r < ROWS; r++) {
-        double x[D], best = -2;
-        uint32_t found = 0;
-        memcpy(x, v->sent[r], sizeof x);
-        project(x, q, n);
-        for (uint32_t t = 0; t < VOCAB; t++) {
-            double near = dot(x, known[t]) / sqrt(dot(known[t], known[t]));
-            if (near > best) {
-                best = near;
-                found = t;
-            }
-        }
-        hits += found == v->tokens[r];
-    }
+    assert_ok(st_dense_new(&table, VOCAB, D, "test", &e), &e);
+    memcpy(table.p, v->table, sizeof v->table);
+    assert_ok(st_pool_new(1, &pool, &e), &e);
+    assert_ok(st_subspace_rest(masks[0], n, D, m, rest, &e), &e);
+    assert_ok(st_subspace_match(pool, v->sent[0], ROWS, &table, rest, D - m, true, got, &e), &e);
+    for (int r = 0; r < ROWS; r++)
+        hits += got[r] == v->tokens[r];
+    st_pool_free(pool);
+    st_dense_free(&table);
     return hits;
-}
-
-/* The m strongest directions of what was sent, by orthogonal iteration. */
-static void principal(const struct victim *v, double (*q)[D], uint32_t m)
-{
-    static double gram[D][D], next[D][D];
-    struct st_rng rng;
-    st_rng_seed(&rng, 3);
-    memset(gram, 0, sizeof gram);
-    for (int r = 0; r < MANY; r++)
-        for (int i = 0; i < D; i++)
-            for (int k = 0; k < D; k++)
-                gram[i][k] += v->sent[r][i] * v->sent[r][k];
-    for (uint32_t i = 0; i < m; i++)
-        for (int k = 0; k < D; k++)
-            q[i][k] = st_rng_unit(&rng) - 0.5;
-    for (int round = 0; round < 30; round++) {
-        orthonormal(q, m);
-        for (uint32_t i = 0; i < m; i++)
-            for (int k = 0; k < D; k++)
-                next[i][k] = dot(q[i], gram[k]);
-        memcpy(q, next, m * sizeof *q);
-    }
-    orthonormal(q, m);
 }
 
 static void score(const char *attack_name, const char *scheme, uint32_t rank, int hits)
@@ -176,19 +119,13 @@ static void projecting_out_the_public_factor_reads_every_token_of_low_rank_masks
     static const uint32_t ranks[] = {16, 32, 48, 56};
     for (int i = 0; i < 3; i++)
         for (int k = 0; k < (i ? 1 : 4); k++) {
-            static double q[D][D];
             struct victim *v = attack(schemes[i], ranks[k]);
             /* Nobody sees a token without it. */
-            assert_true(matched(v, q, 0) <= ROWS / 4);
-            if (i == 0)
-                assert_int_equal(v->n_pub, ranks[k]);
-            else /* there is none: the worker takes other rows for it */
-                for (uint32_t r = 0; r < ranks[k]; r++)
-                    memcpy(q[r], v->sent[MANY - 1 - r], sizeof q[r]);
-            if (i == 0)
-                memcpy(q, v->pub, ranks[k] * sizeof *q);
-            orthonormal(q, ranks[k]);
-            score("projection", schemes[i], ranks[k], matched(v, q, ranks[k]));
+            assert_true(matched(v, v->sent, MANY, 0) <= ROWS / 4);
+            assert_int_equal(v->pub != NULL, i == 0);
+            /* Where there is none the worker takes other rows for it. */
+            score("projection", schemes[i], ranks[k],
+                  matched(v, v->pub ? v->pub : v->sent + MANY - ranks[k], ranks[k], ranks[k]));
             victim_free(v);
         }
 }
@@ -198,10 +135,8 @@ static void the_strongest_directions_of_traffic_give_the_factor_away(void **stat
     (void)state;
     for (int i = 0; i < 3; i++)
         for (uint32_t rank = 16; rank <= 48; rank += 16) {
-            static double q[D][D];
             struct victim *v = attack(schemes[i], rank);
-            principal(v, q, rank);
-            score("principal directions", schemes[i], rank, matched(v, q, rank));
+            score("principal directions", schemes[i], rank, matched(v, v->sent, MANY, rank));
             victim_free(v);
         }
 }
@@ -328,25 +263,16 @@ static void mask_twice(const struct st_scheme *scheme, void *scheme_state, const
     free(pads);
 }
 
-/* A pair whose difference is small everywhere hides behind one pad. Counts the pairs that look so, and the tokens found
- * by somebody who knows the rows of the first set. */
-static int reused(const struct st_scheme *scheme, double (*sent)[D], int *n_right)
+/* Pairs of rows that look as if they had one pad, and those of them that have. */
+static size_t reused(const struct st_scheme *scheme, double (*sent)[D], int *n_right)
 {
-    int n = 0;
+    struct st_reuse pairs[2 * ROWS];
+    struct st_err e;
+    size_t n;
     *n_right = 0;
-    for (int a = 0; a < ROWS; a++)
-        for (int b = ROWS; b < 2 * ROWS; b++) {
-            bool small = true;
-            for (int k = 0; k < D && small; k++) {
-                double diff = sent[b][k] - sent[a][k];
-                if (scheme->domain == ST_MASK_FIELD)
-                    small = fabs(diff - ST_FQ * round(diff / ST_FQ)) < 0x1p26;
-                else
-                    small = fabs(diff) < 8;
-            }
-            n += small;
-            *n_right += small && b == a + ROWS;
-        }
+    assert_ok(st_reuse_find(sent[0], 2 * ROWS, D, scheme->domain == ST_MASK_FIELD, pairs, 2 * ROWS, &n, &e), &e);
+    for (size_t i = 0; i < n && i < 2 * ROWS; i++)
+        *n_right += pairs[i].b == pairs[i].a + ROWS;
     return n;
 }
 

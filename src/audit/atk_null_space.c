@@ -2,8 +2,8 @@
  * arrives later is X = H + A M_pub. With N a basis of { v : M_pub v = 0 }, X N = H N holds exactly, and the embedding's
  * nearest row in those d - m directions is the token.
  *
- * Schemes without such a factor (otp, lwe) never send one. What a worker can do instead is to take other rows for it:
- * that variant shows that the method alone finds nothing.
+ * Schemes without such a factor (otp, lwe) never send one: then rows are matched as they are, in all directions, which
+ * reads rows without masks and nothing else.
  *
  * Source: papers on ReMO, arXiv 2603.00196 (the scheme); the projection is elementary and is ours. */
 #include "audit/seen.h"
@@ -19,20 +19,15 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     double *rest = NULL;
     if (st_seen_open(a, 0, &s, e))
         return e->code;
-    size_t d = s.seen.d, m = s.seen.n_asked, n = s.seen.n;
-    bool factor = m > 0;
-    const double *from = factor ? s.seen.asked : s.seen.rows;
-    if (!factor)
-        m = n < d / 2 ? n : d / 2;
-    m = m < d ? m : d;
+    size_t d = s.seen.d, m = s.seen.n_asked < d ? s.seen.n_asked : d;
     struct st_row row = {0};
     int rc = st_alloc(&rest, d, d * sizeof *rest, "directions of masks", e);
     if (!rc)
-        rc = st_subspace_rest(from, factor ? s.seen.n_asked : m, d, m, rest, e);
+        rc = st_subspace_rest(s.seen.asked, s.seen.n_asked, d, m, rest, e);
     snprintf(row.variant, sizeof row.variant, "layer 0, m %zu of %zu", m, d);
     snprintf(row.note, sizeof row.note, "%s",
-             factor ? "The worker was sent the public factor of the masks and projects it out."
-                    : "No public factor was ever sent; rows were taken in its place.");
+             m ? "The worker was sent the public factor of the masks and projects it out."
+               : "No public factor was ever sent; rows are matched as they are.");
     if (!rc)
         rc = st_seen_score(a, &s, 0, rest, d - m, &row, rows, e);
     free(rest);

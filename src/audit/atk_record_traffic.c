@@ -60,18 +60,6 @@ size_t st_steps_split(const struct st_step_seen *steps, size_t n, uint32_t piece
     return n_out;
 }
 
-double st_lengths_tell(const size_t *lengths, size_t n)
-{
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) {
-        size_t as_long = 0;
-        for (size_t j = 0; j < n; j++)
-            as_long += lengths[j] == lengths[i];
-        sum += 1 / (double)as_long;
-    }
-    return n ? sum / (double)n : 0;
-}
-
 /* ---- on a recording ---- */
 
 /* Exchanges are cut at a round number of rows: the most that is seen, when it is one. */

@@ -22,7 +22,4 @@ struct st_request_seen {
  * conversation that goes on with its cache). out [n]; their number. */
 size_t st_steps_split(const struct st_step_seen *steps, size_t n, uint32_t piece, struct st_request_seen *out);
 
-/* How well a length tells which of the n requests it was: the mean of 1 / (number that are as long). */
-double st_lengths_tell(const size_t *lengths, size_t n);
-
 #endif

@@ -109,11 +109,16 @@ static int by_logit(const void *a, const void *b, void *logits)
     return x != y ? (x < y) - (x > y) : (i > k) - (i < k);
 }
 
-/* Candidates, the likeliest first; at a document's start nothing is likelier than another. */
+/* Candidates, the likeliest first: a document begins with BOS, where there is one. */
 static void put_in_order(struct vocabulary *v, bool start)
 {
+    int64_t bos = v->a->target->base->config.bos;
     for (uint32_t i = 0; i < v->n_vocab; i++)
         v->order[i] = i;
+    if (start && bos >= 0 && bos < v->n_vocab) {
+        v->order[0] = (uint32_t)bos;
+        v->order[bos] = 0;
+    }
     if (!start)
         qsort_r(v->order, v->n_vocab, sizeof *v->order, by_logit, v->logits);
 }
@@ -140,7 +145,7 @@ static int find_token(struct vocabulary *v, const double *row, uint32_t pos, uin
     double best = INFINITY;
     compared(v, row, v->theirs);
     *found = v->order[0];
-    for (uint32_t i = 0; i < v->n_vocab && (i < v->tries || pos == 0) && best > ACCEPT; i++) {
+    for (uint32_t i = 0; i < v->tries && best > ACCEPT; i++) {
         if (run_token(&v->cut, v->order[i], pos, e))
             return e->code;
         compared(v, v->state, v->mine);
