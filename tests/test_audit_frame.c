@@ -1,0 +1,444 @@
+/* The frame of an audit: what does not belong together is refused by name; attacks get what they need, in their order;
+ * rows get what the frame knows; reports escape what stands in them. With attacks of the test's own. */
+#include "audit/records.h"
+#include "audit/report.h"
+#include "audit/verdict.h"
+#include "cov_make.h"
+#include "engine/record.h"
+#include "text/json.h"
+
+#define DEMO "models/demo"
+
+/* Text for 2 documents; short, so that the tests are. */
+static const char *write_text(void)
+{
+    struct st_err e;
+    static const char text[] = "Once upon a time there was a little dog.\n\nThe cat sat by the tree and sang.\n";
+    const char *path = in_work("text");
+    static char kept[256];
+    snprintf(kept, sizeof kept, "%s", path);
+    assert_ok(st_file_write(kept, text, sizeof text - 1, 0644, true, &e), &e);
+    return kept;
+}
+
+static struct st_subject *open_subject(void)
+{
+    struct st_err e = {0};
+    struct st_subject *s = NULL;
+    const char *text = write_text();
+    assert_ok(st_subject_open(&(struct st_subject_opts){.base = DEMO, .text = text, .prior = text, .seed = 3}, &s, &e),
+              &e);
+    return s;
+}
+
+static void make_pair(const char *src, const char *dst, const struct st_cov_key *key, double alpha_e)
+{
+    struct st_err e = {0};
+    struct st_cov_opts o;
+    st_cov_opts_init(&o, ST_COV_PRESET_TIGHT);
+    o.alpha_e = alpha_e;
+    assert_ok(st_cov_obfuscate(src, dst, key, &o, &e), &e);
+}
+
+/* ---- recordings ---- */
+
+static void put32(struct st_buf *b, uint32_t v)
+{
+    st_buf_add(b, &v, sizeof v);
+}
+
+static void put64(struct st_buf *b, uint64_t v)
+{
+    st_buf_add(b, &v, sizeof v);
+}
+
+/* One exchange of n_row rows that left; f32 values, all zero. */
+static void put_entry(struct st_buf *b, uint64_t id, int layer, const char *roles, uint32_t n_row, uint32_t n_in)
+{
+    char name[ST_RECORD_ROLES] = {0};
+    size_t at = b->len, len = (size_t)n_row * n_in * 4;
+    snprintf(name, sizeof name, "%s", roles);
+    put32(b, ST_RECORD_OUT);
+    put32(b, ST_EXPOSED_F32);
+    put64(b, id);
+    put32(b, (uint32_t)layer);
+    put32(b, (uint32_t)-1);
+    put32(b, n_row);
+    put32(b, n_in);
+    put32(b, 64);
+    put32(b, 0);
+    put64(b, len);
+    st_buf_add(b, name, sizeof name);
+    assert_int_equal(b->len - at, ST_RECORD_HEAD);
+    memset(st_buf_room(b, len), 0, len);
+}
+
+/* Layers lo..hi - 1 of the demo model, n_row rows each. */
+static struct st_buf recording(int lo, int hi, uint32_t n_row, uint32_t n_in)
+{
+    struct st_buf b = {0};
+    st_buf_add_str(&b, "STRECORD");
+    put32(&b, ST_RECORD_VERSION);
+    put32(&b, 0);
+    for (int l = lo; l < hi; l++)
+        put_entry(&b, (uint64_t)l, l, "q,k,v", n_row, n_in);
+    return b;
+}
+
+static int add_recording(struct st_subject *s, struct st_buf *b, size_t cut, struct st_err *e)
+{
+    const char *path = in_work("record");
+    assert_false(b->failed);
+    assert_ok(st_file_write(path, b->p, b->len - cut, 0600, true, e), e);
+    st_buf_free(b);
+    return st_subject_add_recording(s, path, "otp", 0, NULL, e);
+}
+
+static void recordings_that_do_not_fit_are_refused_by_name(void **state)
+{
+    struct st_err e = {0};
+    struct st_subject *s = open_subject();
+    struct st_buf b;
+    (void)state;
+    uint32_t n = (uint32_t)st_texts_len(&st_subject_plain(s)->text);
+    b = recording(0, 6, n, 192);
+    expect_refusal(add_recording(s, &b, 8, &e), &e, ST_INPUT, "cut short: entry 5");
+    b = recording(0, 5, n, 192);
+    expect_refusal(add_recording(s, &b, 0, &e), &e, ST_INPUT, "nothing of layer 5");
+    b = recording(0, 6, n - 1, 192);
+    expect_refusal(add_recording(s, &b, 0, &e), &e, ST_INPUT, "rows left for layer 0");
+    b = recording(0, 6, n, 64);
+    expect_refusal(add_recording(s, &b, 0, &e), &e, ST_INPUT, "rows of 64 values");
+    b = recording(0, 7, n, 192);
+    expect_refusal(add_recording(s, &b, 0, &e), &e, ST_INPUT, "layer 6 has no q,k,v");
+    b = recording(0, 0, n, 192);
+    expect_refusal(add_recording(s, &b, 0, &e), &e, ST_INPUT, "empty");
+    assert_int_equal(st_subject_count(s), 0);
+    b = recording(0, 6, n, 192);
+    assert_ok(add_recording(s, &b, 0, &e), &e);
+    assert_int_equal(st_subject_count(s), 1);
+    assert_string_equal(st_subject_at(s, 0)->label, "otp");
+    st_subject_close(s);
+}
+
+static void preparations_of_a_scheme_are_no_rows_of_the_text(void **state)
+{
+    struct st_err e = {0};
+    struct st_subject *s = open_subject();
+    (void)state;
+    uint32_t n = (uint32_t)st_texts_len(&st_subject_plain(s)->text);
+    struct st_buf b = recording(0, 6, n - 1, 192);
+    put_entry(&b, (uint64_t)1 << 62, 0, "q,k,v", n, 192);
+    expect_refusal(add_recording(s, &b, 0, &e), &e, ST_INPUT, "rows left for layer 0");
+    st_subject_close(s);
+}
+
+/* ---- pairs ---- */
+
+static void pairs_that_do_not_belong_together_are_refused(void **state)
+{
+    struct st_err e = {0};
+    struct st_subject *s = open_subject();
+    struct st_cov_key key = key_of(1), other = key_of(2);
+    const char *dst = in_work("cov");
+    (void)state;
+    make_pair(DEMO, dst, &key, 0);
+    expect_refusal(st_subject_add_pair(s, dst, &other, NULL, &e), &e, ST_INPUT, "was not made from");
+    const char *tiny = write_tiny(&plain_tiny), *cov = in_work("tinycov");
+    make_pair(tiny, cov, &key, 0);
+    expect_refusal(st_subject_add_pair(s, cov, &key, NULL, &e), &e, ST_INPUT, "was not made from");
+    assert_int_equal(st_view_kind(dst), ST_TARGET_PAIR);
+    assert_int_equal(st_view_kind(DEMO), 0);
+    assert_ok(st_subject_add_pair(s, dst, &key, NULL, &e), &e);
+    const struct st_target *t = st_subject_at(s, 0);
+    assert_string_equal(t->label, "tight");
+    /* The truth is one: every plain id has one cipher id. */
+    uint32_t n = t->base->config.n_vocab, seen = 0;
+    for (uint32_t i = 0; i < t->pair.seen->config.n_vocab; i++)
+        seen += t->pair.truth[i] < n;
+    assert_int_equal(seen, n);
+    st_cov_key_wipe(&key);
+    st_cov_key_wipe(&other);
+    st_subject_close(s);
+}
+
+static void noise_costs_accuracy_along_the_series(void **state)
+{
+    struct st_err e = {0};
+    struct st_subject *s = open_subject();
+    struct st_cov_key key = key_of(1);
+    const char *a = in_work("a"), *b = in_work("b");
+    (void)state;
+    make_pair(DEMO, a, &key, 0);
+    make_pair(DEMO, b, &key, 1);
+    assert_ok(st_subject_add_pair(s, a, &key, NULL, &e), &e);
+    assert_ok(st_subject_sweep(s, "alpha_e", 0, &e), &e);
+    assert_ok(st_subject_add_pair(s, b, &key, NULL, &e), &e);
+    assert_ok(st_subject_sweep(s, "alpha_e", 1, &e), &e);
+    assert_true(fabs(st_subject_at(s, 0)->cost) < 0.05);
+    assert_true(st_subject_at(s, 1)->cost > 0.5);
+    assert_string_equal(st_subject_at(s, 1)->label, "tight alpha_e 1");
+    st_cov_key_wipe(&key);
+    st_subject_close(s);
+}
+
+/* ---- running ---- */
+
+static int n_run;
+
+static int run_one(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
+{
+    struct st_row row = {.chance = 0.01, .unprotected = 1, .note = "<b>&\"'"};
+    (void)a;
+    n_run++;
+    st_row_share(&row, 95, 100);
+    snprintf(row.variant, sizeof row.variant, "<script>|");
+    return st_rows_add(rows, &row, e);
+}
+
+static int run_refused(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
+{
+    struct st_row row = {.chance = 0};
+    (void)a;
+    if (st_rows_add(rows, &row, e))
+        return e->code;
+    return st_fail(e, ST_UNSUPPORTED, "no gates here");
+}
+
+static int run_broken(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
+{
+    (void)a;
+    (void)rows;
+    return st_fail(e, ST_MEMORY, "want 3 GiB");
+}
+
+static const struct st_attack records = {.name = "on-records",
+                                         .title = "t",
+                                         .metric = "share of tokens",
+                                         .source = "s",
+                                         .adversary = ST_ADVERSARY_WORKER,
+                                         .needs = ST_TARGET_RECORD,
+                                         .run = run_one},
+                              anything = {.name = "on-nothing",
+                                          .title = "t",
+                                          .metric = "share of rows",
+                                          .source = "s",
+                                          .adversary = ST_ADVERSARY_SERVER,
+                                          .run = run_one},
+                              refused = {.name = "refused",
+                                         .title = "t",
+                                         .metric = "share",
+                                         .source = "s",
+                                         .adversary = ST_ADVERSARY_WORKER,
+                                         .needs = ST_TARGET_RECORD,
+                                         .run = run_refused},
+                              sealed = {.name = "on-sealed",
+                                        .title = "t",
+                                        .metric = "share",
+                                        .source = "s",
+                                        .adversary = ST_ADVERSARY_DEVICE,
+                                        .needs = ST_TARGET_SEALED,
+                                        .run = run_one},
+                              broken = {.name = "broken",
+                                        .title = "t",
+                                        .metric = "share",
+                                        .source = "s",
+                                        .adversary = ST_ADVERSARY_WORKER,
+                                        .needs = ST_TARGET_RECORD,
+                                        .run = run_broken};
+
+static struct st_subject *with_recordings(int n_record)
+{
+    struct st_err e = {0};
+    struct st_subject *s = open_subject();
+    uint32_t n = (uint32_t)st_texts_len(&st_subject_plain(s)->text);
+    for (int i = 0; i < n_record; i++) {
+        struct st_buf b = recording(0, 6, n, 192);
+        assert_ok(add_recording(s, &b, 0, &e), &e);
+    }
+    return s;
+}
+
+static int run_audit(struct st_subject *s, const struct st_attack *const *attacks, size_t n, int adversary,
+                     const volatile sig_atomic_t *cancel, struct st_findings *f, struct st_err *e)
+{
+    const struct st_audit_run r = {
+        .subject = s, .attacks = attacks, .n_attack = n, .adversary = adversary, .opts = {.seed = 9, .cancel = cancel}};
+    n_run = 0;
+    return st_audit_run(&r, f, e);
+}
+
+static void each_attack_runs_on_every_target_that_fits_and_the_rest_is_listed(void **state)
+{
+    static const struct st_attack *const all[] = {&records, &anything, &refused, &sealed};
+    struct st_err e = {0};
+    struct st_findings f;
+    struct st_subject *s = with_recordings(2);
+    (void)state;
+    assert_ok(run_audit(s, all, 4, -1, NULL, &f, &e), &e);
+    assert_int_equal(n_run, 3);
+    assert_int_equal(f.rows.n, 3);
+    assert_string_equal(f.rows.at[0].variant, "otp, <script>|");
+    assert_string_equal(f.rows.at[0].attack, "on-records");
+    assert_string_equal(f.rows.at[0].adversary, "worker");
+    assert_int_equal(f.rows.at[0].seed, 9);
+    assert_string_equal(f.rows.at[2].variant, "<script>|");
+    assert_string_equal(f.rows.at[2].target, "");
+    assert_int_equal(f.n_not_run, 3);
+    assert_string_equal(f.not_run[0].why, "no gates here");
+    assert_string_equal(f.not_run[2].attack, "on-sealed");
+    st_findings_free(&f);
+    assert_ok(run_audit(s, all, 4, ST_ADVERSARY_SERVER, NULL, &f, &e), &e);
+    assert_int_equal(f.rows.n, 1);
+    assert_int_equal(f.n_not_run, 0);
+    st_findings_free(&f);
+    st_subject_close(s);
+}
+
+static void other_errors_and_a_signal_end_the_audit(void **state)
+{
+    static const struct st_attack *const all[] = {&records, &broken, &records};
+    static const volatile sig_atomic_t yes = 1;
+    struct st_err e = {0};
+    struct st_findings f;
+    struct st_subject *s = with_recordings(1);
+    (void)state;
+    expect_refusal(run_audit(s, all, 3, -1, NULL, &f, &e), &e, ST_MEMORY, "broken: want 3 GiB");
+    assert_int_equal(f.rows.n, 1);
+    st_findings_free(&f);
+    expect_refusal(run_audit(s, all, 3, -1, &yes, &f, &e), &e, ST_IO, "cancelled");
+    assert_int_equal(n_run, 0);
+    st_findings_free(&f);
+    st_subject_close(s);
+}
+
+/* ---- reports ---- */
+
+static void reports_hold_every_row_and_escape_it(void **state)
+{
+    static const struct st_attack *const all[] = {&records, &refused};
+    struct st_err e = {0};
+    struct st_findings f;
+    struct st_subject *s = with_recordings(1);
+    struct st_buf b = {0};
+    json_t *o;
+    (void)state;
+    assert_ok(run_audit(s, all, 2, -1, NULL, &f, &e), &e);
+    const struct st_report r = {.findings = &f, .model = "a<b", .target = "x & y", .command = "sotto audit", .seed = 9};
+    st_report_html(&r, &b);
+    assert_false(b.failed);
+    assert_non_null(strstr(b.p, "otp, &lt;script&gt;|"));
+    assert_non_null(strstr(b.p, "&lt;b&gt;&amp;&quot;&#39;"));
+    assert_non_null(strstr(b.p, "a&lt;b"));
+    assert_non_null(strstr(b.p, "nearly everything"));
+    assert_null(strstr(b.p, "<script"));
+    assert_null(strstr(b.p, "http://"));
+    assert_null(strstr(b.p, "https://"));
+    st_buf_clear(&b);
+    st_report_markdown(&r, "f.svg", &b);
+    assert_non_null(strstr(b.p, "| on-records | otp, &lt;script>\\| | worker | **0.95** |"));
+    assert_non_null(strstr(b.p, "no gates here"));
+    st_buf_clear(&b);
+    st_report_text(&r, &b);
+    assert_non_null(strstr(b.p, "not run: refused, otp: no gates here"));
+    st_buf_clear(&b);
+    st_report_figure(&r, &b);
+    assert_non_null(strstr(b.p, "xmlns=\"http://www.w3.org/2000/svg\""));
+    st_buf_clear(&b);
+    st_findings_json(&f, "demo", 9, &b);
+    assert_ok(st_json_parse(b.p, b.len, "audit", &o, &e), &e);
+    const json_t *row = json_array_get(json_object_get(o, "rows"), 0);
+    static const char *const fields[] = {"attack", "variant", "adversary", "score",  "chance", "unprotected",
+                                         "ci",     "seed",    "n",         "metric", "note"};
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        assert_non_null(json_object_get(row, fields[i]));
+    json_decref(o);
+    st_buf_free(&b);
+    st_findings_free(&f);
+    st_subject_close(s);
+}
+
+static void verdicts_say_the_worst_and_leave_out_the_noise_series(void **state)
+{
+    struct st_row at[] = {
+        {.attack = "a",
+         .adversary = "server",
+         .target = "tight",
+         .score = 0.2,
+         .low = 0.1,
+         .high = 0.3,
+         .chance = 0.15},
+        {.attack = "b", .adversary = "server", .target = "tight", .score = 0.6, .low = 0.5, .high = 0.7, .chance = 0.1},
+        {.attack = "c",
+         .adversary = "server",
+         .target = "tight",
+         .score = 1,
+         .low = 1,
+         .high = 1,
+         .sweep = true,
+         .x = 0.5,
+         .x_name = "alpha_e"},
+        {.attack = "a", .adversary = "worker", .target = "lwe", .score = 0.1, .low = 0, .high = 0.3, .chance = 0.05},
+    };
+    const struct st_rows rows = {.at = at, .n = 4};
+    struct st_verdict v[ST_VERDICT_MAX];
+    (void)state;
+    assert_int_equal(st_verdicts(&rows, v), 2);
+    assert_string_equal(v[0].worst->attack, "b");
+    assert_int_equal(v[0].level, ST_VERDICT_MOST);
+    assert_int_equal(v[1].level, ST_VERDICT_NOTHING);
+}
+
+static void texts_of_the_models_own_are_the_same_for_a_seed(void **state)
+{
+    struct st_err e = {0};
+    struct st_subject *s = open_subject();
+    const struct st_target *t = st_subject_plain(s);
+    struct st_text_made a, b;
+    struct st_text_speak speak = {
+        .model = t->base, .tok = t->tokenizer, .n_doc = 3, .n_token = 20, .n_record = 2, .seed = 4, .n_threads = 1};
+    (void)state;
+    assert_ok(st_text_make(&speak, &a, &e), &e);
+    speak.n_threads = 2;
+    assert_ok(st_text_make(&speak, &b, &e), &e);
+    assert_int_equal(a.view.n, 5);
+    assert_int_equal(st_texts_len(&a.view), st_texts_len(&b.view));
+    assert_memory_equal(a.view.ids, b.view.ids, st_texts_len(&a.view) * sizeof *a.view.ids);
+    /* The items decode to what stands in the letters. */
+    struct st_rng rng;
+    struct st_letter l;
+    struct st_buf text = {0};
+    st_rng_seed(&rng, 4);
+    st_letter_make(&rng, &l);
+    assert_true(a.view.n_item >= l.n_item);
+    for (size_t k = 0; k < l.n_item; k++) {
+        char want[64];
+        snprintf(want, sizeof want, "%.*s", (int)(l.items[k].hi - l.items[k].lo), l.text + l.items[k].lo);
+        st_buf_clear(&text);
+        assert_ok(st_tokenizer_decode(t->tokenizer, a.view.ids + a.view.items[k].lo,
+                                      a.view.items[k].hi - a.view.items[k].lo, true, &text, &e),
+                  &e);
+        assert_non_null(strstr(text.p, want));
+    }
+    st_buf_free(&text);
+    st_text_free(&a);
+    st_text_free(&b);
+    st_subject_close(s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(recordings_that_do_not_fit_are_refused_by_name, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(preparations_of_a_scheme_are_no_rows_of_the_text, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(pairs_that_do_not_belong_together_are_refused, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(noise_costs_accuracy_along_the_series, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(each_attack_runs_on_every_target_that_fits_and_the_rest_is_listed, make_work,
+                                        drop_work),
+        cmocka_unit_test_setup_teardown(other_errors_and_a_signal_end_the_audit, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(reports_hold_every_row_and_escape_it, make_work, drop_work),
+        cmocka_unit_test(verdicts_say_the_worst_and_leave_out_the_noise_series),
+        cmocka_unit_test_setup_teardown(texts_of_the_models_own_are_the_same_for_a_seed, make_work, drop_work),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
