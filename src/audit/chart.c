@@ -140,11 +140,29 @@ static bool same_line(const struct st_row *a, const struct st_row *b)
            strcmp(own_variant(a), own_variant(b)) == 0;
 }
 
-static bool first_of_line(const struct plot *p, size_t i)
+/* Sum of the scores of the line that row i begins; negative when it begins none. */
+static double line_sum(const struct plot *p, size_t i)
 {
-    for (size_t k = 0; k < i; k++)
-        if (same_line(p->rows[k], p->rows[i]))
+    double sum = 0;
+    for (size_t k = 0; k < p->n; k++) {
+        if (k < i && same_line(p->rows[k], p->rows[i]))
+            return -1;
+        sum += same_line(p->rows[k], p->rows[i]) ? p->rows[k]->score : 0;
+    }
+    return sum;
+}
+
+/* Row i begins the line of its attack that lies highest, the first of those: one line per attack can be read. */
+static bool highest_of_attack(const struct plot *p, size_t i)
+{
+    double own = line_sum(p, i);
+    if (own < 0)
+        return false;
+    for (size_t k = 0; k < p->n; k++) {
+        double other = strcmp(p->rows[k]->attack, p->rows[i]->attack) == 0 ? line_sum(p, k) : -1;
+        if (other > own || (k < i && other >= own))
             return false;
+    }
     return true;
 }
 
@@ -215,7 +233,7 @@ void st_chart_sweep(struct st_buf *b, const struct st_row *const *rows, size_t n
     st_chart_escape(b, rows[0]->x_name ? rows[0]->x_name : "");
     st_buf_add_str(b, "</text>\n");
     for (size_t i = 0; i < n && number < ST_CHART_LINES; i++)
-        if (first_of_line(&p, i))
+        if (highest_of_attack(&p, i))
             curve(&p, i, ++number);
     cost_curve(&p);
     st_buf_add_str(b, "</svg>\n");

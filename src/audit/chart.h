@@ -11,7 +11,8 @@ extern const char st_chart_style[]; /* of the variables and the classes, CSS */
 void st_chart_escape(struct st_buf *b, const char *s);
 /* rows[n]: one bar each. standalone: with the style and the name space. */
 void st_chart_bars(struct st_buf *b, const struct st_row *const *rows, size_t n, bool standalone);
-/* Points of a series by one attack and metric (rows[n], by x); one line per attack, at most ST_CHART_LINES. */
+/* Points of a series by one attack and metric (rows[n], by x); one line per attack, that of its strongest variant, at
+ * most ST_CHART_LINES. */
 #define ST_CHART_LINES 8
 void st_chart_sweep(struct st_buf *b, const struct st_row *const *rows, size_t n, bool standalone);
 

@@ -35,7 +35,7 @@ static const struct pair {
     {.preset = ST_COV_PRESET_TIGHT, .alpha_e = 0.1, .alpha_h = 0.05, .sweep = true},
     {.preset = ST_COV_PRESET_TIGHT, .alpha_e = 0.2, .alpha_h = 0.05, .sweep = true, .thorough = true},
     {.preset = ST_COV_PRESET_TIGHT, .alpha_e = 0.5, .alpha_h = 0.05, .sweep = true},
-    {.preset = ST_COV_PRESET_TIGHT, .alpha_e = 1, .alpha_h = 0.05, .sweep = true},
+    {.preset = ST_COV_PRESET_TIGHT, .alpha_e = 1, .alpha_h = 0.05, .sweep = true, .thorough = true},
     {.label = "tight, noise on all 0.05",
      .preset = ST_COV_PRESET_TIGHT,
      .alpha_e = 0.05,
