@@ -1,5 +1,5 @@
 # The face of the build. Each target does all its own set-up on a fresh Debian 12 (scripts/deps.sh); the work is CMake's.
-.PHONY: build demo test check bench layers install docs host-files deps-build deps-test deps-bench deps-check clean
+.PHONY: build demo test check bench layers install docs leakage host-files deps-build deps-test deps-bench deps-check clean
 PREFIX ?= /usr/local
 
 build: deps-build
@@ -50,6 +50,10 @@ docs: build
 	@build/bin/sotto help --format markdown >docs/commands.md
 	@build/bin/sotto-worker help --format markdown >docs/worker_commands.md
 	@build/bin/sotto-node help --format markdown >docs/node_commands.md
+
+# What attacks get from the presets that we ship: docs/leakage.md and its charts, from audits.
+leakage: build
+	@scripts/leakage.sh build/bin/sotto
 
 # What a trusted host needs, with the paths of this machine: a systemd unit and a Gramine manifest (docs/host.md).
 host-files: build
