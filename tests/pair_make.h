@@ -69,12 +69,12 @@ static inline struct st_dense embedding(struct st_rng *rng, size_t n, size_t d)
 }
 
 /* What the server sees of a view: rows in another order and noisy, columns in another order, scaled where a key may,
- * and both turned by reflections so that neither looks like itself (their products are as without). */
+ * both wider by an eighth and turned by reflections so that neither looks like itself (products are as without). */
 static inline void obfuscate_view(struct st_rng *rng, struct pair *p, double noise)
 {
     struct st_err e;
     const struct st_dense *rows = &p->base.rows;
-    size_t n = rows->n_row, d = rows->n_col;
+    size_t n = rows->n_row, d = rows->n_col, wide = d + d / 8;
     double sigma;
     struct st_pool *pool = pool_of(1);
     assert_ok(st_view_spread(pool, rows, &sigma, &e), &e);
@@ -85,34 +85,35 @@ static inline void obfuscate_view(struct st_rng *rng, struct pair *p, double noi
     p->seen.columns = calloc(p->base.n_layer, sizeof *p->seen.columns);
     assert_true(p->truth && p->column && p->seen.columns);
     shuffle(rng, p->truth, n);
-    p->seen.rows = random_dense(rng, n, d, noise * sigma);
+    assert_ok(st_dense_new(&p->seen.rows, n, wide, "test", &e), &e);
     for (size_t r = 0; r < n; r++)
         for (size_t k = 0; k < d; k++)
-            st_dense_row(&p->seen.rows, r)[k] += st_dense_row(rows, p->truth[r])[k];
+            st_dense_row(&p->seen.rows, r)[k] =
+                st_dense_row(rows, p->truth[r])[k] + (float)(noise > 0 ? noise * sigma * deviate(rng) : 0);
     for (uint32_t l = 0; l < p->base.n_layer; l++) {
         const struct st_dense *w = &p->base.columns[l];
         p->column[l] = malloc(w->n_row * sizeof **p->column);
         assert_non_null(p->column[l]);
         shuffle(rng, p->column[l], w->n_row);
-        assert_ok(st_dense_new(&p->seen.columns[l], w->n_row, d, "test", &e), &e);
+        assert_ok(st_dense_new(&p->seen.columns[l], w->n_row, wide, "test", &e), &e);
         for (size_t j = 0; j < w->n_row; j++) {
             double s = p->base.scaled ? (st_rng_unit(rng) < .5 ? -1 : 1) * (.5 + 1.5 * st_rng_unit(rng)) : 1;
             for (size_t k = 0; k < d; k++)
                 st_dense_row(&p->seen.columns[l], j)[k] = (float)(s * st_dense_row(w, p->column[l][j])[k]);
         }
     }
-    struct st_dense v = random_dense(rng, 3, d, 1);
+    struct st_dense v = random_dense(rng, 3, wide, 1);
     for (size_t i = 0; i < 3; i++) {
         double square = 0;
-        for (size_t k = 0; k < d; k++)
+        for (size_t k = 0; k < wide; k++)
             square += (double)st_dense_row(&v, i)[k] * st_dense_row(&v, i)[k];
         for (uint32_t l = 0; l <= p->seen.n_layer; l++) {
             struct st_dense *x = l < p->seen.n_layer ? &p->seen.columns[l] : &p->seen.rows;
             for (size_t r = 0; r < x->n_row; r++) {
                 double dot = 0;
-                for (size_t k = 0; k < d; k++)
+                for (size_t k = 0; k < wide; k++)
                     dot += (double)st_dense_row(x, r)[k] * st_dense_row(&v, i)[k];
-                for (size_t k = 0; k < d; k++)
+                for (size_t k = 0; k < wide; k++)
                     st_dense_row(x, r)[k] -= (float)(2 * dot / square * st_dense_row(&v, i)[k]);
             }
         }
