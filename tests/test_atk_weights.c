@@ -1,96 +1,10 @@
-/* The attacks of a server on weights, on stories260K as `sotto obfuscate` makes it: the figures that we publish. */
-#include "audit/attack.h"
-#include "audit/text.h"
-#include "cov_make.h"
-
-static char model_path[512], tokenizer_path[512], text_path[512];
-
-static bool there(void)
-{
-    const char *shared = getenv("SOTTO_SHARED");
-    snprintf(model_path, sizeof model_path, "%s/data/models/stories260K.bin", shared ? shared : "../shared");
-    snprintf(tokenizer_path, sizeof tokenizer_path, "%s/data/models/tok512.bin", shared ? shared : "../shared");
-    snprintf(text_path, sizeof text_path, "%s/data/eval/tinystories_sample.txt", shared ? shared : "../shared");
-    return access(model_path, R_OK) == 0 && access(text_path, R_OK) == 0;
-}
-
-struct stage {
-    struct st_model *base, *seen;
-    struct st_tokenizer *tok;
-    struct st_text_made text;
-    struct st_cov_cipher cipher;
-    struct st_target target;
-    struct st_pool *pool;
-    struct st_rows rows;
-};
-
-static void set_up(struct stage *s, double embed, double head, uint8_t seed)
-{
-    struct st_err e;
-    struct st_cov_key key = key_of(seed);
-    struct st_cov_opts o = {.n_threads = 2, .alpha_e = embed, .alpha_h = head, .dtype = ST_COV_STORE_F32};
-    struct st_model_opts f32 = {.dtype = ST_LOAD_F32, .n_threads = 2};
-    char dst[128];
-    memset(s, 0, sizeof *s);
-    snprintf(dst, sizeof dst, "%s/seen%u-%g", work, seed, embed);
-    assert_ok(st_cov_obfuscate(model_path, dst, &key, &o, &e), &e);
-    assert_ok(st_model_open(model_path, &f32, &s->base, &e), &e);
-    assert_ok(st_model_open(dst, &f32, &s->seen, &e), &e);
-    assert_ok(st_cov_cipher_open(model_path, &key, &s->cipher, &e), &e);
-    assert_ok(st_tokenizer_open(tokenizer_path, &s->tok, &e), &e);
-    assert_ok(st_text_read(text_path, s->base, s->tok, 256, &s->text, &e), &e);
-    assert_ok(st_pool_new(2, &s->pool, &e), &e);
-    s->target = (struct st_target){.kinds = ST_TARGET_PAIR,
-                                   .base = s->base,
-                                   .tokenizer = s->tok,
-                                   .text = s->text.view,
-                                   .pair = {.base = s->base,
-                                            .seen = s->seen,
-                                            .truth = s->cipher.from,
-                                            .noise = {.embed = embed, .head = head},
-                                            .preset = "tight"}};
-    st_secret_wipe(&key.seed);
-}
-
-static void tear_down(struct stage *s)
-{
-    st_model_close(s->base);
-    st_model_close(s->seen);
-    st_cov_cipher_wipe(&s->cipher);
-    st_tokenizer_free(s->tok);
-    st_text_free(&s->text);
-    st_pool_free(s->pool);
-    st_rows_free(&s->rows);
-}
-
-static void attack(struct stage *s, const struct st_attack *k)
-{
-    struct st_err e;
-    struct st_audit a = {.target = &s->target, .pool = s->pool, .seed = 1, .memory = 1 << 30};
-    st_rows_free(&s->rows);
-    assert_ok(k->run(&a, &s->rows, &e), &e);
-}
-
-static double score(const struct stage *s, const char *variant)
-{
-    for (size_t i = 0; i < s->rows.n; i++)
-        if (strcmp(s->rows.at[i].variant, variant) == 0)
-            return s->rows.at[i].score;
-    fail_msg("no row '%s'", variant);
-    return 0;
-}
+/* The attacks of a server on weights, on stories260K and the demo model as `sotto obfuscate` makes them: the figures
+ * that we publish. */
+#include "pair_stage.h"
 
 /* papers/attacks.md A11, first columns: alpha_e there is over the deviation of all rows, here over that of the trained
  * ones, which is smaller. */
 #define ALL_OVER_TRAINED 1.14
-
-static void need(void)
-{
-    if (there())
-        return;
-    print_message("stories260K is not here (SOTTO_SHARED): skipped\n");
-    skip();
-}
 
 static void row_sort_gives_the_published_figures(void **state)
 {

@@ -75,7 +75,7 @@ static int report(const struct st_audit *a, struct st_columns_found found[N_SIDE
     if (join(g, &seen, e) || join(r, &base, e) || st_alloc(&guess, seen.n_row, sizeof *guess, "columns first", e))
         goto out;
     for (size_t i = 0; i < N_SIDE; i++) {
-        if (st_match_points(a->pool, &found[i].guess, &found[i].rows, true, guess, e) ||
+        if (st_match_points(a->pool, &found[i].guess, &found[i].rows, false, guess, e) ||
             st_match_report(a, sides[i].name, guess, NULL, rows, e))
             goto out;
         st_columns_found_free(&found[i]);

@@ -17,16 +17,17 @@ static const double places[ST_MARKS - 2] = {.0005, .002, .01, .05, .1, .25, .5, 
 
 /* ---- marks ---- */
 
-/* Value of rank `rank` (0..n-1, with a fraction): where its bin lies, and how far into the bin it is. */
-static float at_rank(const uint32_t *count, double rank, float low, float width)
+/* Quantiles from a histogram: the value of a rank (0..n-1, with a fraction) lies in its bin as far as its rank does. */
+static void read_quantiles(const uint32_t *count, size_t n, float low, float width, float *out)
 {
     double before = 0;
-    for (int b = 0; b < BINS; b++) {
-        if (before + count[b] > rank)
-            return low + width * (float)(b + (rank - before + .5) / count[b]);
-        before += count[b];
+    int b = 0;
+    for (size_t q = 0; q < ST_MARKS - 2; q++) {
+        double rank = places[q] * (double)(n - 1);
+        while (b < BINS - 1 && before + count[b] <= rank)
+            before += count[b++];
+        out[q] = low + width * (float)(b + (count[b] ? (rank - before + .5) / count[b] : .5));
     }
-    return low + width * BINS;
 }
 
 void st_marks(const float *values, size_t n, float out[ST_MARKS])
@@ -48,8 +49,7 @@ void st_marks(const float *values, size_t n, float out[ST_MARKS])
         float x = (values[i] - low) * by;
         count[x > 0 ? (x < BINS - 1 ? (int)x : BINS - 1) : 0]++;
     }
-    for (size_t q = 0; q < ST_MARKS - 2; q++)
-        out[2 + q] = at_rank(count, places[q] * (double)(n - 1), low, width);
+    read_quantiles(count, n, low, width, out + 2);
 }
 
 /* ---- noise ---- */
