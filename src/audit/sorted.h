@@ -5,7 +5,7 @@
 
 #include "audit/views.h"
 
-#define ST_SORTED_PLACES 512 /* values kept of a sorted row at most, evenly by rank */
+#define ST_SORTED_PLACES 192 /* values kept of a sorted row at most, evenly by rank */
 
 /* out [rows.n_row][min(n_column, ST_SORTED_PLACES)]: sorted values of every row of rows * columns^T, or of their
  * absolute values. One block of rows is held at a time. */
