@@ -32,7 +32,7 @@ fi
     for f in demo stories260k seeded; do
         # Paths of the machine that made it do not belong here; charts lie beside the sections.
         [ -f "$out/$f.md" ] && sed -e "s|\]($f.md.svg)|](leakage/$f.md.svg)|" -e 's|--model [^ ]*/|--model |' \
-            -e 's|--tokenizer [^ ]*/|--tokenizer |' "$out/$f.md"
+            -e 's|--tokenizer [^ ]*/|--tokenizer |' -e 's|/[^ :]*/sotto-demo-[^ /:]*/||g' "$out/$f.md"
     done
 } >docs/leakage.md
 rm -f "$out"/*.md
