@@ -165,6 +165,17 @@ static void a_recording_that_does_not_fit_is_named(void **state)
     rig_free(r);
 }
 
+static void too_few_rows_are_a_refusal_and_no_score(void **state)
+{
+    (void)state;
+    struct rig *r = rig_new(&(struct rig_opts){.scheme = "remo", .n_doc = 1, .len = 30});
+    struct st_err e;
+    expect_refusal(st_atk_learned_basis.run(&r->audit, &r->rows, &e), &e, ST_UNSUPPORTED, "more than 32 rows");
+    expect_refusal(st_atk_zero_query.run(&r->audit, &r->rows, &e), &e, ST_UNSUPPORTED, "needs 36 rows");
+    assert_int_equal(r->rows.n, 0);
+    rig_free(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -174,6 +185,7 @@ int main(void)
         cmocka_unit_test(rows_without_masks_are_read_whole),
         cmocka_unit_test(half_rank_masks_of_a_trained_model_fall_whole),
         cmocka_unit_test(a_recording_that_does_not_fit_is_named),
+        cmocka_unit_test(too_few_rows_are_a_refusal_and_no_score),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,16 +6,16 @@
 static void prompts_and_replies_are_cut_where_they_begin(void **state)
 {
     (void)state;
-    static const struct st_step_seen steps[] = {{7, NAN}, {1, NAN}, {1, NAN}, {32, NAN}, {32, NAN},
-                                                {5, NAN}, {1, NAN}, {9, NAN}, {4, NAN},  {1, NAN}};
-    static const struct st_request_seen want[] = {{7, 2, 0}, {69, 1, 0}, {9, 0, 0}, {4, 1, 0}};
-    struct st_request_seen got[10];
-    assert_int_equal(st_steps_split(steps, 10, 32, got), 4);
-    for (int i = 0; i < 4; i++) {
+    static const struct st_step_seen steps[] = {{7, NAN}, {1, NAN}, {1, NAN}, {32, NAN}, {32, NAN}, {5, NAN}, {1, NAN},
+                                                {1, NAN}, {9, NAN}, {4, NAN}, {1, NAN},  {32, NAN}, {1, NAN}};
+    static const struct st_request_seen want[] = {{7, 2, 0}, {69, 2, 0}, {9, 0, 0}, {4, 1, 0}, {33, 0, 0}};
+    struct st_request_seen got[13];
+    assert_int_equal(st_steps_split(steps, 13, 32, got), 5);
+    for (int i = 0; i < 5; i++) {
         assert_int_equal(got[i].prompt, want[i].prompt);
         assert_int_equal(got[i].reply, want[i].reply);
     }
-    assert_int_equal(st_steps_split(steps, 10, 0, got), 6); /* every step of several rows on its own */
+    assert_int_equal(st_steps_split(steps, 13, 0, got), 7); /* every step of several rows on its own */
     assert_int_equal(st_steps_split(steps, 0, 32, got), 0);
 }
 

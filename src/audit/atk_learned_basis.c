@@ -22,12 +22,11 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     size_t d = s.seen.d, m = s.seen.n_asked ? s.seen.n_asked : d / 2;
     m = m < d ? m : d;
     struct st_row row = {0};
-    int rc = st_alloc(&rest, d, d * sizeof *rest, "directions of masks", e);
+    int rc = s.seen.n > m ? st_alloc(&rest, d, d * sizeof *rest, "directions of masks", e)
+                          : st_fail(e, ST_UNSUPPORTED, "needs more than %zu rows to learn from", m);
     if (!rc)
         rc = st_subspace_rest(s.seen.rows, s.seen.n, d, m, rest, e);
     snprintf(row.variant, sizeof row.variant, "layer 0, m %zu of %zu, %zu rows", m, d, s.seen.n);
-    if (s.seen.n <= m)
-        snprintf(row.note, sizeof row.note, "Fewer rows than masks have directions: too few to learn from.");
     if (!rc)
         rc = st_seen_score(a, &s, 0, rest, d - m, &row, rows, e);
     free(rest);

@@ -47,8 +47,9 @@ size_t st_steps_split(const struct st_step_seen *steps, size_t n, uint32_t piece
     size_t n_out = 0;
     double usual = usual_step(steps, n);
     for (size_t i = 0; i < n; i++) {
-        /* A single row behind a full piece may be the prompt's last or the reply's first: taken for the reply's. */
-        bool more = i && piece && steps[i - 1].n_row == piece && steps[i].n_row > 1;
+        /* One single row behind a full piece is the prompt's last; of several the first is taken for the reply's. */
+        bool alone = i + 1 == n || steps[i + 1].n_row > 1;
+        bool more = i && piece && steps[i - 1].n_row == piece && (steps[i].n_row > 1 || alone);
         bool pause = i && steps[i].n_row == 1 && steps[i].time - steps[i - 1].time > PAUSE * usual;
         if (n_out == 0 || (steps[i].n_row > 1 && !more) || pause)
             out[n_out++] = (struct st_request_seen){.prompt = steps[i].n_row, .start = steps[i].time};
