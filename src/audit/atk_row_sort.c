@@ -122,9 +122,11 @@ static int add_family(struct row_sort *s, enum st_view_family f, bool says, stru
 {
     struct st_view view[2] = {0};
     const struct st_pair *p = &s->a->target->pair;
-    int rc = st_view_of_model(p->base, f, UINT32_MAX, &view[0], e);
+    /* Points of three families, of both sides, and once more of one side while others join them. */
+    uint32_t n = st_match_layers(s->a, 9 * sizeof(float) * ST_SORTED_PLACES * p->seen->config.n_vocab);
+    int rc = st_view_of_model(p->base, f, n, &view[0], e);
     if (!rc)
-        rc = st_view_of_model(p->seen, f, UINT32_MAX, &view[1], e);
+        rc = st_view_of_model(p->seen, f, n, &view[1], e);
     if (!rc && view[0].n_layer != view[1].n_layer)
         rc = st_fail(e, ST_INPUT, "the base has %u such layers, the obfuscated model %u", view[0].n_layer,
                      view[1].n_layer);

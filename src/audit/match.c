@@ -68,6 +68,12 @@ void st_match_append(struct st_dense *to, size_t *at, const struct st_dense *poi
     *at += points->n_col;
 }
 
+uint32_t st_match_layers(const struct st_audit *a, uint64_t bytes)
+{
+    uint64_t n = bytes ? a->memory / bytes : UINT32_MAX;
+    return n < 1 ? 1 : n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
+}
+
 int st_match_check(const struct st_audit *a, struct st_err *e)
 {
     const struct st_config *b = &a->target->pair.base->config, *s = &a->target->pair.seen->config;

@@ -19,6 +19,9 @@ int st_match_report(const struct st_audit *a, const char *variant, const uint32_
 /* Points of one family put beside those that are there: to [n][k] at column *at, each value times `by`. */
 void st_match_append(struct st_dense *to, size_t *at, const struct st_dense *points, double by);
 
+/* How many layers fit the budget when each takes so many bytes; at least one. */
+uint32_t st_match_layers(const struct st_audit *a, uint64_t bytes);
+
 /* Whether the pair is one that such attacks can look at; INPUT says why not. */
 int st_match_check(const struct st_audit *a, struct st_err *e) ST_MUST_CHECK;
 
