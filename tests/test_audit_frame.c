@@ -379,14 +379,16 @@ static void verdicts_say_the_worst_and_leave_out_the_noise_series(void **state)
          .x = 0.5,
          .x_name = "alpha_e"},
         {.attack = "a", .adversary = "worker", .target = "lwe", .score = 0.1, .low = 0, .high = 0.3, .chance = 0.05},
+        {.attack = "d", .adversary = "worker", .target = "lwe", .score = 1, .low = 1, .high = 1, .traffic = true},
     };
-    const struct st_rows rows = {.at = at, .n = 4};
+    const struct st_rows rows = {.at = at, .n = 5};
     struct st_verdict v[ST_VERDICT_MAX];
     (void)state;
-    assert_int_equal(st_verdicts(&rows, v), 2);
+    assert_int_equal(st_verdicts(&rows, v), 3);
     assert_string_equal(v[0].worst->attack, "b");
     assert_int_equal(v[0].level, ST_VERDICT_MOST);
     assert_int_equal(v[1].level, ST_VERDICT_NOTHING);
+    assert_true(v[2].traffic);
 }
 
 static void texts_of_the_models_own_are_the_same_for_a_seed(void **state)

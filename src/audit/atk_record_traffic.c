@@ -182,6 +182,7 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
 }
 
 const struct st_attack st_atk_record_traffic = {.name = "row-counts",
+                                                .traffic = true,
                                                 .title = "Numbers of rows and exchanges",
                                                 .metric = "share of prompts whose length is told exactly",
                                                 .source = "counting; compare arXiv 2403.09751",

@@ -57,6 +57,7 @@ struct st_attack {
     /* Of st_target_kind. 0: only base, tokenizer and text: it is run once in an audit, and its rows stand under no
      * target's label (a scheme that we do not ship, on data of its own). */
     unsigned needs;
+    bool traffic; /* its rows are about lengths, counts and times, not about content */
     /* Adds at least one row. Errors: UNSUPPORTED (the target lacks what it needs: says what), MEMORY, IO, cancelled
      * (IO). */
     int (*run)(const struct st_audit *a, struct st_rows *rows, struct st_err *e);

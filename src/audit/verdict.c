@@ -38,13 +38,14 @@ size_t st_verdicts(const struct st_rows *rows, struct st_verdict out[ST_VERDICT_
         if (r->sweep && r->x != 0)
             continue;
         for (size_t k = 0; !v && k < n; k++)
-            if (!strcmp(out[k].adversary, r->adversary) && !strcmp(out[k].target, r->target))
+            if (!strcmp(out[k].adversary, r->adversary) && !strcmp(out[k].target, r->target) &&
+                out[k].traffic == r->traffic)
                 v = &out[k];
         if (!v && n == ST_VERDICT_MAX)
             continue;
         if (!v) {
             v = &out[n++];
-            *v = (struct st_verdict){.adversary = r->adversary, .target = r->target, .worst = r};
+            *v = (struct st_verdict){.adversary = r->adversary, .target = r->target, .worst = r, .traffic = r->traffic};
         }
         v->n_row++;
         if (gain(r) > gain(v->worst))
@@ -57,7 +58,8 @@ size_t st_verdicts(const struct st_rows *rows, struct st_verdict out[ST_VERDICT_
 void st_verdict_text(const struct st_verdict *v, struct st_buf *out)
 {
     const struct st_row *r = v->worst;
-    st_buf_addf(out, "%s: %s%s%s%s got %.3g (%.3g to %.3g; %s), chance %.3g", st_verdict_word(v->level), r->attack,
+    st_buf_addf(out, "%s%s: %s%s%s%s got %.3g (%.3g to %.3g; %s), chance %.3g",
+                v->traffic ? "of lengths and times, " : "", st_verdict_word(v->level), r->attack,
                 *r->variant ? " (" : "", r->variant, *r->variant ? ")" : "", r->score, r->low, r->high, r->metric,
                 r->chance);
     if (isfinite(r->unprotected))

@@ -1,6 +1,6 @@
-/* What rows mean, in plain words: for each adversary and target the row that says most, how much it gives away, a
- * sentence. An attack that ran counts; one that was not run says nothing, which the report lists. Points of a series
- * that is made with noise are not among them, but for the preset itself (x 0). */
+/* What rows mean, in plain words: for each adversary and target, and for content and traffic apart, the row that says
+ * most, how much it gives away, a sentence. An attack that ran counts; one that was not run says nothing, which the
+ * report lists. Points of a series that is made with noise are not among them, but for the preset itself (x 0). */
 #ifndef ST_AUDIT_VERDICT_H
 #define ST_AUDIT_VERDICT_H
 
@@ -19,6 +19,7 @@ struct st_verdict {
     const char *adversary, *target; /* of the row; target "" = none */
     const struct st_row *worst;
     enum st_verdict_level level;
+    bool traffic;
     size_t n_row;
 };
 #define ST_VERDICT_MAX 256

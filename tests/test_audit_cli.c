@@ -1,0 +1,107 @@
+/* `sotto audit` on the command line: what is wrong is said in one line with its exit status; a demo audit gives rows, a
+ * report and a judged gate. Runs the binary named by SOTTO_BIN (default build/bin/sotto). */
+#include "cov_make.h"
+#include "text/json.h"
+
+#include <sys/wait.h>
+
+#define DEMO "models/demo"
+
+static struct st_buf out, err;
+
+static void slurp(const char *name, struct st_buf *b)
+{
+    struct st_err e = {0};
+    assert_ok(st_file_read(in_work(name), 64u << 20, b, &e), &e);
+    st_buf_add(b, "", 0);
+}
+
+static int sotto(const char *fmt, ...) ST_PRINTF(1, 2);
+static int sotto(const char *fmt, ...)
+{
+    char args[2048], cmd[4096];
+    const char *bin = getenv("SOTTO_BIN");
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(args, sizeof args, fmt, ap);
+    va_end(ap);
+    snprintf(cmd, sizeof cmd, "env -u SOTTO_BIN XDG_CONFIG_HOME=%s/none TMPDIR=%s %s %s --config= >%s/out 2>%s/err",
+             work, work, bin ? bin : "build/bin/sotto", args, work, work);
+    int status = system(cmd);
+    slurp("out", &out);
+    slurp("err", &err);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static void put(const char *name, const char *text)
+{
+    struct st_err e = {0};
+    assert_ok(st_file_write(in_work(name), text, strlen(text), 0644, true, &e), &e);
+}
+
+static void refused(int want, int got, const char *says)
+{
+    if (got != want || !strstr(err.p ? err.p : "", says))
+        fail_msg("want %d '%s', got %d: %s", want, says, got, err.p ? err.p : "");
+}
+
+static void mistakes_have_their_exit_status(void **state)
+{
+    (void)state;
+    put("text", "Once upon a time there was a dog.\n");
+    put("bad.json", "{\"version\": 1}");
+    refused(2, sotto("audit"), "want demo, or BASE");
+    refused(2, sotto("audit " DEMO), "want demo, or BASE");
+    refused(2, sotto("audit demo --attacks none-such"), "'none-such' is none");
+    refused(2, sotto("audit demo --adversary nobody"), "'nobody' is none");
+    refused(2, sotto("audit demo --key k"), "--key does not go with demo");
+    refused(2, sotto("audit " DEMO " x --model y"), "--model");
+    refused(3, sotto("audit demo --gate %s/bad.json", work), "limits");
+    refused(3, sotto("audit " DEMO " %s/text --text %s/text --prior %s/text", work, work, work), "want an obfuscated");
+    refused(4, sotto("audit " DEMO " %s/absent --text %s/text --prior %s/text", work, work, work), "no such file");
+    refused(4, sotto("audit demo --text %s/absent", work), "absent");
+}
+
+static void a_demo_audit_gives_rows_a_report_and_a_judged_gate(void **state)
+{
+    struct st_err e = {0};
+    json_t *o;
+    struct st_buf page = {0};
+    (void)state;
+    put("text", "Once upon a time there was a little dog.\n\nThe cat sat by the tree and sang all day.\n");
+    put("gate.json",
+        "{\"version\": 1, \"limits\": [{\"attack\": \"null-space\", \"variant\": \"remo\", \"max\": 0.01}]}");
+    refused(6,
+            sotto("audit demo --attacks null-space --text %s/text --prior %s/text --json --html %s/r.html --markdown "
+                  "%s/r.md --gate %s/gate.json --quiet",
+                  work, work, work, work, work),
+            "over the limit: null-space (remo");
+    assert_ok(st_json_parse(out.p, out.len, "audit", &o, &e), &e);
+    const json_t *rows = json_object_get(o, "rows");
+    assert_true(json_array_size(rows) >= 3);
+    assert_string_equal(json_string_value(json_object_get(json_array_get(rows, 0), "attack")), "null-space");
+    json_decref(o);
+    assert_ok(st_file_read(in_work("r.html"), 1u << 24, &page, &e), &e);
+    assert_non_null(strstr(page.p, "</html>"));
+    assert_true(st_path_exists(in_work("r.md")) && st_path_exists(in_work("r.md.svg")));
+    st_buf_free(&page);
+    /* Nothing of the demo stays. */
+    DIR *d = opendir(work);
+    assert_non_null(d);
+    for (struct dirent *f; (f = readdir(d));)
+        assert_null(strstr(f->d_name, "sotto-demo"));
+    closedir(d);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(mistakes_have_their_exit_status, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(a_demo_audit_gives_rows_a_report_and_a_judged_gate, make_work, drop_work),
+    };
+    int rc = cmocka_run_group_tests(tests, NULL, NULL);
+    st_buf_free(&out);
+    st_buf_free(&err);
+    return rc;
+}
