@@ -91,7 +91,7 @@ static int step_wallet(struct steps *s, struct st_err *e)
     }
     int rc = st_wallet_store_add(s->store, t, TAKEN, e);
     if (!rc)
-        rc = st_wallet_store_mark(s->store, 1, 0, TAKEN, e);
+        rc = st_wallet_store_mark(s->store, 1, 0, e);
     for (int i = 0; !rc && i < TAKEN; i++)
         rc = st_wallet_store_take(s->store, 1, false, 0, &t[i], &found, e);
     return rc;

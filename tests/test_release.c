@@ -633,8 +633,8 @@ static void what_is_no_request_is_refused(void **state)
         "{\"container\":{},\"evidence\":[],\"wrap\":{}}",
         "{\"evidence\":{\"version\":1,\"items\":[]},\"evidence\":{}}",
         "\xff\xfe",
-        "{\"container\":{\"id\":\"00000000000000000000000000000000\",\"version\":1,\"digest\":"
-        "\"0000000000000000000000000000000000000000000000000000000000000000\"},\"wrap\":[],\"evidence\":{}}",
+        ("{\"container\":{\"id\":\"00000000000000000000000000000000\",\"version\":1,\"digest\":"
+         "\"0000000000000000000000000000000000000000000000000000000000000000\"},\"wrap\":[],\"evidence\":{}}"),
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_refused(ask(port, "POST", "/release", NULL, bad[i]));

@@ -3,6 +3,7 @@
 #include "container_make.h"
 #include "harness.h"
 #include "protect/sealed/store.h"
+#include "store_models.h"
 
 #include <sched.h>
 
@@ -94,30 +95,6 @@ static struct st_sealed_store *store_of(struct sealed *s, uint64_t memory, int n
     assert_ok(st_sealed_store_new(s->v, &s->m, &o, &store, &e), &e);
     return store;
 }
-
-static const struct {
-    const char *name;
-    struct tiny t;
-} models[] = {
-    {"llama", {.n_ctx = 256, .seed = 1}},
-    {"llama, tied head", {.n_ctx = 256, .tied = true, .dtype = ST_DTYPE_BF16, .seed = 2}},
-    {"qwen2", {.arch = "Qwen2ForCausalLM", .n_ctx = 256, .dtype = ST_DTYPE_F16, .seed = 3}},
-    {"mixtral",
-     {.arch = "MixtralForCausalLM",
-      .n_ctx = 256,
-      .dtype = ST_DTYPE_BF16,
-      .extra = "\"num_local_experts\": 4, \"num_experts_per_tok\": 2",
-      .seed = 4}},
-    {"deepseek",
-     {.arch = "DeepseekV2ForCausalLM",
-      .n_kv_head = 4,
-      .n_ctx = 256,
-      .extra = "\"q_lora_rank\": 24, \"kv_lora_rank\": 20, \"first_k_dense_replace\": 1, \"n_routed_experts\": 6, "
-               "\"num_experts_per_tok\": 2, \"moe_intermediate_size\": 16, \"n_shared_experts\": 1, "
-               "\"qk_nope_head_dim\": 12, \"qk_rope_head_dim\": 8, \"v_head_dim\": 10",
-      .seed = 5}},
-};
-enum { N_MODEL = sizeof models / sizeof models[0] };
 
 /* Logits of a prompt and the reply behind it. */
 struct heard {

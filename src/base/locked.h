@@ -26,7 +26,7 @@ struct st_locked {
 struct st_locked_opts {
     const char *what;    /* "pads", for messages */
     const char *swaps;   /* table of swap areas; NULL = /proc/swaps */
-    bool allow_unlocked; /* even where the system swaps */
+    bool allow_unlocked; /* even where it would be refused: the system swaps, or secretmem */
     bool secretmem;      /* try memfd_secret first; and what can be locked in no way is refused without swap, too */
 };
 

@@ -109,7 +109,7 @@ static const struct {
     {ST_CLI_MASKED, {"pad-threads", KEY_PAD_THREADS, "N", 0, "That make pads; default 1", 7}},
     {ST_CLI_MASKED | ST_CLI_SEALED,
      {"allow-unlocked", KEY_ALLOW_UNLOCKED, NULL, 0,
-      "Keep pads and decrypted weights in memory that cannot be locked, although it swaps", 7}},
+      "Keep decrypted weights, and pads where the system swaps, in memory that is not locked", 7}},
     {ST_CLI_MASKED, {"record", KEY_RECORD, "FILE", 0, "Write what passes to and from the worker to FILE", 7}},
     {ST_CLI_MASKED,
      {"show-egress", KEY_SHOW_EGRESS, NULL, 0, "Print samples of what leaves this machine on standard error", 7}},

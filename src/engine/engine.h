@@ -39,7 +39,7 @@ struct st_engine_opts {
     const struct st_filter *filter; /* of every row of logits; NULL = none; kept until st_engine_free */
     const struct st_store *store; /* has the matrices without data; NULL = there are none; kept until st_engine_free */
     bool secret;                  /* weights are: what holds copies of them lies in locked memory (base/locked.h) */
-    bool allow_unlocked;          /* even where that cannot be locked and the system swaps */
+    bool allow_unlocked;          /* even where that cannot be locked */
 };
 
 /* MEMORY says how much is needed and how much there is. USAGE: a context longer than the model's, n_kv below n_ctx.

@@ -117,8 +117,10 @@ int st_stored_embed(const struct st_store *s, struct st_compute *c, const struct
         if (s->take(s->ctx, op->weight, id, &block, e))
             return e->code;
         for (uint32_t r = 0; r < in->n_row; r++)
-            if (in->ids[r] >= id && in->ids[r] - id < block.n_out)
-                st_embed(c, &block, &(uint32_t){in->ids[r] - id}, 1, out->p + (size_t)r * out->width);
+            if (in->ids[r] >= id && in->ids[r] - id < block.n_out) {
+                uint32_t row = in->ids[r] - id;
+                st_embed(c, &block, &row, 1, out->p + (size_t)r * out->width);
+            }
         s->give(s->ctx, op->weight, id);
         first = id + block.n_out;
     }

@@ -54,7 +54,7 @@ static int by_module(const void *a, const void *b)
 
 const struct st_adapter_pair *st_adapter_find(const struct st_adapter *a, const char *module)
 {
-    struct st_adapter_pair key;
+    struct st_adapter_pair key = {.a = NULL};
     snprintf(key.module, sizeof key.module, "%s", module);
     return bsearch(&key, a->pairs, a->n_pair, sizeof key, by_module);
 }

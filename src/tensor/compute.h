@@ -30,7 +30,7 @@ struct st_compute_opts {
     bool deterministic;
     bool exact_rows;
     bool secret;         /* weights are: what holds copies of them lies in locked memory (base/locked.h) */
-    bool allow_unlocked; /* even where that cannot be locked and the system swaps */
+    bool allow_unlocked; /* even where that cannot be locked */
 };
 
 int st_compute_new(const struct st_compute_opts *o, struct st_compute **out, struct st_err *e) ST_MUST_CHECK;

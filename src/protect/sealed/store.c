@@ -328,7 +328,7 @@ static void fill_kept(void *arg, int thread, int n_threads)
 /* Everything that stays, before the first step; *n_threads becomes what 0 stands for. */
 static int fill_all_kept(struct st_sealed_store *s, bool progress, int *n_threads, struct st_err *e)
 {
-    struct st_progress bar;
+    struct st_progress bar = {0};
     struct filling f = {.s = s, .lock = PTHREAD_MUTEX_INITIALIZER, .bar = progress ? &bar : NULL};
     struct st_pool *pool;
     if (st_pool_new(*n_threads, &pool, e))
