@@ -35,6 +35,7 @@ static int decompose(double *m, size_t n, size_t d, double **u, double **s, doub
         if (!isfinite(m[i]))
             return st_fail(e, ST_INPUT, "weight recovery: value %zu is not finite", i);
     *u = *s = *vt = NULL;
+    openblas_set_num_threads(1);
     if (st_alloc(u, n, k * sizeof **u, "weight recovery", e) || st_alloc(s, k, sizeof **s, "weight recovery", e) ||
         st_alloc(vt, k, d * sizeof **vt, "weight recovery", e))
         return e->code;

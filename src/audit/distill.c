@@ -40,6 +40,7 @@ int st_distill_span(const struct st_dense *logits, size_t d, double *basis, doub
 {
     size_t n = logits->n_row, v = logits->n_col, k = n < v ? n : v;
     double *m = NULL, *vt = NULL, *u = NULL;
+    openblas_set_num_threads(1);
     int rc = st_alloc(&m, n, v * sizeof *m, "logits", e);
     if (!rc)
         rc = st_alloc(&vt, k, v * sizeof *vt, "logits", e);
@@ -161,6 +162,7 @@ static int solve(struct st_pool *pool, const struct st_dense *x, const struct st
     struct sums s = {.x = x, .r = r, .out = delta};
     if (st_alloc(&gram, d, d * sizeof *gram, "student", e))
         return e->code;
+    openblas_set_num_threads(1);
     cblas_ssyrk(CblasRowMajor, CblasUpper, CblasTrans, (int)d, (int)x->n_row, 1, x->p, (int)d, 0, gram, (int)d);
     for (size_t k = 0; k < d; k++)
         trace += gram[k * d + k];
