@@ -4,13 +4,14 @@
  * Whoever knows the weights (checkpoint, sealing, list of patterns) is another process. */
 #include "lora_make.h"
 
-#include "crypto/ed25519.h"
 #include "audit/scan.h"
+#include "crypto/ed25519.h"
 #include "expect.h"
 #include "protect/sealed/store.h"
 #include "protect/sealed/writer.h"
 #include "tensor/lora.h"
 
+#include <errno.h>
 #include <seccomp.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -64,7 +65,8 @@ static void write_patterns(void)
         const struct st_mat *mat = &m->mats[w];
         if (m->plan.weights[w].n_in == 1)
             continue;
-        memcpy(all[i++], (const uint8_t *)mat->data + st_rng_next(&rng) % (st_mat_bytes(mat) - ST_SCAN_LEN), ST_SCAN_LEN);
+        memcpy(all[i++], (const uint8_t *)mat->data + st_rng_next(&rng) % (st_mat_bytes(mat) - ST_SCAN_LEN),
+               ST_SCAN_LEN);
     }
     add_keys(all + N_PATTERN);
     write_list(all, N_PATTERN + N_KEY);

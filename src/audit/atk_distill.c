@@ -26,7 +26,7 @@
 #define TUNED 0.1
 #define QUESTIONS 2000 /* rows of logits; four times as many with `thorough` */
 #define TESTED 1000
-#define EXTRA 64  /* rows beyond the width for its space */
+#define EXTRA 64 /* rows beyond the width for its space */
 #define WIDEST 1024
 #define PROMPT 16 /* tokens of a prompt */
 #define REPLY 24
@@ -133,12 +133,12 @@ static int head_of(const struct st_model *m)
 /* ---- asking ---- */
 
 struct asked {
-    size_t n, v, d;     /* rows wanted */
+    size_t n, v, d; /* rows wanted */
     size_t at, at_state;
-    float *logits;      /* [n][v] or NULL */
-    float *states;      /* [n][d] what the head reads, or NULL */
-    uint32_t *best;     /* [n] the largest, or NULL */
-    uint32_t *reply;    /* [n_reply] tokens of the reply, or NULL */
+    float *logits;   /* [n][v] or NULL */
+    float *states;   /* [n][d] what the head reads, or NULL */
+    uint32_t *best;  /* [n] the largest, or NULL */
+    uint32_t *reply; /* [n_reply] tokens of the reply, or NULL */
     size_t n_reply, at_reply;
     struct st_err err;
 };
@@ -263,13 +263,13 @@ static int ask_replies(const struct st_audit *a, const struct st_model *m, uint3
 
 struct stage {
     const struct st_audit *a;
-    struct copied base, student;      /* student: the base's matrices but the head */
-    int head;                         /* weight */
+    struct copied base, student; /* student: the base's matrices but the head */
+    int head;                    /* weight */
     size_t v, d, n, n_test, n_doc;
-    struct st_dense own, x;           /* of the base, over the prior: logits [n][v], states [n][d] */
-    struct st_dense own_test, x_test; /* over the text */
-    struct st_dense given, delta;     /* [n][v] replies, then residuals; [v][d] */
-    uint32_t *best, *want, *got;      /* [n] replies' largest; [n_test] the model's; an attempt */
+    struct st_dense own, x;                /* of the base, over the prior: logits [n][v], states [n][d] */
+    struct st_dense own_test, x_test;      /* over the text */
+    struct st_dense given, delta;          /* [n][v] replies, then residuals; [v][d] */
+    uint32_t *best, *want, *got;           /* [n] replies' largest; [n_test] the model's; an attempt */
     uint32_t replies[3][N_PROMPT * REPLY]; /* the model's, the base's, the student's */
     size_t ends[N_PROMPT];
 };
@@ -364,9 +364,10 @@ static int add_space(struct stage *s, const char *name, double *bare, struct st_
         st_row_mean(&row, shares, s->d, s->a->seed);
         *bare = isnan(*bare) ? row.score : *bare;
         row.unprotected = *bare;
-        snprintf(row.note, sizeof row.note,
-                 "%zu rows of logits; the largest step of their singular values is behind number %zu, the width is %zu.",
-                 n, st_distill_width(singular, n), s->d);
+        snprintf(
+            row.note, sizeof row.note,
+            "%zu rows of logits; the largest step of their singular values is behind number %zu, the width is %zu.", n,
+            st_distill_width(singular, n), s->d);
         rc = add(&row, name, "last layer", "share of the space of the last layer recovered", rows, e);
     }
     free(basis);
@@ -398,8 +399,7 @@ static int add_student(struct stage *s, const char *name, const struct figures *
     struct st_row row = {0};
     double ridge;
     size_t n_doc, hits = 0;
-    if (train(s, &ridge, e) ||
-        st_distill_answers(s->a->pool, &s->x_test, &s->own_test, &s->delta, s->got, e) ||
+    if (train(s, &ridge, e) || st_distill_answers(s->a->pool, &s->x_test, &s->own_test, &s->delta, s->got, e) ||
         ask_replies(s->a, &s->student.m, s->replies[2], &n_doc, e))
         return e->code;
     struct figures now = {.token = share_equal(s->got, s->want, s->n_test),
@@ -546,8 +546,8 @@ static int plan(const struct st_audit *a, struct stage *s, struct st_err *e)
         return st_fail(e, ST_UNSUPPORTED, "the model's head is not here in f32");
     if (!a->thorough && s->d > WIDEST)
         return st_fail(e, ST_UNSUPPORTED, "a model of width %zu takes --thorough", s->d);
-    uint64_t values = 2 * (uint64_t)s->n * s->v + 2 * (uint64_t)s->n_test * s->v + 8 * (s->d + EXTRA) * s->v +
-                      differing(t->base);
+    uint64_t values =
+        2 * (uint64_t)s->n * s->v + 2 * (uint64_t)s->n_test * s->v + 8 * (s->d + EXTRA) * s->v + differing(t->base);
     if (values > a->memory / sizeof(float))
         return st_fail(e, ST_UNSUPPORTED, "logits and a second model take more than the memory that the audit has");
     return 0;

@@ -154,8 +154,9 @@ static int wait_ready(const struct stage *s, const struct victim *v, struct st_e
         if (s->a->cancel && *s->a->cancel)
             return st_fail(e, ST_IO, "cancelled");
         if (poll(&p, 1, 100) == 1)
-            return read(v->out, &c, 1) == 1 ? 0
-                                            : st_fail(e, ST_UNSUPPORTED, "a process for the attack could not be started");
+            return read(v->out, &c, 1) == 1
+                       ? 0
+                       : st_fail(e, ST_UNSUPPORTED, "a process for the attack could not be started");
     }
     return st_fail(e, ST_UNSUPPORTED, "a process for the attack was not ready within %d s", START_S);
 }
@@ -313,14 +314,14 @@ static int seal(struct stage *s, struct st_err *e)
     struct st_seal_report report = {0};
     st_container_about(s->a->target->container, &about);
     int rc = make_secrets(&passphrase, &seed, e);
-    const struct st_seal_opts o = {
-        .policy = about.policy && strcmp(about.policy, "paper") == 0 ? "paper" : "all-inside",
-        .recipients = recipients,
-        .n_recipient = 1,
-        .seed = &seed,
-        .passphrase = &passphrase,
-        .cost = &COST,
-        .n_threads = st_pool_size(s->a->pool)};
+    const struct st_seal_opts o = {.policy =
+                                       about.policy && strcmp(about.policy, "paper") == 0 ? "paper" : "all-inside",
+                                   .recipients = recipients,
+                                   .n_recipient = 1,
+                                   .seed = &seed,
+                                   .passphrase = &passphrase,
+                                   .cost = &COST,
+                                   .n_threads = st_pool_size(s->a->pool)};
     if (!rc)
         rc = st_seal(s->a->target->base->path, s->sealed, &o, &report, e);
     if (!rc)

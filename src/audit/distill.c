@@ -94,13 +94,12 @@ int st_distill_shares(const double *basis, const struct st_dense *head, double *
         for (size_t r = 0; r < v; r++)
             q[r * d + k] = st_dense_row(head, r)[k] - mean;
     }
-    if (!rc &&
-        (LAPACKE_dgeqrf(LAPACK_ROW_MAJOR, (lapack_int)v, (lapack_int)d, q, (lapack_int)d, tau) ||
-         LAPACKE_dorgqr(LAPACK_ROW_MAJOR, (lapack_int)v, (lapack_int)d, (lapack_int)d, q, (lapack_int)d, tau)))
+    if (!rc && (LAPACKE_dgeqrf(LAPACK_ROW_MAJOR, (lapack_int)v, (lapack_int)d, q, (lapack_int)d, tau) ||
+                LAPACKE_dorgqr(LAPACK_ROW_MAJOR, (lapack_int)v, (lapack_int)d, (lapack_int)d, q, (lapack_int)d, tau)))
         rc = st_fail(e, ST_MEMORY, "the last layer: no basis of %zu columns", d);
     if (!rc) {
-        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)d, (int)d, (int)v, 1, basis, (int)v, q, (int)d, 0, c,
-                    (int)d);
+        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)d, (int)d, (int)v, 1, basis, (int)v, q, (int)d, 0,
+                    c, (int)d);
         for (size_t i = 0; i < d; i++)
             shares[i] = cblas_ddot((int)d, c + i * d, 1, c + i * d, 1);
     }
@@ -193,8 +192,8 @@ static void answer_rows(void *arg, size_t row, size_t n)
         if (a->delta) {
             float *t = a->scratch + r * v;
             memcpy(t, z, v * sizeof *t);
-            cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)v, (int)d, 1, a->delta->p, (int)d, st_dense_row(a->x, r), 1, 1,
-                        t, 1);
+            cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)v, (int)d, 1, a->delta->p, (int)d, st_dense_row(a->x, r), 1,
+                        1, t, 1);
             z = t;
         }
         a->got[r] = st_distill_largest(z, v);
@@ -214,8 +213,8 @@ int st_distill_answers(struct st_pool *pool, const struct st_dense *x, const str
     return 0;
 }
 
-static int agreement(struct st_pool *pool, const struct st_distill_rows *rows, size_t from, const struct st_dense *delta,
-                     uint32_t *got, size_t *hits, struct st_err *e)
+static int agreement(struct st_pool *pool, const struct st_distill_rows *rows, size_t from,
+                     const struct st_dense *delta, uint32_t *got, size_t *hits, struct st_err *e)
 {
     size_t n = rows->x->n_row - from;
     struct st_dense x = part(rows->x, from, n), own = part(rows->own, from, n);

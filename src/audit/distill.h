@@ -1,7 +1,7 @@
-/* Learning a model's last layer from its replies, on plain arrays. Rows of logits span a space of the model's width, and
- * that space is the last layer's, up to a rotation of the hidden state; a student corrects the head of a public base by
- * ridge regression on that base's own hidden states.
- * Sources: arXiv 2403.06634 (the space); the student is ours. */
+/* Learning a model's last layer from its replies, on plain arrays. Rows of logits span a space of the model's width,
+ * and that space is the last layer's, up to a rotation of the hidden state; a student corrects the head of a public
+ * base by ridge regression on that base's own hidden states. Sources: arXiv 2403.06634 (the space); the student is
+ * ours. */
 #ifndef ST_AUDIT_DISTILL_H
 #define ST_AUDIT_DISTILL_H
 
@@ -16,8 +16,7 @@ int st_distill_span(const struct st_dense *logits, size_t d, double *basis, doub
 /* Number of values before the largest step: the width, where the step stands out. */
 size_t st_distill_width(const double *singular, size_t n);
 /* Of each direction the share that lies in the space of the columns of head [v][d]: shares [d]. MEMORY. */
-int st_distill_shares(const double *basis, const struct st_dense *head, double *shares,
-                      struct st_err *e) ST_MUST_CHECK;
+int st_distill_shares(const double *basis, const struct st_dense *head, double *shares, struct st_err *e) ST_MUST_CHECK;
 
 /* ---- a student ---- */
 
@@ -26,10 +25,10 @@ int st_distill_shares(const double *basis, const struct st_dense *head, double *
  * says that it is the largest. */
 void st_distill_residual(const float *base, float *reply, size_t v);
 
-/* delta [v][d] that makes x delta^T nearest to residuals r [n][v] with ridge `lambda` times the mean square of x: chosen
- * among several, and nothing at all, by which agrees most with the replies' largest token on the last fifth of the rows.
- * own [n][v]: logits of the base; best [n]: largest token of each reply. Returns the ridge in *ridge, INFINITY =
- * nothing. MEMORY. */
+/* delta [v][d] that makes x delta^T nearest to residuals r [n][v] with ridge `lambda` times the mean square of x:
+ * chosen among several, and nothing at all, by which agrees most with the replies' largest token on the last fifth of
+ * the rows. own [n][v]: logits of the base; best [n]: largest token of each reply. Returns the ridge in *ridge,
+ * INFINITY = nothing. MEMORY. */
 struct st_distill_rows {
     const struct st_dense *x, *own, *r;
     const uint32_t *best;

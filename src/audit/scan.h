@@ -16,7 +16,7 @@ enum { ST_SCAN_LEN = 32, ST_SCAN_MAX = 4096, ST_SCAN_XOR = 0x5a, ST_SCAN_SLOTS =
 struct st_scan_patterns {
     size_t n;
     uint8_t p[ST_SCAN_MAX][ST_SCAN_LEN];        /* each byte ^ ST_SCAN_XOR */
-    uint16_t slot[ST_SCAN_SLOTS];            /* by the first four bytes; number + 1, 0 = free */
+    uint16_t slot[ST_SCAN_SLOTS];               /* by the first four bytes; number + 1, 0 = free */
     bool open[ST_SCAN_MAX], apart[ST_SCAN_MAX]; /* found in ordinary memory; in areas left out of dumps */
 };
 
