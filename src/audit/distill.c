@@ -22,14 +22,14 @@ uint32_t st_distill_largest(const float *row, size_t v)
 
 /* ---- the space of logits ---- */
 
-/* Withheld values at the least that was given, mean 0. */
+/* Withheld values one below the least that was given, mean 0. */
 static void centre(const float *row, size_t v, double *out)
 {
     double least = INFINITY, mean = 0;
     for (size_t i = 0; i < v; i++)
         least = isfinite(row[i]) && row[i] < least ? row[i] : least;
     for (size_t i = 0; i < v; i++) {
-        out[i] = isfinite(row[i]) ? row[i] : isfinite(least) ? least : 0;
+        out[i] = isfinite(row[i]) ? row[i] : isfinite(least) ? least - 1 : 0;
         mean += out[i] / (double)v;
     }
     for (size_t i = 0; i < v; i++)

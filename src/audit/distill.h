@@ -10,7 +10,7 @@
 /* ---- the space of logits ---- */
 
 /* The d strongest directions basis [d][v] of logits [n][v], n > d, each row's mean taken away; singular [n], falling.
- * Values that were withheld (-infinity) count as the row's least. MEMORY. */
+ * Values that were withheld (-infinity) count as one less than the row's least. MEMORY. */
 int st_distill_span(const struct st_dense *logits, size_t d, double *basis, double *singular,
                     struct st_err *e) ST_MUST_CHECK;
 /* Number of values before the largest step: the width, where the step stands out. */
