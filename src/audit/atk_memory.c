@@ -214,7 +214,9 @@ static int look(struct stage *s, enum way way, pid_t pid, size_t *found, struct 
     if (start(&attacker, fds, e))
         return e->code;
     if (attacker.pid == 0) {
-        bool ok = become_user(s->dir) && (way != PTRACE || attach(pid));
+        if (!become_user(s->dir))
+            _exit(ST_IO);
+        bool ok = way != PTRACE || attach(pid);
         if (ok && st_scan_process(pid, &s->patterns, &r) == 0)
             for (size_t i = 0; i < s->patterns.n; i++)
                 n += s->patterns.open[i] || s->patterns.apart[i];
@@ -271,12 +273,24 @@ static int abort_and_look(struct stage *s, struct victim *v, size_t *found, stru
     return 0;
 }
 
+/* Nothing is found in a process that has ended, which proves nothing. */
+static int check_alive(struct victim *v, struct st_err *e)
+{
+    if (waitpid(v->pid, NULL, WNOHANG) == 0)
+        return 0;
+    close(v->out);
+    *v = (struct victim){0};
+    return st_fail(e, ST_UNSUPPORTED, "the process that was attacked ended by itself");
+}
+
 /* Pieces that each way finds in one victim; SIZE_MAX: not tried. */
 static int try_ways(struct stage *s, struct victim *v, size_t found[N_WAY], struct st_err *e)
 {
     int rc = look(s, MEM, v->pid, &found[MEM], e);
     if (!rc)
         rc = look(s, PTRACE, v->pid, &found[PTRACE], e);
+    if (!rc)
+        rc = check_alive(v, e);
     found[CORE] = SIZE_MAX;
     if (!rc && cores_lie_here())
         rc = abort_and_look(s, v, &found[CORE], e);

@@ -24,6 +24,7 @@
 #define SIZE 0.1    /* of the adapter, over the matrix */
 #define OUTPUTS 128 /* of the layer that are looked at */
 #define POSITIONS 4 /* rows over width at most */
+#define WIDEST 1024 /* without `thorough` */
 #define SHUFFLES 5
 #define TINY 1e-9 /* singular values below that share of the largest are none */
 
@@ -272,6 +273,8 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     int rc = s.d > RANK && s.d_out > RANK && view.columns[0].n_col == s.d
                  ? 0
                  : st_fail(e, ST_UNSUPPORTED, "a layer of %zu inputs and %zu outputs is too narrow", s.d, s.d_out);
+    if (!rc && !a->thorough && s.d > WIDEST)
+        rc = st_fail(e, ST_UNSUPPORTED, "rows of %zu values take --thorough", s.d);
     if (!rc && (s.n + s.d_out) * (3 * s.d + 2 * s.d_out) > a->memory / sizeof(double))
         rc =
             st_fail(e, ST_UNSUPPORTED, "%zu rows of %zu values take more than the memory that the audit has", s.n, s.d);
