@@ -3,21 +3,22 @@
  * the kernel leaves out of dumps; so may the matrices of a sealed adapter, as they are stored and as they are used.
  * Whoever knows the weights (checkpoint, sealing, list of patterns) is another process. */
 #include "lora_make.h"
-#include "scan.h"
 
+#include "audit/scan.h"
 #include "crypto/ed25519.h"
 #include "expect.h"
 #include "protect/sealed/store.h"
 #include "protect/sealed/writer.h"
 #include "tensor/lora.h"
 
+#include <errno.h>
 #include <seccomp.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-enum { N_PATTERN = 1000, N_KEY = 2, N_PROMPT = 12, N_REPLY = 6, SCAN_AT = 3 };
+enum { N_PATTERN = 1000, N_KEY = 2, N_PROMPT = 12, N_REPLY = 6, ST_SCAN_AT = 3 };
 
-static struct scan_patterns patterns;
+static struct st_scan_patterns patterns;
 static char dir[64], plain[80], sealed[80], list[80], adapter[80];
 
 static const uint8_t publisher[ST_ED25519_SEED] = "the publisher's seed, thirty-two";
@@ -27,16 +28,16 @@ static const struct tiny shape = {
 
 /* What runs in the other process. */
 
-static void write_list(uint8_t (*all)[SCAN_LEN], size_t n)
+static void write_list(uint8_t (*all)[ST_SCAN_LEN], size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        for (int k = 0; k < SCAN_LEN; k++)
-            all[i][k] ^= SCAN_XOR;
-    tiny_save(dir, "patterns", all, n * SCAN_LEN);
+        for (int k = 0; k < ST_SCAN_LEN; k++)
+            all[i][k] ^= ST_SCAN_XOR;
+    tiny_save(dir, "patterns", all, n * ST_SCAN_LEN);
 }
 
 /* The content key and that of the segments. */
-static void add_keys(uint8_t out[N_KEY][SCAN_LEN])
+static void add_keys(uint8_t out[N_KEY][ST_SCAN_LEN])
 {
     struct st_err e = {0};
     struct st_container *c;
@@ -46,8 +47,8 @@ static void add_keys(uint8_t out[N_KEY][SCAN_LEN])
     st_container_about(c, &about);
     tiny_check(st_vault_content_key(publisher, about.id, &content, &e), &e);
     tiny_check(st_vault_segment_key(&content, about.id, &segments, &e), &e);
-    memcpy(out[0], content.p, SCAN_LEN);
-    memcpy(out[1], segments.p, SCAN_LEN);
+    memcpy(out[0], content.p, ST_SCAN_LEN);
+    memcpy(out[1], segments.p, ST_SCAN_LEN);
     st_container_close(c);
 }
 
@@ -56,7 +57,7 @@ static void write_patterns(void)
     struct st_err e = {0};
     struct st_model *m;
     struct st_rng rng;
-    static uint8_t all[N_PATTERN + N_KEY][SCAN_LEN];
+    static uint8_t all[N_PATTERN + N_KEY][ST_SCAN_LEN];
     tiny_check(st_model_open(plain, &(struct st_model_opts){.n_threads = 1}, &m, &e), &e);
     st_rng_seed(&rng, 5);
     for (size_t i = 0; i < N_PATTERN;) {
@@ -64,7 +65,8 @@ static void write_patterns(void)
         const struct st_mat *mat = &m->mats[w];
         if (m->plan.weights[w].n_in == 1)
             continue;
-        memcpy(all[i++], (const uint8_t *)mat->data + st_rng_next(&rng) % (st_mat_bytes(mat) - SCAN_LEN), SCAN_LEN);
+        memcpy(all[i++], (const uint8_t *)mat->data + st_rng_next(&rng) % (st_mat_bytes(mat) - ST_SCAN_LEN),
+               ST_SCAN_LEN);
     }
     add_keys(all + N_PATTERN);
     write_list(all, N_PATTERN + N_KEY);
@@ -106,7 +108,7 @@ static void seal_model(enum st_dtype dtype)
 /* Half of the patterns from A, as it is used in f32; the others from B, as it is used in tiles. */
 static void write_adapter_patterns(const struct lora *l)
 {
-    static uint8_t all[N_PATTERN + N_KEY][SCAN_LEN];
+    static uint8_t all[N_PATTERN + N_KEY][ST_SCAN_LEN];
     static float tiles[4096], row[64];
     static const char *const names[] = {"q_proj", "v_proj"};
     const uint32_t widths[] = {shape.d_model, shape.d_model / shape.n_head * shape.n_kv_head};
@@ -122,8 +124,8 @@ static void write_adapter_patterns(const struct lora *l)
         st_lora_pack(ST_DTYPE_F32, b, widths[q], l->rank, 1, row, tiles);
         const size_t n_a = (size_t)l->rank * shape.d_model, n_b = st_lora_packed(widths[q], l->rank);
         assert_true(n_b <= sizeof tiles / sizeof *tiles);
-        memcpy(all[i], a + st_rng_next(&rng) % (n_a - SCAN_LEN), SCAN_LEN);
-        memcpy(all[i + 1], tiles + st_rng_next(&rng) % (n_b - SCAN_LEN), SCAN_LEN);
+        memcpy(all[i], a + st_rng_next(&rng) % (n_a - ST_SCAN_LEN), ST_SCAN_LEN);
+        memcpy(all[i + 1], tiles + st_rng_next(&rng) % (n_b - ST_SCAN_LEN), ST_SCAN_LEN);
         free(a);
         free(b);
     }
@@ -146,7 +148,7 @@ static void seal_adapter(enum st_dtype dtype)
 static void make(void (*seal)(enum st_dtype), enum st_dtype dtype)
 {
     int status;
-    uint8_t p[SCAN_LEN];
+    uint8_t p[ST_SCAN_LEN];
     tiny_mkdir(dir);
     snprintf(plain, sizeof plain, "%s/plain", dir);
     snprintf(sealed, sizeof sealed, "%s/m.sealed", dir);
@@ -163,9 +165,9 @@ static void make(void (*seal)(enum st_dtype), enum st_dtype dtype)
     FILE *f = fopen(list, "rb");
     assert_non_null(f);
     while (fread(p, 1, sizeof p, f) == sizeof p) {
-        for (int i = 0; i < SCAN_LEN; i++)
-            p[i] ^= SCAN_XOR;
-        assert_true(scan_add(&patterns, p));
+        for (int i = 0; i < ST_SCAN_LEN; i++)
+            p[i] ^= ST_SCAN_XOR;
+        assert_true(st_scan_add(&patterns, p));
     }
     fclose(f);
     explicit_bzero(p, sizeof p);
@@ -182,7 +184,7 @@ static void clean(void)
 /* What the engine does between two tokens: one scan in the middle of a reply, with everything warm. */
 struct watched {
     struct client c;
-    struct scan_result in_the_middle;
+    struct st_scan_result in_the_middle;
     int n;
 };
 
@@ -190,7 +192,7 @@ static bool on_token(void *arg, const struct st_sampled *tok)
 {
     struct watched *w = arg;
     (void)tok;
-    if (++w->n == SCAN_AT && scan_process(getpid(), &patterns, &w->in_the_middle))
+    if (++w->n == ST_SCAN_AT && st_scan_process(getpid(), &patterns, &w->in_the_middle))
         tiny_die("cannot read /proc/self/mem");
     return true;
 }
@@ -257,7 +259,7 @@ static void scan_sealed(enum st_dtype dtype, int percent)
     struct st_sealed_store *store;
     struct st_sealed_store_stats st;
     struct watched w = {0};
-    struct scan_result after;
+    struct st_scan_result after;
     make(seal_model, dtype);
     open_container(&c, &v);
     const struct st_model_opts mo = {.n_threads = 1, .source = st_vault_source(v), .allow_unlocked = true};
@@ -268,7 +270,7 @@ static void scan_sealed(enum st_dtype dtype, int percent)
     struct st_engine *en = tiny_engine(
         m, (struct st_engine_opts){.store = st_sealed_store(store), .secret = true, .allow_unlocked = true});
     run(en, 0, &w);
-    assert_int_equal(scan_process(getpid(), &patterns, &after), 0);
+    assert_int_equal(st_scan_process(getpid(), &patterns, &after), 0);
     st_sealed_store_stats(store, &st);
     print_message(
         "sealed, budget %d %%: %zu of %zu patterns in ordinary memory, %zu in areas left out of dumps; %llu of "
@@ -369,16 +371,16 @@ static void nor_in_locked_memory_where_the_kernel_has_no_better(void **state)
 
 static void one_that_lies_about_is_found(void **state)
 {
-    struct scan_result r;
+    struct st_scan_result r;
     (void)state;
     make(seal_model, ST_DTYPE_F32);
     uint8_t *p = malloc(100);
-    for (int i = 0; i < SCAN_LEN; i++)
-        p[41 + i] = patterns.p[500][i] ^ SCAN_XOR;
-    assert_int_equal(scan_process(getpid(), &patterns, &r), 0);
+    for (int i = 0; i < ST_SCAN_LEN; i++)
+        p[41 + i] = patterns.p[500][i] ^ ST_SCAN_XOR;
+    assert_int_equal(st_scan_process(getpid(), &patterns, &r), 0);
     assert_int_equal(r.n_open, 1);
     explicit_bzero(p, 100);
-    assert_int_equal(scan_process(getpid(), &patterns, &r), 0);
+    assert_int_equal(st_scan_process(getpid(), &patterns, &r), 0);
     assert_int_equal(r.n_open, 0);
     free(p);
     clean();

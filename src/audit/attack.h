@@ -43,6 +43,7 @@ struct st_audit {
     uint64_t memory; /* bytes an attack may take beside the target */
     bool thorough;   /* every variant and longer training; else what the default audit has time for */
     const volatile sig_atomic_t *cancel;
+    const char *program; /* sotto itself, for attacks on a process of it; NULL: those are not run */
     /* May be NULL. done of total steps of this attack. */
     void (*progress)(void *arg, const char *attack, double done);
     void *arg;

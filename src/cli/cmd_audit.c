@@ -360,6 +360,7 @@ static int run_attacks(struct audit *a, struct st_err *e)
                                             .memory = a->o->memory,
                                             .thorough = a->o->thorough,
                                             .cancel = demo ? st_demo_cancel() : &interrupted,
+                                            .program = "/proc/self/exe",
                                             .progress = on_progress,
                                             .arg = a},
                                    .begin = on_begin};

@@ -1,0 +1,438 @@
+/* Memory of a process that serves a sealed model, read by another process of the same user. The source is sealed again
+ * under a passphrase of the attack's own, in a private directory; `sotto serve` opens it in a process of its own; and
+ * 1,000 pieces of 32 bytes of the weights inside are looked for. As root, both processes become an unprivileged user
+ * first: against root nothing is promised.
+ *   /proc/PID/mem  every mapping, as it is
+ *   ptrace         the same, attached
+ *   core           the process is made to abort, with no limit on the size of a core file
+ * The unprotected score is that of a process that holds the same bytes and forbids nothing. Where the system forbids
+ * even that, a score would say nothing about us, and there is none.
+ * Source: ours; docs/host.md. */
+#include "audit/attack.h"
+#include "audit/scan.h"
+#include "audit/sealed_view.h"
+#include "base/buf.h"
+#include "base/file.h"
+#include "base/hooks.h"
+#include "crypto/digest.h"
+#include "protect/sealed/writer.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PIECES 1000
+#define NOBODY 65534
+#define LARGEST ((uint64_t)1 << 30) /* matrices of a model that is sealed again without `thorough` */
+#define START_S 30
+
+/* The passphrase is random: guessing it is no matter of the cost of a guess. */
+#define COST ((struct st_argon2){1, 1024, 1})
+
+enum way { MEM, PTRACE, CORE, N_WAY };
+static const char *const names[] = {"/proc/PID/mem", "ptrace", "core"};
+
+struct stage {
+    const struct st_audit *a;
+    char dir[64], sealed[80], word[80];
+    int program;
+    struct st_scan_patterns patterns;
+};
+
+/* What is looked for, in a child that forbids nothing, and there alone. */
+static volatile uint8_t pieces[PIECES][ST_SCAN_LEN];
+
+struct victim {
+    pid_t pid;
+    int out; /* what it says once it is ready */
+};
+
+/* ---- what is looked for ---- */
+
+static bool is_mixed(const uint8_t *p)
+{
+    bool seen[256] = {false};
+    int n = 0;
+    for (int i = 0; i < ST_SCAN_LEN; i++) {
+        n += !seen[p[i]];
+        seen[p[i]] = true;
+    }
+    return n > ST_SCAN_LEN / 2;
+}
+
+/* A piece of a matrix inside, as it is stored; false where there is none. */
+static bool pick_piece(const struct st_target *t, struct st_rng *rng, uint8_t out[ST_SCAN_LEN])
+{
+    const struct st_plan *p = &t->base->plan;
+    int i = (int)(st_rng_next(rng) % (uint64_t)p->n_weight);
+    const struct st_container_entry *n = st_container_find(t->container, p->weights[i].name);
+    const struct st_mat *m = &t->base->mats[i];
+    size_t values = (size_t)p->weights[i].n_out * p->weights[i].n_in;
+    if (p->weights[i].n_in == 1 || p->weights[i].tied_to >= 0 || !n || n->place != ST_CONTAINER_INSIDE ||
+        n->tensor.dtype > ST_DTYPE_BF16 || !m->data || m->dtype != ST_DTYPE_F32)
+        return false;
+    size_t len = ST_SCAN_LEN / st_dtype_size(n->tensor.dtype);
+    if (values < len)
+        return false;
+    const float *from = (const float *)m->data + st_rng_next(rng) % (values - len + 1);
+    st_convert(ST_DTYPE_F32, from, n->tensor.dtype, out, len);
+    return is_mixed(out);
+}
+
+static int pick_pieces(struct stage *s, struct st_err *e)
+{
+    struct st_rng rng;
+    uint8_t p[ST_SCAN_LEN];
+    st_rng_seed(&rng, s->a->seed);
+    for (int tries = 0; s->patterns.n < PIECES && tries < 100 * PIECES; tries++)
+        if (pick_piece(s->a->target, &rng, p))
+            (void)st_scan_add(&s->patterns, p);
+    return s->patterns.n == PIECES ? 0 : st_fail(e, ST_UNSUPPORTED, "no matrix lies inside");
+}
+
+/* ---- processes ---- */
+
+/* For a child before it runs anything else. */
+static bool become_user(const char *dir)
+{
+    const struct rlimit unlimited = {RLIM_INFINITY, RLIM_INFINITY};
+    pid_t parent = getppid();
+    (void)setrlimit(RLIMIT_CORE, &unlimited);
+    if (geteuid() == 0 &&
+        (setgroups(0, NULL) || setresgid(NOBODY, NOBODY, NOBODY) || setresuid(NOBODY, NOBODY, NOBODY)))
+        return false;
+    return chdir(dir) == 0 && prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == parent;
+}
+
+static int start(struct victim *v, int fds[2], struct st_err *e)
+{
+    if (pipe2(fds, O_CLOEXEC))
+        return st_fail(e, ST_IO, "no pipe to a child process: %s", strerror(errno));
+    v->pid = fork();
+    if (v->pid < 0) {
+        close(fds[0]);
+        close(fds[1]);
+        return st_fail(e, ST_IO, "cannot start a child process: %s", strerror(errno));
+    }
+    if (v->pid) {
+        close(fds[1]);
+        v->out = fds[0];
+    }
+    return 0;
+}
+
+static void stop(struct victim *v)
+{
+    if (v->pid > 0) {
+        kill(v->pid, SIGKILL);
+        while (waitpid(v->pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+        close(v->out);
+    }
+    *v = (struct victim){0};
+}
+
+/* One byte, or the first of many: it is ready. */
+static int wait_ready(const struct stage *s, const struct victim *v, struct st_err *e)
+{
+    double end = st_now() + START_S;
+    char c;
+    while (st_now() < end) {
+        struct pollfd p = {v->out, POLLIN, 0};
+        if (s->a->cancel && *s->a->cancel)
+            return st_fail(e, ST_IO, "cancelled");
+        if (poll(&p, 1, 100) == 1)
+            return read(v->out, &c, 1) == 1
+                       ? 0
+                       : st_fail(e, ST_UNSUPPORTED, "a process for the attack could not be started");
+    }
+    return st_fail(e, ST_UNSUPPORTED, "a process for the attack was not ready within %d s", START_S);
+}
+
+/* `sotto serve`, with the sealed model open. */
+static int start_server(const struct stage *s, struct victim *v, struct st_err *e)
+{
+    const char *const argv[] = {"sotto",  "serve",   s->sealed,   "--passphrase-file", s->word, "--port", "0",
+                                "--json", "--quiet", "--config=", "--threads",         "1",     NULL};
+    const char *const env[] = {"PATH=/usr/bin:/bin", "LC_ALL=C", NULL};
+    int fds[2];
+    if (start(v, fds, e))
+        return e->code;
+    if (v->pid == 0) {
+        /* Between fork and exec only calls that are safe there. */
+        if (dup2(fds[1], STDOUT_FILENO) >= 0 && become_user(s->dir))
+            fexecve(s->program, (char *const *)argv, (char *const *)env);
+        _exit(ST_IO);
+    }
+    return wait_ready(s, v, e);
+}
+
+/* A process that holds what is looked for, and forbids nothing. */
+static int start_open(const struct stage *s, struct victim *v, struct st_err *e)
+{
+    int fds[2];
+    if (start(v, fds, e))
+        return e->code;
+    if (v->pid == 0) {
+        for (size_t i = 0; i < PIECES; i++)
+            for (size_t k = 0; k < ST_SCAN_LEN; k++)
+                pieces[i][k] = s->patterns.p[i][k] ^ ST_SCAN_XOR;
+        if (!become_user(s->dir) || prctl(PR_SET_DUMPABLE, 1) || write(fds[1], "r", 1) != 1)
+            _exit(ST_IO);
+        for (;;)
+            pause();
+    }
+    return wait_ready(s, v, e);
+}
+
+/* ---- ways to its memory ---- */
+
+static bool attach(pid_t pid)
+{
+    return ptrace(PTRACE_ATTACH, pid, NULL, NULL) == 0 && waitpid(pid, NULL, 0) == pid;
+}
+
+/* In a process of its own, as the same user: pieces found, through a pipe. */
+static int look(struct stage *s, enum way way, pid_t pid, size_t *found, struct st_err *e)
+{
+    struct victim attacker;
+    struct st_scan_result r;
+    int fds[2];
+    size_t n = 0;
+    if (start(&attacker, fds, e))
+        return e->code;
+    if (attacker.pid == 0) {
+        if (!become_user(s->dir))
+            _exit(ST_IO);
+        bool ok = way != PTRACE || attach(pid);
+        if (ok && st_scan_process(pid, &s->patterns, &r) == 0)
+            for (size_t i = 0; i < s->patterns.n; i++)
+                n += s->patterns.open[i] || s->patterns.apart[i];
+        if (ok && way == PTRACE)
+            ptrace(PTRACE_DETACH, pid, NULL, NULL);
+        _exit(write(fds[1], &n, sizeof n) == sizeof n ? 0 : ST_IO);
+    }
+    ssize_t got;
+    while ((got = read(attacker.out, &n, sizeof n)) < 0 && errno == EINTR)
+        ;
+    stop(&attacker);
+    *found = n;
+    return got == sizeof n ? 0 : st_fail(e, ST_IO, "an attacking process ended without a result");
+}
+
+/* Core files go where this says; those that lie elsewhere are somebody else's to read. */
+static bool cores_lie_here(void)
+{
+    char pattern[128] = "|";
+    FILE *f = fopen("/proc/sys/kernel/core_pattern", "re");
+    if (f) {
+        if (!fgets(pattern, sizeof pattern, f))
+            *pattern = '|';
+        fclose(f);
+    }
+    return *pattern != '|' && *pattern != '/';
+}
+
+/* The victim ends. Any file that was not there before is its core. */
+static int abort_and_look(struct stage *s, struct victim *v, size_t *found, struct st_err *e)
+{
+    char path[ST_PATH_MAX];
+    struct st_scan_result r;
+    struct dirent *d;
+    *found = 0;
+    kill(v->pid, SIGABRT);
+    while (waitpid(v->pid, NULL, 0) < 0 && errno == EINTR)
+        ;
+    close(v->out);
+    *v = (struct victim){0};
+    DIR *dir = opendir(s->dir);
+    if (!dir)
+        return st_fail(e, ST_IO, "%s: %s", s->dir, strerror(errno));
+    while ((d = readdir(dir)) != NULL) {
+        if (strcmp(d->d_name, ".") == 0 || strcmp(d->d_name, "..") == 0 || strcmp(d->d_name, "m.sealed") == 0 ||
+            strcmp(d->d_name, "word") == 0)
+            continue;
+        snprintf(path, sizeof path, "%s/%s", s->dir, d->d_name);
+        if (st_scan_file(path, &s->patterns, &r) == 0 && r.n_open > *found)
+            *found = r.n_open;
+        unlink(path);
+    }
+    closedir(dir);
+    return 0;
+}
+
+/* Nothing is found in a process that has ended, which proves nothing. */
+static int check_alive(struct victim *v, struct st_err *e)
+{
+    if (waitpid(v->pid, NULL, WNOHANG) == 0)
+        return 0;
+    close(v->out);
+    *v = (struct victim){0};
+    return st_fail(e, ST_UNSUPPORTED, "the process that was attacked ended by itself");
+}
+
+/* Pieces that each way finds in one victim; SIZE_MAX: not tried. */
+static int try_ways(struct stage *s, struct victim *v, size_t found[N_WAY], struct st_err *e)
+{
+    int rc = look(s, MEM, v->pid, &found[MEM], e);
+    if (!rc)
+        rc = look(s, PTRACE, v->pid, &found[PTRACE], e);
+    if (!rc)
+        rc = check_alive(v, e);
+    found[CORE] = SIZE_MAX;
+    if (!rc && cores_lie_here())
+        rc = abort_and_look(s, v, &found[CORE], e);
+    return rc;
+}
+
+/* ---- the stage ---- */
+
+static int make_secrets(struct st_secret *passphrase, struct st_secret *seed, struct st_err *e)
+{
+    uint8_t random[32];
+    char hex[2 * sizeof random + 1];
+    if (st_secret_init(seed, 32, e) || st_random(seed->p, seed->len, e) || st_random(random, sizeof random, e) ||
+        st_secret_init(passphrase, sizeof hex - 1, e))
+        return e->code;
+    st_hex(random, sizeof random, hex);
+    memcpy(passphrase->p, hex, passphrase->len);
+    return 0;
+}
+
+static int give_to_user(const struct stage *s, struct st_err *e)
+{
+    const char *const paths[] = {s->dir, s->sealed, s->word};
+    for (size_t i = 0; geteuid() == 0 && i < sizeof paths / sizeof *paths; i++)
+        if (chown(paths[i], NOBODY, NOBODY))
+            return st_fail(e, ST_IO, "%s: %s", paths[i], strerror(errno));
+    return 0;
+}
+
+static int seal(struct stage *s, struct st_err *e)
+{
+    static const char *const recipients[] = {"passphrase"};
+    struct st_secret passphrase = {0}, seed = {0};
+    struct st_container_about about;
+    struct st_seal_report report = {0};
+    st_container_about(s->a->target->container, &about);
+    int rc = make_secrets(&passphrase, &seed, e);
+    const struct st_seal_opts o = {.policy =
+                                       about.policy && strcmp(about.policy, "paper") == 0 ? "paper" : "all-inside",
+                                   .recipients = recipients,
+                                   .n_recipient = 1,
+                                   .seed = &seed,
+                                   .passphrase = &passphrase,
+                                   .cost = &COST,
+                                   .n_threads = st_pool_size(s->a->pool)};
+    if (!rc)
+        rc = st_seal(s->a->target->base->path, s->sealed, &o, &report, e);
+    if (!rc)
+        rc = st_file_write(s->word, passphrase.p, passphrase.len, 0600, false, e);
+    st_secret_wipe(&passphrase);
+    st_secret_wipe(&seed);
+    return rc ? rc : give_to_user(s, e);
+}
+
+static int make_dir(struct stage *s, struct st_err *e)
+{
+    snprintf(s->dir, sizeof s->dir, "/tmp/sotto-audit-XXXXXX");
+    if (!mkdtemp(s->dir)) {
+        int rc = st_fail(e, ST_IO, "%s: %s", s->dir, strerror(errno));
+        *s->dir = 0;
+        return rc;
+    }
+    snprintf(s->sealed, sizeof s->sealed, "%.60s/m.sealed", s->dir);
+    snprintf(s->word, sizeof s->word, "%.60s/word", s->dir);
+    return 0;
+}
+
+static void stage_free(struct stage *s)
+{
+    if (*s->dir) {
+        unlink(s->sealed);
+        unlink(s->word);
+        rmdir(s->dir);
+    }
+    if (s->program >= 0)
+        close(s->program);
+    free(s);
+}
+
+static int add(const size_t server[N_WAY], const size_t open[N_WAY], struct st_rows *rows, struct st_err *e)
+{
+    size_t n_row = 0;
+    e->code = 0;
+    for (int i = 0; i < N_WAY && !e->code; i++) {
+        struct st_row row = {.chance = 0};
+        if (server[i] == SIZE_MAX || open[i] == SIZE_MAX || open[i] < PIECES / 2)
+            continue;
+        st_row_share(&row, server[i], PIECES);
+        row.unprotected = (double)open[i] / PIECES;
+        snprintf(row.variant, sizeof row.variant, "%s", names[i]);
+        snprintf(row.note, sizeof row.note, "As another process of the same, unprivileged user.");
+        n_row += !st_rows_add(rows, &row, e);
+    }
+    if (!n_row && !e->code)
+        return st_fail(e, ST_UNSUPPORTED, "this system forbids the attacks to every process: they would say nothing");
+    return e->code;
+}
+
+static int attack(struct stage *s, struct st_rows *rows, struct st_err *e)
+{
+    size_t found[2][N_WAY] = {{0}};
+    struct victim v = {0};
+    int rc = pick_pieces(s, e);
+    if (!rc)
+        rc = make_dir(s, e);
+    if (!rc)
+        rc = seal(s, e);
+    if (!rc)
+        rc = start_open(s, &v, e);
+    if (!rc)
+        rc = try_ways(s, &v, found[0], e);
+    stop(&v);
+    if (!rc)
+        rc = start_server(s, &v, e);
+    if (!rc)
+        rc = try_ways(s, &v, found[1], e);
+    stop(&v);
+    return rc ? rc : add(found[1], found[0], rows, e);
+}
+
+static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
+{
+    struct stage *s;
+    if (!a->target->container || !a->target->base)
+        return st_fail(e, ST_UNSUPPORTED, "needs a sealed model and its source");
+    if (!a->program)
+        return st_fail(e, ST_UNSUPPORTED, "needs the program sotto, to start it");
+    if (!a->thorough && a->target->base->matrix_bytes > LARGEST)
+        return st_fail(e, ST_UNSUPPORTED, "a model of this size is sealed again with --thorough only");
+    if (st_alloc(&s, 1, sizeof *s, "a scan", e))
+        return e->code;
+    s->a = a;
+    s->program = open(a->program, O_RDONLY | O_CLOEXEC);
+    int rc = s->program >= 0 ? attack(s, rows, e) : st_fail(e, ST_IO, "%s: %s", a->program, strerror(errno));
+    stage_free(s);
+    return rc;
+}
+
+const struct st_attack st_atk_memory = {.name = "process-memory",
+                                        .title = "Memory of the process that serves a sealed model",
+                                        .metric = "share of 1,000 pieces of the weights found",
+                                        .source = "ours",
+                                        .adversary = ST_ADVERSARY_USER,
+                                        .needs = ST_TARGET_SEALED,
+                                        .run = run};
