@@ -17,8 +17,8 @@ static struct whites open_whites(uint64_t seed, double noise)
     struct st_err e;
     double sigma;
     assert_ok(st_view_spread(w.pool, &w.p.base.rows, &sigma, &e), &e);
-    assert_ok(st_rows_whiten(w.pool, &w.p.base.rows, D, noise * noise * sigma * sigma, &w.x, &e), &e);
-    assert_ok(st_rows_whiten(w.pool, &w.p.seen.rows, D, 0, &w.y, &e), &e);
+    assert_ok(st_whiten_rows(w.pool, &w.p.base.rows, D, noise * noise * sigma * sigma, &w.x, &e), &e);
+    assert_ok(st_whiten_rows(w.pool, &w.p.seen.rows, D, 0, &w.y, &e), &e);
     return w;
 }
 
@@ -92,7 +92,7 @@ static double learn(const struct whites *w, const struct st_dense *x, size_t n, 
     assert_ok(st_dense_new(&table, N, D, "test", &e), &e);
     assert_ok(st_dense_new(&out, N, D, "test", &e), &e);
     memcpy(table.p, x->p, N * D * sizeof *table.p);
-    st_rows_unit(&table);
+    st_unit_rows(&table);
     const struct st_mlp_lesson l = {.rows = &w->y,
                                     .table = &table,
                                     .row = seen,
@@ -104,7 +104,7 @@ static double learn(const struct whites *w, const struct st_dense *x, size_t n, 
     assert_ok(st_mlp_new(&m, D, 64, D, seed, &e), &e);
     assert_ok(st_mlp_train(&m, &l, &e), &e);
     assert_ok(st_mlp_apply(&m, &w->y, &out, &e), &e);
-    st_rows_unit(&out);
+    st_unit_rows(&out);
     assert_ok(st_dense_nearest(w->pool, &out, &table, guess ? guess : own, NULL, NULL, &e), &e);
     st_mlp_free(&m);
     st_dense_free(&table);

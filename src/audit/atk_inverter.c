@@ -38,12 +38,12 @@ static int open_rows(struct inverter *v, struct st_err *e)
         goto out;
     size_t d = rows[0].n_col < rows[1].n_col ? rows[0].n_col : rows[1].n_col;
     double noise = p->noise.embed * sigma;
-    if (st_rows_whiten(v->a->pool, &rows[0], d, noise * noise, &v->x, e) ||
-        st_rows_whiten(v->a->pool, &rows[1], d, 0, &v->y, e) || st_dense_new(&v->table, v->x.n_row, d, "inverter", e) ||
+    if (st_whiten_rows(v->a->pool, &rows[0], d, noise * noise, &v->x, e) ||
+        st_whiten_rows(v->a->pool, &rows[1], d, 0, &v->y, e) || st_dense_new(&v->table, v->x.n_row, d, "inverter", e) ||
         st_alloc(&v->guess, v->y.n_row, sizeof *v->guess, "inverter", e))
         goto out;
     memcpy(v->table.p, v->x.p, v->x.n_row * d * sizeof *v->table.p);
-    st_rows_unit(&v->table);
+    st_unit_rows(&v->table);
     /* Of a value of deviation 1, what is noise: 1 minus what is left of the plain rows' variance. */
     double left = 0;
     for (size_t i = 0; i < v->x.n_row * d; i++)
@@ -77,7 +77,7 @@ static int invert(struct inverter *v, const struct st_dense *rows, const struct 
         st_dense_new(&table, v->table.n_row, d, "inverter", e))
         goto out;
     memcpy(table.p, v->table.p, v->table.n_row * d * sizeof *table.p);
-    st_rows_unit(&out);
+    st_unit_rows(&out);
     if (st_match_points(v->a->pool, &out, &table, false, v->guess, e))
         goto out;
 out:

@@ -25,7 +25,7 @@ static int whiten_both(const struct st_audit *a, struct st_dense *y, struct st_d
         goto out;
     size_t d = rows[0].n_col < rows[1].n_col ? rows[0].n_col : rows[1].n_col;
     double noise = p->noise.embed * sigma;
-    if (st_rows_whiten(a->pool, &rows[0], d, noise * noise, x, e) || st_rows_whiten(a->pool, &rows[1], d, 0, y, e))
+    if (st_whiten_rows(a->pool, &rows[0], d, noise * noise, x, e) || st_whiten_rows(a->pool, &rows[1], d, 0, y, e))
         goto out;
 out:
     st_dense_free(&rows[0]);

@@ -17,7 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HELD 4 /* every fourth pair judges the ridge */
+#define HELD 4       /* every fourth pair judges the ridge, */
+#define HELD_MAX 512 /* and no more than these */
 
 struct ridge {
     const struct st_audit *a;
@@ -35,7 +36,7 @@ static int copy_rows(const struct st_model *m, struct st_dense *out, struct st_e
     if (!rc)
         memcpy(out->p, rows.p, rows.n_row * rows.n_col * sizeof *out->p);
     st_dense_free(&rows);
-    return rc ? rc : st_rows_centre(out, e);
+    return rc ? rc : st_centre_rows(out, e);
 }
 
 static int open_rows(struct ridge *r, struct st_err *e)
@@ -52,12 +53,12 @@ static int open_rows(struct ridge *r, struct st_err *e)
     return 0;
 }
 
-/* Squared distance of mapped rows and plain ones, over every fourth pair. */
+/* Squared distance of mapped rows and plain ones, over pairs held out. */
 static double held_out(const struct ridge *r, const struct st_dense *y, const struct st_pairs *p)
 {
     double sum = 0;
     size_t d = r->x.n_col;
-    for (size_t i = 0; i < p->n; i += HELD)
+    for (size_t i = 0; i < p->n && i < HELD * HELD_MAX; i += HELD)
         for (size_t j = 0; j < d; j++) {
             double got = 0;
             for (size_t k = 0; k < y->n_col; k++)

@@ -9,14 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HELD 4 /* every fourth pair judges the maps */
+#define HELD 4    /* every fourth pair judges the maps */
+#define PANEL 256 /* pairs whose products are summed at a time */
 
 static const double ridges[] = {1, 10, 100, 1000};
 #define N_RIDGE (sizeof ridges / sizeof *ridges)
 
 /* ---- rows ---- */
 
-int st_rows_centre(struct st_dense *rows, struct st_err *e)
+int st_centre_rows(struct st_dense *rows, struct st_err *e)
 {
     double *mean;
     if (st_alloc(&mean, rows->n_col, sizeof *mean, "rows", e))
@@ -31,7 +32,7 @@ int st_rows_centre(struct st_dense *rows, struct st_err *e)
     return 0;
 }
 
-void st_rows_unit(struct st_dense *rows)
+void st_unit_rows(struct st_dense *rows)
 {
     for (size_t r = 0; r < rows->n_row; r++) {
         float *x = st_dense_row(rows, r);
@@ -78,7 +79,7 @@ static int strongest(double *c, size_t d, size_t k, double add, struct st_dense 
     return e->code;
 }
 
-int st_rows_whiten(struct st_pool *pool, const struct st_dense *rows, size_t k, double add, struct st_dense *out,
+int st_whiten_rows(struct st_pool *pool, const struct st_dense *rows, size_t k, double add, struct st_dense *out,
                    struct st_err *e)
 {
     size_t d = rows->n_col;
@@ -90,7 +91,7 @@ int st_rows_whiten(struct st_pool *pool, const struct st_dense *rows, size_t k, 
         st_alloc(&c, d * d, sizeof *c, "whitening", e))
         goto out;
     memcpy(x.p, rows->p, rows->n_row * d * sizeof *x.p);
-    if (st_rows_centre(&x, e) || st_view_moments(pool, &x, c, e))
+    if (st_centre_rows(&x, e) || st_view_moments(pool, &x, c, e))
         goto out;
     for (size_t i = 0; i < d * d; i++)
         c[i] /= (double)rows->n_row;
@@ -107,17 +108,35 @@ out:
 
 /* ---- maps ---- */
 
-/* out [a.n_col][b.n_col] = sums over the pairs of a's row by b's. */
-static void pair_sums(const struct st_dense *a, const uint32_t *row_a, const struct st_dense *b, const uint32_t *row_b,
-                      size_t n, double *out)
+/* Rows of pairs in double, one panel of them. */
+static void gather(const struct st_dense *from, const uint32_t *row, size_t n, double *out)
 {
+    for (size_t p = 0; p < n; p++)
+        for (size_t k = 0; k < from->n_col; k++)
+            out[p * from->n_col + k] = st_dense_row(from, row[p])[k];
+}
+
+/* out [a.n_col][b.n_col] = sums over the pairs of a's row by b's. */
+static int pair_sums(const struct st_dense *a, const uint32_t *row_a, const struct st_dense *b, const uint32_t *row_b,
+                     size_t n, double *out, struct st_err *e)
+{
+    double *x = NULL, *y = NULL;
+    e->code = 0;
     memset(out, 0, a->n_col * b->n_col * sizeof *out);
-    for (size_t p = 0; p < n; p++) {
-        const float *x = st_dense_row(a, row_a[p]), *y = st_dense_row(b, row_b[p]);
-        for (size_t i = 0; i < a->n_col; i++)
-            for (size_t j = 0; j < b->n_col; j++)
-                out[i * b->n_col + j] += (double)x[i] * y[j];
+    if (st_alloc(&x, PANEL * a->n_col, sizeof *x, "pairs", e) || st_alloc(&y, PANEL * b->n_col, sizeof *y, "pairs", e))
+        goto out;
+    openblas_set_num_threads(1);
+    for (size_t at = 0; at < n; at += PANEL) {
+        size_t m = n - at < PANEL ? n - at : PANEL;
+        gather(a, row_a + at, m, x);
+        gather(b, row_b + at, m, y);
+        cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)a->n_col, (int)b->n_col, (int)m, 1, x, (int)a->n_col,
+                    y, (int)b->n_col, 1, out, (int)b->n_col);
     }
+out:
+    free(x);
+    free(y);
+    return e->code;
 }
 
 static void take_map(const double *from, struct st_dense *map)
@@ -134,8 +153,8 @@ int st_fit_ridge(const struct st_dense *y, const struct st_dense *x, const struc
     e->code = 0;
     if (st_alloc(&a, n * n, sizeof *a, "ridge", e) || st_alloc(&b, n * m, sizeof *b, "ridge", e))
         goto out;
-    pair_sums(y, p->seen, y, p->seen, p->n, a);
-    pair_sums(y, p->seen, x, p->base, p->n, b);
+    if (pair_sums(y, p->seen, y, p->seen, p->n, a, e) || pair_sums(y, p->seen, x, p->base, p->n, b, e))
+        goto out;
     for (size_t i = 0; i < n; i++)
         a[i * n + i] += ridge;
     if (LAPACKE_dposv(LAPACK_ROW_MAJOR, 'L', (lapack_int)n, (lapack_int)m, a, (lapack_int)n, b, (lapack_int)m))
@@ -157,7 +176,8 @@ int st_fit_turn(const struct st_dense *y, const struct st_dense *x, const struct
     if (st_alloc(&a, n * n, sizeof *a, "rotation", e) || st_alloc(&u, n * n, sizeof *u, "rotation", e) ||
         st_alloc(&s, n, sizeof *s, "rotation", e) || st_alloc(&vt, n * n, sizeof *vt, "rotation", e))
         goto out;
-    pair_sums(y, p->seen, x, p->base, p->n, a);
+    if (pair_sums(y, p->seen, x, p->base, p->n, a, e))
+        goto out;
     lapack_int d = (lapack_int)n;
     if (LAPACKE_dgesdd(LAPACK_ROW_MAJOR, 'A', d, d, a, d, s, u, d, vt, d)) {
         st_fail(e, ST_INPUT, "rotation: %zu pairs give none; the rows are not finite", p->n);
@@ -213,8 +233,8 @@ static int by_angle(struct matching *m, bool mapped, bool one, uint32_t *guess, 
     else
         memcpy(m->at.p, m->y->p, m->y->n_row * m->y->n_col * sizeof *m->at.p);
     memcpy(m->table.p, m->x->p, m->x->n_row * m->x->n_col * sizeof *m->table.p);
-    st_rows_unit(&m->at);
-    st_rows_unit(&m->table);
+    st_unit_rows(&m->at);
+    st_unit_rows(&m->table);
     if (one)
         return st_match_points(m->pool, &m->at, &m->table, true, guess, e);
     return st_dense_nearest(m->pool, &m->at, &m->table, guess, m->first, m->second, e);

@@ -11,12 +11,12 @@
 /* out [n][k]: rows minus their mean in their k <= n_col strongest directions, strongest first, each over the root of
  * its variance plus `add` (what noise adds to it on the other side). Signs: positive third moments, so that two
  * sides which differ by a rotation come out alike where the variances are apart. MEMORY; INPUT: not finite. */
-int st_rows_whiten(struct st_pool *pool, const struct st_dense *rows, size_t k, double add, struct st_dense *out,
+int st_whiten_rows(struct st_pool *pool, const struct st_dense *rows, size_t k, double add, struct st_dense *out,
                    struct st_err *e) ST_MUST_CHECK;
 /* Each row at length 1, in place; rows of zeros stay. */
-void st_rows_unit(struct st_dense *rows);
+void st_unit_rows(struct st_dense *rows);
 /* Column means [n_col] are taken away, in place. */
-int st_rows_centre(struct st_dense *rows, struct st_err *e) ST_MUST_CHECK;
+int st_centre_rows(struct st_dense *rows, struct st_err *e) ST_MUST_CHECK;
 
 /* Pairs: row seen[i] of y belongs to row base[i] of x, n of them. */
 struct st_pairs {
@@ -33,7 +33,7 @@ int st_fit_turn(const struct st_dense *y, const struct st_dense *x, const struct
 /* For each row of y [n_seen][k] the row of x [n][k] that it is most like by angle after a map from the pairs: the best
  * of a rotation and four ridges, judged by every fourth pair, which the maps are not learned from. n_round > 0: then
  * the surest guesses join the pairs, more of them in each round (bootstrapping), and the last matching is one to one
- * where numbers allow. Without pairs the rows are compared as they are in the first round, which needs st_rows_whiten's
+ * where numbers allow. Without pairs the rows are compared as they are in the first round, which needs st_whiten_rows's
  * signs. guess [n_seen]. */
 int st_pairs_match(struct st_pool *pool, const struct st_dense *y, const struct st_dense *x, const struct st_pairs *p,
                    unsigned n_round, uint32_t *guess, struct st_err *e) ST_MUST_CHECK;
