@@ -274,10 +274,12 @@ int st_subject_add_pair(struct st_subject *s, const char *seen, const struct st_
 int st_subject_add_before(struct st_subject *s, const char *seen, const struct st_cov_key *key, struct st_err *e)
 {
     const struct st_model_opts mo = {.dtype = ST_LOAD_F32, .n_threads = s->opts.n_threads};
-    struct st_target *t = &s->targets[s->n - 1];
-    struct owned *o = &s->owned[s->n - 1];
     struct st_cov_manifest m = {0};
     struct st_cov_cipher cipher = {0};
+    if (!s->n || !(s->targets[s->n - 1].kinds & ST_TARGET_PAIR))
+        return st_fail(e, ST_USAGE, "%s: there is no pair that it was before", seen);
+    struct st_target *t = &s->targets[s->n - 1];
+    struct owned *o = &s->owned[s->n - 1];
     int rc = read_cipher(s, seen, key, &m, &cipher, e);
     if (!rc)
         rc = st_model_open(seen, &mo, &o->before, e);

@@ -78,7 +78,8 @@ void st_subject_close(struct st_subject *s);
 /* Adds a target; label may be NULL: one is made of what the view says. USAGE: too many. */
 int st_subject_add_pair(struct st_subject *s, const char *seen, const struct st_cov_key *key, const char *label,
                         struct st_err *e) ST_MUST_CHECK;
-/* The last target that was added is a pair whose server kept `seen`, made under an earlier key. */
+/* The last target that was added is a pair whose server kept `seen`, made under an earlier key. USAGE: it is none;
+ * INPUT as of a pair. */
 int st_subject_add_before(struct st_subject *s, const char *seen, const struct st_cov_key *key,
                           struct st_err *e) ST_MUST_CHECK;
 /* n_doc: the text's first documents were asked; 0 = all. scheme: static, or NULL. */
