@@ -162,6 +162,28 @@ static void pairs_that_do_not_belong_together_are_refused(void **state)
     st_subject_close(s);
 }
 
+static void what_an_earlier_key_made_stands_beside_a_pair(void **state)
+{
+    struct st_err e = {0};
+    struct st_subject *s = open_subject();
+    struct st_cov_key now = key_of(1), before = key_of(2);
+    const char *a = in_work("now"), *b = in_work("before");
+    (void)state;
+    make_pair(DEMO, a, &now, 0);
+    make_pair(DEMO, b, &before, 0);
+    expect_refusal(st_subject_add_before(s, b, &before, &e), &e, ST_USAGE, "no pair");
+    assert_ok(st_subject_add_pair(s, a, &now, NULL, &e), &e);
+    assert_null(st_subject_at(s, 0)->before.seen);
+    expect_refusal(st_subject_add_before(s, b, &now, &e), &e, ST_INPUT, "was not made from");
+    assert_ok(st_subject_add_before(s, b, &before, &e), &e);
+    const struct st_target *t = st_subject_at(s, 0);
+    assert_non_null(t->before.seen);
+    assert_memory_not_equal(t->before.truth, t->pair.truth, t->base->config.n_vocab * sizeof *t->pair.truth);
+    st_cov_key_wipe(&now);
+    st_cov_key_wipe(&before);
+    st_subject_close(s);
+}
+
 static void noise_costs_accuracy_along_the_series(void **state)
 {
     struct st_err e = {0};
@@ -434,6 +456,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(recordings_that_do_not_fit_are_refused_by_name, make_work, drop_work),
         cmocka_unit_test_setup_teardown(preparations_of_a_scheme_are_no_rows_of_the_text, make_work, drop_work),
         cmocka_unit_test_setup_teardown(pairs_that_do_not_belong_together_are_refused, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(what_an_earlier_key_made_stands_beside_a_pair, make_work, drop_work),
         cmocka_unit_test_setup_teardown(noise_costs_accuracy_along_the_series, make_work, drop_work),
         cmocka_unit_test_setup_teardown(each_attack_runs_on_every_target_that_fits_and_the_rest_is_listed, make_work,
                                         drop_work),

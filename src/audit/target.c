@@ -18,6 +18,8 @@
 struct owned {
     struct st_model *seen;
     uint32_t *truth, *to;
+    struct st_model *before;
+    uint32_t *before_truth;
     char *path;
 };
 
@@ -93,10 +95,13 @@ static void owned_free(struct st_subject *s, size_t i)
     struct owned *o = &s->owned[i];
     if (o->seen)
         st_model_close(o->seen);
+    if (o->before)
+        st_model_close(o->before);
     if (s->targets[i].container)
         st_container_close((struct st_container *)s->targets[i].container);
     free(o->truth);
     free(o->to);
+    free(o->before_truth);
     free(o->path);
     *o = (struct owned){0};
 }
@@ -187,14 +192,21 @@ static int check_shapes(const struct st_model *base, const struct st_model *seen
     return 0;
 }
 
+/* truth [n_seen] */
+static int plain_ids(const struct st_cov_cipher *c, uint32_t n_seen, uint32_t **truth, struct st_err *e)
+{
+    int rc = st_alloc(truth, n_seen, sizeof **truth, "permutation", e);
+    for (uint32_t i = 0; !rc && i < n_seen; i++)
+        (*truth)[i] = i < st_cov_cipher_size(c) ? c->from[i] : c->n_vocab;
+    return rc;
+}
+
 /* truth [n_vocab of seen] and the ids that a proxy sends. */
 static int take_truth(struct owned *o, const struct st_cov_cipher *c, uint32_t n_seen, struct st_err *e)
 {
-    int rc = st_alloc(&o->truth, n_seen, sizeof *o->truth, "permutation", e);
+    int rc = plain_ids(c, n_seen, &o->truth, e);
     if (!rc)
         rc = st_alloc(&o->to, c->n_vocab, sizeof *o->to, "permutation", e);
-    for (uint32_t i = 0; !rc && i < n_seen; i++)
-        o->truth[i] = i < st_cov_cipher_size(c) ? c->from[i] : c->n_vocab;
     if (!rc)
         memcpy(o->to, c->to, c->n_vocab * sizeof *o->to);
     return rc;
@@ -257,6 +269,33 @@ int st_subject_add_pair(struct st_subject *s, const char *seen, const struct st_
     }
     st_cov_cipher_wipe(&cipher);
     return finish(s, rc);
+}
+
+int st_subject_add_before(struct st_subject *s, const char *seen, const struct st_cov_key *key, struct st_err *e)
+{
+    const struct st_model_opts mo = {.dtype = ST_LOAD_F32, .n_threads = s->opts.n_threads};
+    struct st_cov_manifest m = {0};
+    struct st_cov_cipher cipher = {0};
+    if (!s->n || !(s->targets[s->n - 1].kinds & ST_TARGET_PAIR))
+        return st_fail(e, ST_USAGE, "%s: there is no pair that it was before", seen);
+    struct st_target *t = &s->targets[s->n - 1];
+    struct owned *o = &s->owned[s->n - 1];
+    int rc = read_cipher(s, seen, key, &m, &cipher, e);
+    if (!rc)
+        rc = st_model_open(seen, &mo, &o->before, e);
+    if (!rc)
+        rc = check_shapes(s->base, o->before, seen, &cipher, e);
+    if (!rc)
+        rc = plain_ids(&cipher, o->before->config.n_vocab, &o->before_truth, e);
+    if (!rc)
+        t->before = (struct st_pair){.base = s->base,
+                                     .seen = o->before,
+                                     .truth = o->before_truth,
+                                     .noise = {m.made.alpha_e, m.made.alpha_h, m.made.noise_all},
+                                     .preset = st_cov_preset_name(m.made.preset),
+                                     .homophones = m.made.homophones};
+    st_cov_cipher_wipe(&cipher);
+    return rc;
 }
 
 int st_subject_sweep(struct st_subject *s, const char *x_name, double x, struct st_err *e)

@@ -47,6 +47,7 @@ struct st_target {
     struct st_texts_ids text;  /* what the victim's users wrote: scored on */
     struct st_texts_ids prior; /* public text of the adversary, other documents */
     struct st_pair pair;
+    struct st_pair before; /* PAIR: what an earlier key made of the same base; seen NULL = nothing is kept of it */
     const char *recording; /* RECORD: path; text is what was asked while it ran, and nothing else was */
     const char *scheme;    /* of it: "remo", "otp", "lwe"; NULL = not known */
     const char *sealed;    /* SEALED: path */
@@ -77,6 +78,10 @@ void st_subject_close(struct st_subject *s);
 /* Adds a target; label may be NULL: one is made of what the view says. USAGE: too many. */
 int st_subject_add_pair(struct st_subject *s, const char *seen, const struct st_cov_key *key, const char *label,
                         struct st_err *e) ST_MUST_CHECK;
+/* The last target that was added is a pair whose server kept `seen`, made under an earlier key. USAGE: it is none;
+ * INPUT as of a pair. */
+int st_subject_add_before(struct st_subject *s, const char *seen, const struct st_cov_key *key,
+                          struct st_err *e) ST_MUST_CHECK;
 /* n_doc: the text's first documents were asked; 0 = all. scheme: static, or NULL. */
 int st_subject_add_recording(struct st_subject *s, const char *path, const char *scheme, size_t n_doc,
                              const char *label, struct st_err *e) ST_MUST_CHECK;

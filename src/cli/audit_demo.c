@@ -60,12 +60,10 @@ static int seeded_key(uint64_t seed, struct st_cov_key *key, struct st_err *e)
     return 0;
 }
 
-static int make_pair(struct st_audit_demo *a, const struct pair *p, size_t i, const struct st_cov_key *key,
-                     struct st_err *e)
+static int obfuscate(struct st_audit_demo *a, const struct pair *p, const char *name, const struct st_cov_key *key,
+                     char dst[128], struct st_err *e)
 {
     struct st_cov_opts o;
-    char name[32], dst[128];
-    snprintf(name, sizeof name, "pair%zu", i);
     path_in(a, name, dst);
     st_cov_opts_init(&o, p->preset);
     o.alpha_e = p->alpha_e;
@@ -75,7 +73,29 @@ static int make_pair(struct st_audit_demo *a, const struct pair *p, size_t i, co
     o.dtype = ST_COV_STORE_F32;
     o.n_threads = a->d.cli->n_threads;
     o.cancel = st_demo_cancel();
-    int rc = st_cov_obfuscate(a->d.model, dst, key, &o, e);
+    return st_cov_obfuscate(a->d.model, dst, key, &o, e);
+}
+
+/* What a server may have kept from before its user took this key. */
+static int make_before(struct st_audit_demo *a, const struct pair *p, uint64_t seed, struct st_err *e)
+{
+    struct st_cov_key key;
+    char dst[128];
+    int rc = seeded_key(seed ^ 0x6265666f7265U, &key, e);
+    if (!rc)
+        rc = obfuscate(a, p, "before", &key, dst, e);
+    if (!rc)
+        rc = st_subject_add_before(a->subject, dst, &key, e);
+    st_cov_key_wipe(&key);
+    return rc;
+}
+
+static int make_pair(struct st_audit_demo *a, const struct pair *p, size_t i, const struct st_cov_key *key,
+                     struct st_err *e)
+{
+    char name[32], dst[128];
+    snprintf(name, sizeof name, "pair%zu", i);
+    int rc = obfuscate(a, p, name, key, dst, e);
     if (!rc)
         rc = st_subject_add_pair(a->subject, dst, key, p->label, e);
     return rc || !p->sweep ? rc : st_subject_sweep(a->subject, "alpha_e", p->alpha_e, e);
@@ -88,8 +108,11 @@ static int make_pairs(struct st_audit_demo *a, const struct st_audit_demo_opts *
     if (rc || (rc = seeded_key(o->seed, &key, e)) != 0)
         return rc;
     for (size_t i = 0; !rc && i < sizeof pairs / sizeof *pairs; i++)
-        if (!pairs[i].thorough || o->thorough)
+        if (!pairs[i].thorough || o->thorough) {
             rc = make_pair(a, &pairs[i], i, &key, e);
+            if (!rc && i == 0)
+                rc = make_before(a, &pairs[i], o->seed, e);
+        }
     st_cov_key_wipe(&key);
     return rc;
 }

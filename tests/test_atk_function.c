@@ -1,0 +1,125 @@
+/* Attacks of a server that runs both models or has pairs, on stories260K: the figures that we publish. */
+#include "pair_stage.h"
+
+#define ALL_OVER_TRAINED 1.14 /* papers/attacks.md counts alpha_e over the deviation of all rows */
+
+static void function_gives_the_published_figures(void **state)
+{
+    (void)state;
+    static const struct {
+        double noise, two_sided; /* at least */
+    } table[] = {{0, .97}, {.2, .97}, {.5, .97}};
+    need();
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct stage s;
+        set_up(&s, ALL_OVER_TRAINED * table[i].noise, table[i].noise > 0 ? .05 : 0, (uint8_t)(70 + i));
+        attack(&s, &st_atk_function);
+        print_message("alpha_e %g: sorted %.3f, whitened %.3f, two-sided %.3f\n", table[i].noise,
+                      score(&s, "sorted: types"), score(&s, "whitened: types"), score(&s, "two-sided: types"));
+        assert_true(score(&s, "two-sided: types") >= table[i].two_sided);
+        tear_down(&s);
+    }
+}
+
+/* Weights drawn anew in the shape of the base: nothing is left to compare. */
+static float **other_weights(struct stage *s)
+{
+    struct st_rng rng;
+    float **p = calloc((size_t)s->base->plan.n_weight, sizeof *p);
+    assert_non_null(p);
+    st_rng_seed(&rng, 5);
+    for (int i = 0; i < s->base->plan.n_weight; i++) {
+        struct st_mat *m = &s->base->mats[i];
+        size_t n = (size_t)m->n_out * m->n_in;
+        p[i] = malloc(n * sizeof **p);
+        assert_non_null(p[i]);
+        for (size_t k = 0; k < n; k++)
+            p[i][k] = m->n_in == 1 ? 1 : (float)(.2 * (st_rng_unit(&rng) + st_rng_unit(&rng) - 1));
+        m->data = p[i];
+    }
+    return p;
+}
+
+static void against_another_base_all_are_at_chance(void **state)
+{
+    (void)state;
+    static const struct st_attack *const all[] = {&st_atk_function, &st_atk_known_pairs, &st_atk_ridge,
+                                                  &st_atk_inverter};
+    struct stage s;
+    need();
+    set_up(&s, 0, 0, 74);
+    float **own = other_weights(&s);
+    for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
+        attack(&s, all[k]);
+        for (size_t i = 0; i < s.rows.n; i++)
+            if (strstr(s.rows.at[i].variant, ": types"))
+                assert_true(s.rows.at[i].score < .05 && s.rows.at[i].chance < .005);
+    }
+    for (int i = 0; i < s.base->plan.n_weight; i++)
+        free(own[i]);
+    free(own);
+    tear_down(&s);
+}
+
+static void pairs_give_the_others_and_own_keys_do_not(void **state)
+{
+    (void)state;
+    struct stage s;
+    need();
+    set_up(&s, 0, 0, 75);
+    attack(&s, &st_atk_known_pairs);
+    for (size_t i = 0; i < s.rows.n; i++)
+        print_message("%s %.3f\n", s.rows.at[i].variant, s.rows.at[i].score);
+    assert_true(score(&s, "128 pairs: types") > .95 && score(&s, "128 pairs, grown: types") > .95);
+    attack(&s, &st_atk_ridge);
+    assert_true(score(&s, "128 pairs: types") > .9 && score(&s, "128 pairs: cosine") > .9);
+    assert_true(score(&s, "own keys: types") < .05);
+    attack(&s, &st_atk_inverter);
+    print_message("network %.3f, own keys %.3f\n", score(&s, "128 pairs: types"), score(&s, "own keys: types"));
+    assert_true(score(&s, "128 pairs: types") > .5);
+    tear_down(&s);
+}
+
+static void states_tell_the_text_where_no_noise_is(void **state)
+{
+    (void)state;
+    struct stage s;
+    need();
+    set_up(&s, 0, 0, 76);
+    attack(&s, &st_atk_states);
+    assert_int_equal(s.rows.n, 3);
+    for (size_t i = 0; i < s.rows.n; i++) {
+        print_message("%s %.3f (chance %.3f)\n", s.rows.at[i].variant, s.rows.at[i].score, s.rows.at[i].chance);
+        assert_true(s.rows.at[i].score > .9 && s.rows.at[i].chance < .7);
+    }
+    tear_down(&s);
+}
+
+/* What the state attack gets when the base is another one is what that base guesses by itself. */
+static void states_tell_nothing_to_another_base(void **state)
+{
+    (void)state;
+    struct stage s;
+    need();
+    set_up(&s, 0, 0, 77);
+    float **own = other_weights(&s);
+    attack(&s, &st_atk_states);
+    for (size_t i = 0; i < s.rows.n; i++)
+        assert_true(s.rows.at[i].score < .2);
+    for (int i = 0; i < s.base->plan.n_weight; i++)
+        free(own[i]);
+    free(own);
+    tear_down(&s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(function_gives_the_published_figures, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(against_another_base_all_are_at_chance, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(pairs_give_the_others_and_own_keys_do_not, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(states_tell_the_text_where_no_noise_is, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(states_tell_nothing_to_another_base, make_work, drop_work),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
