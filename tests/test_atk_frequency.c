@@ -27,7 +27,10 @@ static void near_places_stay_inside(void **state)
     (void)state;
     static const struct {
         uint32_t place, n, k, want[5];
-    } table[] = {{3, 9, 5, {3, 2, 4, 1, 5}}, {0, 9, 3, {0, 1, 2}}, {8, 9, 4, {8, 7, 6, 5}}, {20, 5, 2, {4, 3}},
+    } table[] = {{3, 9, 5, {3, 2, 4, 1, 5}},
+                 {0, 9, 3, {0, 1, 2}},
+                 {8, 9, 4, {8, 7, 6, 5}},
+                 {20, 5, 2, {4, 3}},
                  {1, 3, 3, {1, 0, 2}}};
     uint32_t got[5];
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
@@ -129,8 +132,7 @@ static void a_prior_of_the_same_kind_tells_more_than_general_text(void **state)
     struct st_texts_ids all = s.target.text;
     for (size_t d = half; d < all.n; d++)
         s.text.ends[d] -= len;
-    s.target.prior =
-        (struct st_texts_ids){.ids = all.ids + len, .ends = s.text.ends + half, .n = all.n - half};
+    s.target.prior = (struct st_texts_ids){.ids = all.ids + len, .ends = s.text.ends + half, .n = all.n - half};
     s.target.text.n = half;
     attack(&s, &st_atk_frequency);
     for (size_t i = 0; i < s.rows.n; i++)

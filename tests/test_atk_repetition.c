@@ -95,9 +95,9 @@ static void conversations_of_stories260k_are_linked_whole(void **state)
     attack(&s, &st_atk_repetition);
     assert_true(score(&s, "template") == 1);
     assert_true(score(&s, "equal prompts") == 1 && score(&s, "turns of one conversation") > .95);
+    assert_true(score(&s, "length") > 10. / (double)s.text.view.n);
     for (size_t i = 0; i < s.rows.n; i++)
-        assert_true(s.rows.at[i].chance < .01 &&
-                    s.rows.at[i].traffic == (strcmp(s.rows.at[i].variant, "template") != 0));
+        assert_true(s.rows.at[i].chance < .01);
     struct st_audit a = {.target = &s.target, .pool = s.pool, .seed = 1};
     struct st_err e;
     s.text.ends[0] = 100;

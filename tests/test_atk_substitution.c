@@ -83,8 +83,7 @@ static void climbing_puts_exchanged_ids_back(void **state)
     map[3] = 2;
     map[5] = 6;
     map[6] = 5;
-    const struct st_climb c = {
-        .seq = said.ids, .n = 60 * DOC, .n_type = N, .score = &score, .room = room, .model = &m};
+    const struct st_climb c = {.seq = said.ids, .n = 60 * DOC, .n_type = N, .score = &score, .room = room, .model = &m};
     for (int i = 0; i < 3; i++)
         assert_ok(st_climb(&c, map, &changes, &e), &e);
     for (uint32_t i = 0; i < N; i++)

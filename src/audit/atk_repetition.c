@@ -2,7 +2,7 @@
  * with are the chat template's, which is public, so they are pairs of plain and cipher ids for other attacks; a prompt
  * that is asked twice is seen to be; the next turn of a conversation begins with the turn before. Homophones blur
  * equality, but a place of the template then still holds only a few ids, which are thereby homophones of one token, and
- * the places of rare tokens stay equal.
+ * the places of rare tokens stay equal. And ids are as many as tokens, whatever they are.
  *
  * The messages are made of the audit's text: conversations of two turns in the model's chat template, each first turn
  * asked twice, in an order that tells nothing. Source: ours; homophone collapse by repetition: docs/covariant.md. */
@@ -18,10 +18,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TALKS 40        /* conversations */
-#define WORDS 24        /* tokens of a message */
-#define ALIKE 0.25      /* share of equal places of two messages that are one, under homophones; unlike ones: below .1 */
-#define FRAME_LEAST 8   /* messages that a template is looked for in */
+#define TALKS 40      /* conversations */
+#define WORDS 24      /* tokens of a message */
+#define ALIKE 0.25    /* share of equal places of two messages that are one, under homophones; unlike ones: below .1 */
+#define FRAME_LEAST 8 /* messages that a template is looked for in */
 
 /* ---- arithmetic ---- */
 
@@ -271,7 +271,7 @@ static int report_frame(const struct st_audit *a, const struct traffic *t, const
 static int report_links(const struct traffic *t, const struct st_heard *h, size_t skip, double least, bool turns,
                         struct st_rows *rows, struct st_err *e)
 {
-    struct st_row row = {.chance = 1.0 / (double)(t->n - 1), .traffic = true};
+    struct st_row row = {.chance = 1.0 / (double)(t->n - 1)};
     size_t *link;
     uint64_t n = 0, hits = 0;
     int rc = st_alloc(&link, t->n, sizeof *link, "messages", e);
@@ -288,6 +288,31 @@ static int report_links(const struct traffic *t, const struct st_heard *h, size_
     st_row_share(&row, hits, n);
     return turns ? add(&row, "turns of one conversation", "share of later turns linked to an earlier one", rows, e)
                  : add(&row, "equal prompts", "share of prompts asked twice that are linked", rows, e);
+}
+
+/* A known prompt is named by its length when no other is as long. */
+static int report_length(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
+{
+    const struct st_texts_ids *t = &a->target->text;
+    struct st_row row = {.chance = 1.0 / (double)t->n};
+    size_t longest = 0, *as_long = NULL;
+    double *tells = NULL;
+    for (size_t i = 0; i < t->n; i++)
+        longest = len_of(t, i) > longest ? len_of(t, i) : longest;
+    int rc = st_alloc(&as_long, longest + 1, sizeof *as_long, "lengths", e);
+    if (!rc)
+        rc = st_alloc(&tells, t->n, sizeof *tells, "lengths", e);
+    if (!rc) {
+        for (size_t i = 0; i < t->n; i++)
+            as_long[len_of(t, i)]++;
+        for (size_t i = 0; i < t->n; i++)
+            tells[i] = 1 / (double)as_long[len_of(t, i)];
+        st_row_mean(&row, tells, t->n, a->seed);
+        rc = add(&row, "length", "chance to name the prompt, of those known, by its length", rows, e);
+    }
+    free(as_long);
+    free(tells);
+    return rc;
 }
 
 static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
@@ -311,6 +336,8 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
         rc = report_links(&t, &h, skip, least, false, rows, e);
     if (!rc)
         rc = report_links(&t, &h, skip, least, true, rows, e);
+    if (!rc)
+        rc = report_length(a, rows, e);
     st_heard_free(&h);
     traffic_free(&t);
     return rc;
@@ -321,6 +348,7 @@ const struct st_attack st_atk_repetition = {
     .title = "What repeats in messages",
     .metric = "share of the chat template's ids named, of prompts linked",
     .source = "ours",
+    .traffic = true, /* the template is public: that its ids are known says nothing of what is written */
     .adversary = ST_ADVERSARY_OBSERVER,
     .needs = ST_TARGET_PAIR,
     .run = run,

@@ -7,7 +7,8 @@
 
 /* How many first places (last ones, counted from the end) of all messages hold at most `kinds` different ids each: 1
  * for what is always the same, more where tokens have so many ids. A place at which a message has ended is none. */
-int st_repeat_frame(const struct st_texts_ids *t, bool at_end, uint32_t kinds, size_t *n, struct st_err *e) ST_MUST_CHECK;
+int st_repeat_frame(const struct st_texts_ids *t, bool at_end, uint32_t kinds, size_t *n,
+                    struct st_err *e) ST_MUST_CHECK;
 
 /* The share of the places of message a that hold the same id in message b, the first b begins with as many: 0 when b is
  * shorter. `skip` first places count for nothing: all have them. */

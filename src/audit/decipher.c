@@ -11,15 +11,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCK 32           /* rows of a thread's part */
-#define SCALINGS 6         /* of Sinkhorn, in each round */
-#define SPREAD 0.25        /* of the logarithm of an id's share between two texts, beside that of counting */
-#define MARKS_WEIGHT 0.5   /* sorted neighbours are not independent of one another */
-#define MARKS_COUNT 100.0  /* more occurrences of an id do not make its marks surer: texts differ */
-#define DAMP_FIRST 4.0     /* occurrences that count in full, in the first round */
-#define DAMP_GROWTH 1.5    /* from round to round */
+#define BLOCK 32          /* rows of a thread's part */
+#define SCALINGS 6        /* of Sinkhorn, in each round */
+#define SPREAD 0.25       /* of the logarithm of an id's share between two texts, beside that of counting */
+#define MARKS_WEIGHT 0.5  /* sorted neighbours are not independent of one another */
+#define MARKS_COUNT 100.0 /* more occurrences of an id do not make its marks surer: texts differ */
+#define DAMP_FIRST 4.0    /* occurrences that count in full, in the first round */
+#define DAMP_GROWTH 1.5   /* from round to round */
 #define DAMP_LAST 400.0
-#define CLIMBS 3           /* passes at most */
+#define CLIMBS 3 /* passes at most */
 
 /* A text by its frequent ids: places in the ranking, then the border of documents, which is known in both. */
 struct side {

@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ST_NGRAM_BREAK UINT32_MAX      /* in a sequence: nothing is counted across it */
+#define ST_NGRAM_BREAK UINT32_MAX          /* in a sequence: nothing is counted across it */
 #define ST_NGRAM_TYPES ((uint32_t)1 << 20) /* at most */
 
 /* Counts by key, open addressing. */
