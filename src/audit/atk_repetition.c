@@ -327,6 +327,8 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     const struct st_texts_ids text = {.ids = t.ids.p, .ends = t.ends, .n = t.n};
     if (!rc)
         rc = st_heard_new(&text, p->truth, p->seen->config.n_vocab, p->base->config.n_vocab, SIZE_MAX, a->seed, &h, e);
+    if (rc == ST_INPUT) /* the template asks for tokens that the model does not have: there are no such messages */
+        rc = e->code = ST_UNSUPPORTED;
     if (!rc)
         rc = report_frame(a, &t, &h, rows, e);
     if (!rc)
