@@ -87,28 +87,38 @@ static int add_document(struct st_text_made *t, const struct st_model *m, const 
     return rc ? rc : end_document(t, e);
 }
 
-int st_text_read(const char *path, const struct st_model *m, const struct st_tokenizer *tok, size_t n_ctx,
-                 struct st_text_made *out, struct st_err *e)
+int st_text_parse(const char *p, size_t len, const char *where, const struct st_model *m,
+                  const struct st_tokenizer *tok, size_t n_ctx, struct st_text_made *out, struct st_err *e)
 {
     static const char mark[] = "<|endoftext|>", gap[] = "\n\n";
-    struct st_buf text = {0};
-    *out = (struct st_text_made){.cap_end = 0};
-    int rc = st_file_read(path, TEXT_MAX, &text, e);
-    const char *p = text.p, *end = text.p + text.len;
-    bool marked = !rc && text.len && memmem(p, text.len, mark, sizeof mark - 1);
+    const char *end = p + len;
+    bool marked = len && memmem(p, len, mark, sizeof mark - 1);
     const char *sep = marked ? mark : gap;
     size_t sep_len = marked ? sizeof mark - 1 : sizeof gap - 1;
+    int rc = 0;
+    *out = (struct st_text_made){.cap_end = 0};
     while (!rc && p && p < end) {
         const char *hit = memmem(p, (size_t)(end - p), sep, sep_len), *stop = hit ? hit : end;
-        rc = add_document(out, m, tok, n_ctx, path, p, (size_t)(stop - p), e);
+        rc = add_document(out, m, tok, n_ctx, where, p, (size_t)(stop - p), e);
         p = hit ? hit + sep_len : NULL;
     }
     if (!rc && !out->view.n)
-        rc = st_fail(e, ST_INPUT, "%s: no text", path);
-    st_buf_wipe(&text);
+        rc = st_fail(e, ST_INPUT, "%s: no text", where);
     finish(out);
     if (rc)
         st_text_free(out);
+    return rc;
+}
+
+int st_text_read(const char *path, const struct st_model *m, const struct st_tokenizer *tok, size_t n_ctx,
+                 struct st_text_made *out, struct st_err *e)
+{
+    struct st_buf text = {0};
+    *out = (struct st_text_made){.cap_end = 0};
+    int rc = st_file_read(path, TEXT_MAX, &text, e);
+    if (!rc)
+        rc = st_text_parse(text.p, text.len, path, m, tok, n_ctx, out, e);
+    st_buf_wipe(&text);
     return rc;
 }
 

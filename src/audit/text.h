@@ -39,6 +39,10 @@ void st_text_free(struct st_text_made *t);
 /* INPUT: no UTF-8, no token, ids that the model does not have. Documents are cut to n_ctx. */
 int st_text_read(const char *path, const struct st_model *m, const struct st_tokenizer *tok, size_t n_ctx,
                  struct st_text_made *out, struct st_err *e) ST_MUST_CHECK;
+/* The same of a text in memory; `where` names it in errors. */
+int st_text_parse(const char *p, size_t len, const char *where, const struct st_model *m,
+                  const struct st_tokenizer *tok, size_t n_ctx, struct st_text_made *out,
+                  struct st_err *e) ST_MUST_CHECK;
 
 #define ST_TEXT_SPEAK_BYTES ((uint64_t)256 << 20) /* a model with more weights is not asked to speak */
 struct st_text_speak {
