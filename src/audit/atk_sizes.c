@@ -45,8 +45,10 @@ static void down(const struct st_traffic *t, enum st_traffic_wire w, size_t i, d
 static size_t shortest(const struct st_traffic *t, enum st_traffic_wire w)
 {
     size_t n = FIRST;
-    for (size_t i = 0; i < t->n_request; i++)
-        n = t->wires[w][i].n_piece < n + 1 ? t->wires[w][i].n_piece - (t->wires[w][i].n_piece > 0) : n;
+    for (size_t i = 0; i < t->n_request; i++) {
+        size_t of = t->wires[w][i].n_piece < 1 ? 0 : t->wires[w][i].n_piece - 1;
+        n = of < n ? of : n;
+    }
     return n;
 }
 
@@ -82,17 +84,7 @@ static const struct st_which questions[] = {
 
 static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
 {
-    int rc = 0;
-    if (!a->target->traffic)
-        return st_fail(e, ST_UNSUPPORTED, "needs the traffic of a set-up");
-    for (size_t i = 0; !rc && i < sizeof questions / sizeof *questions; i++) {
-        struct st_row row = {0};
-        rc = a->cancel && *a->cancel ? st_fail(e, ST_IO, "cancelled")
-                                     : st_which_row(a->target->traffic, &questions[i], a->seed, &row, e);
-        if (!rc)
-            rc = st_rows_add(rows, &row, e);
-    }
-    return rc;
+    return st_which_rows(a, questions, sizeof questions / sizeof *questions, rows, e);
 }
 
 const struct st_attack st_atk_sizes = {.name = "relay-sizes",

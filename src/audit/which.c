@@ -61,3 +61,19 @@ int st_which_row(const struct st_traffic *t, const struct st_which *q, uint64_t 
     free(values);
     return rc;
 }
+
+int st_which_rows(const struct st_audit *a, const struct st_which *questions, size_t n, struct st_rows *rows,
+                  struct st_err *e)
+{
+    int rc = 0;
+    if (!a->target->traffic)
+        return st_fail(e, ST_UNSUPPORTED, "needs the traffic of a set-up");
+    for (size_t i = 0; !rc && i < n; i++) {
+        struct st_row row = {0};
+        rc = a->cancel && *a->cancel ? st_fail(e, ST_IO, "cancelled")
+                                     : st_which_row(a->target->traffic, &questions[i], a->seed, &row, e);
+        if (!rc)
+            rc = st_rows_add(rows, &row, e);
+    }
+    return rc;
+}

@@ -3,7 +3,7 @@
 #ifndef ST_AUDIT_WHICH_H
 #define ST_AUDIT_WHICH_H
 
-#include "audit/rows.h"
+#include "audit/attack.h"
 #include "audit/traffic.h"
 
 struct st_which {
@@ -16,5 +16,9 @@ struct st_which {
 /* Fills score, interval, chance and unprotected, variant and note of a row; traffic is set. */
 int st_which_row(const struct st_traffic *t, const struct st_which *q, uint64_t seed, struct st_row *row,
                  struct st_err *e) ST_MUST_CHECK;
+
+/* A row for each of n questions; UNSUPPORTED without traffic. */
+int st_which_rows(const struct st_audit *a, const struct st_which *questions, size_t n, struct st_rows *rows,
+                  struct st_err *e) ST_MUST_CHECK;
 
 #endif
