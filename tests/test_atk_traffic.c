@@ -102,7 +102,7 @@ static void what_differs_is_told_and_what_does_not_is_not(void **state)
         assert_true(st_tell_right(&t, x[i], class[i]) == 0.25);
     st_tell_free(&t);
     class[0] = 4;
-    expect_refusal(st_tell_learn(&x[0][0], class, 40, 4, 2, &t, &e), ST_INPUT, &e, "class 4");
+    expect_refusal(st_tell_learn(&x[0][0], class, 40, 4, 2, &t, &e), &e, ST_INPUT, "class 4");
 }
 
 static void buckets_and_pieces_of_one_size_hide_sizes_but_not_lengths(void **state)
@@ -165,7 +165,7 @@ static void nodes_drawn_all_alike_tell_no_client_and_a_node_of_ones_own_does(voi
     assert_true(fabs(row.score - row.unprotected) < 1e-9); /* 8 clients, 5 nodes: as far as there are nodes */
     assert_ok(st_node_choice(r->t->picks, r->t->n_pick, r->t->n_client, r->t->n_node, &c, &e), &e);
     assert_true(c.p < 1e-6 && c.bits > 1);
-    expect_refusal(st_node_choice(r->t->picks, r->t->n_pick, 2, r->t->n_node, &c, &e), ST_INPUT, &e, "picks: client");
+    expect_refusal(st_node_choice(r->t->picks, r->t->n_pick, 2, r->t->n_node, &c, &e), &e, ST_INPUT, "picks: client");
     rig_free(r);
 }
 
@@ -179,7 +179,7 @@ static void attacks_on_traffic_need_it(void **state)
     struct st_rows rows = {0};
     struct st_err e;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        expect_refusal(all[i]->run(&a, &rows, &e), ST_UNSUPPORTED, &e, "needs the traffic");
+        expect_refusal(all[i]->run(&a, &rows, &e), &e, ST_UNSUPPORTED, "needs the traffic");
     st_rows_free(&rows);
 }
 
