@@ -3,9 +3,9 @@
  * it says. Score: the share of the ways that are accepted. The unprotected score is of a policy that judges signatures
  * alone; what refuses even then (N7, N8) no policy can switch off.
  *
- *   N1 the model's PCR is compared with nothing     N4 GPU evidence may be missing    N7 TPM and platform are not linked
- *   N2 values come from what nobody signed          N5 the node chooses the nonce     N8 the key's attributes
- *   N3 the quote's selection                        N6 measurement, debug, TCB        N9 old evidence counts
+ *   N1 the model's PCR is compared with nothing     N4 GPU evidence may be missing    N7 TPM and platform are not
+ * linked N2 values come from what nobody signed          N5 the node chooses the nonce     N8 the key's attributes N3
+ * the quote's selection                        N6 measurement, debug, TCB        N9 old evidence counts
  *
  * The machine is a TPM in software below a root of the audit's own (audit/made_tpm.h), for N6 simulated evidence: the
  * verifier is the real one. Of vendors' formats (TDX, SEV-SNP, Hopper, Azure) the same gaps are tests of the suite.
@@ -46,17 +46,21 @@ static const struct way {
 } ways[] = {
     {.what = "right", .tpm = {RIGHT}},
     {1, "another model's PCR", {RIGHT, .other_model = true}, .age = 0},
-    {1, "the model's PCR left out",
+    {1,
+     "the model's PCR left out",
      {.selected = ST_MADE_SELECTED & ~PCR(12), .told = ST_MADE_SELECTED & ~PCR(12), .attributes = ST_MADE_AK},
      .age = 0},
     {2, "the value of the model's PCR edited", {RIGHT, .other_model = true, .edited = true}, .age = 0},
-    {3, "a quote over PCR 0 with all values",
+    {3,
+     "a quote over PCR 0 with all values",
      {.selected = PCR(0), .told = ST_MADE_SELECTED, .attributes = ST_MADE_AK},
      .age = 0},
-    {3, "a selection without PCR 7",
+    {3,
+     "a selection without PCR 7",
      {.selected = ST_MADE_SELECTED & ~PCR(7), .told = ST_MADE_SELECTED & ~PCR(7), .attributes = ST_MADE_AK},
      .age = 0},
-    {3, "a value that is not quoted",
+    {3,
+     "a value that is not quoted",
      {.selected = ST_MADE_SELECTED & ~PCR(12), .told = ST_MADE_SELECTED, .attributes = ST_MADE_AK},
      .age = 0},
     {3, "the bank of SHA-1", {RIGHT, .sha1 = true}, .age = 0},
@@ -65,13 +69,16 @@ static const struct way {
     {5, "the asked nonce over evidence of another", {RIGHT, .nonce_exchanged = true}, .other_nonce = true},
     {7, "a quote by the TPM of another machine", {RIGHT, .other_key = true}, .age = 0},
     {7, "keys of another node over this one's evidence", {RIGHT, .key_exchanged = true}, .age = 0},
-    {8, "a key that signs anything",
+    {8,
+     "a key that signs anything",
      {.selected = ST_MADE_SELECTED, .told = ST_MADE_SELECTED, .attributes = ST_MADE_AK & ~RESTRICTED},
      .age = 0},
-    {8, "a key that may leave its TPM",
+    {8,
+     "a key that may leave its TPM",
      {.selected = ST_MADE_SELECTED, .told = ST_MADE_SELECTED, .attributes = ST_MADE_AK & ~FIXED_TPM},
      .age = 0},
-    {8, "a key that was made outside",
+    {8,
+     "a key that was made outside",
      {.selected = ST_MADE_SELECTED, .told = ST_MADE_SELECTED, .attributes = ST_MADE_AK & ~ORIGIN},
      .age = 0},
     {9, "evidence a year old", {RIGHT}, .age = YEAR},
@@ -178,11 +185,12 @@ static int try_sim(const struct st_ed25519 *root, const struct sim_way *w, bool 
     st_ed25519_public(root, public);
     st_hex(public, sizeof public, hex);
     if (!signature_only)
-        snprintf(more, sizeof more,
-                 ", \"max_age_s\": %d, \"minimum\": {\"sim.svn\": %d}, \"measurements\": {\"sim.measurement\": [\"%064d\"]}",
-                 MAX_AGE, SVN, 0);
-    int n = snprintf(policy, sizeof policy, "{\"version\": 1, \"require\": [\"sim\"], \"sim_root\": \"%s\"%s}", hex,
-                     more);
+        snprintf(
+            more, sizeof more,
+            ", \"max_age_s\": %d, \"minimum\": {\"sim.svn\": %d}, \"measurements\": {\"sim.measurement\": [\"%064d\"]}",
+            MAX_AGE, SVN, 0);
+    int n =
+        snprintf(policy, sizeof policy, "{\"version\": 1, \"require\": [\"sim\"], \"sim_root\": \"%s\"%s}", hex, more);
     return judge(&b, policy, (size_t)n, signature_only, 0, accepted, why, e);
 }
 
@@ -255,9 +263,8 @@ int st_gap_try(unsigned gap, struct st_gap_found *out, struct st_err *e)
 /* ---- the attack ---- */
 
 static const char *const names[ST_GAPS] = {
-    "the model's PCR",    "values that nobody signed",   "the quote's selection",
-    "GPU evidence",       "the nonce",                   "measurement, debug, TCB",
-    "link of the keys",   "attributes of the TPM's key", "age",
+    "the model's PCR",         "values that nobody signed", "the quote's selection",       "GPU evidence", "the nonce",
+    "measurement, debug, TCB", "link of the keys",          "attributes of the TPM's key", "age",
 };
 
 static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)

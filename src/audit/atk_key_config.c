@@ -1,7 +1,7 @@
-/* Key configurations as tags: whoever can give one client a gateway key or an issuer key of its own knows which requests
- * or tokens are that client's. Keys count only when a directory names them that ends a tree which the log and a quorum
- * of witnesses have signed, and which begins with the tree that the client remembers. So a split view has to be made of
- * another signed tree, of another entry below a good one, or of an old tree.
+/* Key configurations as tags: whoever can give one client a gateway key or an issuer key of its own knows which
+ * requests or tokens are that client's. Keys count only when a directory names them that ends a tree which the log and
+ * a quorum of witnesses have signed, and which begins with the tree that the client remembers. So a split view has to
+ * be made of another signed tree, of another entry below a good one, or of an old tree.
  *
  * The client's steps are those of service/log_client.c, on the same functions (attest/tlog.h); no bytes pass a network.
  * Who checks no witnesses and remembers nothing believes whatever the log's key has signed: the unprotected case.
@@ -74,8 +74,7 @@ static int parties_new(struct parties *p, struct st_err *e)
     return rc;
 }
 
-static int key_of(const struct st_ed25519 *k, const char *name, uint8_t type, struct st_note_key *out,
-                  struct st_err *e)
+static int key_of(const struct st_ed25519 *k, const char *name, uint8_t type, struct st_note_key *out, struct st_err *e)
 {
     uint8_t public[ST_ED25519_PUBLIC];
     st_ed25519_public(k, public);
@@ -120,8 +119,7 @@ static int take(struct st_tlog *log, const struct shown *s, struct st_err *e)
                                  &s->inclusion, e);
 }
 
-static int client_open(const struct st_split_client *c, const struct parties *p, struct st_tlog *log,
-                       struct st_err *e)
+static int client_open(const struct st_split_client *c, const struct parties *p, struct st_tlog *log, struct st_err *e)
 {
     struct st_tlog_keys keys = {.origin = ORIGIN, .n_witness = c->quorum ? 2 : 0, .quorum = c->quorum};
     int rc = key_of(p->log, ORIGIN, ST_NOTE_ED25519, &keys.log, e);
@@ -215,7 +213,7 @@ static int other_entry(struct world *w, struct st_err *e)
     return rc ? rc : prove(&w->open, keys_own, w->open.range.size, &w->split, e);
 }
 
-/* The own keys stand in the open tree, where all see them, but not at its end: what is served is not the directory. */
+/* Keys that stand in the open tree, where all see them, but not at its end: they are not the directory any more. */
 static int not_last(struct world *w, struct st_err *e)
 {
     const struct st_merkle_source source = {give_node, &w->open};

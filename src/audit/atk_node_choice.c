@@ -1,7 +1,7 @@
 /* Does the choice of a node tell who chose? The gateway sees which node each request is for. If a client kept to nodes
  * of its own, its requests could be put together, and known again tomorrow. It learns from one half of the picks which
- * clients favour which nodes, and names the client behind each batch of the other half. The proxy's draw is uniform over
- * all verified nodes (service/conf_nodes.h); one node for each client is the unprotected case.
+ * clients favour which nodes, and names the client behind each batch of the other half. The proxy's draw is uniform
+ * over all verified nodes (service/conf_nodes.h); one node for each client is the unprotected case.
  *
  * Source: docs/confidential.md; Apple's "target diffusion" is the same demand. */
 #include "audit/atk_node_choice.h"

@@ -33,17 +33,16 @@ static X509 *certificate(const char *cn, EVP_PKEY *key, EVP_PKEY *root, const ch
     static const char root_usage[] = "critical,keyCertSign,cRLSign", leaf_usage[] = "critical,digitalSignature";
     X509 *x = X509_new();
     X509_NAME *issuer = X509_NAME_new();
-    bool good = x && issuer && X509_set_version(x, 2) == 1 &&
-                ASN1_INTEGER_set(X509_get_serialNumber(x), ca ? 1 : 2) == 1 &&
-                ASN1_TIME_set(X509_getm_notBefore(x), (time_t)(now - 10 * DAY)) &&
-                ASN1_TIME_set(X509_getm_notAfter(x), (time_t)(now + 10 * DAY)) && X509_set_pubkey(x, key) == 1 &&
-                X509_NAME_add_entry_by_txt(X509_get_subject_name(x), "CN", MBSTRING_ASC, (const unsigned char *)cn, -1,
-                                           -1, 0) == 1 &&
-                X509_NAME_add_entry_by_txt(issuer, "CN", MBSTRING_ASC, (const unsigned char *)root_cn, -1, -1, 0) ==
-                    1 &&
-                X509_set_issuer_name(x, issuer) == 1 &&
-                extension(x, NID_basic_constraints, ca ? "critical,CA:TRUE" : "critical,CA:FALSE") &&
-                extension(x, NID_key_usage, ca ? root_usage : leaf_usage) && X509_sign(x, root, EVP_sha256()) > 0;
+    bool good =
+        x && issuer && X509_set_version(x, 2) == 1 && ASN1_INTEGER_set(X509_get_serialNumber(x), ca ? 1 : 2) == 1 &&
+        ASN1_TIME_set(X509_getm_notBefore(x), (time_t)(now - 10 * DAY)) &&
+        ASN1_TIME_set(X509_getm_notAfter(x), (time_t)(now + 10 * DAY)) && X509_set_pubkey(x, key) == 1 &&
+        X509_NAME_add_entry_by_txt(X509_get_subject_name(x), "CN", MBSTRING_ASC, (const unsigned char *)cn, -1, -1,
+                                   0) == 1 &&
+        X509_NAME_add_entry_by_txt(issuer, "CN", MBSTRING_ASC, (const unsigned char *)root_cn, -1, -1, 0) == 1 &&
+        X509_set_issuer_name(x, issuer) == 1 &&
+        extension(x, NID_basic_constraints, ca ? "critical,CA:TRUE" : "critical,CA:FALSE") &&
+        extension(x, NID_key_usage, ca ? root_usage : leaf_usage) && X509_sign(x, root, EVP_sha256()) > 0;
     X509_NAME_free(issuer);
     if (!good) {
         X509_free(x);
@@ -66,7 +65,8 @@ static bool add_pem(struct st_buf *out, X509 *x)
 int st_made_authority_new(struct st_made_authority *a, int64_t now, struct st_err *e)
 {
     static const char cn[] = "Root of an audit";
-    *a = (struct st_made_authority){.root = EVP_EC_gen("P-256"), .ak = EVP_EC_gen("P-256"), .other = EVP_EC_gen("P-256")};
+    *a = (struct st_made_authority){
+        .root = EVP_EC_gen("P-256"), .ak = EVP_EC_gen("P-256"), .other = EVP_EC_gen("P-256")};
     bool good = a->root && a->ak && a->other;
     X509 *root = good ? certificate(cn, a->root, a->root, cn, true, now) : NULL;
     X509 *leaf = good ? certificate("AK", a->ak, a->root, cn, false, now) : NULL;
@@ -225,9 +225,8 @@ static struct st_span span_of(const struct st_buf *b)
 static void state_keys(const struct st_made_tpm *m, struct st_bundle *b)
 {
     b->has_binding = true;
-    b->binding = (struct st_binding){.suite = {ST_HPKE_KEM_X25519, ST_HPKE_KDF_SHA256, ST_AEAD_AES_128_GCM},
-                                     .hpke_key_len = 32,
-                                     .nonce_len = 32};
+    b->binding = (struct st_binding){
+        .suite = {ST_HPKE_KEM_X25519, ST_HPKE_KDF_SHA256, ST_AEAD_AES_128_GCM}, .hpke_key_len = 32, .nonce_len = 32};
     memset(b->binding.hpke_key, 0x11, 32);
     memset(b->binding.receipt_key, 0x22, 32);
     memcpy(b->binding.nonce, m->nonce, 32);

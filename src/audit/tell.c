@@ -12,10 +12,10 @@ static int means(const double *x, const uint32_t *class, size_t n, struct st_tel
 {
     for (size_t i = 0; i < n; i++) {
         if (class[i] >= t->n_class)
-            return st_fail(e, ST_INPUT, "tell: class %u of %zu", class[i], t->n_class);
+            return st_fail(e, ST_INPUT, "tell: class %u of %zu", class[i], t -> n_class);
         n_of[class[i]]++;
         for (size_t f = 0; f < t->n_figure; f++)
-            t->mean[class[i] * t->n_figure + f] += x[i * t->n_figure + f];
+            t->mean[class[i] * t -> n_figure + f] += x[i * t->n_figure + f];
     }
     for (size_t c = 0; c < t->n_class; c++) {
         if (!n_of[c])
@@ -31,7 +31,7 @@ static void scales(const double *x, const uint32_t *class, size_t n, struct st_t
     for (size_t f = 0; f < t->n_figure; f++) {
         double within = 0, sum = 0, squares = 0;
         for (size_t i = 0; i < n; i++) {
-            double v = x[i * t->n_figure + f], d = v - t->mean[class[i] * t->n_figure + f];
+            double v = x[i * t->n_figure + f], d = v - t->mean[class[i] * t -> n_figure + f];
             within += d * d;
             sum += v;
         }

@@ -1,6 +1,6 @@
-/* Which of several known things was it, told by some figures of it: the nearest mean, each figure measured in the spread
- * that it has among repeats of one thing (linear discriminants without correlations). What is the same for all and
- * never varies tells nothing; what differs and never varies tells all. */
+/* Which of several known things was it, told by some figures of it: the nearest mean, each figure measured in the
+ * spread that it has among repeats of one thing (linear discriminants without correlations). What is the same for all
+ * and never varies tells nothing; what differs and never varies tells all. */
 #ifndef ST_AUDIT_TELL_H
 #define ST_AUDIT_TELL_H
 

@@ -7,9 +7,9 @@
 #define REPEAT 12
 #define CLIENTS 8
 #define NODES 5
-#define PICKS 64      /* of each client */
-#define CADENCE 0.05  /* seconds */
-#define DOCUMENT 8    /* tokens of the shortest one that makes a prompt and a reply */
+#define PICKS 64     /* of each client */
+#define CADENCE 0.05 /* seconds */
+#define DOCUMENT 8   /* tokens of the shortest one that makes a prompt and a reply */
 
 static size_t or_usual(size_t n, size_t usual)
 {

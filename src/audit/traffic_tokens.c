@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BATCH 16               /* tokens of one purchase */
-#define DAY_S 86400.0          /* within which all buy */
-#define KEPT_S (4 * 3600.0)    /* mean time that a token lies in a wallet */
+#define BATCH 16            /* tokens of one purchase */
+#define DAY_S 86400.0       /* within which all buy */
+#define KEPT_S (4 * 3600.0) /* mean time that a token lies in a wallet */
 #define BITS 2048
 #define UNITS 64
 
