@@ -32,6 +32,17 @@ int st_random(void *p, size_t len, struct st_err *e)
     return 0;
 }
 
+int st_random_below(uint32_t n, uint32_t *out, struct st_err *e)
+{
+    uint32_t limit = UINT32_MAX - UINT32_MAX % n; /* so that none comes more often */
+    int rc;
+    do
+        rc = st_random(out, sizeof *out, e);
+    while (!rc && *out >= limit);
+    *out %= n;
+    return rc;
+}
+
 static uint64_t splitmix(uint64_t *x)
 {
     uint64_t z = (*x += 0x9e3779b97f4a7c15ull);

@@ -13,6 +13,8 @@ int64_t st_unix_time(void);
 
 /* Bytes from getrandom(2). IO error when the kernel refuses. */
 int st_random(void *p, size_t len, struct st_err *e) ST_MUST_CHECK;
+/* Below n (1 or more), all alike, from the same bytes. */
+int st_random_below(uint32_t n, uint32_t *out, struct st_err *e) ST_MUST_CHECK;
 
 /* Small fast generator for sampling (xoshiro256**, seeded by splitmix64). Not for secrets. */
 struct st_rng {

@@ -221,6 +221,19 @@ static int make_sealed(struct st_audit_demo *a, const char *policy, struct st_er
     return rc ? rc : st_subject_add_sealed(a->subject, path, label, e);
 }
 
+/* ---- confidential ---- */
+
+static int make_traffic(struct st_audit_demo *a, const struct st_audit_demo_opts *o, struct st_err *e)
+{
+    const struct st_target *plain = st_subject_plain(a->subject);
+    const struct st_traffic_opts to = {
+        .text = &plain->text, .tokenizer = plain->tokenizer, .seed = o->seed, .cancel = st_demo_cancel()};
+    int rc = st_demo_next(&a->d, "sealing requests and replies, selling and spending tokens", e);
+    if (!rc)
+        rc = st_traffic_make(&to, &a->traffic, e);
+    return rc ? rc : st_subject_add_traffic(a->subject, a->traffic, "confidential", e);
+}
+
 /* ---- all ---- */
 
 static int make_views(struct st_audit_demo *a, const struct st_audit_demo_opts *o, struct st_err *e)
@@ -237,6 +250,8 @@ static int make_views(struct st_audit_demo *a, const struct st_audit_demo_opts *
         if (!rc)
             rc = make_sealed(a, "all-inside", e);
     }
+    if (!rc && o->kinds & ST_TARGET_TRAFFIC)
+        rc = make_traffic(a, o, e);
     return rc;
 }
 
@@ -265,5 +280,6 @@ int st_audit_demo_begin(struct st_audit_demo *a, const struct st_cli *cli, const
 void st_audit_demo_end(struct st_audit_demo *a)
 {
     st_subject_close(a->subject);
+    st_traffic_free(a->traffic);
     st_demo_end(&a->d);
 }

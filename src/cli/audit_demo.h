@@ -1,16 +1,19 @@
 /* What `sotto audit demo` looks at: from one model it makes, in a private temporary directory, an obfuscated checkpoint
- * of each preset and some with noise, a recording of a worker's view under each scheme of masks, and a sealed file.
+ * of each preset and some with noise, a recording of a worker's view under each scheme of masks, a sealed file,
+ * and traffic of the confidential path.
  * Keys come from the seed, so that the same seed gives the same checkpoints; masks are from the system's randomness
  * and nothing else, by design, so that recordings differ from run to run. Nothing of it stays. */
 #ifndef ST_CLI_AUDIT_DEMO_H
 #define ST_CLI_AUDIT_DEMO_H
 
 #include "audit/target.h"
+#include "audit/traffic.h"
 #include "cli/demo.h"
 
 struct st_audit_demo {
     struct st_demo d;
     struct st_subject *subject; /* of all that was made; borrowed by the audit until end */
+    struct st_traffic *traffic; /* of the confidential path, simulated in process */
 };
 struct st_audit_demo_opts {
     const char *model, *text, *prior; /* NULL = the demo model; texts of audit/text.h */

@@ -325,18 +325,6 @@ static int too_few(const struct st_conf_nodes *c, const char *model, size_t n_go
     return e->code;
 }
 
-/* Below n, without bias. */
-static int random_below(uint32_t n, uint32_t *out, struct st_err *e)
-{
-    uint32_t limit = UINT32_MAX - UINT32_MAX % n;
-    int rc;
-    do
-        rc = st_random(out, sizeof *out, e);
-    while (!rc && *out >= limit);
-    *out %= n;
-    return rc;
-}
-
 static bool was_tried(const struct st_conf_node *x, const uint8_t (*tried)[ST_NODE_ID], size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -397,7 +385,7 @@ int st_conf_nodes_pick(struct st_conf_nodes *c, const char *model, const uint8_t
         *fault = ST_FAULT_NETWORK;
         if (n == 0)
             return st_fail(e, ST_IO, "no verified node is left to try");
-        rc = random_below((uint32_t)n, &at, e);
+        rc = st_random_below((uint32_t)n, &at, e);
         if (rc)
             return rc;
         const struct st_conf_node *x = list[at];
