@@ -282,7 +282,8 @@ static int two_sided(struct function *f, struct st_rows *rows, struct st_err *e)
         if (memcmp(s.before, f->guess, n * sizeof *s.before) == 0)
             break;
     }
-    st_match_report(f->a, "two-sided", f->guess, NULL, rows, e);
+    if (st_match_report(f->a, "two-sided", f->guess, NULL, rows, e))
+        goto out;
 out:
     free_sides(&s);
     return e->code;

@@ -129,7 +129,8 @@ static int add_cosine(struct ridge *r, const char *variant, const struct st_know
     if (n) {
         snprintf(row.variant, sizeof row.variant, "%s: cosine", variant);
         st_row_mean(&row, cosine, n, r->a->seed);
-        st_rows_add(rows, &row, e);
+        if (st_rows_add(rows, &row, e))
+            goto out;
     }
 out:
     free(cosine);
