@@ -136,9 +136,10 @@ double st_score_bleu4(const struct st_texts_ids *got, const struct st_texts_ids 
 {
     size_t n_got = st_texts_len(got), n_want = st_texts_len(want), n_doc = got->n < want->n ? got->n : want->n;
     uint64_t hits[ORDER] = {0}, total[ORDER] = {0};
-    struct gram *a = malloc((n_got + n_want + 1) * sizeof *a), *b = a + n_got;
+    struct gram *a = malloc((n_got + n_want + 1) * sizeof *a);
     if (!a)
         return NAN;
+    struct gram *b = a + n_got;
     for (size_t d = 0; d < n_doc; d++) {
         size_t lo_a = d ? got->ends[d - 1] : 0, lo_b = d ? want->ends[d - 1] : 0;
         for (size_t k = 0; k < ORDER; k++) {

@@ -283,10 +283,10 @@ static void on_row(void *arg, size_t pos, const float *row)
     if (pos + 1 >= r->n)
         return;
     float max = row[0];
-    double sum = 0;
     for (uint32_t i = 1; i < r->n_vocab; i++)
         max = row[i] > max ? row[i] : max;
-    for (uint32_t i = 0; i < r->n_vocab; i++)
+    double sum = exp((double)row[0] - (double)max);
+    for (uint32_t i = 1; i < r->n_vocab; i++)
         sum += exp((double)row[i] - (double)max);
     r->nats += log(sum) + (double)max - (double)row[r->want[pos + 1]];
     r->n_token++;
