@@ -31,7 +31,7 @@ static void read_all(struct st_span file)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const uint8_t head[ST_RECORD_FILE_HEAD] = "STRECORD\1";
+    static const uint8_t head[ST_RECORD_FILE_HEAD] = "STRECORD\2";
     read_all((struct st_span){data, size});
     uint8_t *copy = malloc(sizeof head + size);
     if (!copy)

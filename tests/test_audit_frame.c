@@ -68,6 +68,7 @@ static void put_entry(struct st_buf *b, uint64_t id, int layer, const char *role
     put32(b, 64);
     put32(b, 0);
     put64(b, len);
+    put64(b, at); /* nanoseconds */
     st_buf_add(b, name, sizeof name);
     assert_int_equal(b->len - at, ST_RECORD_HEAD);
     memset(st_buf_room(b, len), 0, len);

@@ -188,6 +188,48 @@ static void what_passed_is_read_back(void **state)
     tear_down(&s);
 }
 
+static void load(const struct set *s, struct st_buf *b)
+{
+    struct st_err e = {0};
+    if (st_file_read(s->path, 1 << 20, b, &e))
+        fail_msg("%s", e.msg);
+}
+
+static void times_pass_and_a_time_that_falls_is_refused(void **state)
+{
+    (void)state;
+    enum { TIME = ST_RECORD_FILE_HEAD + 48 };
+    struct set s;
+    struct st_err e = {0};
+    struct st_record *r;
+    struct st_record_entry a;
+    struct st_buf b = {0};
+    uint32_t rows[12];
+    uint64_t before = 0;
+    set_up(&s, 0);
+    record_some(&s, rows);
+    usleep(20000);
+    assert_int_equal(send_rows(&s, &group, rows, 12, &e), 0);
+    assert_int_equal(st_record_open(s.path, &r, &e), 0);
+    for (int i = 0; i < 5; i++) {
+        next(r, &a);
+        assert_true(a.time_ns >= before + (i == 4 ? 20000000 : 0));
+        before = a.time_ns;
+    }
+    st_record_close(r);
+    load(&s, &b);
+    memcpy(b.p + TIME, &(uint64_t){before + 1}, sizeof before); /* of entry 0 */
+    assert_int_equal(st_file_write(s.path, b.p, b.len, 0600, true, &e), 0);
+    assert_int_equal(st_record_open(s.path, &r, &e), 0);
+    next(r, &a);
+    assert_int_equal(st_record_next(r, &a, &e), ST_INPUT);
+    if (!strstr(e.msg, s.path) || !strstr(e.msg, "entry 1: time"))
+        fail_msg("%s", e.msg);
+    st_record_close(r);
+    st_buf_free(&b);
+    tear_down(&s);
+}
+
 static void a_failed_exchange_leaves_only_what_went_out(void **state)
 {
     (void)state;
@@ -288,13 +330,6 @@ static void what_cannot_be_written_down_does_not_leave(void **state)
     tear_down(&s);
 }
 
-static void load(const struct set *s, struct st_buf *b)
-{
-    struct st_err e = {0};
-    if (st_file_read(s->path, 1 << 20, b, &e))
-        fail_msg("%s", e.msg);
-}
-
 /* Entries of a file in memory; -1 when it is refused. */
 static int count(const void *p, size_t len, bool *torn)
 {
@@ -352,11 +387,11 @@ static void every_wrong_field_is_refused_by_name(void **state)
         int code;
         const char *names;
     } cases[] = {
-        {0, 'X', ST_INPUT, "not a recording"},  {8, 2, ST_UNSUPPORTED, "version 2"}, {12, 1, ST_INPUT, "reserved"},
+        {0, 'X', ST_INPUT, "not a recording"},  {8, 1, ST_UNSUPPORTED, "version 1"}, {12, 1, ST_INPUT, "reserved"},
         {16, 0, ST_INPUT, "entry 0: bad kind"}, {16, 4, ST_INPUT, "bad kind"},       {20, 2, ST_INPUT, "bad format"},
         {35, 0xff, ST_INPUT, "bad layer"},      {36, 0xfe, ST_INPUT, "bad expert"},  {40, 4, ST_INPUT, "bad len"},
         {44, 5, ST_INPUT, "bad len"},           {52, 1, ST_INPUT, "bad reserved"},   {56, 47, ST_INPUT, "bad len"},
-        {61, 1, ST_INPUT, "bad len"},           {64, 'Q', ST_INPUT, "bad roles"},    {64, 0, ST_INPUT, "bad roles"},
+        {61, 1, ST_INPUT, "bad len"},           {72, 'Q', ST_INPUT, "bad roles"},    {72, 0, ST_INPUT, "bad roles"},
         {271, 'q', ST_INPUT, "bad roles"},
     };
     struct set s;
@@ -399,6 +434,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_passed_is_read_back),
+        cmocka_unit_test(times_pass_and_a_time_that_falls_is_refused),
         cmocka_unit_test(a_failed_exchange_leaves_only_what_went_out),
         cmocka_unit_test(a_file_that_is_there_is_never_written_over),
         cmocka_unit_test(a_full_recording_says_so_and_exchanges_go_on),

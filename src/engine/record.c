@@ -1,5 +1,6 @@
 #include "engine/record.h"
 #include "base/file.h"
+#include "base/hooks.h"
 #include "base/log.h"
 #include "base/mem.h"
 
@@ -23,7 +24,7 @@ struct head {
     uint64_t id;
     int32_t layer, expert;
     uint32_t n_row, n_in, n_out, zero;
-    uint64_t len;
+    uint64_t len, time_ns;
     char roles[ST_RECORD_ROLES];
 };
 _Static_assert(sizeof(struct head) == ST_RECORD_HEAD, "no gaps");
@@ -36,6 +37,7 @@ struct st_recorder {
     char path[ST_PATH_MAX];
     int fd;
     uint64_t max_bytes;
+    double begin; /* st_now() */
     struct st_recorder_stats stats;
 };
 
@@ -92,7 +94,7 @@ static void make_full(struct st_recorder *r, struct head *h)
     char text[ST_MEM_TEXT];
     st_log(ST_LOG_WARN, "recording %s: full at %s; what follows is not recorded", r->path,
            st_mem_text((size_t)r->stats.bytes, text));
-    *h = (struct head){.kind = ST_RECORD_FULL, .layer = -1, .expert = -1};
+    *h = (struct head){.kind = ST_RECORD_FULL, .layer = -1, .expert = -1, .time_ns = h->time_ns};
     r->stats.full = true;
 }
 
@@ -100,7 +102,8 @@ static int append(struct st_recorder *r, enum st_record_kind kind, const struct 
                   const struct st_exposed *bytes, struct st_err *e)
 {
     static const char zeros[ALIGN];
-    struct head h = {.kind = kind, .format = bytes->format, .len = bytes->len};
+    struct head h = {
+        .kind = kind, .format = bytes->format, .len = bytes->len, .time_ns = (uint64_t)((st_now() - r->begin) * 1e9)};
     if (r->stats.full)
         return 0;
     describe(x, &h);
@@ -142,6 +145,7 @@ int st_recorder_new(const struct st_recorder_opts *o, struct st_recorder **out, 
     r->transport = (struct st_transport){.submit = submit, .complete = complete, .ctx = r};
     r->max_bytes = o->max_bytes ? o->max_bytes : DEFAULT_MAX;
     r->fd = -1;
+    r->begin = st_now();
     int rc = 0;
     if (strlen(o->path) >= sizeof r->path)
         rc = st_fail(e, ST_USAGE, "recording: the path is longer than %zu bytes", sizeof r->path - 1);
@@ -261,6 +265,7 @@ int st_record_parse(struct st_span file, size_t *at, const char *name, uint64_t 
                                     .n_row = h.n_row,
                                     .n_in = h.n_in,
                                     .n_out = h.n_out,
+                                    .time_ns = h.time_ns,
                                     .bytes = {bytes, (size_t)h.len}};
     memcpy(out->roles, h.roles, sizeof out->roles);
     return 0;
@@ -270,7 +275,7 @@ struct st_record {
     struct st_map map;
     char name[ST_PATH_MAX];
     size_t at;
-    uint64_t n;
+    uint64_t n, time_ns; /* entries read; time of the last */
 };
 
 int st_record_open(const char *path, struct st_record **out, struct st_err *e)
@@ -302,5 +307,14 @@ void st_record_close(struct st_record *r)
 
 int st_record_next(struct st_record *r, struct st_record_entry *out, struct st_err *e)
 {
-    return st_record_parse((struct st_span){r->map.p, r->map.len}, &r->at, r->name, r->n++, out, e);
+    uint64_t n = r->n++;
+    if (st_record_parse((struct st_span){r->map.p, r->map.len}, &r->at, r->name, n, out, e))
+        return e->code;
+    if (out->kind == ST_RECORD_END)
+        return 0;
+    if (out->time_ns < r->time_ns)
+        return st_fail(e, ST_INPUT, "%s: entry %llu: time: want %llu ns or later, as of the entry before", r->name,
+                       (unsigned long long)n, (unsigned long long)r->time_ns);
+    r->time_ns = out->time_ns;
+    return 0;
 }

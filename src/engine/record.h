@@ -1,12 +1,13 @@
 /* A recording of the boundary: every byte that leaves for the untrusted side and every byte that comes back, as it
- * stood in the rows and replies, in the order in which it passed. For the audit, and for whoever wants to see what a
- * worker sees. The recorder wraps a transport; what it cannot write down does not leave (IO), except beyond the size
- * limit: there a last entry says that the recording is full, and exchanges go on without it.
+ * stood in the rows and replies, in the order and at the time in which it passed. For the audit, and for whoever wants
+ * to see what a worker sees. The recorder wraps a transport; what it cannot write down does not leave (IO), except
+ * beyond the size limit: there a last entry says that the recording is full, and exchanges go on without it.
  *
- * File, little-endian: magic "STRECORD", u32 version 1, u32 0; then entries of a head of ST_RECORD_HEAD bytes {u32
+ * File, little-endian: magic "STRECORD", u32 version 2, u32 0; then entries of a head of ST_RECORD_HEAD bytes {u32
  * kind, u32 format, u64 id of the exchange, i32 layer, i32 expert, u32 n_row, u32 n_in, u32 n_out, u32 0, u64 len,
- * roles of the group "q,k,v" with zeros behind} and `len` bytes, padded with zeros to 8. It is made anew with mode
- * 0600, never over another file. A crash leaves a whole number of entries and perhaps a part of one.
+ * u64 nanoseconds since the recording began, roles of the group "q,k,v" with zeros behind} and `len` bytes, padded with
+ * zeros to 8. Times are of this side of the transport: a worker has them but for what the way takes. It is made anew
+ * with mode 0600, never over another file. A crash leaves a whole number of entries and perhaps a part of one.
  *
  * Limits: what passes otherwise (the worker's greeting, hints) is not in it. Not thread-safe. */
 #ifndef ST_ENGINE_RECORD_H
@@ -15,10 +16,10 @@
 #include "base/buf.h"
 #include "engine/boundary.h"
 
-#define ST_RECORD_VERSION 1u
+#define ST_RECORD_VERSION 2u
 #define ST_RECORD_FILE_HEAD 16
 #define ST_RECORD_HEAD 256
-#define ST_RECORD_ROLES 208
+#define ST_RECORD_ROLES 200
 #define ST_RECORD_MAX_LEN ((uint64_t)1 << 32) /* bytes of one entry */
 
 struct st_recorder;
@@ -52,12 +53,13 @@ struct st_record_entry {
     uint64_t id;
     int layer, expert;           /* -1 outside layers, experts */
     uint32_t n_row, n_in, n_out; /* n_out: of all matrices of the group */
+    uint64_t time_ns;            /* since the recording began; never falls from entry to entry */
     char roles[ST_RECORD_ROLES];
     struct st_span bytes; /* aligned to 8; valid until st_record_close */
     bool torn;            /* END only: the last entry is not whole */
 };
 
-/* Reads a recording. INPUT names file, entry and field; UNSUPPORTED: another version. */
+/* Reads a recording. INPUT names file, entry and field, also when times fall; UNSUPPORTED: another version. */
 struct st_record;
 int st_record_open(const char *path, struct st_record **out, struct st_err *e) ST_MUST_CHECK;
 void st_record_close(struct st_record *r);
