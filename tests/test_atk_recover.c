@@ -95,6 +95,15 @@ static void values_that_are_not_finite_are_refused(void **state)
     expect_refusal(st_recover_inverse(x, N, D, inverse, &e), &e, ST_INPUT, "not finite");
 }
 
+/* Masks come from the system: no seed makes a run the same. Of 232 runs the score lay off chance by 1.00 of the stated
+ * deviation on the mean square, and by 3.3 at most; by 5 it does in one of three million. */
+static void assert_no_better_than_a_wrong_order(const struct st_row *row)
+{
+    double deviation = (row->high - row->low) / (2 * 1.96);
+    if (row->score > row->chance + 5 * deviation || deviation > 0.05)
+        fail_msg("%s: %.3f, chance %.3f, deviation %.3f", row->variant, row->score, row->chance, deviation);
+}
+
 static void recordings_under_exact_and_lattice_masks_give_nothing(void **state)
 {
     (void)state;
@@ -105,7 +114,7 @@ static void recordings_under_exact_and_lattice_masks_give_nothing(void **state)
         assert_int_equal(r->rows.n, 2);
         for (size_t k = 0; k < 2; k++) {
             assert_true(r->rows.at[k].unprotected > 0.99);
-            assert_chance(&r->rows.at[k]);
+            assert_no_better_than_a_wrong_order(&r->rows.at[k]);
         }
         rig_free(r);
     }
@@ -115,8 +124,8 @@ static void rows_without_masks_give_it_away(void **state)
 {
     (void)state;
     struct rig *r = rig_new(&(struct rig_opts){.n_doc = 64, .len = 24});
-    assert_true(rig_run(r, &st_atk_recover)->score > 0.5);
-    assert_true(r->rows.at[1].score > 0.95);
+    assert_true(rig_run(r, &st_atk_recover)->score > 0.99); /* they are rounded to 11 bits */
+    assert_true(r->rows.at[1].score > 0.99 && r->rows.at[1].low > 0.9);
     rig_free(r);
 }
 

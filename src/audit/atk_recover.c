@@ -3,9 +3,17 @@
  * layer is wide, and y = x W^T gives a whole matrix. A worker sees inputs behind masks and no outputs of what is
  * computed inside. Here outputs are leaked to it on purpose, in the clear; inputs are those of the recording. The
  * unprotected score is the same with inputs in the clear. The layer is the first one's query projection; the adapter is
- * invented, a tenth of the matrix in size. adapter   rank 8 is known; W is public matrix    W is sealed Chance is the
- * best of five attempts with outputs in a wrong order. Source: papers on partitioned inference (SecureInfer, arXiv
- * 2510.19979) leave this open; the attack is ours. */
+ * invented, a tenth of the matrix in size.
+ *
+ *   adapter   rank 8 is known; W is public
+ *   matrix    W is sealed
+ *
+ * Chance is what outputs in a wrong order get on the mean, and the interval is the spread of such attempts: behind
+ * fresh masks the right order is but one of them. The cosines of one attempt are no independent draws (its inputs
+ * err in the same way for all outputs, and those of an adapter lie in 8 directions), so that drawing among them again
+ * would tell an interval that is too narrow.
+ *
+ * Source: papers on partitioned inference (SecureInfer, arXiv 2510.19979) leave this open; the attack is ours. */
 #include "audit/atk_recover.h"
 #include "audit/attack.h"
 #include "audit/fingerprint.h"
@@ -25,8 +33,9 @@
 #define OUTPUTS 128 /* of the layer that are looked at */
 #define POSITIONS 4 /* rows over width at most */
 #define WIDEST 1024 /* without `thorough` */
-#define SHUFFLES 5
-#define TINY 1e-9 /* singular values below that share of the largest are none */
+#define SHUFFLES 40
+#define Z 1.959963984540054 /* of 95 % */
+#define TINY 1e-9           /* singular values below that share of the largest are none */
 
 /* Thin decomposition of m [n][d], which it destroys: u [n][k], s [k], vt [k][d], k = min(n, d). */
 static int decompose(double *m, size_t n, size_t d, double **u, double **s, double **vt, struct st_err *e)
@@ -109,9 +118,9 @@ void st_recover_cosines(const double *got, const double *want, size_t n_row, siz
 struct stage {
     const struct st_audit *a;
     size_t n, d, d_out;
-    double *clear, *masked, *inverse; /* [n][d], [n][d]; [d][n] */
-    double *public, *adapter, *both;  /* [d_out][d] the layer's matrix, the invented adapter, their sum */
-    double *y, *mixed, *got, *cosines;
+    double *clear, *masked, *inverse;  /* [n][d], [n][d]; [d][n] */
+    double *public, *adapter, *both;   /* [d_out][d] the layer's matrix, the invented adapter, their sum */
+    double *y, *mixed, *got, *cosines; /* y: true outputs; mixed: those of an attempt */
 };
 
 static void stage_free(struct stage *s)
@@ -175,16 +184,20 @@ static int make_adapter(struct stage *s, struct st_err *e)
     return 0;
 }
 
-static void multiply(const struct stage *s, const double *x, const double *w, double by, double *y)
+/* y = x w^T, and what there is in y already when `to` is 1. */
+static void multiply(const struct stage *s, const double *x, const double *w, double by, double to, double *y)
 {
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)s->n, (int)s->d_out, (int)s->d, by, x, (int)s->d, w,
-                (int)s->d, by < 0 ? 1 : 0, y, (int)s->d_out);
+                (int)s->d, to, y, (int)s->d_out);
 }
 
-static int attempt(struct stage *s, const double *y, bool adapter, double *mean, struct st_err *e)
+/* Mean cosine of what outputs `mixed` beside inputs x give; those of the public matrix are known, and taken away. */
+static int attempt(struct stage *s, const double *x, bool adapter, double *mean, struct st_err *e)
 {
     const double *want = adapter ? s->adapter : s->public;
-    st_recover(s->inverse, y, s->n, s->d, s->d_out, s->got);
+    if (adapter)
+        multiply(s, x, s->public, -1, 1, s->mixed);
+    st_recover(s->inverse, s->mixed, s->n, s->d, s->d_out, s->got);
     if (adapter && st_recover_truncate(s->got, s->d_out, s->d, RANK, e))
         return e->code;
     st_recover_cosines(s->got, want, s->d_out, s->d, s->cosines);
@@ -194,7 +207,7 @@ static int attempt(struct stage *s, const double *y, bool adapter, double *mean,
     return 0;
 }
 
-/* Rows of y in a random order. */
+/* Outputs in a random order. */
 static void shuffle(struct stage *s, struct st_rng *rng)
 {
     size_t m = s->d_out;
@@ -209,27 +222,31 @@ static void shuffle(struct stage *s, struct st_rng *rng)
     }
 }
 
-/* With inputs x: the score, and what outputs in a wrong order get. */
+/* With inputs x: the score, and mean and spread of what outputs in a wrong order get. */
 static int recover(struct stage *s, const double *x, bool adapter, struct st_row *row, struct st_err *e)
 {
     struct st_rng rng;
-    double mean;
-    multiply(s, s->clear, adapter ? s->both : s->public, 1, s->y);
-    if (adapter)
-        multiply(s, x, s->public, -1, s->y);
+    double mean, sum = 0, squares = 0;
+    multiply(s, s->clear, adapter ? s->both : s->public, 1, 0, s->y);
     if (st_recover_inverse(x, s->n, s->d, s->inverse, e))
         return e->code;
-    row->chance = 0;
     st_rng_seed(&rng, s->a->seed);
     for (int i = 0; i < SHUFFLES; i++) {
         shuffle(s, &rng);
-        if (attempt(s, s->mixed, adapter, &mean, e))
+        if (attempt(s, x, adapter, &mean, e))
             return e->code;
-        row->chance = mean > row->chance ? mean : row->chance;
+        sum += mean;
+        squares += mean * mean;
     }
-    if (attempt(s, s->y, adapter, &mean, e))
+    memcpy(s->mixed, s->y, s->n * s->d_out * sizeof *s->mixed);
+    if (attempt(s, x, adapter, &mean, e))
         return e->code;
-    st_row_mean(row, s->cosines, s->d_out, s->a->seed);
+    double half = Z * sqrt(fmax(0, squares - sum * sum / SHUFFLES) / (SHUFFLES - 1));
+    row->n = s->d_out;
+    row->chance = sum / SHUFFLES;
+    row->score = mean;
+    row->low = mean - half;
+    row->high = fmin(1, mean + half);
     return 0;
 }
 
