@@ -34,6 +34,15 @@ static void a_file_with_everything_outside_is_read_whole(void **state)
     tiny_rmdir(dir);
 }
 
+/* Keys and nonces come from the system: no seed makes a run the same. Five deviations are one run in three million. */
+static void assert_guessed(const struct st_row *row)
+{
+    double deviation = sqrt(row->chance * (1 - row->chance) / (double)row->n);
+    if (row->score > row->chance + 5 * deviation)
+        fail_msg("%s: %.4f, chance %.4f, deviation %.4f", row->variant, row->score, row->chance, deviation);
+    assert_true(row->unprotected > 0.98);
+}
+
 static void a_file_with_everything_inside_tells_nothing(void **state)
 {
     (void)state;
@@ -42,8 +51,7 @@ static void a_file_with_everything_inside_tells_nothing(void **state)
     sealed_attack(&s, &st_atk_weights);
     assert_true(sealed_row(&s, "all weights")->score == 0 && sealed_row(&s, "inside")->score == 0);
     sealed_attack(&s, &st_atk_directions);
-    const struct st_row *row = sealed_row(&s, "inside");
-    assert_true(row->low <= row->chance && row->unprotected > 0.98);
+    assert_guessed(sealed_row(&s, "inside"));
     sealed_tear_down(&s);
 }
 
@@ -54,11 +62,10 @@ static void of_the_policy_of_the_paper_two_matrices_are_in_the_open(void **state
     sealed_set_up(&s, NULL, "paper");
     sealed_attack(&s, &st_atk_weights);
     const struct st_row *all = sealed_row(&s, "all weights");
-    assert_true(all->score > 0.05 && all->score < 0.6);
+    assert_true(all->score > 0.2 && all->score < 0.25); /* attention output and head, by their shapes */
     assert_true(sealed_row(&s, "inside")->score == 0);
     sealed_attack(&s, &st_atk_directions);
-    const struct st_row *row = sealed_row(&s, "inside");
-    assert_true(row->low <= row->chance && row->unprotected > 0.98);
+    assert_guessed(sealed_row(&s, "inside"));
     sealed_tear_down(&s);
 }
 

@@ -18,7 +18,7 @@
 /* Documents of random tokens and of different lengths, with a tokenizer that can say them. */
 struct rig {
     struct st_tokenizer *tokenizer;
-    uint32_t ids[DOCS * 200];
+    uint32_t ids[DOCS * 300];
     size_t ends[DOCS];
     struct st_texts_ids text;
     struct st_traffic *t;
@@ -35,7 +35,7 @@ static struct rig *rig_new(bool unblinded, bool sticky, bool even)
     assert_ok(st_tokenizer_open(path, &r->tokenizer, &e), &e);
     st_rng_seed(&rng, 5);
     for (size_t d = 0; d < DOCS; d++) {
-        size_t len = even ? 120 : 100 + 12 * d;
+        size_t len = even ? 120 : 100 + 24 * d; /* apart by more than words of other lengths are */
         for (size_t i = 0; i < len; i++)
             r->ids[n++] = 260 + (uint32_t)(st_rng_next(&rng) % 200);
         r->ends[d] = n;
@@ -140,7 +140,7 @@ static void blinded_tokens_are_not_linked_and_bare_ones_are(void **state)
     (void)state;
     struct rig *r = rig_new(false, false, false);
     struct st_row row = run(r, &st_atk_token_link, "by the bytes");
-    assert_true(row.low <= row.chance && row.score < 0.08 && !row.traffic);
+    assert_true(row.score < 0.08 && !row.traffic); /* one of 128 on the mean; ten and more once in ten millions */
     assert_true(run(r, &st_atk_token_link, "by the time").traffic);
     rig_free(r);
     r = rig_new(true, false, false);
@@ -156,7 +156,7 @@ static void nodes_drawn_all_alike_tell_no_client_and_a_node_of_ones_own_does(voi
     struct st_node_choice c;
     struct st_err e;
     struct st_row row = run(r, &st_atk_node_choice, "");
-    assert_true(row.low <= row.chance + 0.1 && row.score < 0.5);
+    assert_true(row.score < 0.35); /* an eighth on the mean; ten runs gave .06 to .20 */
     assert_ok(st_node_choice(r->t->picks, r->t->n_pick, r->t->n_client, r->t->n_node, &c, &e), &e);
     assert_true(c.p > 1e-6 && c.bits < 0.1);
     rig_free(r);

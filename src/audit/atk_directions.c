@@ -8,6 +8,7 @@
 #include "audit/attack.h"
 #include "audit/directions.h"
 #include "audit/sealed_view.h"
+#include "audit/views.h"
 #include "base/buf.h"
 
 #include <stdio.h>
@@ -54,32 +55,28 @@ static int match_one(const struct st_audit *a, const struct st_dense *base, cons
 static int wanted(const struct st_audit *a, int i, const struct st_container_entry **n, struct st_err *e)
 {
     const struct st_plan_weight *w = &a->target->base->plan.weights[i];
-    const struct st_mat *m = &a->target->base->mats[i];
     if (st_sealed_entry(a->target, w, n, e))
         return e->code;
     bool fits = *n && (*n)->place == ST_CONTAINER_INSIDE && w->n_in > 1 && w->n_out > 1 && w->n_out <= ROWS &&
-                (a->thorough || w->layer < LAYERS) && m->data && m->dtype == ST_DTYPE_F32 &&
-                8 * (uint64_t)w->n_out * w->n_in * sizeof(float) <= a->memory;
+                (a->thorough || w->layer < LAYERS) && 8 * (uint64_t)w->n_out * w->n_in * sizeof(float) <= a->memory;
     *n = fits ? *n : NULL;
     return 0;
 }
 
 static int try_one(const struct st_audit *a, int i, struct tried *t, struct st_err *e)
 {
-    const struct st_plan_weight *w = &a->target->base->plan.weights[i];
-    const struct st_dense base = {.p = (float *)a->target->base->mats[i].data, .n_row = w->n_out, .n_col = w->n_in};
     const struct st_container_entry *n;
-    struct st_dense seen;
-    if (wanted(a, i, &n, e))
+    struct st_dense base, seen;
+    if (wanted(a, i, &n, e) || !n || st_view_weight(a->target->base, i, &base, e))
         return e->code;
-    if (!n)
-        return 0;
-    if (st_dense_new(&seen, w->n_out, w->n_in, "values of a sealed file", e))
-        return e->code;
-    int rc = st_sealed_values(a->target->container, n, (size_t)w->n_out * w->n_in, seen.p, e);
-    if (!rc)
-        rc = match_one(a, &base, &seen, t, e);
-    st_dense_free(&seen);
+    int rc = st_dense_new(&seen, base.n_row, base.n_col, "values of a sealed file", e);
+    if (!rc) {
+        rc = st_sealed_values(a->target->container, n, base.n_row * base.n_col, seen.p, e);
+        if (!rc)
+            rc = match_one(a, &base, &seen, t, e);
+        st_dense_free(&seen);
+    }
+    st_dense_free(&base);
     return rc;
 }
 
@@ -88,6 +85,7 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     struct tried t = {0};
     struct st_row row = {.variant = "inside"};
     int rc = 0;
+    e->code = 0;
     if (!a->target->container || !a->target->base)
         return st_fail(e, ST_UNSUPPORTED, "needs a sealed model and its source");
     int n = a->target->base->plan.n_weight;

@@ -1,10 +1,15 @@
 /* The file of a sealed model, read by who owns disk and accelerator: a worker is given no more than what lies outside
  * in the same file. Every tensor's bytes are taken for values and compared with the source, vector by vector (a row of
- * a matrix, or a whole norm or bias). all weights   what the policy leaves outside is in the open, by design: the score
- * is its share inside        must be nothing Source: ours. */
+ * a matrix, or a whole norm or bias).
+ *
+ *   all weights   what the policy leaves outside is in the open, by design: the score is its share
+ *   inside        must be nothing
+ *
+ * Source: ours. */
 #include "audit/atk_weights.h"
 #include "audit/attack.h"
 #include "audit/sealed_view.h"
+#include "audit/views.h"
 #include "base/buf.h"
 #include "base/mem.h"
 
@@ -37,17 +42,17 @@ static int look_at(const struct st_audit *a, int i, float *values, struct counts
     const struct st_plan_weight *w = &t->base->plan.weights[i];
     const struct st_container_entry *n;
     size_t n_row = w->n_in == 1 ? 1 : w->n_out, n_col = w->n_in == 1 ? w->n_out : w->n_in;
-    const struct st_mat *m = &t->base->mats[i];
-    if (st_sealed_entry(t, w, &n, e) || !n)
+    struct st_dense want;
+    if (st_sealed_entry(t, w, &n, e) || !n || st_view_weight(t->base, i, &want, e))
         return e->code;
-    if (!m->data || m->dtype != ST_DTYPE_F32)
-        return st_fail(e, ST_UNSUPPORTED, "%s: the base's values are not here in f32", w->name);
-    if (st_sealed_values(t->container, n, n_row * n_col, values, e))
-        return e->code;
+    int rc = st_sealed_values(t->container, n, n_row * n_col, values, e);
     struct counts *c = &places[n->place == ST_CONTAINER_INSIDE];
-    st_weights_count(values, m->data, n_row, n_col, &c->hits, &c->n);
-    c->n_weight++;
-    return 0;
+    if (!rc) {
+        st_weights_count(values, want.p, n_row, n_col, &c->hits, &c->n);
+        c->n_weight++;
+    }
+    st_dense_free(&want);
+    return rc;
 }
 
 static size_t most_values(const struct st_plan *p)

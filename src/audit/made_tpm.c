@@ -245,7 +245,7 @@ int st_made_tpm(const struct st_made_authority *a, const struct st_made_tpm *m, 
     st_sha256(report, sizeof report, data);
     put_quote(m, data, &out->quote);
     put_pcrs(m, &out->pcrs);
-    if (!put_signature(key, &out->quote, &out->signature) || !put_area(key, m->attributes, &out->area) ||
+    if (!put_signature(key, &out->quote, &out->signature) || !put_area(a->ak, m->attributes, &out->area) ||
         out->quote.failed || out->pcrs.failed || out->signature.failed || out->area.failed) {
         st_made_evidence_free(out);
         return st_fail(e, ST_INTERNAL, "made evidence: no quote");
@@ -253,7 +253,7 @@ int st_made_tpm(const struct st_made_authority *a, const struct st_made_tpm *m, 
     b->binding.hpke_key[0] ^= m->key_exchanged;
     b->binding.nonce[0] ^= m->nonce_exchanged;
     b->items[0].data = span_of(&out->quote);
-    b->items[0].n_endorsement = 4;
+    b->items[0].n_endorsement = m->uncertified ? 3 : 4;
     b->items[0].endorsements[0] = (struct st_endorsement){ST_ENDORSEMENT_SIGNATURE, span_of(&out->signature)};
     b->items[0].endorsements[1] = (struct st_endorsement){ST_ENDORSEMENT_AK_PUBLIC, span_of(&out->area)};
     b->items[0].endorsements[2] = (struct st_endorsement){ST_ENDORSEMENT_PCRS, span_of(&out->pcrs)};

@@ -25,7 +25,8 @@ struct st_made_tpm {
     bool other_model;        /* was loaded: PCR 12 has another value */
     bool edited;             /* the value of PCR 12 that is handed over is the good one all the same */
     bool sha1;               /* the bank that is quoted */
-    bool other_key;          /* signs */
+    bool other_key;          /* signs, in the name of this one */
+    bool uncertified;        /* its certificate is left out */
     uint8_t nonce[32];
     bool key_exchanged, nonce_exchanged; /* in the binding, behind the TPM's back */
 };

@@ -7,7 +7,7 @@
 #define REPEAT 12
 #define CLIENTS 8
 #define NODES 5
-#define PICKS 64     /* of each client */
+#define PICKS 256    /* of each client */
 #define CADENCE 0.05 /* seconds */
 #define DOCUMENT 8   /* tokens of the shortest one that makes a prompt and a reply */
 

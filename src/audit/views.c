@@ -59,19 +59,35 @@ static int read_matrix(const struct st_model *m, int i, float *out, struct st_er
     return check_finite(w, out, (size_t)w->n_out * w->n_in, e);
 }
 
+int st_view_weight(const struct st_model *m, int i, struct st_dense *out, struct st_err *e)
+{
+    const struct st_plan_weight *w = &m->plan.weights[i];
+    if (m->mats[i].dtype == ST_DTYPE_F32 && m->mats[i].data) {
+        *out = (struct st_dense){.p = (float *)m->mats[i].data, .n_row = w->n_out, .n_col = w->n_in};
+        return check_finite(w, out->p, (size_t)w->n_out * w->n_in, e);
+    }
+    if (st_dense_new(out, w->n_out, w->n_in, "view", e))
+        return e->code;
+    if (read_matrix(m, i, out->p, e))
+        st_dense_free(out);
+    return e->code;
+}
+
 int st_view_rows(const struct st_model *m, enum st_role role, struct st_dense *out, struct st_err *e)
 {
     int i = find(m, role, -1), norm = role == ST_ROLE_HEAD ? find(m, ST_ROLE_FINAL_NORM, -1) : -1;
     if (i < 0)
         return st_fail(e, ST_UNSUPPORTED, "%s: the model has no %s", m->path, st_role_name(role));
+    if (norm < 0)
+        return st_view_weight(m, i, out, e);
     const struct st_plan_weight *w = &m->plan.weights[i];
-    if (m->mats[i].dtype == ST_DTYPE_F32 && m->mats[i].data && norm < 0) {
-        *out = (struct st_dense){.p = (float *)m->mats[i].data, .n_row = w->n_out, .n_col = w->n_in};
-        return check_finite(w, out->p, (size_t)w->n_out * w->n_in, e);
-    }
-    if (st_dense_new(out, w->n_out, w->n_in, "view", e) || read_matrix(m, i, out->p, e))
+    if (st_dense_new(out, w->n_out, w->n_in, "view", e))
         return e->code;
-    const float *scale = norm < 0 ? NULL : m->mats[norm].data;
+    if (read_matrix(m, i, out->p, e)) {
+        st_dense_free(out);
+        return e->code;
+    }
+    const float *scale = m->mats[norm].data;
     for (size_t r = 0; scale && r < out->n_row; r++)
         for (size_t k = 0; k < out->n_col; k++)
             st_dense_row(out, r)[k] *= scale[k];

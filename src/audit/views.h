@@ -30,7 +30,10 @@ struct st_view {
 int st_view_of_model(const struct st_model *m, enum st_view_family kind, uint32_t max_layer, struct st_view *out,
                      struct st_err *e) ST_MUST_CHECK;
 void st_view_free(struct st_view *v);
-/* Rows of one matrix as f32; embed or head. */
+/* Weight i of the plan as f32 [n_out][n_in]: borrowed where it is f32, else a copy. UNSUPPORTED: it is not here, or
+ * int8; INPUT: values that are not finite. */
+int st_view_weight(const struct st_model *m, int i, struct st_dense *out, struct st_err *e) ST_MUST_CHECK;
+/* Rows of one matrix as f32; embed or head, which has the final norm's weight in it. */
 int st_view_rows(const struct st_model *m, enum st_role role, struct st_dense *out, struct st_err *e) ST_MUST_CHECK;
 
 /* Standard deviation of the rows that were trained: what noise is a share of. */
