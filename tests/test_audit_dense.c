@@ -66,11 +66,12 @@ static void rows_are_sorted_each_by_itself(void **state)
     (void)state;
     struct st_dense a = filled(5, 1000, 3);
     struct st_pool *p = threads(2);
+    struct st_err e;
     double before[5] = {0}, after[5] = {0};
     for (size_t r = 0; r < 5; r++)
         for (size_t k = 0; k < 1000; k++)
             before[r] += st_dense_row(&a, r)[k];
-    st_dense_sort_rows(p, &a);
+    assert_ok(st_dense_sort_rows(p, &a, &e), &e);
     for (size_t r = 0; r < 5; r++)
         for (size_t k = 0; k < 1000; k++) {
             after[r] += st_dense_row(&a, r)[k];
@@ -80,6 +81,30 @@ static void rows_are_sorted_each_by_itself(void **state)
         assert_true(fabs(before[r] - after[r]) < 1e-9);
     st_dense_free(&a);
     st_pool_free(p);
+}
+
+static int ascending(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+static void values_of_any_size_and_sign_are_sorted(void **state)
+{
+    (void)state;
+    struct st_rng rng;
+    float x[777], y[777];
+    uint32_t spare[2 * 777];
+    st_rng_seed(&rng, 31);
+    for (size_t n = 1; n <= 777; n += n < 9 ? 1 : 97) {
+        for (size_t i = 0; i < n; i++)
+            x[i] = y[i] = (float)((st_rng_unit(&rng) - .5) * pow(10, 60 * st_rng_unit(&rng) - 30));
+        x[0] = y[0] = n % 2 ? INFINITY : 0;
+        x[n / 2] = y[n / 2] = n % 3 ? -INFINITY : FLT_MIN / 8;
+        st_dense_sort(x, n, spare);
+        qsort(y, n, sizeof *y, ascending);
+        assert_memory_equal(x, y, n * sizeof *x);
+    }
 }
 
 static void the_nearest_row_is_the_nearest(void **state)
@@ -182,6 +207,63 @@ static void a_hidden_permutation_is_found_among_many(void **state)
     st_dense_free(&cost);
 }
 
+/* An assignment is the cheapest when no ring of rows gains by passing its columns on: shortest paths along "takes the
+ * column of" settle (Bellman and Ford). */
+static bool no_ring_gains(const struct st_dense *cost, const uint32_t *column)
+{
+    size_t n = cost->n_row;
+    double far[256];
+    bool moved = true;
+    assert_in_range(n, 1, 256);
+    memset(far, 0, sizeof far);
+    for (size_t round = 0; moved && round <= n; round++) {
+        moved = false;
+        for (size_t i = 0; i < n; i++)
+            for (size_t k = 0; k < n; k++) {
+                double to = far[i] + st_dense_row(cost, i)[column[k]] - st_dense_row(cost, i)[column[i]];
+                if (to < far[k] - 1e-6) {
+                    far[k] = to;
+                    moved = true;
+                }
+            }
+    }
+    return !moved;
+}
+
+static void shortcuts_of_an_assignment_leave_its_cost_as_it_is(void **state)
+{
+    (void)state;
+    enum { N = 230, D = 4 };
+    struct st_pool *p = threads(2);
+    struct st_dense cost;
+    struct st_err e;
+    uint32_t column[N];
+    assert_ok(st_dense_new(&cost, N, N, "test", &e), &e);
+    for (uint64_t seed = 0; seed < 6; seed++) {
+        struct st_dense a = filled(N, D, 200 + seed), b = filled(N, D, 300 + seed);
+        bool used[N] = {0};
+        assert_ok(st_dense_distances(p, &a, &b, &cost, &e), &e);
+        for (size_t i = 0; seed % 3 == 2 && i < N * N; i++) /* many rows that want the same, many ties */
+            cost.p[i] = roundf(cost.p[i] * 8);
+        assert_ok(st_dense_assign(&cost, column, &e), &e);
+        for (size_t i = 0; i < N; i++) {
+            assert_true(column[i] < N && !used[column[i]]);
+            used[column[i]] = true;
+        }
+        assert_true(no_ring_gains(&cost, column));
+        uint32_t x = column[3];
+        column[3] = column[90];
+        column[90] = x;
+        assert_false(no_ring_gains(&cost, column));
+        st_dense_free(&a);
+        st_dense_free(&b);
+    }
+    cost.p[N + 3] = NAN;
+    expect_refusal(st_dense_assign(&cost, column, &e), &e, ST_INPUT, "the cost of row 1 and column 3 is not finite");
+    st_dense_free(&cost);
+    st_pool_free(p);
+}
+
 static void whitened_rows_are_white(void **state)
 {
     (void)state;
@@ -259,9 +341,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_are_products_and_do_not_depend_on_threads),
         cmocka_unit_test(rows_are_sorted_each_by_itself),
+        cmocka_unit_test(values_of_any_size_and_sign_are_sorted),
         cmocka_unit_test(the_nearest_row_is_the_nearest),
         cmocka_unit_test(an_assignment_is_the_cheapest),
         cmocka_unit_test(a_hidden_permutation_is_found_among_many),
+        cmocka_unit_test(shortcuts_of_an_assignment_leave_its_cost_as_it_is),
         cmocka_unit_test(whitened_rows_are_white),
         cmocka_unit_test(intervals_hold_the_truth_as_often_as_they_say),
     };

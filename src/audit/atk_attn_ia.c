@@ -203,9 +203,11 @@ static int sort_parts(const struct attn *s, bool seen, struct st_dense *to, stru
         if (st_dense_new(&copy, x->n_row, x->n_col, "pairs", e))
             return e->code;
         memcpy(copy.p, x->p, x->n_row * x->n_col * sizeof *x->p);
-        st_dense_sort_rows(s->a->pool, &copy);
+        int rc = st_dense_sort_rows(s->a->pool, &copy, e);
         st_match_append(to, &at, &copy, 1);
         st_dense_free(&copy);
+        if (rc)
+            return rc;
     }
     return 0;
 }

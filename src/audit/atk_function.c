@@ -64,8 +64,7 @@ static int sort_top(struct st_pool *pool, const struct st_dense *rows, size_t to
     if (st_dense_new(&all, rows->n_row, rows->n_col, "sorted rows", e))
         return e->code;
     memcpy(all.p, rows->p, rows->n_row * rows->n_col * sizeof *all.p);
-    st_dense_sort_rows(pool, &all);
-    if (!st_dense_new(out, rows->n_row, k, "sorted rows", e))
+    if (!st_dense_sort_rows(pool, &all, e) && !st_dense_new(out, rows->n_row, k, "sorted rows", e))
         for (size_t r = 0; r < rows->n_row; r++)
             for (size_t i = 0; i < k; i++)
                 st_dense_row(out, r)[i] =

@@ -80,20 +80,6 @@ void st_dense_product(struct st_pool *pool, const struct st_dense *a, const stru
     st_dense_blocks(pool, a->n_row, ROWS, product_rows, &p);
 }
 
-/* ---- sorting ---- */
-
-static void sort_rows(void *arg, size_t row, size_t n)
-{
-    const struct st_dense *a = arg;
-    for (size_t r = row; r < row + n; r++)
-        (void)LAPACKE_slasrt_work('I', (lapack_int)a->n_col, st_dense_row(a, r));
-}
-
-void st_dense_sort_rows(struct st_pool *pool, struct st_dense *a)
-{
-    st_dense_blocks(pool, a->n_row, ROWS, sort_rows, a);
-}
-
 /* ---- distances ---- */
 
 static int shift(struct st_dense *a, struct st_dense *b, struct st_err *e)
@@ -214,110 +200,6 @@ int st_dense_nearest(struct st_pool *pool, struct st_dense *a, struct st_dense *
 {
     struct distances d = {.best = best, .first = first, .second = second};
     return measure(pool, &d, a, b, e);
-}
-
-/* ---- assignment ---- */
-
-#define NONE UINT32_MAX
-
-struct assignment {
-    const struct st_dense *cost;
-    size_t n;
-    uint32_t *column; /* [n] of each row */
-    uint32_t *row;    /* [n] of each column */
-    uint32_t *from;   /* [n] row before a column on the shortest path */
-    double *price;    /* [n] of columns */
-    double *least;    /* [n] length of the shortest path to a column */
-    bool *done;       /* [n] columns whose path is settled */
-};
-
-/* Every row takes its cheapest column where that is free. */
-static void take_cheapest(struct assignment *s)
-{
-    for (size_t j = 0; j < s->n; j++) {
-        double low = DBL_MAX;
-        for (size_t i = 0; i < s->n; i++)
-            low = st_dense_row(s->cost, i)[j] < low ? st_dense_row(s->cost, i)[j] : low;
-        s->price[j] = low;
-        s->row[j] = NONE;
-    }
-    for (size_t i = 0; i < s->n; i++) {
-        const float *c = st_dense_row(s->cost, i);
-        size_t at = 0;
-        for (size_t j = 1; j < s->n; j++)
-            if (c[j] - s->price[j] < c[at] - s->price[at])
-                at = j;
-        s->column[i] = NONE;
-        if (s->row[at] == NONE) {
-            s->row[at] = (uint32_t)i;
-            s->column[i] = (uint32_t)at;
-        }
-    }
-}
-
-/* Shortest path (Dijkstra on reduced costs) from a free row to a free column; the rows on it change columns. */
-static void augment(struct assignment *s, size_t free_row)
-{
-    size_t row = free_row, end = NONE;
-    double walked = 0;
-    memset(s->done, 0, s->n * sizeof *s->done);
-    for (size_t j = 0; j < s->n; j++)
-        s->least[j] = DBL_MAX;
-    while (end == NONE) {
-        const float *c = st_dense_row(s->cost, row);
-        /* What the row pays now: 0 for the first, for others the reduced cost of their column is 0. */
-        double base = row == free_row ? 0 : c[s->column[row]] - s->price[s->column[row]];
-        size_t next = NONE;
-        for (size_t j = 0; j < s->n; j++) {
-            if (s->done[j])
-                continue;
-            double length = walked + c[j] - s->price[j] - base;
-            if (length < s->least[j]) {
-                s->least[j] = length;
-                s->from[j] = (uint32_t)row;
-            }
-            if (next == NONE || s->least[j] < s->least[next])
-                next = j;
-        }
-        s->done[next] = true;
-        walked = s->least[next];
-        if (s->row[next] == NONE)
-            end = next;
-        else
-            row = s->row[next];
-    }
-    for (size_t j = 0; j < s->n; j++)
-        if (s->done[j])
-            s->price[j] += s->least[j] - walked;
-    while (end != NONE) {
-        size_t i = s->from[end];
-        size_t before = s->column[i];
-        s->row[end] = (uint32_t)i;
-        s->column[i] = (uint32_t)end;
-        end = i == free_row ? NONE : before;
-    }
-}
-
-int st_dense_assign(const struct st_dense *cost, uint32_t *column, struct st_err *e)
-{
-    struct assignment s = {.cost = cost, .n = cost->n_row, .column = column};
-    if (!st_alloc(&s.row, s.n, sizeof *s.row, "assignment", e) &&
-        !st_alloc(&s.from, s.n, sizeof *s.from, "assignment", e) &&
-        !st_alloc(&s.price, s.n, sizeof *s.price, "assignment", e) &&
-        !st_alloc(&s.least, s.n, sizeof *s.least, "assignment", e) &&
-        !st_alloc(&s.done, s.n, sizeof *s.done, "assignment", e)) {
-        take_cheapest(&s);
-        for (size_t i = 0; i < s.n; i++)
-            if (column[i] == NONE)
-                augment(&s, i);
-        e->code = 0;
-    }
-    free(s.row);
-    free(s.from);
-    free(s.price);
-    free(s.least);
-    free(s.done);
-    return e->code;
 }
 
 /* ---- whitening ---- */

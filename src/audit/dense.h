@@ -30,8 +30,10 @@ void st_dense_blocks(struct st_pool *pool, size_t n_row, size_t step, void (*run
 /* c = a b, or a b^T; c's shape is checked by assertion of the caller's: [a.n_row][b.n_col or b.n_row]. */
 void st_dense_product(struct st_pool *pool, const struct st_dense *a, const struct st_dense *b, bool b_transposed,
                       struct st_dense *c);
-/* Each row ascending, in place. */
-void st_dense_sort_rows(struct st_pool *pool, struct st_dense *a);
+/* Values ascending, in place; spare [2 n]. */
+void st_dense_sort(float *values, size_t n, uint32_t *spare);
+/* Each row ascending, in place. MEMORY. */
+int st_dense_sort_rows(struct st_pool *pool, struct st_dense *a, struct st_err *e) ST_MUST_CHECK;
 /* Squared distances [a.n_row][b.n_row], never negative. Both are shifted by the mean of b's rows first (their values
  * change), which keeps f32 exact enough. */
 int st_dense_distances(struct st_pool *pool, struct st_dense *a, struct st_dense *b, struct st_dense *out,
@@ -43,7 +45,7 @@ int st_dense_nearest(struct st_pool *pool, struct st_dense *a, struct st_dense *
                      float *second, struct st_err *e) ST_MUST_CHECK;
 
 /* One column for each row so that the sum of cost [n][n] is least (Jonker and Volgenant, Computing 38, 1987): O(n^3) at
- * worst, n to a few thousand. MEMORY. */
+ * worst, n to a few thousand. INPUT: a cost that is not finite; MEMORY. */
 int st_dense_assign(const struct st_dense *cost, uint32_t *column, struct st_err *e) ST_MUST_CHECK;
 
 /* W [n][n] with W W^T = C^-1, for rows: x W is white when x has covariance C [n][n] (double, symmetric, changed).

@@ -2,7 +2,6 @@
 #include "base/buf.h"
 
 #include <cblas.h>
-#include <lapacke.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -21,9 +20,11 @@ static void sort_block(void *arg, size_t row, size_t n)
     struct sorting *s = arg;
     size_t f = s->columns->n_row, d = s->rows->n_col, k = s->out->n_col;
     struct st_err e;
-    float *y;
-    if (st_alloc(&y, n * f, sizeof *y, "sorting", &e)) {
+    float *y = NULL;
+    uint32_t *spare = NULL;
+    if (st_alloc(&y, n * f, sizeof *y, "sorting", &e) || st_alloc(&spare, 2 * f, sizeof *spare, "sorting", &e)) {
         atomic_store(&s->failed, true);
+        free(y);
         return;
     }
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)f, (int)d, 1, st_dense_row(s->rows, row), (int)d,
@@ -31,11 +32,12 @@ static void sort_block(void *arg, size_t row, size_t n)
     for (size_t i = 0; s->absolute && i < n * f; i++)
         y[i] = fabsf(y[i]);
     for (size_t r = 0; r < n; r++) {
-        (void)LAPACKE_slasrt_work('I', (lapack_int)f, y + r * f);
+        st_dense_sort(y + r * f, f, spare);
         for (size_t p = 0; p < k; p++)
             st_dense_row(s->out, row + r)[p] = y[r * f + (k > 1 ? p * (f - 1) / (k - 1) : 0)];
     }
     free(y);
+    free(spare);
 }
 
 int st_sorted_rows(struct st_pool *pool, const struct st_dense *rows, const struct st_dense *columns, bool absolute,

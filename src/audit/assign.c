@@ -1,0 +1,190 @@
+/* Jonker and Volgenant, "A shortest augmenting path algorithm for dense and sparse linear assignment problems",
+ * Computing 38, 1987: column reduction, augmenting row reduction, then shortest paths for the rows that are left. */
+#include "audit/dense.h"
+#include "base/buf.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NONE SIZE_MAX
+#define TURNS 8 /* of row reduction, on average over the rows: rounding could let two rows outbid each other for ever  \
+                 */
+
+/* Prices of columns are such that every row that has a column has none that costs less by cost - price. */
+struct assignment {
+    const struct st_dense *cost;
+    size_t n;
+    size_t *column; /* [n] of each row */
+    size_t *row;    /* [n] of each column */
+    size_t *list;   /* [n] rows without a column */
+    size_t *from;   /* [n] row before a column on the shortest path */
+    double *price;  /* [n] of columns */
+    double *least;  /* [n] length of the shortest path to a column whose path is open, infinite for others */
+    double *open;   /* [n] price of such a column, minus infinity for others */
+    double *final;  /* [n] length of a path that is settled */
+    size_t *done;   /* [n] columns whose path is settled, in that order */
+};
+
+/* Every column at the least that a row pays; every row takes its cheapest column where that is free. */
+static size_t take_cheapest(struct assignment *s)
+{
+    size_t n_free = 0;
+    for (size_t j = 0; j < s->n; j++) {
+        s->price[j] = INFINITY;
+        s->row[j] = NONE;
+    }
+    for (size_t i = 0; i < s->n; i++)
+        for (size_t j = 0; j < s->n; j++) {
+            double c = st_dense_row(s->cost, i)[j];
+            s->price[j] = c < s->price[j] ? c : s->price[j];
+        }
+    for (size_t i = 0; i < s->n; i++) {
+        const float *c = st_dense_row(s->cost, i);
+        size_t at = 0;
+        for (size_t j = 1; j < s->n; j++)
+            if (c[j] - s->price[j] < c[at] - s->price[at])
+                at = j;
+        if (s->row[at] == NONE) {
+            s->row[at] = i;
+            s->column[i] = at;
+        } else
+            s->list[n_free++] = i;
+    }
+    return n_free;
+}
+
+/* The two cheapest columns of a row. */
+static void two_best(const struct assignment *s, size_t i, size_t at[2], double pays[2])
+{
+    const float *c = st_dense_row(s->cost, i);
+    pays[0] = pays[1] = INFINITY;
+    at[0] = at[1] = 0;
+    for (size_t j = 0; j < s->n; j++) {
+        double x = c[j] - s->price[j];
+        if (x >= pays[1])
+            continue;
+        if (x < pays[0]) {
+            pays[1] = pays[0];
+            at[1] = at[0];
+            pays[0] = x;
+            at[0] = j;
+        } else {
+            pays[1] = x;
+            at[1] = j;
+        }
+    }
+}
+
+/* A row without a column takes its cheapest one, which then costs as much as its second: the row that had it comes
+ * next, or, when nothing was gained, is left for later. Says how many are left. */
+static size_t reduce_rows(struct assignment *s, size_t n_free, size_t *turns)
+{
+    size_t n_left = 0;
+    for (size_t k = 0; k < n_free; k++) {
+        size_t i = s->list[k];
+        while (i != NONE) {
+            size_t at[2];
+            double pays[2];
+            two_best(s, i, at, pays);
+            bool gain = pays[0] < pays[1];
+            size_t to = !gain && s->row[at[0]] != NONE ? at[1] : at[0], before = s->row[to];
+            if (gain)
+                s->price[to] -= pays[1] - pays[0];
+            s->row[to] = i;
+            s->column[i] = to;
+            i = before;
+            if (i != NONE && (!gain || ++*turns > TURNS * s->n)) {
+                s->list[n_left++] = i;
+                i = NONE;
+            }
+        }
+    }
+    return n_left;
+}
+
+/* Paths to all open columns by way of one row. */
+static void relax(struct assignment *s, size_t row, double by)
+{
+    const float *c = st_dense_row(s->cost, row);
+    for (size_t j = 0; j < s->n; j++) {
+        double length = c[j] - s->open[j] + by;
+        bool less = length < s->least[j];
+        s->from[j] = less ? row : s->from[j];
+        s->least[j] = less ? length : s->least[j];
+    }
+}
+
+static size_t shortest(const struct assignment *s)
+{
+    size_t at = 0;
+    double low = INFINITY;
+    for (size_t j = 0; j < s->n; j++)
+        if (s->least[j] < low) {
+            low = s->least[j];
+            at = j;
+        }
+    return at;
+}
+
+/* Shortest path (Dijkstra on reduced costs) from a free row to a free column; the rows on it change columns. */
+static void augment(struct assignment *s, size_t free_row)
+{
+    size_t row = free_row, n_done = 0, end;
+    double walked = 0, pays = 0; /* what the row pays now: 0 for the first */
+    memcpy(s->open, s->price, s->n * sizeof *s->open);
+    for (size_t j = 0; j < s->n; j++)
+        s->least[j] = INFINITY;
+    for (;;) {
+        relax(s, row, walked - pays);
+        end = shortest(s);
+        walked = s->final[end] = s->least[end];
+        s->least[end] = INFINITY;
+        s->open[end] = -INFINITY;
+        s->done[n_done++] = end;
+        if (s->row[end] == NONE)
+            break;
+        row = s->row[end];
+        pays = st_dense_row(s->cost, row)[end] - s->price[end];
+    }
+    for (size_t k = 0; k < n_done; k++)
+        s->price[s->done[k]] += s->final[s->done[k]] - walked;
+    while (end != NONE) {
+        size_t i = s->from[end], before = i == free_row ? NONE : s->column[i];
+        s->row[end] = i;
+        s->column[i] = end;
+        end = before;
+    }
+}
+
+int st_dense_assign(const struct st_dense *cost, uint32_t *column, struct st_err *e)
+{
+    struct assignment s = {.cost = cost, .n = cost->n_row};
+    size_t **counts[] = {&s.column, &s.row, &s.list, &s.from, &s.done}, turns = 0;
+    double **reals[] = {&s.price, &s.least, &s.open, &s.final};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        if (st_alloc(counts[i], s.n, sizeof **counts[i], "assignment", e))
+            goto out;
+    for (size_t i = 0; i < sizeof reals / sizeof *reals; i++)
+        if (st_alloc(reals[i], s.n, sizeof **reals[i], "assignment", e))
+            goto out;
+    for (size_t i = 0; i < s.n * s.n; i++)
+        if (!isfinite(cost->p[i])) {
+            st_fail(e, ST_INPUT, "assignment: the cost of row %zu and column %zu is not finite", i / s.n, i % s.n);
+            goto out;
+        }
+    size_t n_free = take_cheapest(&s);
+    for (int i = 0; i < 2; i++)
+        n_free = reduce_rows(&s, n_free, &turns);
+    for (size_t k = 0; k < n_free; k++)
+        augment(&s, s.list[k]);
+    for (size_t i = 0; i < s.n; i++)
+        column[i] = (uint32_t)s.column[i];
+    e->code = 0;
+out:
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        free(*counts[i]);
+    for (size_t i = 0; i < sizeof reals / sizeof *reals; i++)
+        free(*reals[i]);
+    return e->code;
+}
