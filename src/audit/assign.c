@@ -8,8 +8,10 @@
 #include <string.h>
 
 #define NONE SIZE_MAX
-#define TURNS 8 /* of row reduction, on average over the rows: rounding could let two rows outbid each other for ever  \
-                 */
+#define LANES 16
+#define TURNS                                                                                                          \
+    8 /* of row reduction, on average over the rows: rounding could let two rows outbid each other for ever            \
+       */
 
 /* Prices of columns are such that every row that has a column has none that costs less by cost - price. */
 struct assignment {
@@ -18,7 +20,7 @@ struct assignment {
     size_t *column; /* [n] of each row */
     size_t *row;    /* [n] of each column */
     size_t *list;   /* [n] rows without a column */
-    size_t *from;   /* [n] row before a column on the shortest path */
+    double *from;   /* [n] row before a column on the shortest path: as wide as the lengths it is chosen by */
     double *price;  /* [n] of columns */
     double *least;  /* [n] length of the shortest path to a column whose path is open, infinite for others */
     double *open;   /* [n] price of such a column, minus infinity for others */
@@ -103,28 +105,37 @@ static size_t reduce_rows(struct assignment *s, size_t n_free, size_t *turns)
     return n_left;
 }
 
-/* Paths to all open columns by way of one row. */
+/* Paths to all open columns by way of one row. Both loops have no branch, so that compilers make vectors of them: most
+ * of an assignment's time goes here. */
 static void relax(struct assignment *s, size_t row, double by)
 {
-    const float *c = st_dense_row(s->cost, row);
+    const float *restrict c = st_dense_row(s->cost, row);
+    double *restrict least = s->least, *restrict from = s->from;
+    const double *restrict open = s->open;
+    double name = (double)row;
     for (size_t j = 0; j < s->n; j++) {
-        double length = c[j] - s->open[j] + by;
-        bool less = length < s->least[j];
-        s->from[j] = less ? row : s->from[j];
-        s->least[j] = less ? length : s->least[j];
+        double length = c[j] - open[j] + by;
+        from[j] = length < least[j] ? name : from[j];
+        least[j] = length < least[j] ? length : least[j];
     }
 }
 
 static size_t shortest(const struct assignment *s)
 {
-    size_t at = 0;
-    double low = INFINITY;
-    for (size_t j = 0; j < s->n; j++)
-        if (s->least[j] < low) {
-            low = s->least[j];
-            at = j;
-        }
-    return at;
+    double low[LANES], lowest = INFINITY;
+    size_t j = 0;
+    for (size_t k = 0; k < LANES; k++)
+        low[k] = INFINITY;
+    for (; j + LANES <= s->n; j += LANES)
+        for (size_t k = 0; k < LANES; k++)
+            low[k] = s->least[j + k] < low[k] ? s->least[j + k] : low[k];
+    for (; j < s->n; j++)
+        lowest = s->least[j] < lowest ? s->least[j] : lowest;
+    for (size_t k = 0; k < LANES; k++)
+        lowest = low[k] < lowest ? low[k] : lowest;
+    for (j = 0; j + 1 < s->n && s->least[j] != lowest; j++)
+        ;
+    return j;
 }
 
 /* Shortest path (Dijkstra on reduced costs) from a free row to a free column; the rows on it change columns. */
@@ -150,7 +161,7 @@ static void augment(struct assignment *s, size_t free_row)
     for (size_t k = 0; k < n_done; k++)
         s->price[s->done[k]] += s->final[s->done[k]] - walked;
     while (end != NONE) {
-        size_t i = s->from[end], before = i == free_row ? NONE : s->column[i];
+        size_t i = (size_t)s->from[end], before = i == free_row ? NONE : s->column[i];
         s->row[end] = i;
         s->column[i] = end;
         end = before;
@@ -160,8 +171,8 @@ static void augment(struct assignment *s, size_t free_row)
 int st_dense_assign(const struct st_dense *cost, uint32_t *column, struct st_err *e)
 {
     struct assignment s = {.cost = cost, .n = cost->n_row};
-    size_t **counts[] = {&s.column, &s.row, &s.list, &s.from, &s.done}, turns = 0;
-    double **reals[] = {&s.price, &s.least, &s.open, &s.final};
+    size_t **counts[] = {&s.column, &s.row, &s.list, &s.done}, turns = 0;
+    double **reals[] = {&s.price, &s.least, &s.open, &s.final, &s.from};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         if (st_alloc(counts[i], s.n, sizeof **counts[i], "assignment", e))
             goto out;
