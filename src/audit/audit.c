@@ -11,24 +11,48 @@ void st_findings_free(struct st_findings *f)
 {
     st_rows_free(&f->rows);
     free(f->not_run);
+    free(f->spent);
     *f = (struct st_findings){0};
+}
+
+/* Room for one more of `size` bytes behind n; *cap grows. */
+static int room(void **at, size_t n, size_t *cap, size_t size, struct st_err *e)
+{
+    if (n < *cap)
+        return 0;
+    size_t more = *cap ? 2 * *cap : 32;
+    void *p = realloc(*at, more * size);
+    if (!p)
+        return st_fail(e, ST_MEMORY, "no memory for the findings of an audit");
+    *at = p;
+    *cap = more;
+    return 0;
 }
 
 static int not_run(struct st_findings *f, const struct st_attack *a, const char *label, const char *why,
                    struct st_err *e)
 {
-    if (f->n_not_run == f->cap_not_run) {
-        size_t cap = f->cap_not_run ? 2 * f->cap_not_run : 32;
-        void *p = realloc(f->not_run, cap * sizeof *f->not_run);
-        if (!p)
-            return st_fail(e, ST_MEMORY, "no memory for the findings of an audit");
-        f->not_run = p;
-        f->cap_not_run = cap;
-    }
+    void *at = f->not_run;
+    if (room(&at, f->n_not_run, &f->cap_not_run, sizeof *f->not_run, e))
+        return e->code;
+    f->not_run = at;
     struct st_not_run *n = &f->not_run[f->n_not_run++];
     n->attack = a->name;
     snprintf(n->label, sizeof n->label, "%s", label);
     snprintf(n->why, sizeof n->why, "%s", why);
+    return 0;
+}
+
+/* The entry of the attack that begins. */
+static int add_spent(struct st_findings *f, const struct st_attack *a, const char *label, struct st_err *e)
+{
+    void *at = f->spent;
+    if (room(&at, f->n_spent, &f->cap_spent, sizeof *f->spent, e))
+        return e->code;
+    f->spent = at;
+    struct st_spent *s = &f->spent[f->n_spent++];
+    *s = (struct st_spent){.attack = a->name};
+    snprintf(s->label, sizeof s->label, "%s", label);
     return 0;
 }
 
@@ -84,7 +108,13 @@ static int run_one(const struct st_audit_run *r, const struct st_attack *a, cons
     opts.target = t;
     if (opts.cancel && *opts.cancel)
         return st_fail(e, ST_IO, "cancelled");
-    int rc = a->run(&opts, &out->rows, e);
+    int rc = add_spent(out, a, t->label, e);
+    if (rc)
+        return rc;
+    double start = st_now(), cpu = st_cpu_time();
+    rc = a->run(&opts, &out->rows, e);
+    out->spent[out->n_spent - 1].seconds = st_now() - start;
+    out->spent[out->n_spent - 1].cpu = st_cpu_time() - cpu;
     if (rc == ST_UNSUPPORTED) {
         out->rows.n = from;
         return not_run(out, a, t->label, e->msg, e);
@@ -196,6 +226,14 @@ void st_findings_json(const struct st_findings *f, const char *target, uint64_t 
         st_buf_add_str(out, "\"why\": ");
         st_json_quote(out, n->why, strlen(n->why));
         st_buf_add_str(out, "}");
+    }
+    st_buf_add_str(out, "],\n\"times\": [");
+    for (size_t i = 0; i < f->n_spent; i++) {
+        const struct st_spent *t = &f->spent[i];
+        st_buf_add_str(out, i ? ",\n{" : "\n{");
+        put_str(out, "attack", t->attack);
+        put_str(out, "target", t->label);
+        st_buf_addf(out, "\"seconds\": %.3f, \"cpu\": %.3f}", t->seconds, t->cpu);
     }
     st_buf_add_str(out, "]}\n");
 }

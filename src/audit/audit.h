@@ -11,10 +11,19 @@ struct st_not_run {
     char why[200];
 };
 
+/* What one attack on one target took: on the clock, and of all CPUs together. */
+struct st_spent {
+    const char *attack;
+    char label[ST_TARGET_LABEL];
+    double seconds, cpu;
+};
+
 struct st_findings {
     struct st_rows rows;
     struct st_not_run *not_run;
     size_t n_not_run, cap_not_run;
+    struct st_spent *spent; /* in the order in which they ran, those of not_run with them */
+    size_t n_spent, cap_spent;
     double seconds;
 };
 void st_findings_free(struct st_findings *f);
@@ -33,7 +42,7 @@ struct st_audit_run {
  * stays in *out. IO: cancelled. */
 int st_audit_run(const struct st_audit_run *r, struct st_findings *out, struct st_err *e) ST_MUST_CHECK;
 
-/* The machine-readable form: {"rows": [...], "not_run": [...], "seconds": S}, fields as in docs/audit.md. */
+/* The machine-readable form: {"rows": [...], "not_run": [...], "times": [...], "seconds": S}, fields as in docs/audit.md. */
 void st_findings_json(const struct st_findings *f, const char *target, uint64_t seed, struct st_buf *out);
 
 #endif

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <time.h>
 
 double st_now(void)
@@ -15,6 +16,19 @@ double st_now(void)
 int64_t st_unix_time(void)
 {
     return (int64_t)time(NULL);
+}
+
+static double seconds_of(int who)
+{
+    struct rusage u;
+    if (getrusage(who, &u))
+        return 0;
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + 1e-6 * (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+}
+
+double st_cpu_time(void)
+{
+    return seconds_of(RUSAGE_SELF) + seconds_of(RUSAGE_CHILDREN);
 }
 
 int st_random(void *p, size_t len, struct st_err *e)

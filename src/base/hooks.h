@@ -1,4 +1,4 @@
-/* Clock and entropy. */
+/* Clocks and entropy. */
 #ifndef ST_BASE_HOOKS_H
 #define ST_BASE_HOOKS_H
 
@@ -10,6 +10,8 @@
 /* Monotonic seconds, and wall-clock seconds since 1970. */
 double st_now(void);
 int64_t st_unix_time(void);
+/* CPU seconds of this process and of its children that have ended. */
+double st_cpu_time(void);
 
 /* Bytes from getrandom(2). IO error when the kernel refuses. */
 int st_random(void *p, size_t len, struct st_err *e) ST_MUST_CHECK;

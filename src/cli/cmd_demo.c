@@ -8,13 +8,14 @@
 struct demo_opts {
     const char *protect, *model, *prompt;
     uint32_t n;
+    bool hold;
 };
 static const struct demo_opts defaults = {.protect = "covariant",
                                           .prompt =
                                               "Once upon a time, there was a little girl named Lily. She had a secret",
                                           .n = 60};
 
-enum { KEY_PROTECT = ST_KEY(0), KEY_MODEL };
+enum { KEY_PROTECT = ST_KEY(0), KEY_MODEL, KEY_HOLD };
 
 static const struct argp_option options[] = {
     {"protect", KEY_PROTECT, "NAME", 0, "The protection to show: covariant (default), masked, confidential or sealed",
@@ -22,6 +23,8 @@ static const struct argp_option options[] = {
     {"model", KEY_MODEL, "DIR", 0, "Use this model instead of the demo model", 0},
     {"prompt", 'p', "TEXT", 0, "What the user says", 0},
     {"max-tokens", 'n', "N", 0, "Longest reply; default 60", 0},
+    {"hold", KEY_HOLD, NULL, 0,
+     "Keep what was made and started until Ctrl-C, and name the command that audits it from another terminal", 0},
     {0},
 };
 
@@ -38,6 +41,9 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
     case 'p':
         o->prompt = arg;
         return 0;
+    case KEY_HOLD:
+        o->hold = true;
+        return 0;
     default:
         return st_opt_u32("--max-tokens", arg, 1, 100000, &o->n, e);
     }
@@ -46,15 +52,17 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
 static const struct demo {
     const char *name;
     int (*run)(struct st_demo *d, struct st_err *e);
-} demos[] = {{"covariant", st_demo_covariant},
-             {"masked", st_demo_masked},
-             {"confidential", st_demo_confidential},
-             {"sealed", st_demo_sealed}};
+    bool holds; /* leaves something that an audit can look at */
+} demos[] = {{"covariant", st_demo_covariant, true},
+             {"masked", st_demo_masked, true},
+             {"confidential", st_demo_confidential, false},
+             {"sealed", st_demo_sealed, true}};
 
 static int run(const struct st_cli *cli, void *opts, struct st_err *e)
 {
     const struct demo_opts *o = opts;
-    struct st_demo d = {.cli = cli, .protect = o->protect, .model_arg = o->model, .prompt = o->prompt, .n = o->n};
+    struct st_demo d = {
+        .cli = cli, .protect = o->protect, .model_arg = o->model, .prompt = o->prompt, .n = o->n, .hold = o->hold};
     const struct demo *which = NULL;
     for (size_t i = 0; i < sizeof demos / sizeof *demos; i++)
         if (strcmp(o->protect, demos[i].name) == 0)
@@ -63,11 +71,20 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
         return st_fail(e, ST_UNSUPPORTED,
                        "--protect: '%s' is not supported; supported: covariant, masked, confidential, sealed",
                        o->protect);
+    if (o->hold && !which->holds)
+        return st_fail(e, ST_UNSUPPORTED,
+                       "--hold: of a demo of %s nothing stays that an audit could look at; `sotto audit "
+                       "demo --adversary relay` makes traffic of its own",
+                       which->name);
     if (!cli->verbose)
         st_log_set_level(ST_LOG_WARN);
     int rc = st_demo_begin(&d, e);
     if (!rc)
         rc = which->run(&d, e);
+    if (!rc && !cli->json)
+        printf("What attacks get from it: %s\n", d.audit.p);
+    if (!rc && o->hold)
+        st_demo_wait_for_end(&d);
     st_demo_end(&d);
     return rc;
 }

@@ -111,6 +111,43 @@ void st_demo_end(struct st_demo *d)
         remove_dir(d->tmp, 8);
     st_buf_wipe(&d->sent);
     st_buf_wipe(&d->received);
+    st_buf_free(&d->audit);
+}
+
+/* One word of a command line, as a shell reads it. */
+static void add_word(struct st_buf *b, const char *word)
+{
+    bool plain =
+        *word && !word[strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:=@%+-")];
+    st_buf_add_str(b, plain ? " " : " '");
+    for (const char *c = word; *c; c++)
+        if (*c == '\'')
+            st_buf_add_str(b, "'\\''");
+        else
+            st_buf_add(b, c, 1);
+    st_buf_add_str(b, plain ? "" : "'");
+}
+
+int st_demo_audit(struct st_demo *d, const char *adversary, const char *view, const char *const *more, struct st_err *e)
+{
+    st_buf_add_str(&d->audit, "sotto audit");
+    add_word(&d->audit, d->hold ? d->model : "demo");
+    add_word(&d->audit, d->hold ? view : "--adversary");
+    if (!d->hold)
+        add_word(&d->audit, adversary);
+    for (; d->hold && more && *more; more++)
+        add_word(&d->audit, *more);
+    return d->audit.failed ? st_fail(e, ST_MEMORY, "no memory for the demo") : 0;
+}
+
+void st_demo_wait_for_end(const struct st_demo *d)
+{
+    const struct timespec tick = {0, 100 * 1000 * 1000};
+    if (!d->cli->json && !d->cli->quiet)
+        fputs("What this demo made and started stays until Ctrl-C.\n", stderr);
+    fflush(stdout);
+    while (!interrupted)
+        nanosleep(&tick, NULL);
 }
 
 void st_demo_reply_wipe(struct st_demo_reply *r)

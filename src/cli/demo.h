@@ -30,11 +30,13 @@ struct st_demo {
     const struct st_cli *cli;
     const char *protect, *model_arg, *prompt;
     uint32_t n; /* longest reply */
+    bool hold;  /* go on until a signal, for an audit of what is here */
     double start;
     char model[ST_PATH_MAX], tmp[64];
     struct st_child child;        /* the untrusted machine */
     struct st_server *server;     /* the endpoint in this process */
     struct st_buf sent, received; /* as shown */
+    struct st_buf audit;          /* the command that attacks what was shown */
 };
 
 /* The model that was given, or the demo model that comes with the program. IO. */
@@ -66,6 +68,12 @@ int st_demo_read_record(struct st_demo *d, const char *path, struct st_err *e) S
 /* The owner of the weights makes hints, once per model, and starts d->child, a worker with them, at `address`. */
 int st_demo_worker(struct st_demo *d, const char *hints, const char *address, double *prepare_s,
                    struct st_err *e) ST_MUST_CHECK;
+/* Fills d->audit: of a demo that holds, `sotto audit MODEL VIEW` with `more` behind it (words ended by NULL; may be
+ * NULL); of one that ends, the audit of its own by this adversary. MEMORY. */
+int st_demo_audit(struct st_demo *d, const char *adversary, const char *view, const char *const *more,
+                  struct st_err *e) ST_MUST_CHECK;
+/* Waits for a signal: what this demo made and started stays until then. */
+void st_demo_wait_for_end(const struct st_demo *d);
 /* `,"name":"text"` */
 void st_demo_put_field(struct st_buf *b, const char *name, const char *s, size_t len);
 /* Four columns of what each side saw. */

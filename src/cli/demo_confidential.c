@@ -210,6 +210,7 @@ static void print_json(const struct confidential *c, bool equal)
     st_demo_put_field(&b, "prompt", d->prompt, strlen(d->prompt));
     st_demo_put_field(&b, "sent", d->sent.p, d->sent.len);
     st_demo_put_field(&b, "received", d->received.p, d->received.len);
+    st_demo_put_field(&b, "audit", d->audit.p, d->audit.len);
     st_demo_put_field(&b, "reply", c->reply.text.p, c->reply.text.len);
     st_demo_put_field(&b, "plain_reply", c->plain.text.p, c->plain.text.len);
     st_demo_put_field(&b, "refusal", c->why, strlen(c->why));
@@ -256,7 +257,7 @@ static int run_all(struct confidential *c, struct st_err *e)
     describe(c);
     if ((rc = st_demo_next(d, "the same after something else was loaded on the node's machine", e)) != 0 ||
         (rc = st_demo_parties_tamper(&c->p, e)) != 0 || (rc = wait_refusal(c, e)) != 0 ||
-        (rc = chat_is_refused(c, e)) != 0)
+        (rc = chat_is_refused(c, e)) != 0 || (rc = st_demo_audit(d, "relay", NULL, NULL, e)) != 0)
         return rc;
     bool equal = c->reply.text.len && c->reply.text.len == c->plain.text.len &&
                  memcmp(c->reply.text.p, c->plain.text.p, c->plain.text.len) == 0;

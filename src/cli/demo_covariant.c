@@ -129,6 +129,7 @@ static void print_json(const struct covariant *c, bool equal)
     st_demo_put_field(&b, "received", c->received.p, n);
     st_demo_put_field(&b, "reply", c->reply.text.p, c->reply.text.len);
     st_demo_put_field(&b, "plain_reply", c->plain.text.p, c->plain.text.len);
+    st_demo_put_field(&b, "audit", c->d->audit.p, c->d->audit.len);
     st_buf_addf(&b, ",\"reply_tokens\":%zu,\"obfuscate_ms\":%.1f,\"chat_ms\":%.1f,\"total_ms\":%.1f}", c->reply.ids.len,
                 c->obfuscate_s * 1e3, c->reply.seconds * 1e3, (st_now() - c->d->start) * 1e3);
     puts(b.p ? b.p : "{}");
@@ -164,7 +165,8 @@ static int run_all(struct covariant *c, struct st_err *e)
         .tokenizer = c->source.tokenizer, .chat = c->source.chat, .source = {st_gen_upstream_open, &uo}};
     if ((rc = st_demo_talk(d, &so, &c->reply, e)) != 0 ||
         (rc = st_demo_next(d, "the same chat with the plain model", e)) != 0 ||
-        (rc = st_demo_here(d, &plain, &c->plain, e)) != 0)
+        (rc = st_demo_here(d, &plain, &c->plain, e)) != 0 ||
+        (rc = st_demo_audit(d, "server", c->dst, (const char *const[]){"--key", c->key, NULL}, e)) != 0)
         return rc;
     read_traffic(c);
     bool equal = st_demo_reply_equal(&c->reply, &c->plain);

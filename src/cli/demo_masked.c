@@ -1,6 +1,8 @@
 /* The demo of masked layers: a worker in a process of its own has the model, but sees masked rows only; the endpoint in
  * this process has the prompt, the cache and the reply. Under one-time pads the reply must be exactly that of the same
  * integers computed here; the default masks, which add a little noise, are shown beside it. */
+#include "audit/text.h"
+#include "base/file.h"
 #include "base/hooks.h"
 #include "cli/demo.h"
 #include "cli/masked.h"
@@ -11,7 +13,7 @@
 
 struct masked {
     struct st_demo *d;
-    char hints[128], address[128], record[128];
+    char hints[128], address[128], record[128], asked[128];
     struct st_demo_reply otp, lwe, here;
     char lwe_scheme[48];
     double prepare_s;
@@ -100,6 +102,7 @@ static void print_json(const struct masked *m, bool equal, bool lwe_equal)
     st_demo_put_field(&b, "received", d->received.p, d->received.len);
     st_demo_put_field(&b, "reply", m->otp.text.p, m->otp.text.len);
     st_demo_put_field(&b, "plain_reply", m->here.text.p, m->here.text.len);
+    st_demo_put_field(&b, "audit", d->audit.p, d->audit.len);
     st_demo_put_field(&b, "lwe_scheme", m->lwe_scheme, strlen(m->lwe_scheme));
     st_demo_put_field(&b, "lwe_reply", m->lwe.text.p, m->lwe.text.len);
     st_buf_addf(&b,
@@ -111,12 +114,43 @@ static void print_json(const struct masked *m, bool equal, bool lwe_equal)
     st_buf_free(&b);
 }
 
+/* What an audit of the recording needs: a text whose ids are those of the prompt. Rows of the reply follow them and are
+ * left out. */
+static int write_asked(const struct masked *m, struct st_err *e)
+{
+    const struct st_demo *d = m->d;
+    const struct st_chat_msg msg = {ST_CHAT_USER, d->prompt, strlen(d->prompt)};
+    struct st_cli here = options(m, NULL);
+    const struct st_engine_opts eo = {.max_batch = 1};
+    struct st_open o = {0};
+    struct st_ids ids = {0};
+    struct st_text_made t = {0};
+    if (st_open(&here, d->model, ST_OPEN_TOKENIZER | ST_OPEN_CHAT, &eo, &o, e))
+        return e->code;
+    int rc = st_chat_encode(o.chat, o.tokenizer, &msg, 1, &ids, e);
+    if (!rc)
+        rc =
+            st_text_parse(d->prompt, strlen(d->prompt), "--prompt", o.model, o.tokenizer, o.model->config.n_ctx, &t, e);
+    if (!rc && (st_texts_len(&t.view) != ids.len || memcmp(t.view.ids, ids.p, ids.len * sizeof *ids.p) != 0))
+        rc = st_fail(
+            e, ST_UNSUPPORTED,
+            "--hold: the model's chat template adds tokens to the prompt, which a text for `sotto audit` cannot "
+            "name; record `sotto complete --record` instead");
+    if (!rc)
+        rc = st_file_write(m->asked, d->prompt, strlen(d->prompt), 0600, true, e);
+    st_text_free(&t);
+    st_ids_free(&ids);
+    st_open_close(&o);
+    return rc;
+}
+
 static int run_all(struct masked *m, struct st_err *e)
 {
     struct st_demo *d = m->d;
     const struct st_cli here = options(m, NULL);
     int rc;
     snprintf(m->record, sizeof m->record, "%s/record", d->tmp);
+    snprintf(m->asked, sizeof m->asked, "%s/asked", d->tmp);
     snprintf(m->hints, sizeof m->hints, "%s/hints", d->tmp);
     snprintf(m->address, sizeof m->address, "unix:%s/worker", d->tmp);
     if ((rc = st_demo_next(d, "the owner of the weights prepares hints for the masks", e)) != 0 ||
@@ -126,7 +160,10 @@ static int run_all(struct masked *m, struct st_err *e)
         (rc = st_demo_next(d, "the same chat, rows hidden by LWE masks", e)) != 0 ||
         (rc = chat(m, "lwe", NULL, &m->lwe, e)) != 0 ||
         (rc = st_demo_next(d, "the same chat with the same integers, computed here", e)) != 0 ||
-        (rc = st_demo_here(d, &here, &m->here, e)) != 0 || (rc = st_demo_read_record(d, m->record, e)) != 0)
+        (rc = st_demo_here(d, &here, &m->here, e)) != 0 || (rc = st_demo_read_record(d, m->record, e)) != 0 ||
+        (d->hold && (rc = write_asked(m, e)) != 0) ||
+        (rc = st_demo_audit(d, "worker", m->record, (const char *const[]){"--scheme", "otp", "--text", m->asked, NULL},
+                            e)) != 0)
         return rc;
     bool equal = st_demo_reply_equal(&m->otp, &m->here), lwe_equal = st_demo_reply_equal(&m->lwe, &m->here);
     if (d->cli->json)

@@ -281,6 +281,7 @@ static void print_json(const struct sealed *s, bool equal, bool refused)
     st_demo_put_field(&b, "tensor", s->tensor, strlen(s->tensor));
     st_demo_put_field(&b, "in_the_model", s->plain_hex, strlen(s->plain_hex));
     st_demo_put_field(&b, "on_disk", s->sealed_hex, strlen(s->sealed_hex));
+    st_demo_put_field(&b, "audit", d->audit.p, d->audit.len);
     st_demo_put_field(&b, "refusal", s->refused.msg, strlen(s->refused.msg));
     st_buf_addf(&b,
                 ",\"tensors\":%zu,\"tensors_inside\":%zu,\"reply_tokens\":%zu,\"seal_ms\":%.1f,\"chat_ms\":%.1f,"
@@ -306,7 +307,9 @@ static int run_all(struct sealed *s, struct st_err *e)
         (rc = st_demo_next(d, "the same chat with the model before it was sealed", e)) != 0 ||
         (rc = run_here(s, e)) != 0 ||
         (rc = st_demo_next(d, "one chat through the endpoint, which has the key", e)) != 0 || (rc = chat(s, e)) != 0 ||
-        (rc = st_demo_next(d, "one bit of the file is changed", e)) != 0 || (rc = try_changed(s, e)) != 0)
+        (rc = st_demo_next(d, "one bit of the file is changed", e)) != 0 || (rc = try_changed(s, e)) != 0 ||
+        (rc = change_file(s, e)) != 0 || /* back */
+        (rc = st_demo_audit(d, "device", s->file, NULL, e)) != 0)
         return rc;
     bool equal = st_demo_reply_equal(&s->reply, &s->here), refused = s->refused.code == ST_VERIFY;
     if (d->cli->json)
