@@ -1,5 +1,6 @@
 /* The frame of an audit: what does not belong together is refused by name; attacks get what they need, in their order;
  * rows get what the frame knows; reports escape what stands in them. With attacks of the test's own. */
+#include "audit/chart.h"
 #include "audit/records.h"
 #include "audit/report.h"
 #include "audit/verdict.h"
@@ -350,7 +351,7 @@ static void reports_hold_every_row_and_escape_it(void **state)
     const struct st_report r = {.findings = &f, .model = "a<b", .target = "x & y", .command = "sotto audit", .seed = 9};
     st_report_html(&r, &b);
     assert_false(b.failed);
-    assert_non_null(strstr(b.p, "otp, &lt;script&gt;|"));
+    assert_non_null(strstr(b.p, "<td>&lt;script&gt;|</td>"));
     assert_non_null(strstr(b.p, "&lt;b&gt;&amp;&quot;&#39;"));
     assert_non_null(strstr(b.p, "a&lt;b"));
     assert_non_null(strstr(b.p, "nearly everything"));
@@ -358,13 +359,14 @@ static void reports_hold_every_row_and_escape_it(void **state)
     assert_null(strstr(b.p, "http://"));
     assert_null(strstr(b.p, "https://"));
     st_buf_clear(&b);
-    st_report_markdown(&r, "f.svg", &b);
-    assert_non_null(strstr(b.p, "| on-records | otp, &lt;script>\\| | worker | **0.95** |"));
+    st_report_markdown(&r, "f.svg", NULL, &b);
+    assert_non_null(strstr(b.p, "| on-records | otp, &lt;script>\\| | worker | 95 % ("));
     assert_non_null(strstr(b.p, "no gates here"));
     st_buf_clear(&b);
     st_report_text(&r, &b);
     assert_non_null(strstr(b.p, "not run: refused, otp: no gates here"));
     st_buf_clear(&b);
+    assert_false(st_report_series(&r, &b));
     st_report_figure(&r, &b);
     assert_non_null(strstr(b.p, "xmlns=\"http://www.w3.org/2000/svg\""));
     st_buf_clear(&b);
@@ -406,12 +408,91 @@ static void verdicts_say_the_worst_and_leave_out_the_noise_series(void **state)
     };
     const struct st_rows rows = {.at = at, .n = 5};
     struct st_verdict v[ST_VERDICT_MAX];
+    struct st_buf b = {0};
     (void)state;
+    for (size_t i = 0; i < rows.n; i++)
+        at[i].metric = "share of it";
+    at[1].unprotected = NAN;
+    snprintf(at[1].variant, sizeof at[1].variant, "tight, one layer");
     assert_int_equal(st_verdicts(&rows, v), 3);
     assert_string_equal(v[0].worst->attack, "b");
     assert_int_equal(v[0].level, ST_VERDICT_MOST);
     assert_int_equal(v[1].level, ST_VERDICT_NOTHING);
     assert_true(v[2].traffic);
+    st_verdict_text(&v[0], &b);
+    assert_string_equal(b.p, "most: share of it, 60 % (50 to 70); guessing gets 10 %; by b (one layer)");
+    st_buf_clear(&b);
+    st_verdict_summary(v, 3, ST_VERDICT_NOTHING, &b);
+    assert_string_equal(b.p, "worker (lwe)");
+    st_buf_free(&b);
+}
+
+static void the_luckiest_of_many_rows_is_no_leak(void **state)
+{
+    static const uint64_t hits[] = {22, 10, 40}; /* of 100, where guessing gets 15: luck of one in 40; none; a leak */
+    struct st_row at[40];
+    const struct st_rows rows = {.at = at, .n = 40};
+    struct st_verdict v[ST_VERDICT_MAX];
+    (void)state;
+    for (size_t h = 0; h < 3; h++) {
+        for (size_t i = 0; i < 40; i++) {
+            at[i] = (struct st_row){.attack = "a", .adversary = "worker", .metric = "share", .chance = 0.15};
+            st_row_share(&at[i], i == 7 ? hits[h] : 15, 100);
+        }
+        assert_int_equal(st_verdicts(&rows, v), 1);
+        assert_int_equal(v[0].level, h == 2 ? ST_VERDICT_PART : ST_VERDICT_NOTHING);
+    }
+    st_row_share(&at[7], 24, 100);
+    assert_true(at[7].low > 0.15);
+    assert_int_equal(st_verdicts(&rows, v), 1);
+    assert_int_equal(v[0].level, ST_VERDICT_NOTHING);
+    for (size_t i = 0; i < 40; i++)
+        at[i].chance = 0; /* what guessing never hits is a leak when it is hit once */
+    assert_int_equal(st_verdicts(&rows, v), 1);
+    assert_int_equal(v[0].level, ST_VERDICT_PART);
+}
+
+static void a_series_is_drawn_with_its_accuracy_and_its_figures(void **state)
+{
+    static const struct {
+        const char *attack;
+        double x, score;
+    } points[] = {{"strong", 0, 1},   {"strong", 0.5, 0.875}, {"strong", 1, 0.75}, {"weak", 0, 1},
+                  {"weak", 0.5, 0.5}, {"weak", 1, 0},         {"once", 0, 1}}; /* one point is no line */
+    struct st_row at[7];
+    struct st_buf b = {0};
+    struct st_chart_line lines[ST_CHART_LINES];
+    struct st_findings f = {.rows = {.at = at, .n = 7}};
+    const struct st_report r = {.findings = &f, .model = "m", .target = "t", .command = "sotto audit", .seed = 1};
+    size_t n;
+    (void)state;
+    for (size_t i = 0; i < 7; i++)
+        at[i] = (struct st_row){.attack = points[i].attack,
+                                .adversary = "server",
+                                .metric = "share of it",
+                                .score = points[i].score,
+                                .sweep = true,
+                                .x_name = "alpha_e",
+                                .x = points[i].x,
+                                .cost = points[i].x};
+    const struct st_row **rows = st_rows_pick(&f.rows, st_row_in_series, "alpha_e", &n);
+    assert_non_null(rows);
+    assert_int_equal(n, 7);
+    assert_int_equal(st_chart_lines(rows, n, lines), 2);
+    assert_string_equal(lines[1].name, "weak");
+    assert_true(st_chart_point(rows, n, &lines[0], 0.5)->score == 0.875);
+    assert_null(st_chart_point(rows, n, &lines[0], 0.25));
+    free(rows);
+    assert_true(st_report_series(&r, &b));
+    assert_non_null(strstr(b.p, "dashed: perplexity added"));
+    assert_non_null(strstr(b.p, ">weak</text>"));
+    assert_null(strstr(b.p, ">once</text>"));
+    st_buf_clear(&b);
+    st_report_html(&r, &b);
+    assert_non_null(
+        strstr(b.p, "<tr><th scope=\"row\">strong</th><td class=\"n\">100 %</td><td class=\"n\">87.5 %</td>"));
+    assert_non_null(strstr(b.p, "<td class=\"n\">+50 %</td>"));
+    st_buf_free(&b);
 }
 
 static void texts_of_the_models_own_are_the_same_for_a_seed(void **state)
@@ -464,6 +545,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(other_errors_and_a_signal_end_the_audit, make_work, drop_work),
         cmocka_unit_test_setup_teardown(reports_hold_every_row_and_escape_it, make_work, drop_work),
         cmocka_unit_test(verdicts_say_the_worst_and_leave_out_the_noise_series),
+        cmocka_unit_test(the_luckiest_of_many_rows_is_no_leak),
+        cmocka_unit_test(a_series_is_drawn_with_its_accuracy_and_its_figures),
         cmocka_unit_test_setup_teardown(texts_of_the_models_own_are_the_same_for_a_seed, make_work, drop_work),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -192,6 +192,7 @@ static void put_row(struct st_buf *b, const struct st_row *r)
 {
     st_buf_add_str(b, "{");
     put_str(b, "attack", r->attack);
+    put_str(b, "target", r->target);
     put_str(b, "variant", r->variant);
     put_str(b, "adversary", r->adversary);
     put_real(b, "score", r->score);

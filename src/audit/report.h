@@ -13,9 +13,11 @@ struct st_report {
 };
 /* A failed buffer says that memory was short. */
 void st_report_html(const struct st_report *r, struct st_buf *out);
-void st_report_markdown(const struct st_report *r, const char *figure, struct st_buf *out);
+/* figure, series: where the charts lie, seen from the Markdown; NULL = none. */
+void st_report_markdown(const struct st_report *r, const char *figure, const char *series, struct st_buf *out);
 void st_report_text(const struct st_report *r, struct st_buf *out);
-/* A chart that stands alone: the sweeps of the findings, or the bars of those without. */
+/* Charts that stand alone: the strongest attack of each verdict; the first series, false when there is none. */
 void st_report_figure(const struct st_report *r, struct st_buf *out);
+bool st_report_series(const struct st_report *r, struct st_buf *out);
 
 #endif

@@ -28,6 +28,40 @@ void st_rows_free(struct st_rows *r)
     *r = (struct st_rows){0};
 }
 
+const struct st_row **st_rows_pick(const struct st_rows *r, bool (*want)(const struct st_row *row, const char *arg),
+                                   const char *arg, size_t *n)
+{
+    const struct st_row **out = malloc((r->n + 1) * sizeof *out);
+    *n = 0;
+    for (size_t i = 0; out && i < r->n; i++)
+        if (want(&r->at[i], arg))
+            out[(*n)++] = &r->at[i];
+    return out;
+}
+
+bool st_row_in_series(const struct st_row *row, const char *arg)
+{
+    return row->sweep && row->x_name && strcmp(row->x_name, arg) == 0;
+}
+
+bool st_row_of_target(const struct st_row *row, const char *arg)
+{
+    return strcmp(row->target, arg) == 0;
+}
+
+size_t st_rows_series(const struct st_rows *r, const char *names[ST_ROWS_SERIES])
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->n; i++) {
+        size_t k = 0;
+        while (k < n && !st_row_in_series(&r->at[i], names[k]))
+            k++;
+        if (k == n && n < ST_ROWS_SERIES && r->at[i].sweep && r->at[i].x_name)
+            names[n++] = r->at[i].x_name;
+    }
+    return n;
+}
+
 void st_row_share(struct st_row *row, uint64_t hits, uint64_t n)
 {
     row->n = n;
@@ -69,4 +103,42 @@ void st_row_mean(struct st_row *row, const double *values, size_t n, uint64_t se
     qsort(means, DRAWS, sizeof *means, by_value);
     row->low = means[DRAWS / 40];
     row->high = means[DRAWS - 1 - DRAWS / 40];
+}
+
+/* ---- for people ---- */
+
+const char *st_row_own_variant(const struct st_row *r)
+{
+    size_t n = strlen(r->target);
+    const char *v = strncmp(r->variant, r->target, n) == 0 ? r->variant + n : r->variant;
+    return v + strspn(v, ", ");
+}
+
+static double unit(const struct st_row *r)
+{
+    return strstr(r->metric, "share") || strstr(r->metric, "chance") ? 100 : 1;
+}
+
+void st_row_figure(const struct st_row *r, double v, struct st_buf *out)
+{
+    if (isfinite(v))
+        st_buf_addf(out, "%.3g%s", unit(r) * v, unit(r) > 1 ? " %" : "");
+    else
+        st_buf_add_str(out, "-");
+}
+
+void st_row_score(const struct st_row *r, struct st_buf *out)
+{
+    st_row_figure(r, r->score, out);
+    st_buf_addf(out, " (%.3g to %.3g)", unit(r) * r->low, unit(r) * r->high);
+}
+
+void st_row_cost(const struct st_row *r, struct st_buf *out)
+{
+    if (!r->sweep || !isfinite(r->cost))
+        st_buf_add_str(out, "-");
+    else if (fabs(r->cost) < 5e-5)
+        st_buf_add_str(out, "0 %");
+    else
+        st_buf_addf(out, "%+.2g %%", 100 * r->cost);
 }

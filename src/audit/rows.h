@@ -29,8 +29,27 @@ struct st_rows {
     struct st_row *at;
     size_t n, cap;
 };
+/* What stands in the variant behind the target's label; "" = nothing. */
+const char *st_row_own_variant(const struct st_row *r);
+/* v as the row's metric counts it, for people: "6.45 %" of shares and chances, "0.51" of the rest, "-" of NAN. */
+void st_row_figure(const struct st_row *r, double v, struct st_buf *out);
+/* Score and interval: "98.2 % (97 to 98.9)". */
+void st_row_score(const struct st_row *r, struct st_buf *out);
+/* Accuracy lost at a point of a series: "+2.1 %" of perplexity, "-" when it was not measured. */
+void st_row_cost(const struct st_row *r, struct st_buf *out);
+
 int st_rows_add(struct st_rows *r, const struct st_row *row, struct st_err *e) ST_MUST_CHECK;
 void st_rows_free(struct st_rows *r);
+
+/* Pointers to the rows that want() chooses; the caller frees. NULL: no memory. */
+const struct st_row **st_rows_pick(const struct st_rows *r, bool (*want)(const struct st_row *row, const char *arg),
+                                   const char *arg, size_t *n);
+/* For want(): points of the series that arg names; rows of a target. */
+bool st_row_in_series(const struct st_row *row, const char *arg);
+bool st_row_of_target(const struct st_row *row, const char *arg);
+#define ST_ROWS_SERIES 16
+/* Names of the series that there are; at most ST_ROWS_SERIES. */
+size_t st_rows_series(const struct st_rows *r, const char *names[ST_ROWS_SERIES]);
 
 /* hits of n: the share and its 95 % interval (Wilson). */
 void st_row_share(struct st_row *row, uint64_t hits, uint64_t n);

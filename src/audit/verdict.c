@@ -1,6 +1,7 @@
 #include "audit/verdict.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 const char *st_verdict_word(enum st_verdict_level l)
@@ -9,11 +10,27 @@ const char *st_verdict_word(enum st_verdict_level l)
     return words[l];
 }
 
-/* Share of what lies between chance and all; 0 when the interval reaches down to chance. */
-static double gain(const struct st_row *r)
+/* Half an interval of 95 %, in standard deviations; and what it is when n rows are looked at together. */
+static double width(size_t n)
+{
+    double low = 0, high = 10;
+    for (int i = 0; i < 60; i++) {
+        double z = (low + high) / 2;
+        if (erfc(z / sqrt(2)) * (double)n > 0.05)
+            low = z;
+        else
+            high = z;
+    }
+    return high;
+}
+
+/* Share of what lies between chance and all; 0 when the interval, widened for n rows, reaches down to chance. Where
+ * guessing never hits, no number of tries makes a hit luck. */
+static double gain(const struct st_row *r, size_t n)
 {
     double chance = isfinite(r->chance) ? r->chance : 0;
-    if (!(r->low > chance))
+    double widened = r->score - (r->score - r->low) * width(n) / width(1);
+    if (!(chance > 0 ? widened > chance : r->low > 0))
         return 0;
     return chance < 1 ? (fmin(r->score, 1) - chance) / (1 - chance) : 0;
 }
@@ -29,39 +46,91 @@ static enum st_verdict_level level(double g)
     return g <= 0.9 ? ST_VERDICT_MOST : ST_VERDICT_ALL;
 }
 
+/* A row about noise is about another setting than the preset. */
+static bool counts(const struct st_row *r)
+{
+    return !r->sweep || r->x == 0;
+}
+
+static bool about(const struct st_verdict *v, const struct st_row *r)
+{
+    return !strcmp(v->adversary, r->adversary) && !strcmp(v->target, r->target) && v->traffic == r->traffic;
+}
+
+static void judge(struct st_verdict *v, const struct st_rows *rows)
+{
+    double best = -1;
+    for (size_t i = 0; i < rows->n; i++) {
+        const struct st_row *r = &rows->at[i];
+        double g = counts(r) && about(v, r) ? gain(r, v->n_row) : -1;
+        if (g > best) {
+            best = g;
+            v->worst = r;
+        }
+    }
+    v->level = level(best);
+}
+
 size_t st_verdicts(const struct st_rows *rows, struct st_verdict out[ST_VERDICT_MAX])
 {
     size_t n = 0;
     for (size_t i = 0; i < rows->n; i++) {
         const struct st_row *r = &rows->at[i];
-        struct st_verdict *v = NULL;
-        if (r->sweep && r->x != 0)
+        size_t k = 0;
+        if (!counts(r))
             continue;
-        for (size_t k = 0; !v && k < n; k++)
-            if (!strcmp(out[k].adversary, r->adversary) && !strcmp(out[k].target, r->target) &&
-                out[k].traffic == r->traffic)
-                v = &out[k];
-        if (!v && n == ST_VERDICT_MAX)
+        while (k < n && !about(&out[k], r))
+            k++;
+        if (k == ST_VERDICT_MAX)
             continue;
-        if (!v) {
-            v = &out[n++];
-            *v = (struct st_verdict){.adversary = r->adversary, .target = r->target, .worst = r, .traffic = r->traffic};
-        }
-        v->n_row++;
-        if (gain(r) > gain(v->worst))
-            v->worst = r;
-        v->level = level(gain(v->worst));
+        if (k == n)
+            out[n++] = (struct st_verdict){.adversary = r->adversary, .target = r->target, .traffic = r->traffic};
+        out[k].n_row++;
     }
+    for (size_t k = 0; k < n; k++)
+        judge(&out[k], rows);
     return n;
+}
+
+const char *st_verdict_target(const struct st_verdict *v)
+{
+    return *v->target ? v->target : "no preset";
+}
+
+void st_verdict_evidence(const struct st_verdict *v, struct st_buf *out)
+{
+    const struct st_row *r = v->worst;
+    const char *own = st_row_own_variant(r);
+    if (v->level == ST_VERDICT_NOTHING)
+        st_buf_addf(out, "%zu row%s tried, none above guessing; the first: ", v->n_row, v->n_row > 1 ? "s" : "");
+    st_buf_addf(out, "%s, ", r->metric);
+    st_row_score(r, out);
+    st_buf_add_str(out, "; guessing gets ");
+    st_row_figure(r, r->chance, out);
+    if (isfinite(r->unprotected)) {
+        st_buf_add_str(out, ", without protection ");
+        st_row_figure(r, r->unprotected, out);
+    }
+    st_buf_addf(out, "; by %s%s%s%s", r->attack, *own ? " (" : "", own, *own ? ")" : "");
 }
 
 void st_verdict_text(const struct st_verdict *v, struct st_buf *out)
 {
-    const struct st_row *r = v->worst;
-    st_buf_addf(out, "%s%s: %s%s%s%s got %.3g (%.3g to %.3g; %s), chance %.3g",
-                v->traffic ? "of lengths and times, " : "", st_verdict_word(v->level), r->attack,
-                *r->variant ? " (" : "", r->variant, *r->variant ? ")" : "", r->score, r->low, r->high, r->metric,
-                r->chance);
-    if (isfinite(r->unprotected))
-        st_buf_addf(out, ", without protection %.3g", r->unprotected);
+    st_buf_addf(out, "%s%s: ", v->traffic ? "of lengths and times, " : "", st_verdict_word(v->level));
+    st_verdict_evidence(v, out);
+}
+
+void st_verdict_summary(const struct st_verdict *v, size_t n, enum st_verdict_level level, struct st_buf *out)
+{
+    const char *last = NULL;
+    for (size_t i = 0; i < n; i++) {
+        if (v[i].traffic || v[i].level != level)
+            continue;
+        if (last && !strcmp(last, v[i].adversary))
+            st_buf_addf(out, "; %s", st_verdict_target(&v[i]));
+        else
+            st_buf_addf(out, "%s%s (%s", last ? "), " : "", v[i].adversary, st_verdict_target(&v[i]));
+        last = v[i].adversary;
+    }
+    st_buf_add_str(out, last ? ")" : "");
 }

@@ -51,7 +51,7 @@ static const struct argp_option options[] = {
     {"model", OPT_MODEL, "DIR", 0, "Target demo: use this model instead of the demo model", 0},
     {"scheme", OPT_SCHEME, "NAME", 0, "Masks of a recording: remo, otp or lwe, for its label", 0},
     {"html", OPT_HTML, "FILE", 0, "Write the report as one page", 0},
-    {"markdown", OPT_MARKDOWN, "FILE", 0, "Write it as Markdown, and a chart beside it (FILE.svg)", 0},
+    {"markdown", OPT_MARKDOWN, "FILE", 0, "Write it as Markdown, and charts beside it (FILE.svg, FILE.series.svg)", 0},
     {"gate", OPT_GATE, "FILE", 0, "Exit with status 6 when a row exceeds a limit of this JSON file", 0},
     {"seed", OPT_SEED, "N", 0, "Of everything that is drawn; default 1", 0},
     {"memory", OPT_MEMORY, "SIZE", 0, "What an attack may take beside the models; default 4G", 0},
@@ -277,20 +277,38 @@ static void on_progress(void *arg, const char *attack, double done)
 
 /* ---- results ---- */
 
+/* As a shell takes it. */
+static void put_word(struct st_buf *b, const char *option, const char *word)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=.,:/@%";
+    if (!word)
+        return;
+    st_buf_addf(b, " %s", option);
+    if (*word && !word[strspn(word, plain)]) {
+        st_buf_add_str(b, word);
+        return;
+    }
+    st_buf_add_str(b, "'");
+    for (; *word; word++)
+        st_buf_add(b, *word == '\'' ? "'\\''" : word, *word == '\'' ? 4 : 1);
+    st_buf_add_str(b, "'");
+}
+
 static const char *again(const struct audit *a, struct st_buf *b)
 {
+    const struct audit_opts *o = a->o;
     st_buf_add_str(b, "sotto audit");
     for (int i = 0; i < a->cli->n_args; i++)
-        st_buf_addf(b, " %s", a->cli->args[i]);
-    if (a->o->model)
-        st_buf_addf(b, " --model %s", a->o->model);
-    if (a->o->text)
-        st_buf_addf(b, " --text %s", a->o->text);
-    if (a->o->prior)
-        st_buf_addf(b, " --prior %s", a->o->prior);
-    if (a->o->key)
-        st_buf_addf(b, " --key %s", a->o->key);
-    if (a->o->thorough)
+        put_word(b, "", a->cli->args[i]);
+    put_word(b, "--model ", o->model);
+    put_word(b, "--tokenizer ", a->cli->tokenizer);
+    put_word(b, "--scheme ", o->scheme);
+    put_word(b, "--text ", o->text);
+    put_word(b, "--prior ", o->prior);
+    put_word(b, "--key ", o->key);
+    if (o->memory != defaults.memory)
+        st_buf_addf(b, " --memory %llu", (unsigned long long)o->memory);
+    if (o->thorough)
         st_buf_add_str(b, " --thorough");
     return b->p;
 }
@@ -303,18 +321,30 @@ static int write_out(const char *path, struct st_buf *b, struct st_err *e)
     return rc;
 }
 
+/* A picture beside the Markdown; name: how that refers to it. */
+static int write_picture(const struct audit *a, const char *end, struct st_buf *b, char path[ST_PATH_MAX],
+                         const char **name, struct st_err *e)
+{
+    const char *slash = strrchr(a->o->markdown, '/');
+    if (snprintf(path, ST_PATH_MAX, "%s%s", a->o->markdown, end) >= ST_PATH_MAX) {
+        st_buf_free(b);
+        return st_fail(e, ST_USAGE, "--markdown: the path is too long");
+    }
+    *name = path + (slash ? slash + 1 - a->o->markdown : 0);
+    return write_out(path, b, e);
+}
+
 static int write_markdown(const struct audit *a, const struct st_report *r, struct st_err *e)
 {
     struct st_buf b = {0};
-    char svg[ST_PATH_MAX];
-    const char *slash = strrchr(a->o->markdown, '/');
-    if (snprintf(svg, sizeof svg, "%s.svg", a->o->markdown) >= (int)sizeof svg)
-        return st_fail(e, ST_USAGE, "--markdown: the path is too long");
+    char figure[ST_PATH_MAX], series[ST_PATH_MAX];
+    const char *figure_name = NULL, *series_name = NULL;
     st_report_figure(r, &b);
-    int rc = write_out(svg, &b, e);
-    if (rc)
-        return rc;
-    st_report_markdown(r, svg + (slash ? slash + 1 - a->o->markdown : 0), &b);
+    if (write_picture(a, ".svg", &b, figure, &figure_name, e))
+        return e->code;
+    if (st_report_series(r, &b) && write_picture(a, ".series.svg", &b, series, &series_name, e))
+        return e->code;
+    st_report_markdown(r, figure_name, series_name, &b);
     return write_out(a->o->markdown, &b, e);
 }
 
