@@ -63,7 +63,7 @@ static int invert(struct inverter *v, const struct st_dense *rows, const struct 
     struct st_dense out = {0}, table = {0};
     uint32_t d = (uint32_t)v->x.n_col;
     const struct st_mlp_lesson l = {.rows = rows,
-                                    .table = &v->table,
+                                    .table = &v->x,
                                     .row = p->seen,
                                     .label = p->base,
                                     .n = p->n,

@@ -59,20 +59,20 @@ out:
 static int record(const struct inversion *v, const uint32_t *plain, size_t n, int layer, struct st_states *out,
                   struct st_err *e)
 {
-    struct st_prompter *p = NULL;
+    struct st_lanes *l = NULL;
     uint32_t *ids = NULL;
     if (st_states_new(v->a->target->pair.seen, layer, n, out, e))
         return e->code;
     const struct st_tap tap = st_states_tap(out);
     int rc = st_alloc(&ids, n, sizeof *ids, "states", e);
     if (!rc)
-        rc = st_prompter_new(v->a->target->pair.seen, st_pool_size(v->a->pool), &tap, &p, e);
+        rc = st_lanes_new(v->a->target->pair.seen, st_pool_size(v->a->pool), 1, n, &tap, &l, e);
     for (size_t i = 0; !rc && i < n; i++)
         ids[i] = v->to[plain[i]];
     out->n = n;
     if (!rc)
-        rc = st_prompt(p, ids, n, NULL, false, e);
-    st_prompter_free(p);
+        rc = st_lanes_run(l, ids, n - 1, ids + n - 1, 1, e);
+    st_lanes_free(l);
     free(ids);
     return rc;
 }
@@ -160,8 +160,8 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
 {
     struct inversion v = {.a = a,
                           .n_doc = a->thorough ? 4 : 2,
-                          .n_token = a->thorough ? 64 : 13,
-                          .n_candidate = a->thorough ? 2048 : 256};
+                          .n_token = a->thorough ? 64 : 20,
+                          .n_candidate = a->thorough ? 2048 : 128};
     int last = (int)a->target->pair.base->config.n_layer - 1, middle = last / 2;
     e->code = 0;
     if (st_match_check(a, e) || find_cipher(&v, e) || learn_map(&v, e) || with_form(&v, ST_STATE_SCORES, 0, rows, e) ||

@@ -1,117 +1,123 @@
 #include "audit/behave.h"
-#include "audit/views.h"
 #include "base/buf.h"
 #include "base/hooks.h"
+#include "protect/covariant/noise.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- prompts ---- */
+#define SINGLES 128 /* tokens that run together */
 
-struct st_prompter {
+/* ---- lanes ---- */
+
+struct st_lanes {
     struct st_engine *engine;
-    struct st_session *session;
-    uint32_t n_vocab;
-    /* Of the request that runs. */
-    size_t last;
-    float *logits;
-    bool done;
-    struct st_err err;
+    struct st_session **sessions; /* [n_lane] */
+    int *code;                    /* [n_lane] how the request ended */
+    uint32_t *ids;                /* [n_max] of the request that is handed in */
+    uint32_t n_lane, n_max;
 };
 
-static void on_logits(void *arg, size_t pos, const float *row)
+static void on_lane_end(void *arg, enum st_finish how, int64_t stop_id, const struct st_err *e)
 {
-    struct st_prompter *p = arg;
-    if (pos == p->last && p->logits)
-        memcpy(p->logits, row, p->n_vocab * sizeof *row);
-}
-
-static void on_end(void *arg, enum st_finish how, int64_t stop_id, const struct st_err *e)
-{
-    struct st_prompter *p = arg;
     (void)how;
     (void)stop_id;
-    p->done = true;
-    if (e)
-        p->err = *e;
+    *(int *)arg = e ? e->code : 0;
 }
 
-int st_prompter_new(const struct st_model *m, int n_threads, const struct st_tap *tap, struct st_prompter **out,
-                    struct st_err *e)
+int st_lanes_new(const struct st_model *m, int n_threads, uint32_t n_lane, size_t n_max, const struct st_tap *tap,
+                 struct st_lanes **out, struct st_err *e)
 {
-    const struct st_engine_opts eo = {
-        .n_threads = n_threads, .kv_dtype = ST_DTYPE_F32, .max_batch = 1, .deterministic = true, .tap = tap};
-    struct st_prompter *p = calloc(1, sizeof *p);
-    if (!p)
-        return st_fail(e, ST_MEMORY, "no memory for running a model");
-    p->n_vocab = m->config.n_vocab;
-    int rc = st_engine_new(m, &eo, &p->engine, e);
-    if (!rc)
-        rc = st_session_new(p->engine, &p->session, e);
-    if (rc) {
-        st_prompter_free(p);
-        return rc;
-    }
-    *out = p;
+    uint32_t n_ctx = (uint32_t)n_max + 1;
+    const struct st_engine_opts eo = {.n_threads = n_threads,
+                                      .kv_dtype = ST_DTYPE_F32,
+                                      .n_ctx = n_ctx < m->config.n_ctx ? n_ctx : m->config.n_ctx,
+                                      .max_batch = n_lane,
+                                      .max_row = n_lane > n_max ? n_lane : (uint32_t)n_max,
+                                      .deterministic = true,
+                                      .tap = tap};
+    struct st_lanes *l;
+    if (st_alloc(&l, 1, sizeof *l, "running a model", e))
+        return e->code;
+    *l = (struct st_lanes){.n_lane = n_lane, .n_max = (uint32_t)n_max};
+    if (st_engine_new(m, &eo, &l->engine, e) || st_alloc(&l->sessions, n_lane, sizeof(void *), "running a model", e) ||
+        st_alloc(&l->code, n_lane, sizeof *l->code, "running a model", e) ||
+        st_alloc(&l->ids, n_max, sizeof *l->ids, "running a model", e))
+        goto out;
+    for (uint32_t k = 0; k < n_lane; k++)
+        if (st_session_new(l->engine, &l->sessions[k], e))
+            goto out;
+    *out = l;
     return 0;
+out:
+    st_lanes_free(l);
+    return e->code;
 }
 
-void st_prompter_free(struct st_prompter *p)
+void st_lanes_free(struct st_lanes *l)
 {
-    if (!p)
+    if (!l)
         return;
-    if (p->session)
-        st_session_free(p->session);
-    if (p->engine)
-        st_engine_free(p->engine);
-    free(p);
+    st_engine_free(l->engine); /* its sessions with it */
+    free(l->sessions);
+    free(l->code);
+    free(l->ids);
+    free(l);
 }
 
-int st_prompt(struct st_prompter *p, const uint32_t *ids, size_t n, float *logits, bool keep, struct st_err *e)
+int st_lanes_run(struct st_lanes *l, const uint32_t *ids, size_t n, const uint32_t *last, uint32_t n_lane,
+                 struct st_err *e)
 {
     struct st_request *request;
-    const struct st_request_opts o = {.ids = ids,
-                                      .n_ids = n,
-                                      .n_predict = 1,
-                                      .ignore_eos = true,
-                                      .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1},
-                                      .on_end = on_end,
-                                      .on_prompt_logits = keep ? NULL : on_logits,
-                                      .arg = p,
-                                      .session = keep ? p->session : NULL};
-    p->last = n - 1;
-    p->logits = logits;
-    p->done = false;
-    p->err.code = 0;
-    int rc = st_engine_submit(p->engine, &o, &request, e);
-    while (!rc && !p->done)
-        st_engine_step(p->engine);
-    if (!rc && p->err.code) {
-        *e = p->err;
-        rc = e->code;
+    e->code = 0;
+    if (n >= l->n_max)
+        return st_fail(e, ST_INTERNAL, "%zu tokens and one more in lanes of %u", n, l->n_max);
+    memcpy(l->ids, ids, n * sizeof *ids);
+    for (uint32_t k = 0; k < n_lane; k++) {
+        const struct st_request_opts o = {.ids = l->ids,
+                                          .n_ids = n + 1,
+                                          .n_predict = 1,
+                                          .ignore_eos = true,
+                                          .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1},
+                                          .on_end = on_lane_end,
+                                          .arg = &l->code[k],
+                                          .session = l->sessions[k]};
+        l->ids[n] = last[k];
+        if (st_engine_submit(l->engine, &o, &request, e))
+            return e->code;
     }
-    return rc;
+    while (st_engine_step(l->engine))
+        ;
+    for (uint32_t k = 0; k < n_lane; k++)
+        if (l->code[k])
+            return st_fail(e, l->code[k], "token %u after %zu others could not be run through the model", last[k], n);
+    return 0;
 }
 
 /* ---- single tokens ---- */
 
 struct watch {
     struct st_behaviour *b;
-    int *layer; /* [n_gate] which layer */
-    uint32_t id;
+    int *layer;      /* [n_gate] which layer */
+    uint32_t id;     /* of the first prompt of the step; those of the others follow */
+    uint32_t n, len; /* prompts of the step, tokens of each */
+    bool lost;       /* the step was another one */
 };
 
+/* Rows of a step stand in the order in which its prompts were handed in. */
 static void see(void *ctx, const struct st_plan_op *op, const float *in, const float *out, uint32_t n_row)
 {
     struct watch *w = ctx;
     (void)in;
-    if (op->op != ST_OP_LINEAR || op->role != ST_ROLE_GATE || !n_row)
+    if (op->op != ST_OP_LINEAR || op->role != ST_ROLE_GATE || op->expert >= 0)
         return;
-    for (uint32_t g = 0; g < w->b->n_gate; g++)
-        if (w->layer[g] == op->layer) {
+    w->lost |= n_row != w->n * w->len;
+    for (uint32_t g = 0; g < w->b->n_gate && !w->lost; g++)
+        for (uint32_t k = 0; k < w->n && w->layer[g] == op->layer; k++) {
             struct st_dense *to = &w->b->gates[g];
-            memcpy(st_dense_row(to, w->id), out + (size_t)(n_row - 1) * to->n_col, to->n_col * sizeof *out);
+            memcpy(st_dense_row(to, w->id + k), out + (size_t)((k + 1) * w->len - 1) * to->n_col,
+                   to->n_col * sizeof *out);
         }
 }
 
@@ -125,7 +131,7 @@ static int find_gates(const struct st_model *m, struct watch *w, struct st_err *
         st_alloc(&w->layer, n ? n : 1, sizeof *w->layer, "gates", e))
         return e->code;
     for (int i = 0; i < p->n_op && b->n_gate < n; i++) {
-        if (p->ops[i].op != ST_OP_LINEAR || p->ops[i].role != ST_ROLE_GATE)
+        if (p->ops[i].op != ST_OP_LINEAR || p->ops[i].role != ST_ROLE_GATE || p->ops[i].expert >= 0)
             continue;
         w->layer[b->n_gate] = p->ops[i].layer;
         if (st_dense_new(&b->gates[b->n_gate], m->config.n_vocab, p->slot_width[p->ops[i].out], "gates", e))
@@ -147,31 +153,91 @@ static void log_softmax(float *row, size_t n)
         row[i] = fmaxf((float)(row[i] - max - log(sum)), ST_BEHAVE_LEAST);
 }
 
+/* One prompt of a step. */
+struct single {
+    struct st_dense *said;
+    uint32_t id;
+    size_t last;
+    int code;
+};
+
+static void on_said(void *arg, size_t pos, const float *row)
+{
+    struct single *s = arg;
+    if (pos != s->last)
+        return;
+    memcpy(st_dense_row(s->said, s->id), row, s->said->n_col * sizeof *row);
+    log_softmax(st_dense_row(s->said, s->id), s->said->n_col);
+}
+
+static void on_single_end(void *arg, enum st_finish how, int64_t stop_id, const struct st_err *e)
+{
+    struct single *s = arg;
+    (void)how;
+    (void)stop_id;
+    s->code = e ? e->code : 0;
+}
+
+/* The next ids, at most SINGLES of them, in one step. */
+static int run_singles(struct st_engine *en, int64_t bos, struct watch *w, struct single singles[SINGLES],
+                       struct st_err *e)
+{
+    struct st_request *request;
+    e->code = 0;
+    for (uint32_t k = 0; k < w->n; k++) {
+        uint32_t id = w->id + k, ids[2] = {bos >= 0 ? (uint32_t)bos : id, id};
+        singles[k] = (struct single){.said = &w->b->said, .id = id, .last = w->len - 1};
+        const struct st_request_opts o = {.ids = ids,
+                                          .n_ids = w->len,
+                                          .n_predict = 1,
+                                          .ignore_eos = true,
+                                          .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1},
+                                          .on_end = on_single_end,
+                                          .on_prompt_logits = on_said,
+                                          .arg = &singles[k]};
+        if (st_engine_submit(en, &o, &request, e))
+            return e->code;
+    }
+    while (st_engine_step(en))
+        ;
+    for (uint32_t k = 0; k < w->n; k++)
+        if (singles[k].code)
+            return st_fail(e, singles[k].code, "token %u could not be run through the model", singles[k].id);
+    return w->lost ? st_fail(e, ST_INTERNAL, "%u prompts did not make one step", w->n) : 0;
+}
+
 int st_behave(const struct st_model *m, int n_threads, const volatile sig_atomic_t *cancel, struct st_behaviour *out,
               struct st_err *e)
 {
-    size_t n = m->config.n_vocab;
-    struct watch w = {.b = out};
+    uint32_t n = m->config.n_vocab, len = m->config.bos >= 0 ? 2 : 1;
+    struct watch w = {.b = out, .len = len};
     const struct st_tap tap = {.fn = see, .ctx = &w};
-    struct st_prompter *p = NULL;
+    const struct st_engine_opts eo = {.n_threads = n_threads,
+                                      .kv_dtype = ST_DTYPE_F32,
+                                      .n_ctx = len + 1,
+                                      .max_batch = SINGLES,
+                                      .max_row = SINGLES * len,
+                                      .deterministic = true,
+                                      .tap = &tap};
+    struct st_engine *en = NULL;
+    struct single *singles = NULL;
     e->code = 0;
     *out = (struct st_behaviour){.n_gate = 0};
     if (st_dense_new(&out->said, n, n, "what a model says", e) || find_gates(m, &w, e) ||
-        st_prompter_new(m, n_threads, &tap, &p, e))
+        st_alloc(&singles, SINGLES, sizeof *singles, "what a model says", e) || st_engine_new(m, &eo, &en, e))
         goto out;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t ids[2] = {m->config.bos >= 0 ? (uint32_t)m->config.bos : i, i};
+    for (w.id = 0; w.id < n; w.id += SINGLES) {
+        w.n = n - w.id < SINGLES ? n - w.id : SINGLES;
         if (cancel && *cancel) {
             st_fail(e, ST_IO, "cancelled");
             goto out;
         }
-        w.id = i;
-        if (st_prompt(p, ids, m->config.bos >= 0 ? 2 : 1, st_dense_row(&out->said, i), false, e))
+        if (run_singles(en, m->config.bos, &w, singles, e))
             goto out;
-        log_softmax(st_dense_row(&out->said, i), n);
     }
 out:
-    st_prompter_free(p);
+    st_engine_free(en);
+    free(singles);
     free(w.layer);
     if (e->code)
         st_behaviour_free(out);
@@ -195,29 +261,36 @@ static float deviate(struct st_rng *rng)
     return (float)(r * cos(2 * M_PI * st_rng_unit(rng)));
 }
 
-/* Deviation of what is added to a weight's values; 0 = none. */
+/* What is added to a weight's values, as the method that made the victim counts it; 0 = none. */
 static int deviation(const struct st_model *m, int i, const struct st_pair_noise *noise, struct st_pool *pool,
                      double *out, struct st_err *e)
 {
     const struct st_plan_weight *w = &m->plan.weights[i];
     bool rows = w->role == ST_ROLE_EMBED || w->role == ST_ROLE_HEAD;
     double share = w->role == ST_ROLE_EMBED ? noise->embed : w->role == ST_ROLE_HEAD ? noise->head : noise->all;
-    struct st_dense d = {.p = (float *)m->mats[i].data, .n_row = w->n_out, .n_col = w->n_in};
     *out = 0;
-    if (w->n_in == 1 || share <= 0 || !d.p || m->mats[i].dtype != ST_DTYPE_F32)
+    if (w->n_in == 1 || share <= 0)
         return 0;
-    if (rows) {
-        if (st_view_spread(pool, &d, out, e))
-            return e->code;
-    } else {
-        double sum = 0, squares = 0, n = (double)d.n_row * (double)d.n_col;
-        for (size_t k = 0; k < d.n_row * d.n_col; k++) {
-            sum += d.p[k];
-            squares += (double)d.p[k] * d.p[k];
-        }
-        *out = sqrt(fmax(squares / n - sum / n * (sum / n), 0));
-    }
+    if (!m->mats[i].data || m->mats[i].dtype == ST_DTYPE_I8)
+        return st_fail(e, ST_UNSUPPORTED, "%s: its values are not here to add noise to", w->name);
+    if (st_cov_noise_std(&m->mats[i], rows, pool, out, e))
+        return e->code;
     *out *= share;
+    return 0;
+}
+
+/* A copy of weight i in f32 with noise. An embedding may lie there as the file has it. */
+static int add_noise(struct st_noisy_model *m, size_t i, double by, struct st_rng *rng, struct st_err *e)
+{
+    struct st_mat *mat = &m->model.mats[i];
+    size_t n = (size_t)mat->n_out * mat->n_in;
+    if (st_alloc(&m->owned[i], n, sizeof **m->owned, "noisy model", e))
+        return e->code;
+    st_convert(mat->dtype, mat->data, ST_DTYPE_F32, m->owned[i], n);
+    for (size_t k = 0; k < n; k++)
+        m->owned[i][k] += (float)by * deviate(rng);
+    mat->data = m->owned[i];
+    mat->dtype = ST_DTYPE_F32;
     return 0;
 }
 
@@ -238,16 +311,8 @@ int st_noisy_model_new(const struct st_model *base, const struct st_pair_noise *
     st_rng_seed(&rng, seed);
     for (size_t i = 0; i < n; i++) {
         double by;
-        size_t values = (size_t)mats[i].n_out * mats[i].n_in;
-        if (deviation(base, (int)i, noise, pool, &by, e))
+        if (deviation(base, (int)i, noise, pool, &by, e) || (by > 0 && add_noise(out, i, by, &rng, e)))
             goto out;
-        if (by <= 0)
-            continue;
-        if (st_alloc(&out->owned[i], values, sizeof **out->owned, "noisy model", e))
-            goto out;
-        for (size_t k = 0; k < values; k++)
-            out->owned[i][k] = ((const float *)mats[i].data)[k] + (float)by * deviate(&rng);
-        mats[i].data = out->owned[i];
     }
     return 0;
 out:

@@ -1,4 +1,4 @@
-/* What a model does with every single token: run through the engine behind BOS, one token at a time, log-probabilities
+/* What a model does with every single token: run through the engine behind BOS, each by itself, log-probabilities
  * of the next token and the values of the gates of each layer. Whoever holds a checkpoint can ask this of it, whatever
  * was done to its weights. */
 #ifndef ST_AUDIT_BEHAVE_H
@@ -20,15 +20,15 @@ int st_behave(const struct st_model *m, int n_threads, const volatile sig_atomic
               struct st_err *e) ST_MUST_CHECK;
 void st_behaviour_free(struct st_behaviour *b);
 
-/* Runs prompts one after the other, one request at a time, and hands the last position's logits [n_vocab] to on_last.
- * tap may be NULL. The session keeps what prompts have in common. */
-struct st_prompter;
-int st_prompter_new(const struct st_model *m, int n_threads, const struct st_tap *tap, struct st_prompter **out,
-                    struct st_err *e) ST_MUST_CHECK;
-void st_prompter_free(struct st_prompter *p);
-/* keep: with what the session has; then only new positions are computed, and logits [n_vocab] are not handed out. */
-int st_prompt(struct st_prompter *p, const uint32_t *ids, size_t n, float *logits, bool keep,
-              struct st_err *e) ST_MUST_CHECK;
+/* One text, continued in n_lane ways at once, of at most n_max tokens in all. A lane keeps what it computed. */
+struct st_lanes;
+int st_lanes_new(const struct st_model *m, int n_threads, uint32_t n_lane, size_t n_max, const struct st_tap *tap,
+                 struct st_lanes **out, struct st_err *e) ST_MUST_CHECK;
+void st_lanes_free(struct st_lanes *l);
+/* Runs ids [n] and then last[k] in each of the first n_lane lanes. The tap sees of every lane, in their order, the rows
+ * that the lane has not: one, when it has run ids [n] before; of the head the last one. Errors of the engine. */
+int st_lanes_run(struct st_lanes *l, const uint32_t *ids, size_t n, const uint32_t *last, uint32_t n_lane,
+                 struct st_err *e) ST_MUST_CHECK;
 
 /* The base with noise of the adversary's own, of the victim's size: matrices that have noise are copies, the rest is
  * the base's. */

@@ -12,7 +12,6 @@
 #define DECAY 1e-2
 #define BETA1 .9
 #define BETA2 .99
-#define SCALE 8.0F /* of scores: the table's rows have length 1 */
 
 struct parts {
     float *a, *b, *bias, *c;
@@ -125,43 +124,25 @@ static void adam(struct st_mlp *m, uint32_t step, double rate)
     }
 }
 
-/* scores [n][v] become what cross-entropy says of them: (softmax - 1 at the label) * SCALE / n. */
-static void blame(float *scores, const uint32_t *label, size_t n, size_t v)
-{
-    for (size_t r = 0; r < n; r++) {
-        float *s = scores + r * v, max = s[0];
-        double sum = 0;
-        for (size_t i = 1; i < v; i++)
-            max = s[i] > max ? s[i] : max;
-        for (size_t i = 0; i < v; i++) {
-            s[i] = expf(s[i] - max);
-            sum += s[i];
-        }
-        for (size_t i = 0; i < v; i++)
-            s[i] = (float)(s[i] / sum * SCALE / (double)n);
-        s[label[r]] -= SCALE / (float)n;
-    }
-}
-
 struct space {
-    float *x, *hidden, *out, *d_hidden, *d_out, *scores;
-    uint32_t *label;
+    float *x, *want, *hidden, *out, *d_hidden;
 };
 
-static void draw(const struct st_mlp_lesson *l, size_t n_in, size_t batch, struct st_rng *rng, struct space *s)
+static void draw(const struct st_mlp_lesson *l, const struct st_mlp *m, size_t batch, struct st_rng *rng,
+                 struct space *s)
 {
     for (size_t r = 0; r < batch; r++) {
         size_t i = st_rng_next(rng) % l->n;
         const float *x = st_dense_row(l->rows, l->row[i]);
-        s->label[r] = l->label[i];
-        for (size_t k = 0; k < n_in; k++)
-            s->x[r * n_in + k] = x[k] + (l->noise > 0 ? (float)l->noise * deviate(rng) : 0);
+        memcpy(s->want + r * m->n_out, st_dense_row(l->table, l->label[i]), m->n_out * sizeof *s->want);
+        for (size_t k = 0; k < m->n_in; k++)
+            s->x[r * m->n_in + k] = x[k] + (l->noise > 0 ? (float)l->noise * deviate(rng) : 0);
     }
 }
 
 int st_mlp_train(struct st_mlp *m, const struct st_mlp_lesson *l, struct st_err *e)
 {
-    size_t n = l->batch ? l->batch : BATCH, v = l->table->n_row;
+    size_t n = l->batch ? l->batch : BATCH;
     double rate = l->rate > 0 ? l->rate : RATE;
     struct space s = {0};
     struct st_rng rng;
@@ -169,12 +150,10 @@ int st_mlp_train(struct st_mlp *m, const struct st_mlp_lesson *l, struct st_err 
     if (!l->n)
         return st_fail(e, ST_INPUT, "network: no pairs to learn from");
     if (st_alloc(&s.x, n * m->n_in, sizeof *s.x, "network", e) ||
+        st_alloc(&s.want, n * m->n_out, sizeof *s.want, "network", e) ||
         st_alloc(&s.hidden, n * m->n_hidden, sizeof *s.hidden, "network", e) ||
         st_alloc(&s.d_hidden, n * m->n_hidden, sizeof *s.d_hidden, "network", e) ||
-        st_alloc(&s.out, n * m->n_out, sizeof *s.out, "network", e) ||
-        st_alloc(&s.d_out, n * m->n_out, sizeof *s.d_out, "network", e) ||
-        st_alloc(&s.scores, n * v, sizeof *s.scores, "network", e) ||
-        st_alloc(&s.label, n, sizeof *s.label, "network", e))
+        st_alloc(&s.out, n * m->n_out, sizeof *s.out, "network", e))
         goto out;
     st_rng_seed(&rng, l->seed);
     for (uint32_t step = 0; step < l->n_step; step++) {
@@ -182,22 +161,19 @@ int st_mlp_train(struct st_mlp *m, const struct st_mlp_lesson *l, struct st_err 
             st_fail(e, ST_IO, "cancelled");
             goto out;
         }
-        draw(l, m->n_in, n, &rng, &s);
+        draw(l, m, n, &rng, &s);
         forward(m, s.x, n, s.hidden, s.out);
-        times_rows(s.out, l->table->p, s.scores, n, m->n_out, v, SCALE, 0);
-        blame(s.scores, s.label, n, v);
-        times(s.scores, l->table->p, s.d_out, n, v, m->n_out);
-        backward(m, s.x, s.hidden, s.d_out, n, s.d_hidden);
+        for (size_t i = 0; i < n * m->n_out; i++)
+            s.out[i] = (s.out[i] - s.want[i]) / (float)n;
+        backward(m, s.x, s.hidden, s.out, n, s.d_hidden);
         adam(m, step, rate * (1 - (double)step / l->n_step));
     }
 out:
     free(s.x);
+    free(s.want);
     free(s.hidden);
     free(s.d_hidden);
     free(s.out);
-    free(s.d_out);
-    free(s.scores);
-    free(s.label);
     return e->code;
 }
 

@@ -1,6 +1,7 @@
-/* A small network that turns rows of one kind into rows of another: out = A x + C relu(B x + b). Trained to point at
- * the right row of a table: cross-entropy over the scores out . table, by Adam (Kingma and Ba, ICLR 2015) with
- * decoupled weight decay. One thread: the sums, and so the result, depend on the seed alone. */
+/* A small network that turns rows of one kind into rows of another: out = A x + C relu(B x + b). Trained towards the
+ * right rows of a table by least squares, by Adam (Kingma and Ba, ICLR 2015) with decoupled weight decay. Cross-entropy
+ * over the table's rows was tried: with pairs for a quarter of them it learns which rows are never right, and little
+ * else. One thread: the sums, and so the result, depend on the seed alone. */
 #ifndef ST_AUDIT_MLP_H
 #define ST_AUDIT_MLP_H
 
@@ -20,7 +21,7 @@ int st_mlp_new(struct st_mlp *m, uint32_t n_in, uint32_t n_hidden, uint32_t n_ou
 void st_mlp_free(struct st_mlp *m);
 
 struct st_mlp_lesson {
-    const struct st_dense *rows, *table; /* [..][n_in]; [..][n_out], rows of length 1 */
+    const struct st_dense *rows, *table; /* [..][n_in]; [..][n_out] */
     const uint32_t *row, *label;         /* [n] row and which row of the table it is */
     size_t n;
     double noise;           /* deviation of what is added to each value of a row, anew each time */

@@ -142,83 +142,112 @@ static int likelier(const void *a, const void *b)
 
 struct search {
     const struct st_state_search *s;
-    struct st_states own;
-    struct st_prompter *p;
+    struct st_states own;  /* of the text so far, and of a candidate behind it */
+    struct st_states lane; /* row k: the last row of lane k */
+    struct st_lanes *lanes;
     struct candidate *candidates; /* [n_vocab] */
+    uint32_t ids[ST_STATE_LANES];
     float *logits, *want, *got;
-    uint32_t n_vocab;
+    uint32_t n_vocab, n_run; /* lanes that run */
+    bool logits_wanted;
 };
 
-/* The likeliest first, after ids [t]. */
-static int rank(struct search *f, const uint32_t *ids, size_t t, struct st_err *e)
+/* One row of each lane that runs. */
+static void see_lanes(void *ctx, const struct st_plan_op *op, const float *in, const float *out, uint32_t n_row)
 {
-    f->own.n = t;
-    int rc = st_prompt(f->p, ids, t, f->logits, false, e);
+    struct search *f = ctx;
+    if (op->last_row_only && op->op == ST_OP_LINEAR) {
+        if (f->logits_wanted)
+            memcpy(f->logits, out, f->n_vocab * sizeof *out);
+        f->logits_wanted = false; /* what follows is of the other lanes */
+    } else if (n_row == f->n_run) {
+        see(&f->lane, op, in, out, n_row);
+    }
+}
+
+/* Row k of the lanes as what the text has at t. */
+static void put(struct search *f, size_t t, uint32_t k)
+{
+    struct st_dense *to[] = {&f->own.hidden, &f->own.query, &f->own.key},
+                    *from[] = {&f->lane.hidden, &f->lane.query, &f->lane.key};
+    for (int i = 0; i < 3; i++)
+        memcpy(st_dense_row(to[i], t), st_dense_row(from[i], k), to[i]->n_col * sizeof *to[i]->p);
+}
+
+/* Every lane gets the text's next token, the one at t; what the base has for it stays. */
+static int settle(struct search *f, const uint32_t *ids, size_t t, struct st_err *e)
+{
+    for (uint32_t k = 0; k < ST_STATE_LANES; k++)
+        f->ids[k] = ids[t];
+    f->n_run = f->lane.n = ST_STATE_LANES;
+    f->logits_wanted = true;
+    if (st_lanes_run(f->lanes, ids, t, f->ids, f->n_run, e))
+        return e->code;
+    put(f, t, 0);
     for (uint32_t i = 0; i < f->n_vocab; i++)
         f->candidates[i] = (struct candidate){i, f->logits[i]};
     qsort(f->candidates, f->n_vocab, sizeof *f->candidates, likelier);
-    return rc;
+    return 0;
 }
 
-/* The states of ids [n] as the base has them; only what is new is computed. */
-static int run_to(struct search *f, const uint32_t *ids, size_t n, struct st_err *e)
-{
-    f->own.n = n;
-    return st_prompt(f->p, ids, n, NULL, true, e);
-}
-
+/* The candidate behind ids [t] whose states are most like those that were seen. */
 static int find_next(struct search *f, uint32_t *ids, size_t t, struct st_err *e)
 {
     const struct st_state_search *s = f->s;
     size_t n_want = st_state_values(s->seen, s->form, s->map, t, f->want);
-    uint32_t n = s->n_candidate < f->n_vocab ? s->n_candidate : f->n_vocab, best = f->candidates[0].id;
+    uint32_t n = s->n_candidate < f->n_vocab ? s->n_candidate : f->n_vocab;
     double least = INFINITY;
-    for (uint32_t c = 0; c < n && least > s->accept; c++) {
-        ids[t] = f->candidates[c].id;
-        if (run_to(f, ids, t + 1, e))
+    ids[t] = f->candidates[0].id;
+    for (uint32_t c = 0; c < n && least > s->accept; c += f->n_run) {
+        f->n_run = n - c < ST_STATE_LANES ? n - c : ST_STATE_LANES;
+        f->lane.n = f->n_run;
+        for (uint32_t k = 0; k < f->n_run; k++)
+            f->ids[k] = f->candidates[c + k].id;
+        if (st_lanes_run(f->lanes, ids, t, f->ids, f->n_run, e))
             return e->code;
-        size_t n_got = st_state_values(&f->own, s->form, NULL, t, f->got);
-        double far = n_got == n_want ? st_state_distance(f->got, f->want, n_want) : INFINITY;
-        if (far < least) {
-            least = far;
-            best = ids[t];
+        for (uint32_t k = 0; k < f->n_run; k++) {
+            put(f, t, k);
+            size_t n_got = st_state_values(&f->own, s->form, NULL, t, f->got);
+            double far = n_got == n_want ? st_state_distance(f->got, f->want, n_want) : INFINITY;
+            if (far < least) {
+                least = far;
+                ids[t] = f->ids[k];
+            }
         }
     }
-    ids[t] = best;
-    return run_to(f, ids, t + 1, e);
+    return 0;
 }
 
 int st_state_find(const struct st_state_search *s, uint32_t *ids, size_t n, const uint32_t *truth, size_t *likeliest,
                   struct st_err *e)
 {
     struct search f = {.s = s, .n_vocab = s->base->config.n_vocab};
+    const struct st_tap tap = {.fn = see_lanes, .ctx = &f};
     size_t values = ST_STATE_VALUES(s->seen, n, s->map);
     *likeliest = 0;
     e->code = 0;
-    if (st_states_new(s->base, s->layer, n, &f.own, e))
-        return e->code;
-    const struct st_tap tap = st_states_tap(&f.own);
+    if (st_states_new(s->base, s->layer, n, &f.own, e) || st_states_new(s->base, s->layer, ST_STATE_LANES, &f.lane, e))
+        goto out;
     size_t own_values = ST_STATE_VALUES(&f.own, n, s->map);
     if (st_alloc(&f.candidates, f.n_vocab, sizeof *f.candidates, "candidates", e) ||
         st_alloc(&f.logits, f.n_vocab, sizeof *f.logits, "candidates", e) ||
         st_alloc(&f.want, values, sizeof *f.want, "states", e) ||
         st_alloc(&f.got, own_values, sizeof *f.got, "states", e) ||
-        st_prompter_new(s->base, s->n_threads, &tap, &f.p, e))
+        st_lanes_new(s->base, s->n_threads, ST_STATE_LANES, n, &tap, &f.lanes, e))
         goto out;
     for (size_t t = 1; t < n; t++) {
         if (s->cancel && *s->cancel) {
             st_fail(e, ST_IO, "cancelled");
             goto out;
         }
-        if (rank(&f, ids, t, e))
+        if (settle(&f, ids, t - 1, e) || find_next(&f, ids, t, e))
             goto out;
         *likeliest += f.candidates[0].id == truth[t];
-        if (find_next(&f, ids, t, e))
-            goto out;
     }
 out:
-    st_prompter_free(f.p);
+    st_lanes_free(f.lanes);
     st_states_free(&f.own);
+    st_states_free(&f.lane);
     free(f.candidates);
     free(f.logits);
     free(f.want);

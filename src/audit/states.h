@@ -34,6 +34,8 @@ size_t st_state_values(const struct st_states *s, enum st_state_form form, const
 /* Squared distance over the squared length of b. */
 double st_state_distance(const float *a, const float *b, size_t n);
 
+#define ST_STATE_LANES 32 /* candidates that run together */
+
 struct st_state_search {
     const struct st_model *base;
     enum st_state_form form;
