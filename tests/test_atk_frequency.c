@@ -43,7 +43,7 @@ static void near_places_stay_inside(void **state)
 static void steep_counts_are_read_whole(void **state)
 {
     (void)state;
-    uint32_t ids[511], guess[9 * 3], *truth = table_of(3, 9, 0, 0);
+    uint32_t ids[511], guess[9 * 3], *order, n, *truth = table_of(3, 9, 0, 0);
     size_t end = 511;
     const struct st_texts_ids plain = {.ids = ids, .ends = &end, .n = 1};
     struct st_heard h;
@@ -56,13 +56,35 @@ static void steep_counts_are_read_whole(void **state)
     assert_ok(st_heard_new(&plain, truth, 9, 9, SIZE_MAX, 1, &h, &e), &e);
     assert_ok(st_ranking_new(&h.sent, 9, &sent, &e), &e);
     assert_ok(st_ranking_new(&plain, 9, &prior, &e), &e);
-    st_frequency_match(&sent, &prior, 3, guess);
+    assert_ok(st_frequency_order(&prior, NULL, &order, &n, &e), &e);
+    assert_int_equal(n, 9);
+    st_frequency_match(&sent, order, n, 3, guess);
     for (uint32_t r = 0; r < sent.n_used; r++)
         assert_int_equal(guess[3 * r], truth[sent.id[r]]);
+    free(order);
     st_ranking_free(&sent);
     st_ranking_free(&prior);
     st_heard_free(&h);
     free(truth);
+}
+
+/* Counts 8, 6 and 1; the first has three ids, which get 2.67 each: behind the second. */
+static void a_token_with_homophones_stands_where_each_of_its_ids_is_expected(void **state)
+{
+    (void)state;
+    static const uint32_t ids[] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2}, copies[] = {2, 0, 0};
+    static const uint32_t want[] = {1, 0, 0, 0, 2};
+    const size_t end = 15;
+    const struct st_texts_ids t = {.ids = ids, .ends = &end, .n = 1};
+    struct st_ranking prior;
+    struct st_err e;
+    uint32_t *order, n;
+    assert_ok(st_ranking_new(&t, 3, &prior, &e), &e);
+    assert_ok(st_frequency_order(&prior, copies, &order, &n, &e), &e);
+    assert_int_equal(n, 5);
+    assert_memory_equal(order, want, sizeof want);
+    free(order);
+    st_ranking_free(&prior);
 }
 
 static void uniform_ids_stay_at_chance(void **state)
@@ -70,7 +92,7 @@ static void uniform_ids_stay_at_chance(void **state)
     (void)state;
     enum { N = 400 };
     struct words said = speak(NULL, N, 200, 1), read = speak(NULL, N, 200, 2);
-    uint32_t *truth = table_of(4, N, 0, 0), *guess = malloc(N * 10 * sizeof *guess), of[N];
+    uint32_t *truth = table_of(4, N, 0, 0), *guess = malloc(N * 10 * sizeof *guess), of[N], *order, n;
     struct st_heard h;
     struct st_ranking sent, prior;
     struct st_row row = {.n = 0};
@@ -79,7 +101,9 @@ static void uniform_ids_stay_at_chance(void **state)
     assert_ok(st_heard_new(&said.t, truth, N, N, SIZE_MAX, 1, &h, &e), &e);
     assert_ok(st_ranking_new(&h.sent, N, &sent, &e), &e);
     assert_ok(st_ranking_new(&read.t, N, &prior, &e), &e);
-    st_frequency_match(&sent, &prior, 10, guess);
+    assert_ok(st_frequency_order(&prior, NULL, &order, &n, &e), &e);
+    st_frequency_match(&sent, order, n, 10, guess);
+    free(order);
     for (uint32_t r = 0; r < sent.n_used; r++)
         of[r] = truth[sent.id[r]];
     st_score_top_k(&row, guess, 10, of, sent.n_used, N, NULL);
@@ -157,6 +181,7 @@ int main(void)
         cmocka_unit_test(ranks_fall_with_counts_and_ties_go_by_id),
         cmocka_unit_test(near_places_stay_inside),
         cmocka_unit_test(steep_counts_are_read_whole),
+        cmocka_unit_test(a_token_with_homophones_stands_where_each_of_its_ids_is_expected),
         cmocka_unit_test(uniform_ids_stay_at_chance),
         cmocka_unit_test(homophones_are_sent_each_as_often),
         cmocka_unit_test_setup_teardown(a_prior_of_the_same_kind_tells_more_than_general_text, make_work, drop_work),

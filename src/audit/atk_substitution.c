@@ -1,6 +1,7 @@
 /* Deciphering of a substitution (A10, SDA): ids are read with a language model of public text (audit/decipher.h), by
- * how near that text is, and by how much was heard. The published attack trains a transformer on recurrence encodings;
- * this one needs a minute at most and fits itself to the text that was heard, as a patient observer would.
+ * how near that text is, by how much was heard, and by how many homophones frequent tokens have. The published attack
+ * trains a transformer on recurrence encodings; this one needs a minute at most and fits itself to the text that was
+ * heard, as a patient observer would.
  *
  * Sources: arXiv 2603.01499, section 6 (SDA); Aldarrab and May, EMNLP 2021; what we do instead: audit/decipher.h. */
 #include "audit/decipher.h"
@@ -13,7 +14,7 @@
 #include <stdlib.h>
 
 #define NAME "substitution"
-#define TYPES 768           /* frequent ids that are looked at */
+#define TYPES 640           /* frequent ids that are looked at */
 #define TYPES_THOROUGH 4096 /* with --thorough */
 #define PARTS 20            /* of the text, for the interval of BLEU-4 */
 
@@ -29,29 +30,24 @@ static void progress(void *arg, double part)
         t->a->progress(t->a->arg, NAME, ((double)t->at + part) / (double)t->n);
 }
 
-/* How many tokens have homophones: what the vocabulary has grown by, over the copies of each. */
-static uint32_t n_frequent(const struct st_audit *a, const struct st_heard *h)
+static int decipher(const struct st_trial *t, struct turn *turn, uint32_t **guess, struct st_err *e)
 {
-    uint32_t n_copy = a->target->pair.homophones;
-    return n_copy && h->n_id > h->n_plain ? (h->n_id - h->n_plain) / n_copy : 0;
-}
-
-static int decipher(const struct st_audit *a, const struct st_heard *h, const struct st_texts_ids *prior,
-                    struct turn *turn, uint32_t *guess, struct st_err *e)
-{
+    const struct st_audit *a = turn->a;
+    const struct st_heard *h = &t->heard;
     struct st_decipher d = {.sent = &h->sent,
-                            .prior = prior,
+                            .prior = &t->prior,
                             .n_id = h->n_id,
                             .n_plain = h->n_plain,
                             .n_type = a->thorough ? TYPES_THOROUGH : TYPES,
-                            .n_frequent = n_frequent(a, h),
-                            .n_copy = a->target->pair.homophones,
+                            .copies = t->copies,
                             .cancel = a->cancel,
                             .progress = progress,
                             .arg = turn};
-    while (d.n_type > 64 && st_decipher_bytes(d.n_type) > a->memory)
+    while (d.n_type > 64 && st_decipher_bytes(&d) > a->memory)
         d.n_type /= 2;
-    int rc = st_decipher(a->pool, &d, guess, e);
+    int rc = st_alloc(guess, h->n_id, sizeof **guess, "deciphering", e);
+    if (!rc)
+        rc = st_decipher(a->pool, &d, *guess, e);
     turn->at++;
     return rc;
 }
@@ -122,92 +118,90 @@ static int report_bleu(const struct st_heard *h, const char *name, const uint32_
     return rc;
 }
 
-/* ---- by the amount heard ---- */
+/* ---- one run of it ---- */
 
+static int run_prior(struct turn *turn, enum st_prior p, struct st_rows *rows, struct st_err *e)
+{
+    const char *name = st_prior_name(p);
+    char variant[64];
+    struct st_trial t;
+    uint32_t *guess = NULL;
+    int rc = st_trial_open(turn->a, p, SIZE_MAX, &t, e);
+    if (!rc)
+        rc = decipher(&t, turn, &guess, e);
+    if (!rc)
+        rc = st_heard_report(&t.heard, name, guess, rows, e);
+    if (!rc)
+        rc = report_bleu(&t.heard, name, guess, rows, e);
+    if (!rc && p == ST_PRIOR_OWN) {
+        size_t n = st_texts_len(&t.heard.text);
+        snprintf(variant, sizeof variant, "%s, %zu tokens", name, n);
+        rc = st_heard_point(&t.heard, variant, "tokens heard", (double)n, guess, rows, e);
+        if (!rc && !t.copies)
+            rc = st_heard_point(&t.heard, ST_HOMOPHONES " 0", ST_HOMOPHONES, 0, guess, rows, e);
+    }
+    free(guess);
+    st_trial_close(&t);
+    return rc;
+}
+
+static int run_amount(struct turn *turn, size_t amount, struct st_rows *rows, struct st_err *e)
+{
+    char variant[64];
+    struct st_trial t;
+    uint32_t *guess = NULL;
+    int rc = st_trial_open(turn->a, ST_PRIOR_OWN, amount, &t, e);
+    if (!rc)
+        rc = decipher(&t, turn, &guess, e);
+    snprintf(variant, sizeof variant, "%s, %zu tokens", st_prior_name(ST_PRIOR_OWN), amount);
+    if (!rc)
+        rc = st_heard_point(&t.heard, variant, "tokens heard", (double)amount, guess, rows, e);
+    free(guess);
+    st_trial_close(&t);
+    return rc;
+}
+
+static int run_spread(struct turn *turn, uint32_t n_copy, struct st_rows *rows, struct st_err *e)
+{
+    char variant[32];
+    struct st_trial t;
+    uint32_t *guess = NULL;
+    int rc = st_trial_spread(turn->a, n_copy, &t, e);
+    if (!rc)
+        rc = decipher(&t, turn, &guess, e);
+    snprintf(variant, sizeof variant, ST_HOMOPHONES " %u", n_copy);
+    if (!rc)
+        rc = st_heard_point(&t.heard, variant, ST_HOMOPHONES, n_copy, guess, rows, e);
+    free(guess);
+    st_trial_close(&t);
+    return rc;
+}
+
+/* Amounts well below the whole text: n of them. */
 static const size_t amounts[] = {1000, 10000, 100000, 1000000};
 #define N_AMOUNT (sizeof amounts / sizeof *amounts)
 
 static size_t n_amount(const struct st_audit *a)
 {
     size_t n = 0;
-    while (n < N_AMOUNT && amounts[n] < st_texts_len(&a->target->text))
+    while (n < N_AMOUNT && amounts[n] < st_texts_len(&a->target->text) / 2)
         n++;
     return n;
 }
 
-static int add_point(const struct st_heard *h, const uint32_t *guess, struct st_rows *rows, struct st_err *e)
-{
-    size_t n = st_texts_len(&h->text);
-    struct st_row row = {.metric = "share of the tokens of the text recovered",
-                         .chance = 1.0 / h->n_plain,
-                         .unprotected = 1,
-                         .sweep = true,
-                         .x_name = "tokens heard",
-                         .x = (double)n,
-                         .cost = NAN};
-    uint32_t *got;
-    int rc = st_alloc(&got, n + 1, sizeof *got, "scores", e);
-    if (rc)
-        return rc;
-    st_heard_read(h, guess, got);
-    st_score_positions(&row, got, &h->text);
-    snprintf(row.variant, sizeof row.variant, "%s, %zu tokens", st_prior_name(ST_PRIOR_OWN), n);
-    rc = st_rows_add(rows, &row, e);
-    free(got);
-    return rc;
-}
-
-static int run_amounts(const struct st_audit *a, struct turn *turn, uint32_t *guess, struct st_rows *rows,
-                       struct st_err *e)
-{
-    int rc = 0;
-    for (size_t i = 0; !rc && i < n_amount(a); i++) {
-        struct st_heard h;
-        rc = st_heard_open(a, amounts[i], &h, e);
-        if (!rc)
-            rc = decipher(a, &h, &a->target->prior, turn, guess, e);
-        if (!rc)
-            rc = add_point(&h, guess, rows, e);
-        st_heard_free(&h);
-    }
-    return rc;
-}
-
-static int run_prior(const struct st_audit *a, const struct st_heard *h, enum st_prior p, struct turn *turn,
-                     uint32_t *guess, struct st_rows *rows, struct st_err *e)
-{
-    struct st_text_made made;
-    struct st_texts_ids prior;
-    int rc = st_prior_open(a, p, &made, &prior, e);
-    if (!rc)
-        rc = decipher(a, h, &prior, turn, guess, e);
-    if (!rc)
-        rc = st_heard_report(h, st_prior_name(p), guess, rows, e);
-    if (!rc)
-        rc = report_bleu(h, st_prior_name(p), guess, rows, e);
-    if (!rc && p == ST_PRIOR_OWN)
-        rc = add_point(h, guess, rows, e);
-    st_text_free(&made);
-    return rc;
-}
-
 static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
 {
-    struct st_heard h = {0};
-    uint32_t *guess = NULL;
-    struct turn turn = {.a = a};
+    uint32_t n_copy[ST_SPREADS];
+    size_t n = n_amount(a), n_spread = st_spreads(a, n_copy);
+    struct turn turn = {.a = a, .n = ST_PRIOR_COUNT + n + n_spread};
     int rc = st_heard_check(a, e);
-    if (!rc)
-        rc = st_heard_open(a, SIZE_MAX, &h, e);
-    if (!rc)
-        rc = st_alloc(&guess, h.n_id, sizeof *guess, "deciphering", e);
-    turn.n = ST_PRIOR_COUNT + n_amount(a);
-    if (!rc)
-        rc = run_amounts(a, &turn, guess, rows, e);
+    for (size_t i = 0; !rc && i < n; i++)
+        rc = run_amount(&turn, amounts[i], rows, e);
     for (int p = 0; !rc && p < ST_PRIOR_COUNT; p++)
-        rc = run_prior(a, &h, (enum st_prior)p, &turn, guess, rows, e);
-    free(guess);
-    st_heard_free(&h);
+        if (p != ST_PRIOR_SAME || a->target->text.n > 1)
+            rc = run_prior(&turn, (enum st_prior)p, rows, e);
+    for (size_t i = 0; !rc && i < n_spread; i++)
+        rc = run_spread(&turn, n_copy[i], rows, e);
     return rc;
 }
 

@@ -39,14 +39,25 @@ struct work {
     struct st_dense belief;             /* q, and the scores that it is made of */
     struct st_dense right, left;        /* log sum_y q(b, y) ratio, for b behind and before x; the last scores */
     struct st_dense ratio;
-    uint32_t *room; /* [prior.n + 1] ids that may stand for a plain id */
+    uint32_t *room; /* [prior.n + 1] ids that may stand for a plain id; none for the border */
     uint32_t *map;  /* [sent.n + 1] */
     double damp;
 };
 
-uint64_t st_decipher_bytes(uint32_t n_type)
+/* Frequent ids of what was sent: as many as plain ids, and all homophones if there is room for them. */
+static uint32_t most_sent(const struct st_decipher *d)
 {
-    return 5 * (uint64_t)sizeof(float) * (n_type + 1) * (n_type + 1);
+    uint64_t n = d->n_type, most = (uint64_t)d->n_type * ST_DECIPHER_MORE;
+    for (uint32_t p = 0; d->copies && p < d->n_plain; p++)
+        n += d->copies[p];
+    n = n < most ? n : most;
+    return n < ST_NGRAM_TYPES - 1 ? (uint32_t)n : ST_NGRAM_TYPES - 1;
+}
+
+uint64_t st_decipher_bytes(const struct st_decipher *d)
+{
+    uint64_t n = most_sent(d) + 1ull, m = d->n_type + 1ull;
+    return (4 * n + m) * m * sizeof(float);
 }
 
 static bool cancelled(const struct st_decipher *d)
@@ -76,29 +87,30 @@ static int number(const struct st_texts_ids *t, uint32_t n_id, uint32_t least, u
     return 0;
 }
 
-static bool has_homophones(const struct work *w, uint32_t plain)
-{
-    return plain < w->d->n_frequent && plain < w->prior.n;
-}
-
 /* ---- what counts and sorted neighbours tell ---- */
 
 /* The prior as homophones would leave it: ids of their own for copies, behind the border. MEMORY. */
 static int with_homophones(const struct work *w, size_t n, uint32_t **out, uint32_t *n_type, struct st_err *e)
 {
-    uint32_t border = w->prior.n, turn = 0;
-    *n_type = border + 1 + w->d->n_frequent * w->d->n_copy;
-    if (st_alloc(out, n + 1, sizeof **out, "text", e))
+    uint32_t border = w->prior.n, turn = 0, *first;
+    *n_type = border + 1;
+    if (st_alloc(&first, (size_t)border + 1, sizeof *first, "text", e))
         return e->code;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t id = w->prior.seq[i], copy = 0;
-        if (has_homophones(w, id)) {
-            turn = turn * 1664525u + 1013904223u;
-            copy = (turn >> 16) % (w->d->n_copy + 1);
-        }
-        (*out)[i] = copy ? border + 1 + id * w->d->n_copy + copy - 1 : id;
+    for (uint32_t x = 0; x < border; x++) {
+        first[x] = *n_type;
+        *n_type += w->room[x] - 1;
     }
-    return 0;
+    int rc = st_alloc(out, n + 1, sizeof **out, "text", e);
+    for (size_t i = 0; !rc && i < n; i++) {
+        uint32_t id = w->prior.seq[i], copy = 0;
+        if (id < border && w->room[id] > 1) {
+            turn = turn * 1664525u + 1013904223u;
+            copy = (turn >> 16) % w->room[id];
+        }
+        (*out)[i] = copy ? first[id] + copy - 1 : id;
+    }
+    free(first);
+    return rc;
 }
 
 /* Distance of marks, each root of a share of n having deviation 1 / (2 sqrt(n)). */
@@ -135,10 +147,9 @@ static void fill_first(struct work *w, const struct marks *sent, const struct ma
                 *s = a == w->sent.n && x == w->prior.n ? 0 : -FLT_MAX / 4;
                 continue;
             }
-            double shared = has_homophones(w, x) ? w->d->n_copy + 1 : 1;
             double c_a = (double)w->sent.rank.count[w->sent.rank.id[a]] + 0.5;
             double c_x = (double)w->prior.rank.count[w->prior.rank.id[x]] + 0.5;
-            double z = log(c_a / n_sent * n_prior * shared / c_x);
+            double z = log(c_a / n_sent * n_prior * w->room[x] / c_x);
             double apart = z * z / (1 / c_a + 1 / c_x + SPREAD * SPREAD) +
                            MARKS_WEIGHT * marks_apart(st_dense_row(&sent->at, a), sent->counts[a],
                                                       st_dense_row(&prior->at, x), prior->counts[x]);
@@ -151,7 +162,7 @@ static int compare_first(struct work *w, struct st_err *e)
     size_t n = w->sent.n_seq < w->prior.n_seq ? w->sent.n_seq : w->prior.n_seq;
     struct marks sent = {0}, prior = {0};
     uint32_t *spread = NULL, n_type = w->prior.n + 1;
-    int rc = w->d->n_copy ? with_homophones(w, n, &spread, &n_type, e) : 0;
+    int rc = w->d->copies ? with_homophones(w, n, &spread, &n_type, e) : 0;
     if (!rc)
         rc = marks_new(w->sent.seq, n, w->sent.n + 1, w->sent.n, &sent, e);
     if (!rc)
@@ -428,7 +439,7 @@ static int prepare(struct work *w, struct st_err *e)
 {
     const struct st_decipher *d = w->d;
     uint32_t most = d->n_type < ST_NGRAM_TYPES - 1 ? d->n_type : ST_NGRAM_TYPES - 1;
-    int rc = number(d->sent, d->n_id, 1, most, &w->sent, e);
+    int rc = number(d->sent, d->n_id, 1, most_sent(d), &w->sent, e);
     if (!rc)
         rc = number(d->prior, d->n_plain, w->sent.n, most, &w->prior, e);
     if (rc)
@@ -443,7 +454,7 @@ static int prepare(struct work *w, struct st_err *e)
         st_neighbours_new(w->sent.seq, w->sent.n_seq, w->sent.n + 1, true, &w->before, e))
         return e->code;
     for (uint32_t x = 0; x < w->prior.n; x++) /* the border has no room for others */
-        w->room[x] = has_homophones(w, x) ? d->n_copy + 1 : 1;
+        w->room[x] = 1 + (d->copies ? d->copies[w->prior.rank.id[x]] : 0);
     st_ngram_ratios(&w->model, &w->ratio);
     return compare_first(w, e);
 }

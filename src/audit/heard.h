@@ -22,22 +22,41 @@ int st_heard_new(const struct st_texts_ids *text, const uint32_t *truth, uint32_
                  size_t max_token, uint64_t seed, struct st_heard *out, struct st_err *e) ST_MUST_CHECK;
 void st_heard_free(struct st_heard *h);
 
-/* The same of the audit's pair. */
-int st_heard_open(const struct st_audit *a, size_t max_token, struct st_heard *out, struct st_err *e) ST_MUST_CHECK;
-/* UNSUPPORTED: no prior, or a point of a series that does not change ids. */
+/* UNSUPPORTED: no prior, or ids that are those of another target: a point of a series that does not change ids. */
 int st_heard_check(const struct st_audit *a, struct st_err *e) ST_MUST_CHECK;
 
-/* Public texts by how near they are to what is written: ordinary English that has nothing to do with it, and the
- * adversary's own (--prior, or the base model's speech: the same distribution). */
-enum st_prior { ST_PRIOR_GENERAL, ST_PRIOR_OWN, ST_PRIOR_COUNT };
-const char *st_prior_name(enum st_prior p); /* "general text", "prior" */
-/* *made is what must be freed by st_text_free(); *out is the text. */
-int st_prior_open(const struct st_audit *a, enum st_prior p, struct st_text_made *made, struct st_texts_ids *out,
+/* What was read before, by how near it is to what is written. The literature's three priors: zero-knowledge, ordinary
+ * English that has nothing to do with it; domain, a text of the same kind (--prior, or the base model's speech);
+ * distribution, that and every second document of the victims' own, the others being heard. */
+enum st_prior { ST_PRIOR_GENERAL, ST_PRIOR_OWN, ST_PRIOR_SAME, ST_PRIOR_COUNT };
+const char *st_prior_name(enum st_prior p); /* "general text", "prior", "same text" */
+
+/* What the audit's pair lets hear, and what was read. How many further ids each plain id has is public: with the
+ * protection's own text (protect/covariant/homophones.h) the list is, else the observer goes by the prior's ranks. */
+struct st_trial {
+    struct st_heard heard;
+    struct st_texts_ids prior;
+    uint32_t *copies;               /* [n_plain]; NULL without homophones */
+    struct st_text_made read, said; /* what the two are made of, where it is not the target's */
+};
+/* At most max_token tokens are heard. */
+int st_trial_open(const struct st_audit *a, enum st_prior p, size_t max_token, struct st_trial *out,
                   struct st_err *e) ST_MUST_CHECK;
+/* The text with ST_PRIOR_OWN, as it would be sent if the frequent tokens had n_copy homophones each: a point of a
+ * series, x_name ST_HOMOPHONES. Nothing but the base is needed. */
+#define ST_HOMOPHONES "homophones"
+int st_trial_spread(const struct st_audit *a, uint32_t n_copy, struct st_trial *out, struct st_err *e) ST_MUST_CHECK;
+/* Points of that series, 0 being the audit's pair itself: at most ST_SPREADS, none of a pair that has homophones. */
+#define ST_SPREADS 5
+size_t st_spreads(const struct st_audit *a, uint32_t n_copy[ST_SPREADS]);
+void st_trial_close(struct st_trial *t);
 
 /* Rows of a table guess [n_id] (n_plain = no guess): token types that were heard, the text's tokens, personal items. */
 int st_heard_report(const struct st_heard *h, const char *variant, const uint32_t *guess, struct st_rows *rows,
                     struct st_err *e) ST_MUST_CHECK;
+/* One point of a series over x: tokens of the text. */
+int st_heard_point(const struct st_heard *h, const char *variant, const char *x_name, double x, const uint32_t *guess,
+                   struct st_rows *rows, struct st_err *e) ST_MUST_CHECK;
 /* got [tokens of the text] = guess of each id sent. */
 void st_heard_read(const struct st_heard *h, const uint32_t *guess, uint32_t *got);
 

@@ -246,6 +246,17 @@ static void name_pair(struct st_target *t, const struct st_cov_opts *made)
     }
 }
 
+/* A permutation of ids tells what any other tells. Not of a later point of a series: attacks on ids pass over it. */
+static const char *earlier_ids(const struct st_subject *s)
+{
+    for (size_t i = 0; i < s->n; i++) {
+        const struct st_target *t = &s->targets[i];
+        if ((t->kinds & ST_TARGET_PAIR) && !t->pair.homophones && !(t->x_name && t->x > 0))
+            return t->label;
+    }
+    return NULL;
+}
+
 int st_subject_add_pair(struct st_subject *s, const char *seen, const struct st_cov_key *key, const char *label,
                         struct st_err *e)
 {
@@ -267,6 +278,8 @@ int st_subject_add_pair(struct st_subject *s, const char *seen, const struct st_
         t->pair = (struct st_pair){.base = s->base, .seen = o->seen, .truth = o->truth};
         name_pair(t, &m.made);
     }
+    if (!rc && !t->pair.homophones)
+        t->ids_as = earlier_ids(s);
     st_cov_cipher_wipe(&cipher);
     return finish(s, rc);
 }

@@ -47,6 +47,7 @@ struct st_target {
     struct st_texts_ids text;  /* what the victim's users wrote: scored on */
     struct st_texts_ids prior; /* public text of the adversary, other documents */
     struct st_pair pair;
+    const char *ids_as;    /* label of an earlier pair whose ids tell the same: neither has homophones; NULL = none */
     struct st_pair before; /* PAIR: what an earlier key made of the same base; seen NULL = nothing is kept of it */
     const char *recording; /* RECORD: path; text is what was asked while it ran, and nothing else was */
     const char *scheme;    /* of it: "remo", "otp", "lwe"; NULL = not known */
