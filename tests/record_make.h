@@ -20,6 +20,7 @@ struct weak {
     uint32_t rows[64 * 512];
     uint32_t pads[64][512];
     size_t period, at;
+    unsigned slow; /* microseconds that each row takes */
 };
 
 struct rig {
@@ -33,6 +34,7 @@ struct rig {
     struct weak weak;
     uint32_t *ids;
     size_t ends[RIG_DOCS];
+    struct st_asked asked[RIG_DOCS];
     char path[64];
 };
 
@@ -44,6 +46,8 @@ struct rig_opts {
     size_t n_doc, len; /* len: of each document, BOS and random ids */
     bool uneven;       /* document i is i ids shorter */
     size_t period;     /* weak */
+    unsigned slow;     /* weak */
+    size_t n_asked;    /* requests with replies behind the text */
     bool own_words;    /* the text is the model's own, with tokenizer */
 };
 
@@ -53,6 +57,8 @@ static int weak_enter(void *ctx, const struct st_exchange *x, const struct st_tr
     struct weak *w = ctx;
     size_t d = in->width;
     (void)x;
+    if (w->slow)
+        usleep(w->slow * in->n_row);
     assert_true(in->n_row * d <= 64 * 512 && d <= 512 && in->p);
     for (uint32_t r = 0; r < in->n_row; r++) {
         float alpha;
@@ -135,7 +141,18 @@ static inline void rig_text(struct rig *r, const struct rig_opts *o)
     r->target.text = (struct st_texts_ids){.ids = r->ids, .ends = r->ends, .n = o->n_doc};
 }
 
-static inline void rig_ask(struct rig *r, const struct st_boundary *b)
+/* The beginning of document i % n, prompt i + 3 ids long, and up to 7 tokens of a reply. */
+static inline void rig_ask_more(struct rig *r, struct st_engine *en, size_t i)
+{
+    const struct st_texts_ids *t = &r->target.text;
+    struct client c = {0};
+    size_t d = i % t->n;
+    r->asked[i].prompt = i + 3;
+    client_run(&c, en, t->ids + (d ? t->ends[d - 1] : 0), i + 3, (uint32_t)(1 + i % 7));
+    r->asked[i].reply = c.n + (c.finish == ST_FINISH_STOP);
+}
+
+static inline void rig_ask(struct rig *r, const struct st_boundary *b, size_t n_asked)
 {
     struct st_boundary boundary = *b;
     struct st_engine *en = tiny_engine(r->s.m, (struct st_engine_opts){.boundary = &boundary, .n_threads = 1});
@@ -146,6 +163,11 @@ static inline void rig_ask(struct rig *r, const struct st_boundary *b)
         if (c.finish == ST_FINISH_ERROR)
             tiny_die(c.err.msg);
     }
+    for (size_t i = 0; i < n_asked; i++)
+        rig_ask_more(r, en, i);
+    if (n_asked)
+        r->target.asked = r->asked;
+    r->target.n_asked = n_asked;
     st_engine_free(en);
 }
 
@@ -166,7 +188,7 @@ static inline void rig_record(struct rig *r, const struct rig_opts *o)
         assert_ok(st_masked_new(r->s.m, &mo, &r->s.masked, &e), &e);
         b.hooks = st_masked_hooks(r->s.masked);
     }
-    rig_ask(r, &b);
+    rig_ask(r, &b, o->n_asked);
     st_recorder_free(recorder);
 }
 
@@ -179,6 +201,7 @@ static inline struct rig *rig_new(const struct rig_opts *o)
     rig_text(r, o);
     st_rng_seed(&rng, 8);
     r->weak.period = o->period;
+    r->weak.slow = o->slow;
     for (size_t i = 0; i < 64 * 512; i++)
         r->weak.pads[i / 512][i % 512] = (uint32_t)(st_rng_next(&rng) % ST_FQ);
     rig_record(r, o);

@@ -211,7 +211,7 @@ static void stories_are_read_by_whoever_has_read_others(void **state)
     tear_down(&s);
 }
 
-/* Letters of one make with invented names and numbers, every second one heard. */
+/* Letters of one make with invented names and numbers, every second one heard. Five seeds: .20 to .28 of items. */
 static void personal_items_are_read_from_many_letters(void **state)
 {
     (void)state;
@@ -231,7 +231,7 @@ static void personal_items_are_read_from_many_letters(void **state)
     attack(&s, &st_atk_substitution);
     print_message("of %zu items: general text %.3f, same text %.3f\n", s.text.view.n_item,
                   score(&s, "general text: items"), score(&s, "same text: items"));
-    assert_true(score(&s, "same text: items") > .05);
+    assert_true(score(&s, "same text: items") > .1);
     assert_true(score(&s, "general text: items") < .02);
     st_text_free(&other);
     tear_down(&s);

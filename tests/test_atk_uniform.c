@@ -66,8 +66,8 @@ static void masks_in_the_field_pass_and_bare_rows_do_not(void **state)
         for (size_t k = 0; k < r->rows.n; k++) {
             const struct st_row *row = &r->rows.at[k];
             assert_true(row->unprotected == 1);
-            if (schemes[i]) /* 8 or 9 tests: 4 that reject are one run in 100,000 */
-                assert_true(row->score < 0.4);
+            if (schemes[i]) /* 8 or 9 groups: one that rejects is one run in a thousand, two in a million */
+                assert_true(row->score * (double)row->n < 1.5);
             else
                 assert_true(row->score > 0.8);
         }

@@ -1,8 +1,8 @@
 /* Traffic analysis of masked outsourcing. Masks hide what rows hold, not how many there are and when they come: a
  * worker counts a prompt's rows and a reply's steps, and knows which of several known prompts was asked when their
- * lengths differ. No scheme changes that (docs/masked.md, Limits).
- *
- * A recording has no times; a worker that keeps them also tells requests of one token apart (st_steps_split()).
+ * lengths differ. No scheme changes that (docs/masked.md, Limits). Times would tell some of it if numbers of rows were
+ * hidden: how well the time of a step goes with its rows, and that of a token with how much stands before it, which no
+ * number shows when a conversation goes on with its cache.
  *
  * Source: counting; the same channel in encrypted streams of tokens: arXiv 2403.09751. */
 #include "audit/atk_record_traffic.h"
@@ -14,8 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ROUND 32  /* rows of an exchange are cut at multiples of it */
-#define PAUSE 5.0 /* times the median between two single rows */
+#define ROUND 32        /* rows of an exchange are cut at multiples of it */
+#define PAUSE 5.0       /* times the median between two single rows */
+#define PAUSE_LEAST 1.0 /* seconds */
+#define LEAST_POINTS 8  /* for a line */
 
 static int by_value(const void *a, const void *b)
 {
@@ -45,12 +47,12 @@ static double usual_step(const struct st_step_seen *steps, size_t n)
 size_t st_steps_split(const struct st_step_seen *steps, size_t n, uint32_t piece, struct st_request_seen *out)
 {
     size_t n_out = 0;
-    double usual = usual_step(steps, n);
+    double least = fmax(PAUSE_LEAST, PAUSE * usual_step(steps, n));
     for (size_t i = 0; i < n; i++) {
         /* One single row behind a full piece is the prompt's last; of several the first is taken for the reply's. */
         bool alone = i + 1 == n || steps[i + 1].n_row > 1;
         bool more = i && piece && steps[i - 1].n_row == piece && (steps[i].n_row > 1 || alone);
-        bool pause = i && steps[i].n_row == 1 && steps[i].time - steps[i - 1].time > PAUSE * usual;
+        bool pause = i && steps[i].n_row == 1 && steps[i].time - steps[i - 1].time - steps[i - 1].busy > least;
         if (n_out == 0 || (steps[i].n_row > 1 && !more) || pause)
             out[n_out++] = (struct st_request_seen){.prompt = steps[i].n_row, .start = steps[i].time};
         else if (more)
@@ -59,6 +61,25 @@ size_t st_steps_split(const struct st_step_seen *steps, size_t n, uint32_t piece
             out[n_out - 1].reply++;
     }
     return n_out;
+}
+
+double st_explained(const double *x, const double *y, size_t n, double *low, double *high)
+{
+    double mx = 0, my = 0, xx = 0, yy = 0, xy = 0;
+    for (size_t i = 0; i < n; i++) {
+        mx += x[i] / (double)n;
+        my += y[i] / (double)n;
+    }
+    for (size_t i = 0; i < n; i++) {
+        xx += (x[i] - mx) * (x[i] - mx);
+        yy += (y[i] - my) * (y[i] - my);
+        xy += (x[i] - mx) * (y[i] - my);
+    }
+    double r = xx > 0 && yy > 0 ? fabs(xy) / sqrt(xx * yy) : 0;
+    double z = atanh(fmin(r, 1 - 1e-12)), half = n > 3 ? 1.96 / sqrt((double)n - 3) : INFINITY;
+    *low = pow(tanh(fmax(0, z - half)), 2);
+    *high = pow(tanh(z + half), 2);
+    return r * r;
 }
 
 /* ---- on a recording ---- */
@@ -79,19 +100,25 @@ struct steps {
     bool any;
 };
 
+/* Of a text exchange: begins a step, or goes on with the last. */
 static void take_entry(struct steps *s, const struct st_record_entry *entry)
 {
-    if (entry->kind != ST_RECORD_OUT || entry->id >= ST_SEEN_ASKED || entry->layer < 0)
+    double now = (double)entry->time_ns * 1e-9;
+    size_t n = s->buf.failed ? 0 : s->buf.len / sizeof(struct st_step_seen);
+    if (entry->id >= ST_SEEN_ASKED || entry->kind == ST_RECORD_FULL)
         return;
-    if (!s->any) {
+    if (entry->kind == ST_RECORD_OUT && entry->layer >= 0 && !s->any) {
         s->any = true;
         s->layer = entry->layer;
         memcpy(s->roles, entry->roles, sizeof s->roles);
     }
-    if (entry->layer != s->layer || strcmp(entry->roles, s->roles) != 0)
-        return;
-    struct st_step_seen step = {.n_row = entry->n_row, .time = NAN};
-    st_buf_add(&s->buf, &step, sizeof step);
+    if (s->any && entry->kind == ST_RECORD_OUT && entry->layer == s->layer && !strcmp(entry->roles, s->roles)) {
+        struct st_step_seen step = {.n_row = entry->n_row, .time = now};
+        st_buf_add(&s->buf, &step, sizeof step);
+    } else if (n && entry->kind == ST_RECORD_IN) {
+        struct st_step_seen *last = (struct st_step_seen *)(void *)s->buf.p + n - 1;
+        last->busy = now - last->time;
+    }
 }
 
 static int read_steps(const char *path, struct steps *s, struct st_err *e)
@@ -124,67 +151,140 @@ static double commonest(const size_t *lengths, size_t n)
     return (double)most / (double)n;
 }
 
-static int add_rows(const struct st_audit *a, const struct st_request_seen *seen, size_t n_seen, size_t *lengths,
-                    double *tells, struct st_rows *rows, struct st_err *e)
+/* What was asked, and what of it was seen. */
+struct view {
+    const struct st_audit *a;
+    const struct st_step_seen *steps;
+    size_t n_step;
+    struct st_request_seen *seen; /* [n_step], n_seen of them */
+    size_t n_seen;
+    size_t *prompts, *replies; /* [n] of the text's documents, then of what was asked behind them; true ones */
+    size_t n_text, n;
+    double *x, *y; /* [n_step + n] scratch */
+};
+
+static int report_lengths(const struct view *v, bool replies, struct st_rows *rows, struct st_err *e)
 {
-    const struct st_texts_ids *text = &a->target->text;
+    const size_t *want = replies ? v->replies + v->n_text : v->prompts;
+    size_t from = replies ? v->n_text : 0, n = v->n - from;
     uint64_t hits = 0;
-    for (size_t i = 0; i < text->n; i++)
-        lengths[i] = text->ends[i] - (i ? text->ends[i - 1] : 0);
-    for (size_t i = 0; i < text->n; i++)
-        hits += i < n_seen && seen[i].prompt == lengths[i];
-    struct st_row row = {.metric = "share of prompts whose length is told exactly", .unprotected = 1};
-    snprintf(row.variant, sizeof row.variant, "prompt length");
+    struct st_row row = {.unprotected = 1, .cost = NAN};
+    if (n == 0)
+        return 0;
+    for (size_t i = 0; i < n && from + i < v->n_seen; i++)
+        hits += (replies ? v->seen[from + i].reply + 1 : v->seen[i].prompt) == want[i];
+    row.metric =
+        replies ? "share of replies whose length is told exactly" : "share of prompts whose length is told exactly";
+    snprintf(row.variant, sizeof row.variant, "%s", replies ? "reply length" : "prompt length");
     snprintf(row.note, sizeof row.note, "%zu requests counted, %zu were made. Masks do not hide numbers of rows.",
-             n_seen, text->n);
-    st_row_share(&row, hits, text->n);
-    row.chance = commonest(lengths, text->n);
-    if (st_rows_add(rows, &row, e))
-        return e->code;
-    struct st_row which = {.metric = "chance to name the prompt, of those known, by its length", .unprotected = 1};
-    for (size_t i = 0; i < text->n; i++) {
+             v->n_seen, v->n);
+    st_row_share(&row, hits, n);
+    row.chance = commonest(want, n);
+    return st_rows_add(rows, &row, e);
+}
+
+static int report_which(const struct view *v, struct st_rows *rows, struct st_err *e)
+{
+    struct st_row row = {
+        .metric = "chance to name the prompt, of those known, by its length", .unprotected = 1, .cost = NAN};
+    for (size_t i = 0; i < v->n_text; i++) {
         size_t as_long = 0;
-        for (size_t j = 0; j < text->n; j++)
-            as_long += i < n_seen && lengths[j] == seen[i].prompt;
-        tells[i] = i < n_seen && seen[i].prompt == lengths[i] ? 1 / (double)as_long : 0;
+        for (size_t j = 0; j < v->n_text; j++)
+            as_long += i < v->n_seen && v->prompts[j] == v->seen[i].prompt;
+        v->x[i] = i < v->n_seen && v->seen[i].prompt == v->prompts[i] ? 1 / (double)as_long : 0;
     }
-    st_row_mean(&which, tells, text->n, a->seed);
-    snprintf(which.variant, sizeof which.variant, "which of %zu prompts", text->n);
-    which.chance = 1 / (double)text->n;
-    return st_rows_add(rows, &which, e);
+    st_row_mean(&row, v->x, v->n_text, v->a->seed);
+    snprintf(row.variant, sizeof row.variant, "which of %zu prompts", v->n_text);
+    row.chance = 1 / (double)v->n_text;
+    return st_rows_add(rows, &row, e);
+}
+
+/* Times of steps against their rows; or of single rows against the rows of the request so far. */
+static int report_times(const struct view *v, bool tokens, struct st_rows *rows, struct st_err *e)
+{
+    struct st_row row = {.metric = "share of the variance that times explain (r^2)", .unprotected = NAN, .cost = NAN};
+    size_t n = 0, before = 0;
+    for (size_t i = 0; i < v->n_step; i++) {
+        const struct st_step_seen *s = &v->steps[i];
+        if (s->n_row > 1 && !tokens) {
+            v->x[n] = s->n_row;
+            v->y[n++] = s->busy;
+        }
+        if (s->n_row == 1 && tokens) {
+            v->x[n] = (double)before;
+            v->y[n++] = s->busy;
+        }
+        before = s->n_row > 1 ? s->n_row : before + 1;
+    }
+    if (n < LEAST_POINTS)
+        return 0;
+    row.score = st_explained(v->x, v->y, n, &row.low, &row.high);
+    row.chance = 1 / (double)(n - 1);
+    row.n = n;
+    snprintf(row.variant, sizeof row.variant, "%s",
+             tokens ? "what stands before a token, by its time" : "rows of a prompt, by their time");
+    snprintf(row.note, sizeof row.note, "What times would tell if numbers of rows were hidden; of this machine.");
+    return st_rows_add(rows, &row, e);
+}
+
+static void true_lengths(struct view *v)
+{
+    const struct st_target *t = v->a->target;
+    for (size_t i = 0; i < v->n; i++) {
+        bool text = i < v->n_text;
+        v->prompts[i] = text ? t->text.ends[i] - (i ? t->text.ends[i - 1] : 0) : t->asked[i - v->n_text].prompt;
+        v->replies[i] = text ? 0 : t->asked[i - v->n_text].reply;
+    }
+}
+
+static int look(struct view *v, struct st_rows *rows, struct st_err *e)
+{
+    int rc = st_alloc(&v->seen, v->n_step, sizeof *v->seen, "requests", e);
+    if (!rc)
+        rc = st_alloc(&v->prompts, 2 * v->n, sizeof *v->prompts, "requests", e);
+    if (!rc)
+        rc = st_alloc(&v->x, 2 * (v->n_step + v->n), sizeof *v->x, "times", e);
+    if (rc)
+        return rc;
+    v->replies = v->prompts + v->n;
+    v->y = v->x + v->n_step + v->n;
+    v->n_seen = st_steps_split(v->steps, v->n_step, piece_of(v->steps, v->n_step), v->seen);
+    true_lengths(v);
+    rc = report_lengths(v, false, rows, e);
+    if (!rc)
+        rc = report_which(v, rows, e);
+    if (!rc)
+        rc = report_lengths(v, true, rows, e);
+    if (!rc)
+        rc = report_times(v, false, rows, e);
+    return rc ? rc : report_times(v, true, rows, e);
 }
 
 static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
 {
+    const struct st_target *t = a->target;
     struct steps s = {0};
-    struct st_request_seen *seen = NULL;
-    size_t *lengths = NULL, n = a->target->text.n;
-    double *tells = NULL;
-    if (!a->target->recording || n == 0)
+    if (!t->recording || t->text.n == 0)
         return st_fail(e, ST_UNSUPPORTED, "needs a recording and the text that was asked");
-    int rc = read_steps(a->target->recording, &s, e);
-    size_t n_step = s.buf.len / sizeof(struct st_step_seen);
+    int rc = read_steps(t->recording, &s, e);
+    struct view v = {.a = a,
+                     .steps = (const void *)s.buf.p,
+                     .n_step = s.buf.len / sizeof(struct st_step_seen),
+                     .n_text = t->text.n,
+                     .n = t->text.n + t->n_asked};
     if (!rc)
-        rc = st_alloc(&seen, n_step, sizeof *seen, "requests", e);
-    if (!rc)
-        rc = st_alloc(&lengths, n, sizeof *lengths, "requests", e);
-    if (!rc)
-        rc = st_alloc(&tells, n, sizeof *tells, "requests", e);
-    if (!rc) {
-        const struct st_step_seen *steps = (const void *)s.buf.p;
-        rc = add_rows(a, seen, st_steps_split(steps, n_step, piece_of(steps, n_step), seen), lengths, tells, rows, e);
-    }
+        rc = look(&v, rows, e);
     st_buf_free(&s.buf);
-    free(seen);
-    free(lengths);
-    free(tells);
+    free(v.seen);
+    free(v.prompts);
+    free(v.x);
     return rc;
 }
 
 const struct st_attack st_atk_record_traffic = {.name = "row-counts",
                                                 .traffic = true,
-                                                .title = "Numbers of rows and exchanges",
-                                                .metric = "share of prompts whose length is told exactly",
+                                                .title = "Numbers and times of exchanges",
+                                                .metric = "share of prompts and replies whose length is told exactly",
                                                 .source = "counting; compare arXiv 2403.09751",
                                                 .adversary = ST_ADVERSARY_WORKER,
                                                 .needs = ST_TARGET_RECORD,

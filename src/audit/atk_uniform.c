@@ -1,10 +1,10 @@
 /* Statistical uniformity of what a worker receives under masks in the field: chi-square over single residues (high and
  * low part) and over pairs (serial test), for each exchange group of the recording.
  *
- * How to read it: the score is the share of tests that reject at the 1 % level. Perfect masks get 1 %: some tests must
- * reject. A share far above says that masks are not uniform, which is a fault. A share near 1 % says no more than that
- * these tests see nothing: masks of a broken generator can pass them, and for lwe it does not replace its assumption.
- * Beside it: what the tests say of rows without masks.
+ * How to read it: the score is the share of tests that reject at the level of one in 10,000, so strict that of a
+ * hundred audits of sound masks, some 200 tests each, one or two have a test that rejects. Masks that are not uniform
+ * are rejected in most groups. A share of 0 says no more than that these tests see nothing: masks of a broken generator
+ * can pass them, and for lwe it does not replace its assumption. Beside it: what the tests say of rows without masks.
  *
  * Source: Knuth, The Art of Computer Programming 2, 3.3 (equidistribution and serial tests). */
 #include "audit/atk_uniform.h"
@@ -21,7 +21,7 @@
 #define CELLS 256
 #define SIDE 16
 #define LOW_PRIME 251
-#define LEVEL 0.01
+#define LEVEL 0.0001
 #define LEAST_IN_CELL 5
 #define MAX_VALUES ((size_t)1 << 22) /* of one group */
 
@@ -195,7 +195,7 @@ static int add_tests(const struct groups *g, const struct group *bare, struct st
         row.unprotected = n_bare ? (double)bare_hits / (double)n_bare : NAN;
         snprintf(row.variant, sizeof row.variant, "%s", st_uniform_name((enum st_uniform_test)t));
         snprintf(row.note, sizeof row.note,
-                 "%llu groups tested; the least chance is %.2g. One in a hundred rejects by itself.",
+                 "%llu groups tested; the least chance is %.2g. One in ten thousand rejects by itself.",
                  (unsigned long long)n, least);
         st_row_share(&row, hits, n);
         if (st_rows_add(rows, &row, e))
@@ -224,7 +224,7 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
 
 const struct st_attack st_atk_uniform = {.name = "uniformity",
                                          .title = "Statistical tests of masked rows",
-                                         .metric = "share of tests that reject uniform residues at 1 %",
+                                         .metric = "share of tests that reject uniform residues at 0.01 %",
                                          .source = "Knuth, TAOCP 2, 3.3",
                                          .adversary = ST_ADVERSARY_WORKER,
                                          .needs = ST_TARGET_RECORD,

@@ -436,6 +436,15 @@ int st_subject_add_recording(struct st_subject *s, const char *path, const char 
     return finish(s, check_recording(s, path, st_texts_len(&t->text), e));
 }
 
+int st_subject_add_asked(struct st_subject *s, const struct st_asked *asked, size_t n, struct st_err *e)
+{
+    if (!s->n || !(s->targets[s->n - 1].kinds & ST_TARGET_RECORD))
+        return st_fail(e, ST_USAGE, "requests with replies: there is no recording that they are in");
+    s->targets[s->n - 1].asked = asked;
+    s->targets[s->n - 1].n_asked = n;
+    return 0;
+}
+
 /* ---- sealed, traffic ---- */
 
 /* Every tensor of the container that the base has must have its shape, and each layer must be there. */

@@ -35,6 +35,11 @@ struct st_pair {
     uint32_t homophones;
 };
 
+/* A request whose reply was computed as well: tokens of both. */
+struct st_asked {
+    size_t prompt, reply;
+};
+
 struct st_container;
 struct st_traffic; /* audit/traffic.h */
 
@@ -51,7 +56,9 @@ struct st_target {
     struct st_pair before; /* PAIR: what an earlier key made of the same base; seen NULL = nothing is kept of it */
     const char *recording; /* RECORD: path; text is what was asked while it ran, and nothing else was */
     const char *scheme;    /* of it: "remo", "otp", "lwe"; NULL = not known */
-    const char *sealed;    /* SEALED: path */
+    const struct st_asked *asked; /* [n_asked] what was asked behind the text; NULL = nothing */
+    size_t n_asked;
+    const char *sealed; /* SEALED: path */
     const struct st_container *container;
     const struct st_traffic *traffic;
     uint64_t seed;
@@ -86,6 +93,8 @@ int st_subject_add_before(struct st_subject *s, const char *seen, const struct s
 /* n_doc: the text's first documents were asked; 0 = all. scheme: static, or NULL. */
 int st_subject_add_recording(struct st_subject *s, const char *path, const char *scheme, size_t n_doc,
                              const char *label, struct st_err *e) ST_MUST_CHECK;
+/* Behind the text of the last target, a recording, these were asked: borrowed until close. USAGE: it is none. */
+int st_subject_add_asked(struct st_subject *s, const struct st_asked *asked, size_t n, struct st_err *e) ST_MUST_CHECK;
 int st_subject_add_sealed(struct st_subject *s, const char *path, const char *label, struct st_err *e) ST_MUST_CHECK;
 /* traffic is borrowed until close. */
 int st_subject_add_traffic(struct st_subject *s, const struct st_traffic *traffic, const char *label,

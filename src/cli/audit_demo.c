@@ -119,26 +119,43 @@ static int make_pairs(struct st_audit_demo *a, const struct st_audit_demo_opts *
 
 /* ---- masked ---- */
 
-/* Each document one prompt; of the reply one token, which is never fed back: the rows are the text's and no others. */
-static int ask(struct st_open *m, const struct st_texts_ids *t, size_t n_doc, struct st_err *e)
+/* The first tokens of document d; comes back: how many tokens of a reply there were. */
+static int ask_one(struct st_open *m, const struct st_texts_ids *t, size_t d, struct st_asked *want, struct st_err *e)
 {
+    size_t lo = d ? t->ends[d - 1] : 0, len = t->ends[d] - lo;
+    want->prompt = len < want->prompt ? len : want->prompt;
+    struct st_run r = {.req = {.ids = t->ids + lo,
+                               .n_ids = want->prompt,
+                               .n_predict = (uint32_t)want->reply,
+                               .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1}},
+                       .interrupt = st_demo_cancel()};
+    int rc = st_run(m->engine, &r, e);
+    want->reply = r.ids.len + (r.finish == ST_FINISH_STOP); /* the stop id is a token too */
+    st_run_wipe(&r);
+    return !rc && st_demo_interrupted() ? st_fail(e, ST_IO, "cancelled") : rc;
+}
+
+/* Each document one prompt; of the reply one token, which is never fed back: the rows are the text's and no others.
+ * Behind them beginnings of documents with replies, which are there for their lengths and times. */
+static int ask(struct st_open *m, const struct st_texts_ids *t, struct st_asked asked[ST_AUDIT_DEMO_ASKED],
+               uint64_t seed, struct st_err *e)
+{
+    struct st_rng rng;
     int rc = 0;
-    for (size_t d = 0; !rc && d < n_doc && d < t->n; d++) {
-        size_t lo = d ? t->ends[d - 1] : 0;
-        struct st_run r = {.req = {.ids = t->ids + lo,
-                                   .n_ids = t->ends[d] - lo,
-                                   .n_predict = 1,
-                                   .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1}},
-                           .interrupt = st_demo_cancel()};
-        rc = st_run(m->engine, &r, e);
-        st_run_wipe(&r);
-        if (!rc && st_demo_interrupted())
-            rc = st_fail(e, ST_IO, "cancelled");
+    st_rng_seed(&rng, seed);
+    for (size_t d = 0; !rc && d < RECORD_DOCS && d < t->n; d++) {
+        struct st_asked whole = {.prompt = SIZE_MAX, .reply = 1};
+        rc = ask_one(m, t, d, &whole, e);
+    }
+    for (size_t i = 0; !rc && i < ST_AUDIT_DEMO_ASKED; i++) {
+        asked[i] = (struct st_asked){.prompt = 2 + st_rng_next(&rng) % 60, .reply = 1 + st_rng_next(&rng) % 24};
+        rc = ask_one(m, t, i % t->n, &asked[i], e);
     }
     return rc;
 }
 
-static int record(struct st_audit_demo *a, const char *scheme, const char *address, struct st_err *e)
+static int record(struct st_audit_demo *a, const char *scheme, const char *address, struct st_asked *asked,
+                  struct st_err *e)
 {
     struct st_cli cli = *a->d.cli;
     const struct st_engine_opts eo = {.max_batch = 1};
@@ -161,9 +178,12 @@ static int record(struct st_audit_demo *a, const char *scheme, const char *addre
     int rc = st_open(&cli, a->d.model, ST_OPEN_TOKENIZER, &eo, &m, e);
     if (rc)
         return rc;
-    rc = ask(&m, &st_subject_plain(a->subject)->text, RECORD_DOCS, e);
+    const struct st_target *plain = st_subject_plain(a->subject);
+    rc = ask(&m, &plain->text, asked, plain->seed, e);
     st_open_close(&m);
-    return rc ? rc : st_subject_add_recording(a->subject, path, scheme, RECORD_DOCS, scheme, e);
+    if (!rc)
+        rc = st_subject_add_recording(a->subject, path, scheme, RECORD_DOCS, scheme, e);
+    return rc ? rc : st_subject_add_asked(a->subject, asked, ST_AUDIT_DEMO_ASKED, e);
 }
 
 static int make_recordings(struct st_audit_demo *a, struct st_err *e)
@@ -178,7 +198,7 @@ static int make_recordings(struct st_audit_demo *a, struct st_err *e)
     if (!rc)
         rc = st_demo_worker(&a->d, hints, address, &prepare_s, e);
     for (size_t i = 0; !rc && i < sizeof schemes / sizeof *schemes; i++)
-        rc = record(a, schemes[i], address, e);
+        rc = record(a, schemes[i], address, a->asked[i], e);
     st_child_stop(&a->d.child);
     return rc;
 }

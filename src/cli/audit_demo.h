@@ -10,10 +10,12 @@
 #include "audit/traffic.h"
 #include "cli/demo.h"
 
+#define ST_AUDIT_DEMO_ASKED 12
 struct st_audit_demo {
     struct st_demo d;
-    struct st_subject *subject; /* of all that was made; borrowed by the audit until end */
-    struct st_traffic *traffic; /* of the confidential path, simulated in process */
+    struct st_subject *subject;                    /* of all that was made; borrowed by the audit until end */
+    struct st_traffic *traffic;                    /* of the confidential path, simulated in process */
+    struct st_asked asked[3][ST_AUDIT_DEMO_ASKED]; /* with replies, under each scheme of masks */
 };
 struct st_audit_demo_opts {
     const char *model, *text, *prior; /* NULL = the demo model; texts of audit/text.h */
