@@ -11,26 +11,26 @@
 
 #define FIRST 64 /* pieces whose sizes are looked at one by one */
 
-static size_t one(const struct st_traffic *t, enum st_traffic_wire w)
+static size_t one(const struct st_traffic_asked *t, enum st_traffic_wire w)
 {
     (void)t;
     (void)w;
     return 1;
 }
 
-static void up(const struct st_traffic *t, enum st_traffic_wire w, size_t i, double *out)
+static void up(const struct st_traffic_asked *t, enum st_traffic_wire w, size_t i, double *out)
 {
     out[0] = t->wires[w][i].up;
 }
 
-static size_t down_count(const struct st_traffic *t, enum st_traffic_wire w)
+static size_t down_count(const struct st_traffic_asked *t, enum st_traffic_wire w)
 {
     (void)t;
     (void)w;
     return 2 + FIRST;
 }
 
-static void down(const struct st_traffic *t, enum st_traffic_wire w, size_t i, double *out)
+static void down(const struct st_traffic_asked *t, enum st_traffic_wire w, size_t i, double *out)
 {
     const struct st_traffic_request *r = &t->wires[w][i];
     out[0] = (double)r->n_piece;
@@ -41,18 +41,19 @@ static void down(const struct st_traffic *t, enum st_traffic_wire w, size_t i, d
         out[2 + k] = k < r->n_piece ? r->pieces[k].size : 0;
 }
 
-/* Of those pieces that every reply has but for its last: their sizes and nothing of its length. */
-static size_t shortest(const struct st_traffic *t, enum st_traffic_wire w)
+/* Of those pieces that every reply has but for its last two (the rest of the node's, and the gateway's trailer): their
+ * sizes and nothing of its length. */
+static size_t shortest(const struct st_traffic_asked *t, enum st_traffic_wire w)
 {
     size_t n = FIRST;
     for (size_t i = 0; i < t->n_request; i++) {
-        size_t of = t->wires[w][i].n_piece < 1 ? 0 : t->wires[w][i].n_piece - 1;
+        size_t of = t->wires[w][i].n_piece < 2 ? 0 : t->wires[w][i].n_piece - 2;
         n = of < n ? of : n;
     }
     return n;
 }
 
-static void each(const struct st_traffic *t, enum st_traffic_wire w, size_t i, double *out)
+static void each(const struct st_traffic_asked *t, enum st_traffic_wire w, size_t i, double *out)
 {
     size_t n = shortest(t, w);
     for (size_t k = 0; k < n; k++)
@@ -61,7 +62,7 @@ static void each(const struct st_traffic *t, enum st_traffic_wire w, size_t i, d
 
 static const struct st_which questions[] = {
     {.variant = "request, in buckets",
-     .note = "Requests are padded to powers of two from 4 KiB. Traffic made in process with the real sealing code.",
+     .note = "Requests are padded to powers of two from 4 KiB.",
      .wire = ST_TRAFFIC_STREAM,
      .count = one,
      .figures = up},

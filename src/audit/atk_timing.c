@@ -12,7 +12,7 @@
 #define FIRST 64 /* pauses */
 
 /* Of every reply, its last piece left out. */
-static size_t pauses(const struct st_traffic *t, enum st_traffic_wire w)
+static size_t pauses(const struct st_traffic_asked *t, enum st_traffic_wire w)
 {
     size_t n = FIRST;
     for (size_t i = 0; i < t->n_request; i++) {
@@ -22,7 +22,7 @@ static size_t pauses(const struct st_traffic *t, enum st_traffic_wire w)
     return n;
 }
 
-static void between(const struct st_traffic *t, enum st_traffic_wire w, size_t i, double *out)
+static void between(const struct st_traffic_asked *t, enum st_traffic_wire w, size_t i, double *out)
 {
     const struct st_traffic_piece *p = t->wires[w][i].pieces;
     size_t n = pauses(t, w);
@@ -30,7 +30,7 @@ static void between(const struct st_traffic *t, enum st_traffic_wire w, size_t i
         out[k] = p[k + 1].time - p[k].time;
 }
 
-static size_t one(const struct st_traffic *t, enum st_traffic_wire w)
+static size_t one(const struct st_traffic_asked *t, enum st_traffic_wire w)
 {
     for (size_t i = 0; i < t->n_request; i++)
         if (t->wires[w][i].n_piece == 0)
@@ -38,12 +38,12 @@ static size_t one(const struct st_traffic *t, enum st_traffic_wire w)
     return 1;
 }
 
-static void first(const struct st_traffic *t, enum st_traffic_wire w, size_t i, double *out)
+static void first(const struct st_traffic_asked *t, enum st_traffic_wire w, size_t i, double *out)
 {
     out[0] = t->wires[w][i].pieces[0].time;
 }
 
-static void whole(const struct st_traffic *t, enum st_traffic_wire w, size_t i, double *out)
+static void whole(const struct st_traffic_asked *t, enum st_traffic_wire w, size_t i, double *out)
 {
     const struct st_traffic_request *r = &t->wires[w][i];
     out[0] = r->pieces[r->n_piece - 1].time;
@@ -51,7 +51,7 @@ static void whole(const struct st_traffic *t, enum st_traffic_wire w, size_t i, 
 
 static const struct st_which questions[] = {
     {.variant = "pauses, as produced",
-     .note = "Simulated clock of an engine that computes up to 4 tokens at once; pieces sealed by the real code.",
+     .note = "Tells text where an engine computes several tokens at once, as the simulated one does, up to 4.",
      .wire = ST_TRAFFIC_STREAM,
      .count = pauses,
      .figures = between},

@@ -1,7 +1,7 @@
 /* What relay, gateway and issuer of the confidential path see, with the truth beside it: sizes and times of sealed
  * messages, which node was picked, tokens bought and tokens spent.
  *
- * It is made in one process: messages are sealed by the code that proxy and node use (service/conf_sealed.h,
+ * Most of it is made in one process: messages are sealed by the code that proxy and node use (service/conf_sealed.h,
  * channel/reply.h), tokens are blinded, signed and finished by channel/token.h, nodes picked by the proxy's own draw.
  * Only clocks are simulated: an engine that computes as many tokens at once as are easy to foresee (those that go on
  * with a word: speculative decoding, which makes times tell most), jitter of the engine's and of the network's. So
@@ -51,11 +51,17 @@ struct st_traffic_spent {
     uint8_t signature[ST_BLIND_RSA_MAX];
 };
 
-struct st_traffic {
-    size_t n_prompt, n_client, n_node;
-    /* [n_request], each prompt as often as the others, one round of all prompts after the other. */
+struct st_traffic_asked {
+    size_t n_prompt, n_request;
+    /* [n_request], each prompt as often as the others, one round of all prompts after the other. NULL: not looked at.
+     */
     struct st_traffic_request *wires[ST_TRAFFIC_WIRES];
-    size_t n_request;
+};
+
+struct st_traffic {
+    struct st_traffic_asked made; /* in this process */
+    struct st_traffic_asked ran;  /* recorded, of a set-up that ran (audit/traffic_read.h); n_request 0 = none */
+    size_t n_client, n_node;
     double cadence_s;
     struct st_traffic_pick *picks; /* each client as often as the others, one round after the other */
     size_t n_pick;
@@ -78,6 +84,13 @@ struct st_traffic_opts {
 /* INPUT: fewer than two documents that have a prompt and a reply. MEMORY, IO. */
 int st_traffic_make(const struct st_traffic_opts *o, struct st_traffic **out, struct st_err *e) ST_MUST_CHECK;
 void st_traffic_free(struct st_traffic *t);
+
+/* The n-th document of a text that is long enough to be a prompt and a reply, the halves of lo..hi; false behind the
+ * last. */
+bool st_traffic_document(const struct st_texts_ids *text, size_t n, size_t *lo, size_t *hi);
+/* Its prompt, as text. */
+void st_traffic_prompt(const struct st_texts_ids *text, const struct st_tokenizer *tok, size_t lo, size_t hi,
+                       struct st_buf *out);
 
 /* ---- for traffic.c: the parts ---- */
 

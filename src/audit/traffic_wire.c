@@ -273,10 +273,7 @@ static int reply(struct wire *w, const struct st_traffic_opts *o, size_t n_promp
 static void write_body(const struct st_traffic_opts *o, size_t lo, size_t hi, struct st_buf *out)
 {
     struct st_buf text = {0};
-    for (size_t i = lo; i < hi; i++) {
-        struct st_span piece = st_tokenizer_piece(o->tokenizer, o->text->ids[i]);
-        st_buf_add(&text, piece.p, piece.len);
-    }
+    st_traffic_prompt(o->text, o->tokenizer, lo, hi, &text);
     st_buf_add_str(out, "{\"model\":\"demo\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":");
     st_json_quote(out, text.p ? text.p : "", text.len);
     st_buf_add_str(out, "}]}");
@@ -306,9 +303,9 @@ int st_traffic_request(struct st_traffic *t, const struct st_traffic_opts *o, st
         struct st_buf body = {0}, inner = {0}, outer = {0};
         struct st_rng rng;
         struct wire w = {.kind = (enum st_traffic_wire)kind, .rng = &rng};
-        struct st_traffic_request *r = &t->wires[kind][i];
+        struct st_traffic_request *r = &t->made.wires[kind][i];
         st_rng_seed(&rng, o->seed ^ (i * ST_TRAFFIC_WIRES + (size_t)kind + 1) * 0x9e3779b97f4a7c15u);
-        write_body(o, lo, lo + (hi - lo) / 2, &body);
+        write_body(o, lo, hi, &body);
         rc = body.failed ? st_fail(e, ST_MEMORY, "traffic: no memory") : 0;
         if (!rc && kind != ST_TRAFFIC_OPEN)
             rc = seal_for_node(k, (struct st_span){(const uint8_t *)body.p, body.len}, &inner, e);
@@ -316,7 +313,7 @@ int st_traffic_request(struct st_traffic *t, const struct st_traffic_opts *o, st
             rc = seal_for_gateway(k, (struct st_span){(const uint8_t *)inner.p, inner.len}, &outer, e);
         if (!rc)
             rc = on_wire(t, o, k, &inner, &w, lo, hi, e);
-        r->prompt = (uint32_t)(i % t->n_prompt);
+        r->prompt = (uint32_t)(i % t->made.n_prompt);
         r->up = (uint32_t)(kind == ST_TRAFFIC_OPEN ? body.len + HTTP_HEAD + TLS_RECORD : outer.len);
         r->pieces = (void *)w.pieces.p; /* handed over */
         r->n_piece = w.pieces.len / sizeof *r->pieces;

@@ -5,13 +5,13 @@
 #include <stdlib.h>
 
 /* Whole rounds of all prompts. */
-static size_t known(const struct st_traffic *t)
+static size_t known(const struct st_traffic_asked *t)
 {
     return t->n_request / t->n_prompt / 2 * t->n_prompt;
 }
 
 /* values [n_request - known]. */
-static int tell_all(const struct st_traffic *t, const struct st_which *q, enum st_traffic_wire w, double *values,
+static int tell_all(const struct st_traffic_asked *t, const struct st_which *q, enum st_traffic_wire w, double *values,
                     struct st_err *e)
 {
     const size_t n_figure = q->count(t, w), n_known = known(t);
@@ -37,8 +37,9 @@ static int tell_all(const struct st_traffic *t, const struct st_which *q, enum s
     return rc;
 }
 
-int st_which_row(const struct st_traffic *t, const struct st_which *q, uint64_t seed, struct st_row *row,
-                 struct st_err *e)
+/* Fills score, interval, chance and unprotected. */
+static int fill_row(const struct st_traffic_asked *t, const struct st_which *q, uint64_t seed, struct st_row *row,
+                    struct st_err *e)
 {
     const size_t n = t->n_request - known(t);
     double *values = NULL;
@@ -55,25 +56,37 @@ int st_which_row(const struct st_traffic *t, const struct st_which *q, uint64_t 
         row->unprotected = open.score;
         row->chance = 1 / (double)t->n_prompt;
         row->traffic = true;
-        snprintf(row->variant, sizeof row->variant, "%s", q->variant);
-        snprintf(row->note, sizeof row->note, "%s", q->note);
     }
     free(values);
+    return rc;
+}
+
+static int add_rows(const struct st_audit *a, const struct st_traffic_asked *t, bool ran,
+                    const struct st_which *questions, size_t n, struct st_rows *rows, struct st_err *e)
+{
+    int rc = 0;
+    for (size_t i = 0; !rc && i < n; i++) {
+        const struct st_which *q = &questions[i];
+        struct st_row row = {0};
+        if (!t->wires[q->wire] || !t->wires[q->open])
+            continue;
+        snprintf(row.variant, sizeof row.variant, "%s%s", ran ? "running: " : "", q->variant);
+        snprintf(row.note, sizeof row.note, "%s %s", q->note,
+                 ran ? "Recorded before relay and engine, every role a process of its own."
+                     : "Sealed by the real code, in one process; the clock is simulated.");
+        rc = a->cancel && *a->cancel ? st_fail(e, ST_IO, "cancelled") : fill_row(t, q, a->seed, &row, e);
+        if (!rc)
+            rc = st_rows_add(rows, &row, e);
+    }
     return rc;
 }
 
 int st_which_rows(const struct st_audit *a, const struct st_which *questions, size_t n, struct st_rows *rows,
                   struct st_err *e)
 {
-    int rc = 0;
-    if (!a->target->traffic)
+    const struct st_traffic *t = a->target->traffic;
+    if (!t)
         return st_fail(e, ST_UNSUPPORTED, "needs the traffic of a set-up");
-    for (size_t i = 0; !rc && i < n; i++) {
-        struct st_row row = {0};
-        rc = a->cancel && *a->cancel ? st_fail(e, ST_IO, "cancelled")
-                                     : st_which_row(a->target->traffic, &questions[i], a->seed, &row, e);
-        if (!rc)
-            rc = st_rows_add(rows, &row, e);
-    }
-    return rc;
+    int rc = add_rows(a, &t->made, false, questions, n, rows, e);
+    return rc || !t->ran.n_request ? rc : add_rows(a, &t->ran, true, questions, n, rows, e);
 }

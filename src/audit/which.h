@@ -10,14 +10,11 @@ struct st_which {
     const char *variant, *note;
     enum st_traffic_wire wire, open; /* open: where the unprotected score is taken */
     /* Figures of request i; how many there are is the same for all requests of a wire. */
-    size_t (*count)(const struct st_traffic *t, enum st_traffic_wire w);
-    void (*figures)(const struct st_traffic *t, enum st_traffic_wire w, size_t i, double *out);
+    size_t (*count)(const struct st_traffic_asked *t, enum st_traffic_wire w);
+    void (*figures)(const struct st_traffic_asked *t, enum st_traffic_wire w, size_t i, double *out);
 };
-/* Fills score, interval, chance and unprotected, variant and note of a row; traffic is set. */
-int st_which_row(const struct st_traffic *t, const struct st_which *q, uint64_t seed, struct st_row *row,
-                 struct st_err *e) ST_MUST_CHECK;
-
-/* A row for each of n questions; UNSUPPORTED without traffic. */
+/* A row for each of n questions, of the traffic that was made and of that which was recorded, where it has both wires;
+ * UNSUPPORTED without traffic. */
 int st_which_rows(const struct st_audit *a, const struct st_which *questions, size_t n, struct st_rows *rows,
                   struct st_err *e) ST_MUST_CHECK;
 

@@ -1,6 +1,7 @@
 #include "cli/audit_demo.h"
 
 #include "base/hooks.h"
+#include "cli/audit_running.h"
 #include "cli/generate.h"
 #include "cli/masked.h"
 #include "cli/open.h"
@@ -11,6 +12,9 @@
 #include <string.h>
 
 #define RECORD_DOCS 4 /* documents that are asked through a worker, under each scheme */
+
+#define RUNNING_PROMPTS 8 /* asked through the confidential set-up that runs, so many times each */
+#define RUNNING_ROUNDS 4
 
 /* The passphrase is random: guessing it is no matter of the cost of a guess. */
 #define COST ((struct st_argon2){1, 1024, 1})
@@ -251,6 +255,15 @@ static int make_traffic(struct st_audit_demo *a, const struct st_audit_demo_opts
     int rc = st_demo_next(&a->d, "sealing requests and replies, selling and spending tokens", e);
     if (!rc)
         rc = st_traffic_make(&to, &a->traffic, e);
+    if (!rc)
+        rc = st_demo_next(&a->d, "starting every party of the confidential path; recording before its relay", e);
+    const struct st_audit_running ro = {.d = &a->d,
+                                        .text = &plain->text,
+                                        .tokenizer = plain->tokenizer,
+                                        .n_prompt = RUNNING_PROMPTS,
+                                        .n_round = o->thorough ? 4 * RUNNING_ROUNDS : RUNNING_ROUNDS};
+    if (!rc)
+        rc = st_audit_running(&ro, &a->traffic->ran, e);
     return rc ? rc : st_subject_add_traffic(a->subject, a->traffic, "confidential", e);
 }
 

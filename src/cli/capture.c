@@ -1,4 +1,5 @@
 #include "cli/capture.h"
+#include "base/hooks.h"
 #include "net/listen.h"
 
 #include <arpa/inet.h>
@@ -54,6 +55,10 @@ static void keep(struct st_capture *c, bool down, const void *p, size_t len)
     *(down ? &c->seen.down_bytes : &c->seen.up_bytes) += len;
     if (b->len < ST_CAPTURE_MAX)
         st_buf_add(b, p, len < ST_CAPTURE_MAX - b->len ? len : ST_CAPTURE_MAX - b->len);
+    if (down) {
+        const struct st_traffic_mark mark = {b->len, st_now()};
+        st_buf_add(&c->seen.marks, &mark, sizeof mark);
+    }
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -205,6 +210,7 @@ void st_captured_wipe(struct st_captured *k)
 {
     st_buf_wipe(&k->up);
     st_buf_wipe(&k->down);
+    st_buf_free(&k->marks);
 }
 
 void st_capture_stop(struct st_capture *c)

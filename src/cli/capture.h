@@ -4,13 +4,14 @@
 #ifndef ST_CLI_CAPTURE_H
 #define ST_CLI_CAPTURE_H
 
-#include "base/buf.h"
+#include "audit/traffic_read.h"
 
 #define ST_CAPTURE_MAX ((size_t)4 << 20)
 
 struct st_capture;
 struct st_captured {
     struct st_buf up, down;        /* towards the target, and back */
+    struct st_buf marks;           /* of struct st_traffic_mark: when what is in `down` came */
     uint64_t up_bytes, down_bytes; /* all that passed */
 };
 

@@ -200,15 +200,16 @@ int st_demo_parties_public(struct st_demo_parties *p, const struct st_demo *d, s
 
 /* ---- the provider's ---- */
 
-/* other: what is measured on its machine is not what it was. */
-static int start_node(struct st_demo_parties *p, bool other, struct st_err *e)
+/* other: what is measured on its machine is not what it was. cadence: of its replies; NULL = as produced. */
+static int start_node(struct st_demo_parties *p, bool other, const char *cadence, struct st_err *e)
 {
     const struct path certs = in(p, "ak.pem"), key = in(p, "sim.key");
-    const char *const tpm[] = {"--upstream", p->engine.url, "--model",     p->d->model, "--evidence", "tpm",
-                               "--tpm",      p->tpm.tcti,   "--tpm-certs", certs.s,     NULL};
+    const char *last = cadence ? "--cadence" : NULL;
+    const char *const tpm[] = {"--upstream", p->engine.url, "--model", p->d->model, "--evidence", "tpm", "--tpm",
+                               p->tpm.tcti,  "--tpm-certs", certs.s,   last,        cadence,      NULL};
     const char *const sim[] = {"--upstream", p->engine.url, "--model", p->d->model,         "--evidence",
                                "sim",        "--sim-key",   key.s,     "--sim-measurement", other ? OTHER : ZEROS,
-                               NULL};
+                               last,         cadence,       NULL};
     int port = p->node.port; /* where it was, so that its gateway finds it */
     if (st_demo_role_start(&p->node, "node", "sotto-node", p->has_tpm ? tpm : sim, port, e))
         return e->code;
@@ -233,7 +234,7 @@ static int start_gateway(struct st_demo_parties *p, struct st_err *e)
 
 int st_demo_parties_provider(struct st_demo_parties *p, struct st_err *e)
 {
-    if (end_evidence(p, e) || st_demo_role_ready(&p->engine, 60, e) || start_node(p, false, e) ||
+    if (end_evidence(p, e) || st_demo_role_ready(&p->engine, 60, e) || start_node(p, false, NULL, e) ||
         st_demo_role_ready(&p->issuer, 20, e) || st_demo_wait(p->issuer.url, 30, e) ||
         put_policy(p, "gateway.json", false, e) || st_capture_start(p->node.port, &p->to_node, e))
         return e->code;
@@ -316,7 +317,13 @@ int st_demo_parties_tamper(struct st_demo_parties *p, struct st_err *e)
     if (p->has_tpm && st_demo_tpm_extend(&p->tpm, LOADED_PCR, e))
         return e->code;
     st_demo_role_stop(&p->node);
-    return start_node(p, true, e);
+    return start_node(p, true, NULL, e);
+}
+
+int st_demo_parties_cadence(struct st_demo_parties *p, const char *ms, struct st_err *e)
+{
+    st_demo_role_stop(&p->node);
+    return start_node(p, false, ms, e);
 }
 
 void st_demo_parties_end(struct st_demo_parties *p)

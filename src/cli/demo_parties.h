@@ -28,6 +28,8 @@ int st_demo_parties_client(struct st_demo_parties *p, struct st_err *e) ST_MUST_
 bool st_demo_parties_receipt(const struct st_demo_parties *p);
 /* The node's machine loads something else and starts its node again. */
 int st_demo_parties_tamper(struct st_demo_parties *p, struct st_err *e) ST_MUST_CHECK;
+/* The node is started again, with one piece of a reply every so many milliseconds ("5"). */
+int st_demo_parties_cadence(struct st_demo_parties *p, const char *ms, struct st_err *e) ST_MUST_CHECK;
 void st_demo_parties_end(struct st_demo_parties *p);
 
 #endif
