@@ -6,9 +6,11 @@
 #include "audit/atk_token_link.h"
 #include "audit/attack.h"
 #include "audit/tell.h"
+#include "audit/traffic_read.h"
 #include "base/hooks.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -105,6 +107,54 @@ static void what_differs_is_told_and_what_does_not_is_not(void **state)
     expect_refusal(st_tell_learn(&x[0][0], class, 40, 4, 2, &t, &e), &e, ST_INPUT, "class 4");
 }
 
+static const char reply[] = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n1A;x=y\r\n"
+                            "abcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\n";
+
+static int read_reply(const char *p, size_t len, struct st_traffic_request *out, struct st_err *e)
+{
+    const struct st_traffic_mark marks[] = {{len > 60 ? 60 : len, 10.5}, {len, 11.25}};
+    const struct st_traffic_heard h = {
+        .up = {(const uint8_t *)"GET", 3}, .down = {(const uint8_t *)p, len}, .marks = marks, .n_mark = 2, .start = 10};
+    return st_traffic_read(&h, 22, out, e);
+}
+
+static void chunks_of_a_recorded_reply_are_read_with_their_times(void **state)
+{
+    (void)state;
+    struct st_traffic_request r;
+    struct st_err e;
+    assert_ok(read_reply(reply, sizeof reply - 1, &r, &e), &e);
+    assert_int_equal(r.up, 25);
+    assert_int_equal(r.n_piece, 2);
+    assert_int_equal(r.pieces[0].size, 5 + 22);
+    assert_int_equal(r.pieces[1].size, 26 + 22);
+    assert_true(r.pieces[0].time == 0.5 && r.pieces[1].time == 1.25);
+    free(r.pieces);
+}
+
+static void what_is_no_whole_reply_in_chunks_is_refused(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\r\nhi\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhixx0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nhi\r\n"};
+    struct st_traffic_request r;
+    struct st_err e;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        expect_refusal(read_reply(bad[i], strlen(bad[i]), &r, &e), &e, ST_INPUT, "traffic: ");
+    for (size_t len = 0; len < sizeof reply - 1; len++) {
+        char *cut = malloc(len ? len : 1); /* its own, so that a sanitizer sees what is read behind it */
+        memcpy(cut, reply, len);
+        expect_refusal(read_reply(cut, len, &r, &e), &e, ST_INPUT, "traffic: ");
+        free(cut);
+    }
+    char more[sizeof reply + 1];
+    snprintf(more, sizeof more, "%sx", reply);
+    expect_refusal(read_reply(more, strlen(more), &r, &e), &e, ST_INPUT, "1 bytes behind");
+}
+
 static void buckets_and_pieces_of_one_size_hide_sizes_but_not_lengths(void **state)
 {
     (void)state;
@@ -187,6 +237,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_differs_is_told_and_what_does_not_is_not),
+        cmocka_unit_test(chunks_of_a_recorded_reply_are_read_with_their_times),
+        cmocka_unit_test(what_is_no_whole_reply_in_chunks_is_refused),
         cmocka_unit_test(buckets_and_pieces_of_one_size_hide_sizes_but_not_lengths),
         cmocka_unit_test(a_cadence_hides_pauses_and_nothing_else_does),
         cmocka_unit_test(blinded_tokens_are_not_linked_and_bare_ones_are),

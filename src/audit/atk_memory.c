@@ -370,18 +370,30 @@ static void stage_free(struct stage *s)
     free(s);
 }
 
+/* A way that fails on a process which forbids nothing says nothing about ours. */
+static bool counts(const size_t server[N_WAY], const size_t open[N_WAY], int way)
+{
+    return server[way] != SIZE_MAX && open[way] != SIZE_MAX && open[way] >= PIECES / 2;
+}
+
 static int add(const size_t server[N_WAY], const size_t open[N_WAY], struct st_rows *rows, struct st_err *e)
 {
-    size_t n_row = 0;
+    size_t n_row = 0, n_left = 0;
+    char left[100] = "";
     e->code = 0;
+    for (int i = 0; i < N_WAY; i++)
+        if (!counts(server, open, i))
+            snprintf(left + strlen(left), sizeof left - strlen(left), "%s%s",
+                     n_left++ ? ", " : " Not to be had here: ", names[i]);
     for (int i = 0; i < N_WAY && !e->code; i++) {
         struct st_row row = {.chance = 0};
-        if (server[i] == SIZE_MAX || open[i] == SIZE_MAX || open[i] < PIECES / 2)
+        if (!counts(server, open, i))
             continue;
         st_row_share(&row, server[i], PIECES);
         row.unprotected = (double)open[i] / PIECES;
         snprintf(row.variant, sizeof row.variant, "%s", names[i]);
-        snprintf(row.note, sizeof row.note, "As another process of the same, unprivileged user.");
+        snprintf(row.note, sizeof row.note, "As another process of the same, unprivileged user.%s%s", left,
+                 n_left ? "." : "");
         n_row += !st_rows_add(rows, &row, e);
     }
     if (!n_row && !e->code)

@@ -55,6 +55,7 @@ struct area {
     char name[120];
 };
 
+/* NULL with errno. */
 static struct area *areas_of(pid_t pid, size_t *n)
 {
     char path[64], line[512];
@@ -63,19 +64,28 @@ static struct area *areas_of(pid_t pid, size_t *n)
     *n = 0;
     snprintf(path, sizeof path, "/proc/%d/smaps", (int)pid);
     FILE *f = fopen(path, "re");
-    while (f && fgets(line, sizeof line, f)) {
+    if (!f)
+        return NULL;
+    while (fgets(line, sizeof line, f)) {
         unsigned long long from, to;
         char perms[8], name[120] = "";
         if (sscanf(line, "%llx-%llx %7s %*s %*s %*s %119[^\n]", &from, &to, perms, name) >= 3) {
-            if (*n == cap && !(a = realloc(a, (cap = cap ? 2 * cap : 256) * sizeof *a)))
-                abort();
+            if (*n == cap) {
+                struct area *more = realloc(a, (cap ? 2 * cap : 256) * sizeof *a);
+                if (!more) {
+                    free(a);
+                    a = NULL;
+                    break;
+                }
+                a = more;
+                cap = cap ? 2 * cap : 256;
+            }
             a[*n] = (struct area){.from = from, .to = to};
             snprintf(a[(*n)++].name, sizeof a->name, "%s %s", perms, name);
         } else if (*n && strncmp(line, "VmFlags:", 8) == 0)
             a[*n - 1].dd = strstr(line, " dd") != NULL;
     }
-    if (f)
-        fclose(f);
+    fclose(f);
     return a;
 }
 
@@ -92,7 +102,7 @@ int st_scan_process(pid_t pid, struct st_scan_patterns *s, struct st_scan_result
         return -1;
     uint8_t *chunk = malloc(CHUNK);
     struct area *areas = chunk ? areas_of(pid, &n) : NULL;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; areas && i < n; i++) {
         const struct area *a = &areas[i];
         if (a->from <= (uintptr_t)chunk && (uintptr_t)chunk < a->to && pid == getpid())
             continue; /* what is read lies there */

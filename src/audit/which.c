@@ -18,8 +18,8 @@ static int tell_all(const struct st_traffic_asked *t, const struct st_which *q, 
     struct st_tell tell = {0};
     double *x = NULL;
     uint32_t *prompt = NULL;
-    if (n_figure == 0 || n_known == 0)
-        return st_fail(e, ST_UNSUPPORTED, "needs each prompt asked twice, and replies of some length");
+    if (n_known == 0)
+        return st_fail(e, ST_UNSUPPORTED, "needs each prompt asked twice");
     int rc = st_alloc(&x, t->n_request, n_figure * sizeof *x, "figures", e);
     if (!rc)
         rc = st_alloc(&prompt, t->n_request, sizeof *prompt, "figures", e);
@@ -68,8 +68,8 @@ static int add_rows(const struct st_audit *a, const struct st_traffic_asked *t, 
     for (size_t i = 0; !rc && i < n; i++) {
         const struct st_which *q = &questions[i];
         struct st_row row = {0};
-        if (!t->wires[q->wire] || !t->wires[q->open])
-            continue;
+        if (!t->wires[q->wire] || !t->wires[q->open] || !q->count(t, q->wire) || !q->count(t, q->open))
+            continue; /* not recorded, or replies too short for the question */
         snprintf(row.variant, sizeof row.variant, "%s%s", ran ? "running: " : "", q->variant);
         snprintf(row.note, sizeof row.note, "%s %s", q->note,
                  ran ? "Recorded before relay and engine, every role a process of its own."
@@ -87,6 +87,9 @@ int st_which_rows(const struct st_audit *a, const struct st_which *questions, si
     const struct st_traffic *t = a->target->traffic;
     if (!t)
         return st_fail(e, ST_UNSUPPORTED, "needs the traffic of a set-up");
+    const size_t before = rows->n;
     int rc = add_rows(a, &t->made, false, questions, n, rows, e);
-    return rc || !t->ran.n_request ? rc : add_rows(a, &t->ran, true, questions, n, rows, e);
+    if (!rc && t->ran.n_request)
+        rc = add_rows(a, &t->ran, true, questions, n, rows, e);
+    return rc || rows->n > before ? rc : st_fail(e, ST_UNSUPPORTED, "needs replies of some length");
 }
