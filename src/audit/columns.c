@@ -11,6 +11,7 @@
 #define LEAST_COLUMNS 20  /* of a layer that rows are estimated from */
 #define LEAST_ROWS 150    /* that columns are matched over */
 #define MOST_COLUMNS 4096 /* that rows are estimated from, or four times d */
+#define RESIDUAL 1024     /* rows, and columns, that the residual is taken over */
 #define SETTLED .001      /* share of rows that still move in the last round */
 
 struct em {
@@ -28,8 +29,8 @@ struct em {
     struct st_dense *y;     /* [n_layer] their products */
     struct st_dense a, b;   /* [K][d] columns of the base, [K][d'] those of seen, that rows are estimated from */
     double *posterior;      /* [d][d] */
-    struct st_dense gain;   /* [K][d]: estimate = y * gain + offset */
-    float *offset;          /* [d] */
+    struct st_dense gain;   /* [d'][d]: estimate = row of seen * gain + offset */
+    double *offset;         /* [d] */
     struct st_dense metric; /* [d][d] */
     uint32_t *row;          /* [n_row] of the base */
     float *first, *second;  /* [n_row] distances */
@@ -181,18 +182,47 @@ static int choose(struct em *m, double part, struct st_err *e)
     return e->code;
 }
 
+/* c [d'][d] = b^T a of the chosen columns: what turns a row of the seen view into products with the
+ * base's columns. */
+static int cross(const struct em *m, struct st_dense *c, struct st_err *e)
+{
+    struct st_dense t;
+    if (st_dense_new(&t, m->b.n_col, m->b.n_row, "columns first", e))
+        return e->code;
+    for (size_t j = 0; j < m->b.n_row; j++)
+        for (size_t k = 0; k < m->b.n_col; k++)
+            st_dense_row(&t, k)[j] = st_dense_row(&m->b, j)[k];
+    st_dense_product(m->pool, &t, &m->a, false, c);
+    st_dense_free(&t);
+    return 0;
+}
+
+/* offset = prior mean times prior times S: what is estimated of a row before anything is seen of it. */
+static void make_offset(struct em *m)
+{
+    size_t d = m->d;
+    for (size_t i = 0; i < d; i++)
+        m->offset[i] = 0;
+    for (size_t i = 0; i < d; i++) {
+        double pull = 0;
+        for (size_t k = 0; k < d; k++)
+            pull += m->mean[k] * m->prior[k * d + i];
+        for (size_t j = 0; j < d; j++)
+            m->offset[j] += pull * m->posterior[i * d + j];
+    }
+}
+
 /* The estimator of a row from its products with the chosen columns, and the metric in which it is compared:
- * posterior S = (prior + A^T A / v)^-1, estimate (y A / v + prior mean) S; an estimate differs from its row by the
- * noise, and by S. */
+ * posterior S = (prior + A^T A / v)^-1, estimate (y A / v + prior mean) S with products y = row B^T, so of a row
+ * row (B^T A) S / v + offset; an estimate differs from its row by the noise, and by S. */
 static int estimator(struct em *m, struct st_err *e)
 {
     size_t d = m->d;
-    struct st_dense s = {0};
-    double *metric = NULL, *offset = NULL;
+    struct st_dense s = {0}, c = {0};
+    double *metric = NULL;
     e->code = 0;
-    if (!m->posterior && st_alloc(&m->posterior, d * d, sizeof *m->posterior, "columns first", e))
-        return e->code;
-    if (!m->offset && st_alloc(&m->offset, d, sizeof *m->offset, "columns first", e))
+    if ((!m->posterior && st_alloc(&m->posterior, d * d, sizeof *m->posterior, "columns first", e)) ||
+        (!m->offset && st_alloc(&m->offset, d, sizeof *m->offset, "columns first", e)))
         return e->code;
     st_dense_free(&m->gain);
     st_dense_free(&m->metric);
@@ -200,11 +230,10 @@ static int estimator(struct em *m, struct st_err *e)
         return e->code;
     for (size_t i = 0; i < d * d; i++)
         m->posterior[i] = m->posterior[i] / m->v + m->prior[i];
-    if (invert(m->posterior, d, e) || st_dense_new(&s, d, d, "columns first", e) ||
-        st_dense_new(&m->metric, d, d, "columns first", e) ||
-        st_dense_new(&m->gain, m->a.n_row, d, "columns first", e) ||
-        st_alloc(&metric, d * d, sizeof *metric, "columns first", e) ||
-        st_alloc(&offset, d, sizeof *offset, "columns first", e))
+    if (cancelled(m, e) || invert(m->posterior, d, e) || st_dense_new(&s, d, d, "columns first", e) ||
+        st_dense_new(&c, m->b.n_col, d, "columns first", e) || st_dense_new(&m->metric, d, d, "columns first", e) ||
+        st_dense_new(&m->gain, m->b.n_col, d, "columns first", e) ||
+        st_alloc(&metric, d * d, sizeof *metric, "columns first", e) || cross(m, &c, e))
         goto out;
     for (size_t i = 0; i < d * d; i++) {
         s.p[i] = (float)(m->posterior[i] / m->v);
@@ -212,22 +241,45 @@ static int estimator(struct em *m, struct st_err *e)
     }
     for (size_t i = 0; i < d; i++)
         metric[i * d + i] += m->noise * m->noise;
-    st_dense_product(m->pool, &m->a, &s, false, &m->gain);
-    for (size_t i = 0; i < d; i++) {
-        double pull = 0;
-        for (size_t k = 0; k < d; k++)
-            pull += m->mean[k] * m->prior[k * d + i];
-        for (size_t j = 0; j < d; j++)
-            offset[j] += pull * m->posterior[i * d + j];
-    }
-    for (size_t i = 0; i < d; i++)
-        m->offset[i] = (float)offset[i];
+    st_dense_product(m->pool, &c, &s, false, &m->gain);
+    make_offset(m);
     if (st_dense_whitener(metric, d, &m->metric, e))
         goto out;
 out:
     free(metric);
-    free(offset);
     st_dense_free(&s);
+    st_dense_free(&c);
+    return e->code;
+}
+
+/* Mean square of what the estimates of some rows leave of their products with some columns. */
+static int residual_of(const struct em *m, const struct st_dense *rows, const struct st_dense *guess, double *out,
+                       struct st_err *e)
+{
+    size_t n = rows->n_row < RESIDUAL ? rows->n_row : RESIDUAL, k = m->a.n_row < RESIDUAL ? m->a.n_row : RESIDUAL;
+    struct st_dense a = {0}, b = {0}, y = {0}, again = {0};
+    const struct st_dense some = {.p = rows->p, .n_row = n, .n_col = rows->n_col},
+                          first = {.p = guess->p, .n_row = n, .n_col = guess->n_col};
+    double sum = 0;
+    e->code = 0;
+    if (st_dense_new(&a, k, m->a.n_col, "columns first", e) || st_dense_new(&b, k, m->b.n_col, "columns first", e) ||
+        st_dense_new(&y, n, k, "columns first", e) || st_dense_new(&again, n, k, "columns first", e))
+        goto out;
+    for (size_t i = 0; i < k; i++) {
+        size_t from = i * m->a.n_row / k; /* of all layers, the less sure of each too */
+        memcpy(st_dense_row(&a, i), st_dense_row(&m->a, from), a.n_col * sizeof *a.p);
+        memcpy(st_dense_row(&b, i), st_dense_row(&m->b, from), b.n_col * sizeof *b.p);
+    }
+    st_dense_product(m->pool, &some, &b, true, &y);
+    st_dense_product(m->pool, &first, &a, true, &again);
+    for (size_t i = 0; i < n * k; i++)
+        sum += ((double)y.p[i] - again.p[i]) * ((double)y.p[i] - again.p[i]);
+    *out = sum / (double)(n * k);
+out:
+    st_dense_free(&a);
+    st_dense_free(&b);
+    st_dense_free(&y);
+    st_dense_free(&again);
     return e->code;
 }
 
@@ -235,31 +287,17 @@ out:
 static int estimate(const struct em *m, const struct st_dense *rows, struct st_dense *points, double *residual,
                     struct st_err *e)
 {
-    struct st_dense y = {0}, guess = {0}, again = {0};
-    e->code = 0;
-    if (st_dense_new(&y, rows->n_row, m->b.n_row, "columns first", e) ||
-        st_dense_new(&guess, rows->n_row, m->d, "columns first", e))
-        goto out;
-    st_dense_product(m->pool, rows, &m->b, true, &y);
-    st_dense_product(m->pool, &y, &m->gain, false, &guess);
+    struct st_dense guess;
+    if (st_dense_new(&guess, rows->n_row, m->d, "columns first", e))
+        return e->code;
+    st_dense_product(m->pool, rows, &m->gain, false, &guess);
     for (size_t r = 0; r < guess.n_row; r++)
         for (size_t k = 0; k < m->d; k++)
-            st_dense_row(&guess, r)[k] += m->offset[k];
+            st_dense_row(&guess, r)[k] += (float)m->offset[k];
     st_dense_product(m->pool, &guess, &m->metric, false, points);
-    if (residual) {
-        double sum = 0;
-        if (st_dense_new(&again, y.n_row, y.n_col, "columns first", e))
-            goto out;
-        st_dense_product(m->pool, &guess, &m->a, true, &again);
-        for (size_t i = 0; i < y.n_row * y.n_col; i++)
-            sum += ((double)y.p[i] - again.p[i]) * ((double)y.p[i] - again.p[i]);
-        *residual = sum / (double)(y.n_row * y.n_col);
-    }
-out:
-    st_dense_free(&y);
+    int rc = residual ? residual_of(m, rows, &guess, residual, e) : 0;
     st_dense_free(&guess);
-    st_dense_free(&again);
-    return e->code;
+    return rc;
 }
 
 static int match_rows(struct em *m, struct st_err *e)
