@@ -191,8 +191,9 @@ struct moments {
 static void moment_rows(void *arg, size_t row, size_t n)
 {
     const struct moments *m = arg;
-    cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)n, (int)m->d, (int)m->n, 1, m->panel + row, (int)m->d,
-                m->panel, (int)m->d, 1, m->out + row * m->d, (int)m->d);
+    /* Up to the diagonal: the rest is its mirror image. */
+    cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)n, (int)(row + n), (int)m->n, 1, m->panel + row,
+                (int)m->d, m->panel, (int)m->d, 1, m->out + row * m->d, (int)m->d);
 }
 
 int st_view_moments(struct st_pool *pool, const struct st_dense *rows, double *out, struct st_err *e)
@@ -209,6 +210,9 @@ int st_view_moments(struct st_pool *pool, const struct st_dense *rows, double *o
             panel[i] = st_dense_row(rows, at)[i];
         st_dense_blocks(pool, d, 64, moment_rows, &m);
     }
+    for (size_t i = 0; i < d; i++)
+        for (size_t j = i + 1; j < d; j++)
+            out[i * d + j] = out[j * d + i];
     free(panel);
     return 0;
 }
