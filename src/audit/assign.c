@@ -105,37 +105,56 @@ static size_t reduce_rows(struct assignment *s, size_t n_free, size_t *turns)
     return n_left;
 }
 
-/* Paths to all open columns by way of one row. Both loops have no branch, so that compilers make vectors of them: most
- * of an assignment's time goes here. */
-static void relax(struct assignment *s, size_t row, double by)
+/* Paths to all open columns by way of one row, and the open column whose path is shortest. No branches, so that
+ * compilers make vectors of it: most of an assignment's time goes here. */
+static inline __attribute__((always_inline)) size_t relax_all(struct assignment *s, size_t row, double by)
 {
     const float *restrict c = st_dense_row(s->cost, row);
     double *restrict least = s->least, *restrict from = s->from;
     const double *restrict open = s->open;
-    double name = (double)row;
-    for (size_t j = 0; j < s->n; j++) {
+    double name = (double)row, low[LANES], lowest = INFINITY;
+    size_t n = s->n, j = 0;
+    for (size_t k = 0; k < LANES; k++)
+        low[k] = INFINITY;
+    for (; j + LANES <= n; j += LANES)
+        for (size_t k = 0; k < LANES; k++) {
+            double length = c[j + k] - open[j + k] + by;
+            from[j + k] = length < least[j + k] ? name : from[j + k];
+            least[j + k] = length < least[j + k] ? length : least[j + k];
+            low[k] = least[j + k] < low[k] ? least[j + k] : low[k];
+        }
+    for (; j < n; j++) {
         double length = c[j] - open[j] + by;
         from[j] = length < least[j] ? name : from[j];
         least[j] = length < least[j] ? length : least[j];
+        lowest = least[j] < lowest ? least[j] : lowest;
     }
-}
-
-static size_t shortest(const struct assignment *s)
-{
-    double low[LANES], lowest = INFINITY;
-    size_t j = 0;
-    for (size_t k = 0; k < LANES; k++)
-        low[k] = INFINITY;
-    for (; j + LANES <= s->n; j += LANES)
-        for (size_t k = 0; k < LANES; k++)
-            low[k] = s->least[j + k] < low[k] ? s->least[j + k] : low[k];
-    for (; j < s->n; j++)
-        lowest = s->least[j] < lowest ? s->least[j] : lowest;
     for (size_t k = 0; k < LANES; k++)
         lowest = low[k] < lowest ? low[k] : lowest;
-    for (j = 0; j + 1 < s->n && s->least[j] != lowest; j++)
+    for (j = 0; j + 1 < n && least[j] != lowest; j++)
         ;
     return j;
+}
+
+static size_t relax_plain(struct assignment *s, size_t row, double by)
+{
+    return relax_all(s, row, by);
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) static size_t relax_wide(struct assignment *s, size_t row, double by)
+{
+    return relax_all(s, row, by);
+}
+#endif
+
+static size_t relax(struct assignment *s, size_t row, double by)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2"))
+        return relax_wide(s, row, by);
+#endif
+    return relax_plain(s, row, by);
 }
 
 /* Shortest path (Dijkstra on reduced costs) from a free row to a free column; the rows on it change columns. */
@@ -147,8 +166,7 @@ static void augment(struct assignment *s, size_t free_row)
     for (size_t j = 0; j < s->n; j++)
         s->least[j] = INFINITY;
     for (;;) {
-        relax(s, row, walked - pays);
-        end = shortest(s);
+        end = relax(s, row, walked - pays);
         walked = s->final[end] = s->least[end];
         s->least[end] = INFINITY;
         s->open[end] = -INFINITY;

@@ -51,18 +51,19 @@ static int join(struct st_dense all[2], const struct st_dense more[2], struct st
     return 0;
 }
 
-static double distance(const struct st_dense *a, size_t i, const struct st_dense *b, size_t j)
+/* by [n_col]: what a's values are multiplied by. */
+static double distance(const struct st_dense *a, const float *by, size_t i, const struct st_dense *b, size_t j)
 {
     double sum = 0;
     for (size_t k = 0; k < a->n_col; k++) {
-        double x = (double)st_dense_row(a, i)[k] - st_dense_row(b, j)[k];
+        double x = (double)by[k] * st_dense_row(a, i)[k] - st_dense_row(b, j)[k];
         sum += x * x;
     }
     return sum;
 }
 
 /* said [n_layer][n]: what each layer says; out [n]. */
-static void vote(const uint32_t *said, size_t n_layer, const struct st_dense all[2], uint32_t *out)
+static void vote(const uint32_t *said, size_t n_layer, const struct st_dense all[2], const float *by, uint32_t *out)
 {
     size_t n = all[1].n_row;
     for (size_t i = 0; i < n; i++) {
@@ -72,7 +73,7 @@ static void vote(const uint32_t *said, size_t n_layer, const struct st_dense all
             size_t votes = 0;
             for (size_t k = 0; k < n_layer; k++)
                 votes += said[k * n + i] == said[l * n + i];
-            double far = votes < most ? INFINITY : distance(&all[1], i, &all[0], said[l * n + i]);
+            double far = votes < most ? INFINITY : distance(&all[1], by, i, &all[0], said[l * n + i]);
             if (votes > most || (votes == most && far < least)) {
                 most = votes;
                 least = far;
@@ -89,17 +90,49 @@ struct row_sort {
     uint32_t *said;         /* [n_layer][n_seen] by the gates */
     uint32_t *guess;        /* [n_seen] */
     size_t n_layer;
+    double *widened; /* [n_layer] by how much noise widens what is seen of the gates */
+    size_t *places;  /* [n_layer] values of theirs in a row */
 };
 
-/* says: in the published form, where noise widens what is seen. */
+static double length(const struct st_dense *x)
+{
+    double sum = 0;
+    for (size_t i = 0; i < x->n_row * x->n_col; i++)
+        sum += (double)x->p[i] * x->p[i];
+    return sqrt(sum);
+}
+
+/* Both sides in one scale, for which the noise counts nothing. The published form leaves out that noise widens what is
+ * seen: of the gates (says) s->widened gets by how much it does. */
+static int normalise(struct row_sort *s, struct st_view view[2], bool says, struct st_err *e)
+{
+    const struct st_pair_noise *noise = &s->a->target->pair.noise;
+    double sigma;
+    if (says && (st_view_spread(s->a->pool, &view[0].rows, &sigma, e) ||
+                 st_view_normalise(s->a->pool, &view[0], noise->embed * sigma, noise->all, e)))
+        return e->code;
+    for (uint32_t l = 0; says && l < view[0].n_layer; l++)
+        s->widened[l] = 1 / (length(&view[0].columns[l]) + 1e-30);
+    if (st_view_normalise(s->a->pool, &view[0], 0, 0, e) || st_view_normalise(s->a->pool, &view[1], 0, 0, e))
+        return e->code;
+    for (uint32_t l = 0; says && l < view[0].n_layer; l++)
+        s->widened[l] *= length(&view[0].columns[l]);
+    return 0;
+}
+
+/* What one layer says, in the published form. */
+static int say(struct row_sort *s, uint32_t l, struct st_dense both[2], struct st_err *e)
+{
+    for (size_t k = 0; k < both[1].n_row * both[1].n_col; k++)
+        both[1].p[k] = (float)(s->widened[l] * both[1].p[k]);
+    s->places[l] = both[1].n_col;
+    return st_match_points(s->a->pool, &both[1], &both[0], false, s->said + l * both[1].n_row, e);
+}
+
+/* says: each layer also says what it finds, in the published form. */
 static int add_view(struct row_sort *s, struct st_view view[2], bool says, struct st_err *e)
 {
-    size_t n = view[1].rows.n_row;
-    const struct st_pair_noise *noise = &s->a->target->pair.noise;
-    double sigma = 0;
-    if ((says && st_view_spread(s->a->pool, &view[0].rows, &sigma, e)) ||
-        st_view_normalise(s->a->pool, &view[0], noise->embed * sigma, says ? noise->all : 0, e) ||
-        st_view_normalise(s->a->pool, &view[1], 0, 0, e))
+    if (normalise(s, view, says, e))
         return e->code;
     for (uint32_t l = 0; l < view[0].n_layer && l < view[1].n_layer; l++) {
         struct st_dense both[2];
@@ -109,7 +142,7 @@ static int add_view(struct row_sort *s, struct st_view view[2], bool says, struc
             return e->code;
         int rc = join(s->all, both, e);
         if (!rc && says)
-            rc = st_match_points(s->a->pool, &both[1], &both[0], false, s->said + l * n, e);
+            rc = say(s, l, both, e);
         st_dense_free(&both[0]);
         st_dense_free(&both[1]);
         if (rc)
@@ -133,6 +166,10 @@ static int add_family(struct row_sort *s, enum st_view_family f, bool says, stru
     if (!rc && says) {
         s->n_layer = view[0].n_layer;
         rc = st_alloc(&s->said, s->n_layer * p->seen->config.n_vocab, sizeof *s->said, "row sort", e);
+        if (!rc)
+            rc = st_alloc(&s->widened, s->n_layer, sizeof *s->widened, "row sort", e);
+        if (!rc)
+            rc = st_alloc(&s->places, s->n_layer, sizeof *s->places, "row sort", e);
     }
     if (!rc)
         rc = add_view(s, view, says, e);
@@ -175,11 +212,15 @@ static int add_logits(struct row_sort *s, struct st_err *e)
 static int published(struct row_sort *s, struct st_err *e)
 {
     const struct st_audit *a = s->a;
-    if (add_family(s, ST_VIEW_GATE, true, e) || st_match_report(a, "one layer", s->said, NULL, s->rows, e))
+    float *by;
+    if (add_family(s, ST_VIEW_GATE, true, e) || st_match_report(a, "one layer", s->said, NULL, s->rows, e) ||
+        st_alloc(&by, s->all[1].n_col, sizeof *by, "row sort", e))
         return e->code;
-    vote(s->said, s->n_layer, s->all, s->guess);
-    st_dense_free(&s->all[0]);
-    st_dense_free(&s->all[1]);
+    for (size_t l = 0, k = 0; l < s->n_layer; l++)
+        for (size_t end = k + s->places[l]; k < end; k++)
+            by[k] = (float)s->widened[l];
+    vote(s->said, s->n_layer, s->all, by, s->guess);
+    free(by);
     return st_match_report(a, "vote of layers", s->guess, NULL, s->rows, e);
 }
 
@@ -190,9 +231,8 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     if (st_match_check(a, e) ||
         st_alloc(&s.guess, a->target->pair.seen->config.n_vocab, sizeof *s.guess, "row sort", e))
         return e->code;
-    if (published(&s, e) || add_family(&s, ST_VIEW_GATE, false, e) || add_family(&s, ST_VIEW_UP, false, e) ||
-        add_family(&s, ST_VIEW_DOWN, false, e) || add_logits(&s, e) ||
-        st_match_points(a->pool, &s.all[1], &s.all[0], true, s.guess, e) ||
+    if (published(&s, e) || add_family(&s, ST_VIEW_UP, false, e) || add_family(&s, ST_VIEW_DOWN, false, e) ||
+        add_logits(&s, e) || st_match_points(a->pool, &s.all[1], &s.all[0], true, s.guess, e) ||
         st_match_report(a, "all together", s.guess, NULL, rows, e))
         goto out;
     e->code = 0;
@@ -200,6 +240,8 @@ out:
     st_dense_free(&s.all[0]);
     st_dense_free(&s.all[1]);
     free(s.said);
+    free(s.widened);
+    free(s.places);
     free(s.guess);
     return e->code;
 }

@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BINS 4096   /* of the histogram that quantiles are read from */
-#define COLUMNS 128 /* of one block of work */
+#define BINS 4096        /* of the histogram that quantiles are read from */
+#define BLOCK (1u << 22) /* products of one block of work; by the vocabulary alone, so that no thread count shows */
 #define TABLE (1 << 20)
 
 static const double places[ST_MARKS - 2] = {.0005, .002, .01, .05, .1, .25, .5, .75, .9, .95, .99, .998, .9995};
@@ -171,11 +171,13 @@ int st_column_marks(struct st_pool *pool, const struct st_dense *rows, const str
     atomic_init(&m.failed, false);
     if (st_dense_new(out, columns->n_row * (noise ? ST_MARK_SIMS : 1), ST_MARKS, "marks", e))
         return e->code;
-    st_dense_blocks(pool, columns->n_row, COLUMNS, mark_columns, &m);
+    size_t some = BLOCK / (rows->n_row ? rows->n_row : 1);
+    some = some < 16 ? 16 : some > 256 ? 256 : some;
+    st_dense_blocks(pool, columns->n_row, some, mark_columns, &m);
     if (!atomic_load(&m.failed))
         return 0;
     st_dense_free(out);
-    return st_fail(e, ST_MEMORY, "columns of a product: no memory for a block of %d", COLUMNS);
+    return st_fail(e, ST_MEMORY, "columns of a product: no memory for a block of %zu", some);
 }
 
 /* ---- matching ---- */
