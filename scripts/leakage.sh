@@ -1,38 +1,98 @@
 #!/bin/sh
-# Regenerates docs/leakage.md and its charts from audits of the presets that we ship: `make leakage` (takes a while).
-# Models: the demo model; stories260K where SOTTO_SHARED has it; a larger seeded one (SOTTO_LEAKAGE_MODEL, a directory).
+# What attacks get from the presets that we ship: docs/leakage.md, its charts, and the table in README.md, all from audits
+# (`make leakage`; a quarter of an hour on two cores). Models: the demo model; a larger one with seeded random weights,
+# which scripts/seeded_model.py makes; stories260K where SOTTO_SHARED has it. With names, only those are made again.
 set -eu
 sotto=${1:-build/bin/sotto}
-out=docs/leakage
-mkdir -p "$out"
+[ $# -eq 0 ] || shift
+names=${*:-demo stories260k seeded}
+out=docs/leakage work=build/leakage data=${SOTTO_SHARED:-}/data/models
+mkdir -p "$out" "$work"
 
-audit() { # NAME MODEL [TOKENIZER]
-    name=$1 model=$2
-    shift 2
-    "$sotto" audit demo --model "$model" "$@" --markdown "$out/$name.md" --quiet >/dev/null
+audit() { # NAME, then what is audited and with which texts
+    name=$1
+    shift
+    rm -f "$out/$name.md"*
+    echo "$name: sotto audit $*" >&2
+    "$sotto" audit "$@" --markdown "$out/$name.md" --quiet >"$work/$name.log"
 }
 
-audit demo models/demo
-data=${SOTTO_SHARED:-}/data/models
-if [ -f "$data/stories260K.bin" ]; then
-    audit stories260k "$data/stories260K.bin" --tokenizer "$data/tok512.bin"
-else
-    echo "stories260K: skipped, SOTTO_SHARED does not have it" >&2
-fi
-if [ -n "${SOTTO_LEAKAGE_MODEL:-}" ]; then
-    audit seeded "$SOTTO_LEAKAGE_MODEL"
-fi
+# Stories that the demo model tells, for a model that says nothing of sense.
+stories() { # FROM TO
+    i=$1
+    while [ "$i" -le "$2" ]; do
+        "$sotto" complete models/demo -p "Once upon a time" -n 250 --temp 1 --seed "$i" --quiet
+        echo "<|endoftext|>"
+        i=$((i + 1))
+    done
+}
 
+for name in $names; do
+    case $name in
+    demo)
+        audit demo demo
+        ;;
+    stories260k)
+        if [ -f "$data/stories260K.bin" ]; then
+            audit stories260k demo --model "$data/stories260K.bin" --tokenizer "$data/tok512.bin"
+        else
+            echo "stories260k: skipped, SOTTO_SHARED does not have it; what docs/leakage.md says of it is lost" >&2
+        fi
+        ;;
+    seeded)
+        scripts/seeded_model.py "$work/seeded"
+        stories 1 40 >"$work/text.txt"
+        stories 41 80 >"$work/prior.txt"
+        audit seeded demo --model "$work/seeded" --text "$work/text.txt" --prior "$work/prior.txt"
+        ;;
+    *)
+        echo "leakage.sh: no model $name (demo, stories260k, seeded)" >&2
+        exit 2
+        ;;
+    esac
+done
+
+# Paths of the machine that made it do not belong in a document; charts lie beside the sections.
+for name in $names; do
+    [ -f "$out/$name.md" ] || continue
+    sed -e "s|]($name.md|](leakage/$name.md|" -e "s|$data/||g" -e 's|/[^ :]*/sotto-demo-[^ /:]*/||g' \
+        -e 's|^## .*/|## |' "$out/$name.md" >"$work/$name.md"
+    rm "$out/$name.md"
+done
 {
-    echo "# What leaks: measured"
-    echo
-    echo "Made by \`make leakage\`; methods, metrics and how to read a row: [audit.md](audit.md). Scores are shares of 0 to 1,"
-    echo "higher is better for the attacker."
-    echo
-    for f in demo stories260k seeded; do
-        # Paths of the machine that made it do not belong here; charts lie beside the sections.
-        [ -f "$out/$f.md" ] && sed -e "s|\]($f.md.svg)|](leakage/$f.md.svg)|" -e 's|--model [^ ]*/|--model |' \
-            -e 's|--tokenizer [^ ]*/|--tokenizer |' -e 's|/[^ :]*/sotto-demo-[^ /:]*/||g' "$out/$f.md"
+    cat <<'END'
+# What leaks: measured
+
+Made by `make leakage` (scripts/leakage.sh). Methods, what each adversary knows, metrics: [audit.md](audit.md). A row is the strongest attack
+of one adversary on one preset; *guessing* is what somebody gets who saw nothing, *without protection* what the same attack gets when
+nothing is hidden. Lengths and times stand apart from content: masks, keys and seals do not hide them. These are the attacks that we
+know; where one says *nothing measurable*, a better one may come.
+
+END
+    for name in demo stories260k seeded; do
+        [ ! -f "$work/$name.md" ] || cat "$work/$name.md"
     done
 } >docs/leakage.md
-rm -f "$out"/*.md
+
+# README quotes what is known of content on the demo model.
+[ -f "$work/demo.md" ] || exit 0
+awk -v table="$work/demo.md" '
+    /^<!-- leakage -->$/ {
+        print
+        while ((getline line < table) > 0)
+            if (line ~ /^\|/) {
+                if (line ~ /lengths and times/)
+                    continue
+                n = split(line, cell, " \\| ")
+                if (line ~ /^\|---/)
+                    print "|---|---|---|---|---|---|---|"
+                else if (n == 8)
+                    printf "%s | %s | %s | %s | %s | %s | %s |\n", cell[1], cell[2], cell[3], cell[4], cell[5], cell[6], cell[7]
+            } else if (line ~ /^!/)
+                break
+        skip = 1
+    }
+    /^<!-- end of leakage -->$/ { skip = 0 }
+    !skip { print }
+    ' README.md >"$work/README.md"
+cmp -s "$work/README.md" README.md || cp "$work/README.md" README.md

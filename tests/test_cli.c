@@ -636,9 +636,23 @@ static void options_of_masked_layers_that_do_not_go_together_are_named(void **st
     json_decref(o);
 }
 
+static void words_of_a_command_line_are_quoted_where_a_shell_needs_it(void **state)
+{
+    struct st_buf b = {0};
+    (void)state;
+    st_buf_add_word(&b, "a/b-1.txt");
+    st_buf_add_str(&b, " ");
+    st_buf_add_word(&b, "it's; $x");
+    st_buf_add_str(&b, " ");
+    st_buf_add_word(&b, "");
+    assert_string_equal(b.p, "a/b-1.txt 'it'\\''s; $x' ''");
+    st_buf_free(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(words_of_a_command_line_are_quoted_where_a_shell_needs_it),
         cmocka_unit_test(unknown_commands_and_options_are_named),
         cmocka_unit_test(every_command_explains_itself_with_an_example),
         cmocka_unit_test(flag_beats_environment_beats_file),

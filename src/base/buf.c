@@ -80,6 +80,19 @@ void st_buf_addf(struct st_buf *b, const char *fmt, ...)
     va_end(again);
 }
 
+void st_buf_add_word(struct st_buf *b, const char *word)
+{
+    bool plain =
+        *word && !word[strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:=@%,+-")];
+    st_buf_add_str(b, plain ? "" : "'");
+    for (const char *c = word; *c; c++)
+        if (*c == '\'')
+            st_buf_add_str(b, "'\\''");
+        else
+            st_buf_add(b, c, 1);
+    st_buf_add_str(b, plain ? "" : "'");
+}
+
 void st_buf_drop(struct st_buf *b, size_t n)
 {
     if (!b->p || n == 0)

@@ -28,6 +28,8 @@ void *st_buf_room(struct st_buf *b, size_t len);
 void st_buf_addf(struct st_buf *b, const char *fmt, ...) ST_PRINTF(2, 3);
 /* Decimal digits; for long lists of ids, where addf's two passes would show. */
 void st_buf_add_u32(struct st_buf *b, uint32_t v);
+/* One word of a command line, quoted where a shell needs it. */
+void st_buf_add_word(struct st_buf *b, const char *word);
 /* Drops the first n bytes (n <= len). */
 void st_buf_drop(struct st_buf *b, size_t n);
 /* Empties without freeing. */

@@ -277,21 +277,12 @@ static void on_progress(void *arg, const char *attack, double done)
 
 /* ---- results ---- */
 
-/* As a shell takes it. */
 static void put_word(struct st_buf *b, const char *option, const char *word)
 {
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=.,:/@%";
     if (!word)
         return;
     st_buf_addf(b, " %s", option);
-    if (*word && !word[strspn(word, plain)]) {
-        st_buf_add_str(b, word);
-        return;
-    }
-    st_buf_add_str(b, "'");
-    for (; *word; word++)
-        st_buf_add(b, *word == '\'' ? "'\\''" : word, *word == '\'' ? 4 : 1);
-    st_buf_add_str(b, "'");
+    st_buf_add_word(b, word);
 }
 
 static const char *again(const struct audit *a, struct st_buf *b)

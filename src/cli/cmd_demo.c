@@ -82,7 +82,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     if (!rc)
         rc = which->run(&d, e);
     if (!rc && !cli->json)
-        printf("What attacks get from it: %s\n", d.audit.p);
+        printf("What attacks get from it: docs/leakage.md; to run them: %s\n", d.audit.p);
     if (!rc && o->hold)
         st_demo_wait_for_end(&d);
     st_demo_end(&d);

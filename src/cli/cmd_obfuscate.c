@@ -47,7 +47,8 @@ static const struct argp_option options[] = {
     {"key", OPT_KEY, "FILE", 0, "The key, made by `sotto key new`", 0},
     {"preset", OPT_PRESET, "NAME", 0,
      "tight (default): same replies as the source, but for rounding; paper: AloePri as published, with noise and some "
-     "loss",
+     "loss. A server with the weights of SRC reads everything under both (row sort, column matching and others), "
+     "one without them what counting ids tells: docs/leakage.md",
      0},
     {"h", OPT_H, "H", 0, "The hidden size grows by 2H; default: about 128", 0},
     {"lambda", OPT_LAMBDA, "L", 0, "paper: how far the key matrix is from orthogonal, 0 to 1; default 0.3", 0},

@@ -26,7 +26,9 @@ enum {
 
 static const struct argp_option options[] = {
     {"policy", KEY_POLICY, "NAME", 0,
-     "What is sealed: all-inside (default), paper, adapters, or a file as `sotto seal policy` prints it", 0},
+     "What is sealed: all-inside (default), paper, adapters, or a file as `sotto seal policy` prints it. What is left "
+     "outside anybody with the file reads; what each gives away: docs/leakage.md",
+     0},
     {"recipient", KEY_RECIPIENT, "KIND:ARG", 0,
      "Who may open it; may be given often. Default: passphrase, when one is given", 0},
     {"sign-key", KEY_SIGN_KEY, "FILE", 0,

@@ -114,30 +114,20 @@ void st_demo_end(struct st_demo *d)
     st_buf_free(&d->audit);
 }
 
-/* One word of a command line, as a shell reads it. */
-static void add_word(struct st_buf *b, const char *word)
-{
-    bool plain =
-        *word && !word[strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:=@%+-")];
-    st_buf_add_str(b, plain ? " " : " '");
-    for (const char *c = word; *c; c++)
-        if (*c == '\'')
-            st_buf_add_str(b, "'\\''");
-        else
-            st_buf_add(b, c, 1);
-    st_buf_add_str(b, plain ? "" : "'");
-}
-
 int st_demo_audit(struct st_demo *d, const char *adversary, const char *view, const char *const *more, struct st_err *e)
 {
-    st_buf_add_str(&d->audit, "sotto audit");
-    add_word(&d->audit, d->hold ? d->model : "demo");
-    add_word(&d->audit, d->hold ? view : "--adversary");
+    struct st_buf *b = &d->audit;
+    st_buf_add_str(b, "sotto audit ");
+    st_buf_add_word(b, d->hold ? d->model : "demo");
+    st_buf_add_str(b, " ");
+    st_buf_add_word(b, d->hold ? view : "--adversary");
     if (!d->hold)
-        add_word(&d->audit, adversary);
-    for (; d->hold && more && *more; more++)
-        add_word(&d->audit, *more);
-    return d->audit.failed ? st_fail(e, ST_MEMORY, "no memory for the demo") : 0;
+        st_buf_addf(b, " %s", adversary);
+    for (; d->hold && more && *more; more++) {
+        st_buf_add_str(b, " ");
+        st_buf_add_word(b, *more);
+    }
+    return b->failed ? st_fail(e, ST_MEMORY, "no memory for the demo") : 0;
 }
 
 void st_demo_wait_for_end(const struct st_demo *d)

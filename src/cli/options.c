@@ -90,7 +90,10 @@ static const struct {
     {ST_CLI_MASKED,
      {"worker-timeout", KEY_WORKER_TIMEOUT, "SECONDS", 0, "For connecting, and for each exchange; default 30", 7}},
     {ST_CLI_MASKED,
-     {"scheme", KEY_SCHEME, "NAME", 0, "How rows are masked: lwe (default), otp, or remo (breakable)", 7}},
+     {"scheme", KEY_SCHEME, "NAME", 0,
+      "How rows are masked: lwe (default) or otp, which no attack of ours reads; or remo, for comparison: a worker "
+      "projects its masks away and reads everything. Lengths show under all of them (docs/leakage.md)",
+      7}},
     {ST_CLI_MASKED, {"params", KEY_PARAMS, "NAME", 0, "Parameter set of lwe; default: that of the hints", 7}},
     {ST_CLI_MASKED,
      {"hints", KEY_HINTS, "FILE", 0, "Hints of lwe (sotto-worker prepare); default: from the worker", 7}},
@@ -179,7 +182,9 @@ static const struct {
      {"deterministic", KEY_DETERMINISTIC, NULL, 0, "Results do not depend on the other requests of a batch", 10}},
     {ST_CLI_ENGINE,
      {"harden", KEY_HARDEN, "WHAT", 0,
-      "Make logits worth less to whoever copies the model: topk=K,round=BITS,noise=SIGMA; default: as they are", 10}},
+      "Make logits worth less to whoever copies the model: topk=K,round=BITS,noise=SIGMA; default: as they are, which "
+      "gives the last layer away (docs/leakage.md)",
+      10}},
     {ST_CLI_ADAPTER,
      {"adapter", KEY_ADAPTER, "[NAME=]PATH", 0,
       "LoRA adapter: a directory of peft, or a sealed one; with sotto serve may be repeated, chosen by the request's "

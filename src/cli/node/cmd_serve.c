@@ -49,7 +49,10 @@ static const struct argp_option options[] = {
     {"key-grace", OPT_KEY_GRACE, "SECONDS", 0, "How long the pair before still opens requests; default 600", 1},
     {"max-requests", OPT_MAX_REQUESTS, "N", 0, "Requests of one pair, all remembered; default 1048576", 1},
     {"chunk", OPT_CHUNK, "BYTES", 0, "Size of every piece of a reply; default 512", 1},
-    {"cadence", OPT_CADENCE, "MS", 0, "One piece every MS milliseconds, filled up; default: as produced", 1},
+    {"cadence", OPT_CADENCE, "MS", 0,
+     "One piece every MS milliseconds, filled up; default: as produced, when their times tell which of several known "
+     "prompts it was (docs/leakage.md)",
+     1},
     {"engine-wait", OPT_ENGINE_WAIT, "SECONDS", 0, "At the start, for the engine to answer; default 600", 1},
     {"no-sandbox", OPT_NO_SANDBOX, NULL, 0, "Keep all system calls and files (base/sandbox.h)", 1},
     {"tsm", OPT_TSM, "DIR", 0, "tdx, snp: default /sys/kernel/config/tsm/report", 2},
