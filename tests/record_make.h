@@ -14,12 +14,17 @@
 
 #define RIG_DOCS 64
 
+/* Rows of layer 0's first group whose pad is used again. */
+enum { ONCE = 17, ONCE_AGAIN = 43 };
+
 /* Residues without pads, and with the pads of `period` rows over and over: 0 = no pads at all. */
 struct weak {
     const struct st_protection_hooks *inner; /* leaves */
     uint32_t rows[64 * 512];
     uint32_t pads[64][512];
     size_t period, at;
+    bool once; /* the pad of row ONCE_AGAIN is that of row ONCE, all others are fresh */
+    struct st_rng rng;
     unsigned slow; /* microseconds that each row takes */
 };
 
@@ -47,6 +52,7 @@ struct rig_opts {
     bool uneven;       /* document i is i ids shorter */
     size_t period;     /* weak */
     unsigned slow;     /* weak */
+    bool once;         /* weak */
     size_t n_asked;    /* requests with replies behind the text */
     bool own_words;    /* the text is the model's own, with tokenizer */
 };
@@ -56,17 +62,24 @@ static int weak_enter(void *ctx, const struct st_exchange *x, const struct st_tr
 {
     struct weak *w = ctx;
     size_t d = in->width;
-    (void)x;
     if (w->slow)
         usleep(w->slow * in->n_row);
     assert_true(in->n_row * d <= 64 * 512 && d <= 512 && in->p);
     for (uint32_t r = 0; r < in->n_row; r++) {
         float alpha;
-        size_t pad = w->period ? w->at++ % w->period : 0;
+        size_t pad = w->period ? w->at++ % w->period : 0, n_pad = sizeof w->pads / sizeof *w->pads;
+        bool first = w->once && x->ops[0].layer == 0 && x->ops[0].role == ST_ROLE_Q;
+        if (w->once) {
+            pad = first && (w->at == ONCE || w->at == ONCE_AGAIN) ? 0 : 1;
+            w->at += first;
+            for (size_t k = 0; pad && k < d; k++)
+                w->pads[n_pad - 1][k] = (uint32_t)(st_rng_next(&w->rng) % ST_FQ);
+            pad = pad ? n_pad - 1 : 0;
+        }
         assert_ok(st_rows_alpha(in->p + r * d, (uint32_t)d, 2000, 0, &alpha, e), e);
         for (size_t k = 0; k < d; k++)
-            w->rows[r * d + k] =
-                st_fq_add(st_fq_from((int64_t)rintf(in->p[r * d + k] * alpha)), w->period ? w->pads[pad][k] : 0);
+            w->rows[r * d + k] = st_fq_add(st_fq_from((int64_t)rintf(in->p[r * d + k] * alpha)),
+                                           w->period || w->once ? w->pads[pad][k] : 0);
     }
     *out = (struct st_exposed){.p = w->rows, .len = in->n_row * d * 4, .format = ST_EXPOSED_FIELD};
     return 0;
@@ -184,6 +197,7 @@ static inline void rig_record(struct rig *r, const struct rig_opts *o)
     if (o->scheme) {
         struct st_masked_opts mo = options(&r->s, o->scheme);
         mo.scheme_opts.rank = o->rank;
+        mo.pads.memory = (size_t)32 << 20;
         mo.scheme_opts.transport = st_recorder_transport(recorder);
         assert_ok(st_masked_new(r->s.m, &mo, &r->s.masked, &e), &e);
         b.hooks = st_masked_hooks(r->s.masked);
@@ -202,6 +216,8 @@ static inline struct rig *rig_new(const struct rig_opts *o)
     st_rng_seed(&rng, 8);
     r->weak.period = o->period;
     r->weak.slow = o->slow;
+    r->weak.once = o->once;
+    st_rng_seed(&r->weak.rng, 9);
     for (size_t i = 0; i < 64 * 512; i++)
         r->weak.pads[i / 512][i % 512] = (uint32_t)(st_rng_next(&rng) % ST_FQ);
     rig_record(r, o);

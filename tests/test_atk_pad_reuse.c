@@ -95,6 +95,17 @@ static void pads_used_again_are_read_from_a_recording(void **state)
     rig_free(r);
 }
 
+static void one_reuse_in_a_recording_gives_both_tokens(void **state)
+{
+    (void)state;
+    struct rig *r = rig_new(&(struct rig_opts){.once = true, .n_doc = 3, .len = 20});
+    const struct st_row *row = rig_run(r, &st_atk_pad_reuse);
+    assert_int_equal(lround(row[0].score * 60), 2); /* rows ONCE and ONCE_AGAIN of 60, and no other */
+    assert_int_equal(lround(row[1].score * 60), 2);
+    assert_true(row[0].unprotected == 1 && row[0].chance == 0);
+    rig_free(r);
+}
+
 static void fresh_pads_never_look_like_one(void **state)
 {
     (void)state;
@@ -114,6 +125,7 @@ int main(void)
         cmocka_unit_test(one_pair_among_many_is_found),
         cmocka_unit_test(both_tokens_of_a_pair_are_read_without_knowing_the_scale),
         cmocka_unit_test(pads_used_again_are_read_from_a_recording),
+        cmocka_unit_test(one_reuse_in_a_recording_gives_both_tokens),
         cmocka_unit_test(fresh_pads_never_look_like_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

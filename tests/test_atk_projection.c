@@ -144,6 +144,32 @@ static void half_rank_masks_of_a_trained_model_fall_whole(void **state)
     rig_free(r);
 }
 
+/* The demo model, in bf16: d 192, m 96. The other schemes on the same text: at chance, with intervals. */
+static void half_rank_masks_of_the_demo_model_fall_whole(void **state)
+{
+    (void)state;
+    static const char *const schemes[] = {"remo", "otp", "lwe"};
+    for (int i = 0; i < 3; i++) {
+        struct rig *r = rig_new(&(struct rig_opts){.scheme = schemes[i],
+                                                   .model = "models/demo",
+                                                   .tokenizer = "models/demo",
+                                                   .n_doc = 4,
+                                                   .len = 60,
+                                                   .own_words = true});
+        for (int k = 0; k < 3; k++) {
+            const struct st_row *row = rig_run(r, attacks[k]);
+            assert_true(row->unprotected > 0.99 && row->n > 50);
+            if (i == 0)
+                assert_true(row->score > 0.999);
+            else
+                assert_chance(row);
+        }
+        if (i == 0)
+            assert_true(strstr(r->rows.at[0].variant, "m 96 of 192"));
+        rig_free(r);
+    }
+}
+
 static void a_recording_that_does_not_fit_is_named(void **state)
 {
     (void)state;
@@ -184,6 +210,7 @@ int main(void)
         cmocka_unit_test(remo_is_read_from_recordings_and_otp_and_lwe_are_not),
         cmocka_unit_test(rows_without_masks_are_read_whole),
         cmocka_unit_test(half_rank_masks_of_a_trained_model_fall_whole),
+        cmocka_unit_test(half_rank_masks_of_the_demo_model_fall_whole),
         cmocka_unit_test(a_recording_that_does_not_fit_is_named),
         cmocka_unit_test(too_few_rows_are_a_refusal_and_no_score),
     };

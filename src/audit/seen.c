@@ -6,6 +6,7 @@
 #include "field/fq.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -221,6 +222,8 @@ static int add_items(const struct st_audit *a, const uint32_t *got, const struct
         return 0;
     st_score_position_items(&items, got, &a->target->text);
     items.metric = "share of personal items recovered";
+    size_t at = strlen(items.variant);
+    snprintf(items.variant + at, sizeof items.variant - at, ", items");
     items.chance = 0;
     return st_rows_add(rows, &items, e);
 }
