@@ -8,14 +8,13 @@
  * For replies as they are and as `--harden` changes them; topk=1 is what replies at temperature 0 tell. Unprotected:
  * without hardening.
  * Sources: arXiv 2403.06634; the student is ours. */
-#include "audit/attack.h"
+#include "audit/ask.h"
+#include "audit/behave.h"
 #include "audit/distill.h"
-#include "audit/fingerprint.h"
 #include "audit/metrics.h"
 #include "audit/views.h"
 #include "base/buf.h"
 #include "base/hooks.h"
-#include "engine/engine.h"
 #include "protect/sealed/harden.h"
 
 #include <math.h>
@@ -48,80 +47,6 @@ static const struct {
 
 #define N_VARIANT (sizeof variants / sizeof *variants)
 
-/* ---- models ---- */
-
-/* The model with other matrices of some roles; all else is the model's own. */
-struct copied {
-    struct st_model m;
-    struct st_area area; /* all matrices that differ */
-};
-
-static bool differs(const struct st_plan_weight *w)
-{
-    return w->n_in > 1 && w->role != ST_ROLE_EMBED && w->role != ST_ROLE_ROUTER;
-}
-
-static size_t differing(const struct st_model *m)
-{
-    size_t n = 0;
-    for (int i = 0; i < m->plan.n_weight; i++)
-        n += differs(&m->plan.weights[i]) ? (size_t)m->plan.weights[i].n_out * m->plan.weights[i].n_in : 0;
-    return n;
-}
-
-static double deviation(const float *p, size_t n)
-{
-    double square = 0;
-    for (size_t i = 0; i < n; i++)
-        square += (double)p[i] * p[i];
-    return sqrt(square / (double)(n ? n : 1));
-}
-
-static void copied_free(struct copied *c)
-{
-    free(c->m.mats);
-    st_area_free(&c->area);
-    *c = (struct copied){.area = {0}};
-}
-
-/* `of` with noise: the public base. MEMORY, UNSUPPORTED. */
-static int make_base(const struct st_audit *a, struct copied *c, struct st_err *e)
-{
-    const struct st_model *of = a->target->base;
-    struct st_noise_table table;
-    size_t at = 0;
-    c->m = *of;
-    c->m.mats = NULL;
-    if (st_noise_table_new(&table, ST_VIEW_COLUMNS, a->seed, e))
-        return e->code;
-    int rc = st_alloc(&c->m.mats, (size_t)of->plan.n_weight, sizeof *c->m.mats, "a public base", e);
-    if (!rc)
-        rc = st_area_new(&c->area, differing(of), sizeof(float), "a public base", e);
-    for (int i = 0; !rc && i < of->plan.n_weight; i++) {
-        const struct st_plan_weight *w = &of->plan.weights[i];
-        size_t n = (size_t)w->n_out * w->n_in;
-        float *to = (float *)c->area.p + at;
-        const float *from = of->mats[i].data;
-        c->m.mats[i] = of->mats[i];
-        if (!differs(w))
-            continue;
-        if (!from || of->mats[i].dtype != ST_DTYPE_F32 || w->n_in > ST_VIEW_COLUMNS) {
-            rc = st_fail(e, ST_UNSUPPORTED, "%s: not here in f32, or too wide", w->name);
-            break;
-        }
-        double noise = TUNED * deviation(from, n);
-        for (size_t r = 0; r < w->n_out; r++) {
-            const float *g = st_noise_pick(&table, (uint64_t)i << 32 | r, w->n_in);
-            for (size_t k = 0; k < w->n_in; k++)
-                to[r * w->n_in + k] = from[r * w->n_in + k] + (float)noise * g[k];
-        }
-        c->m.mats[i].data = to;
-        at += n;
-    }
-    st_noise_table_free(&table);
-    return rc;
-}
-
 static int head_of(const struct st_model *m)
 {
     for (int i = 0; i < m->plan.n_op; i++)
@@ -130,141 +55,12 @@ static int head_of(const struct st_model *m)
     return -1;
 }
 
-/* ---- asking ---- */
-
-struct asked {
-    size_t n, v, d; /* rows wanted */
-    size_t at, at_state;
-    float *logits;   /* [n][v] or NULL */
-    float *states;   /* [n][d] what the head reads, or NULL */
-    uint32_t *best;  /* [n] the largest, or NULL */
-    uint32_t *reply; /* [n_reply] tokens of the reply, or NULL */
-    size_t n_reply, at_reply;
-    struct st_err err;
-};
-
-static void on_op(void *ctx, const struct st_plan_op *op, const float *in, const float *out, uint32_t n_row)
-{
-    struct asked *q = ctx;
-    (void)out;
-    if (op->role != ST_ROLE_HEAD || op->op != ST_OP_LINEAR || !q->states)
-        return;
-    size_t n = n_row < q->n - q->at_state ? n_row : q->n - q->at_state;
-    memcpy(q->states + q->at_state * q->d, in, n * q->d * sizeof *in);
-    q->at_state += n;
-}
-
-static void on_row(void *arg, size_t pos, const float *row)
-{
-    struct asked *q = arg;
-    (void)pos;
-    if (q->at == q->n)
-        return;
-    if (q->logits)
-        memcpy(q->logits + q->at * q->v, row, q->v * sizeof *row);
-    if (q->best)
-        q->best[q->at] = st_distill_largest(row, q->v);
-    q->at++;
-}
-
-static bool on_token(void *arg, const struct st_sampled *tok)
-{
-    struct asked *q = arg;
-    if (q->reply && q->at_reply < q->n_reply)
-        q->reply[q->at_reply++] = tok->id;
-    return true;
-}
-
-static void on_end(void *arg, enum st_finish how, int64_t stop_id, const struct st_err *e)
-{
-    struct asked *q = arg;
-    (void)how;
-    (void)stop_id;
-    if (e)
-        q->err = *e;
-}
-
-static int ask(const struct st_audit *a, struct st_engine *en, struct asked *q, const uint32_t *ids, size_t n,
-               uint32_t n_predict, struct st_err *e)
-{
-    struct st_request *request;
-    const struct st_request_opts o = {.ids = ids,
-                                      .n_ids = n,
-                                      .n_predict = n_predict,
-                                      .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1},
-                                      .ignore_eos = true,
-                                      .on_token = on_token,
-                                      .on_end = on_end,
-                                      .on_prompt_logits = q->n ? on_row : NULL,
-                                      .arg = q};
-    int rc = st_engine_submit(en, &o, &request, e);
-    while (!rc && st_engine_step(en) > 0)
-        if (a->cancel && *a->cancel)
-            rc = st_fail(e, ST_IO, "cancelled");
-    if (!rc && q->err.code) {
-        *e = q->err;
-        rc = e->code;
-    }
-    return rc;
-}
-
-/* Rows of logits, states and largest tokens for the first q->n positions of a text. */
-static int ask_text(const struct st_audit *a, const struct st_model *m, const struct st_filter *filter,
-                    const struct st_texts_ids *t, struct asked *q, struct st_err *e)
-{
-    const struct st_tap tap = {.fn = on_op, .ctx = q};
-    const struct st_engine_opts eo = {.n_threads = st_pool_size(a->pool),
-                                      .max_batch = 1,
-                                      .deterministic = true,
-                                      .filter = filter,
-                                      .tap = q->states ? &tap : NULL};
-    struct st_engine *en;
-    int rc = st_engine_new(m, &eo, &en, e);
-    if (rc)
-        return rc;
-    size_t most = st_engine_ctx(en) - 1;
-    for (size_t i = 0, from = 0; !rc && i < t->n && q->at < q->n; from = t->ends[i++]) {
-        size_t n = t->ends[i] - from < most ? t->ends[i] - from : most;
-        if (n > q->n - q->at)
-            n = q->n - q->at;
-        if (n)
-            rc = ask(a, en, q, t->ids + from, n, 1, e);
-    }
-    st_engine_free(en);
-    q->n = q->at;
-    return rc;
-}
-
-/* Replies to the first tokens of documents, one behind the other: ids [n_doc * REPLY]. */
-static int ask_replies(const struct st_audit *a, const struct st_model *m, uint32_t *ids, size_t *n_doc,
-                       struct st_err *e)
-{
-    const struct st_engine_opts eo = {.n_threads = st_pool_size(a->pool), .max_batch = 1, .deterministic = true};
-    const struct st_texts_ids *t = &a->target->text;
-    struct st_engine *en;
-    int rc = st_engine_new(m, &eo, &en, e);
-    if (rc)
-        return rc;
-    *n_doc = 0;
-    for (size_t i = 0, from = 0; !rc && i < t->n && *n_doc < N_PROMPT; from = t->ends[i++]) {
-        struct asked q = {.reply = ids + *n_doc * REPLY, .n_reply = REPLY};
-        if (t->ends[i] - from < PROMPT || st_engine_ctx(en) < PROMPT + REPLY)
-            continue;
-        rc = ask(a, en, &q, t->ids + from, PROMPT, REPLY, e);
-        if (!rc && q.at_reply != REPLY)
-            rc = st_fail(e, ST_INTERNAL, "a reply of %zu tokens, want %d", q.at_reply, REPLY);
-        ++*n_doc;
-    }
-    st_engine_free(en);
-    return rc;
-}
-
-/* ---- the attack ---- */
-
 struct stage {
     const struct st_audit *a;
-    struct copied base, student; /* student: the base's matrices but the head */
-    int head;                    /* weight */
+    struct st_noisy_model base;
+    struct st_model student;  /* the base's matrices but the head */
+    struct st_dense head_now; /* [v][d] of the student */
+    int head;                 /* weight */
     size_t v, d, n, n_test, n_doc;
     struct st_dense own, x;                /* of the base, over the prior: logits [n][v], states [n][d] */
     struct st_dense own_test, x_test;      /* over the text */
@@ -345,12 +141,14 @@ static int add(struct st_row *row, const char *replies, const char *what, const 
 static int add_space(struct stage *s, const char *name, double *bare, struct st_rows *rows, struct st_err *e)
 {
     size_t n = s->d + EXTRA < s->n ? s->d + EXTRA : s->n;
-    const struct st_dense some = {.p = s->given.p, .n_row = n, .n_col = s->v},
-                          head = {.p = (float *)s->a->target->base->mats[s->head].data, .n_row = s->v, .n_col = s->d};
+    const struct st_dense some = {.p = s->given.p, .n_row = n, .n_col = s->v};
+    struct st_dense head;
     double *basis = NULL, *singular = NULL, *shares = NULL;
     struct st_row row = {.chance = (double)s->d / (double)s->v};
     if (n <= s->d)
         return 0;
+    if (st_view_weight(s->a->target->base, s->head, &head, e))
+        return e->code;
     int rc = st_alloc(&basis, s->d, s->v * sizeof *basis, "the last layer", e);
     if (!rc)
         rc = st_alloc(&singular, n, sizeof *singular, "the last layer", e);
@@ -370,6 +168,7 @@ static int add_space(struct stage *s, const char *name, double *bare, struct st_
             st_distill_width(singular, n), s->d);
         rc = add(&row, name, "last layer", "share of the space of the last layer recovered", rows, e);
     }
+    st_dense_free(&head);
     free(basis);
     free(singular);
     free(shares);
@@ -379,8 +178,7 @@ static int add_space(struct stage *s, const char *name, double *bare, struct st_
 /* Residuals, and a head for them: in the student and in delta. */
 static int train(struct stage *s, double *ridge, struct st_err *e)
 {
-    const float *head = s->base.m.mats[s->head].data;
-    float *to = s->student.area.p;
+    const float *head = s->base.model.mats[s->head].data;
     for (size_t r = 0; r < s->n; r++) {
         s->best[r] = st_distill_largest(st_dense_row(&s->given, r), s->v);
         st_distill_residual(st_dense_row(&s->own, r), st_dense_row(&s->given, r), s->v);
@@ -389,8 +187,14 @@ static int train(struct stage *s, double *ridge, struct st_err *e)
     if (st_distill_fit(s->a->pool, &rows, &s->delta, ridge, e))
         return e->code;
     for (size_t i = 0; i < s->v * s->d; i++)
-        to[i] = head[i] + s->delta.p[i];
+        s->head_now.p[i] = head[i] + s->delta.p[i];
     return 0;
+}
+
+static int ask_replies(const struct stage *s, const struct st_model *m, uint32_t *ids, size_t *n_doc, struct st_err *e)
+{
+    const struct st_ask_replies o = {.n_prompt = PROMPT, .n_reply = REPLY, .max_doc = N_PROMPT};
+    return st_ask_replies(s->a, m, &s->a->target->text, &o, ids, n_doc, e);
 }
 
 static int add_student(struct stage *s, const char *name, const struct figures *base, struct figures *bare,
@@ -400,7 +204,7 @@ static int add_student(struct stage *s, const char *name, const struct figures *
     double ridge;
     size_t n_doc, hits = 0;
     if (train(s, &ridge, e) || st_distill_answers(s->a->pool, &s->x_test, &s->own_test, &s->delta, s->got, e) ||
-        ask_replies(s->a, &s->student.m, s->replies[2], &n_doc, e))
+        ask_replies(s, &s->student, s->replies[2], &n_doc, e))
         return e->code;
     struct figures now = {.token = share_equal(s->got, s->want, s->n_test),
                           .reply = share_equal(s->replies[2], s->replies[0], s->n_doc * REPLY)};
@@ -439,13 +243,13 @@ static int ask_hardened(struct stage *s, const char *harden, struct st_err *e)
     struct st_harden_opts ho;
     struct st_harden *h = NULL;
     uint8_t key[32] = {0};
-    struct asked q = {.n = s->n, .v = s->v, .d = s->d, .logits = s->given.p};
+    struct st_ask_rows q = {.n = s->n, .logits = s->given.p};
     memcpy(key, &s->a->seed, sizeof s->a->seed);
     int rc = harden ? st_harden_parse(harden, &ho, e) : 0;
     if (!rc && harden)
         rc = st_harden_new(&ho, key, (uint32_t)s->v, &h, e);
     if (!rc)
-        rc = ask_text(s->a, s->a->target->base, h ? st_harden_filter(h) : NULL, &s->a->target->prior, &q, e);
+        rc = st_ask_text(s->a, s->a->target->base, h ? st_harden_filter(h) : NULL, &s->a->target->prior, &q, e);
     if (!rc && q.n != s->n)
         rc = st_fail(e, ST_INTERNAL, "%zu rows of logits, want %zu", q.n, s->n);
     st_harden_free(h);
@@ -475,13 +279,14 @@ static int try_variants(struct stage *s, const struct figures *base, struct st_r
 static int look(struct stage *s, struct st_err *e)
 {
     const struct st_target *t = s->a->target;
-    struct asked own = {.n = s->n, .v = s->v, .d = s->d, .logits = s->own.p, .states = s->x.p},
-                 test = {.n = s->n_test, .v = s->v, .d = s->d, .logits = s->own_test.p, .states = s->x_test.p},
-                 want = {.n = s->n_test, .v = s->v, .d = s->d, .best = s->want};
+    struct st_ask_rows own = {.n = s->n, .logits = s->own.p, .states = s->x.p},
+                       test = {.n = s->n_test, .logits = s->own_test.p, .states = s->x_test.p},
+                       want = {.n = s->n_test, .best = s->want};
     size_t n_doc;
-    if (ask_text(s->a, &s->base.m, NULL, &t->prior, &own, e) || ask_text(s->a, &s->base.m, NULL, &t->text, &test, e) ||
-        ask_text(s->a, t->base, NULL, &t->text, &want, e) || ask_replies(s->a, t->base, s->replies[0], &s->n_doc, e) ||
-        ask_replies(s->a, &s->base.m, s->replies[1], &n_doc, e))
+    if (st_ask_text(s->a, &s->base.model, NULL, &t->prior, &own, e) ||
+        st_ask_text(s->a, &s->base.model, NULL, &t->text, &test, e) ||
+        st_ask_text(s->a, t->base, NULL, &t->text, &want, e) || ask_replies(s, t->base, s->replies[0], &s->n_doc, e) ||
+        ask_replies(s, &s->base.model, s->replies[1], &n_doc, e))
         return e->code;
     s->n = s->own.n_row = s->x.n_row = s->given.n_row = own.n;
     s->n_test = s->own_test.n_row = s->x_test.n_row = test.n;
@@ -492,34 +297,36 @@ static int look(struct stage *s, struct st_err *e)
     return st_distill_answers(s->a->pool, &s->x_test, &s->own_test, NULL, s->got, e);
 }
 
+/* The public base, and a student that begins as it. */
 static int make(struct stage *s, struct st_err *e)
 {
-    size_t n = s->n, v = s->v, d = s->d;
-    if (make_base(s->a, &s->base, e))
+    const struct st_pair_noise noise = {.head = TUNED, .all = TUNED};
+    size_t n = s->n, v = s->v, d = s->d, n_weight = (size_t)s->a->target->base->plan.n_weight;
+    if (st_noisy_model_new(s->a->target->base, &noise, s->a->pool, s->a->seed, &s->base, e))
         return e->code;
-    s->student.m = s->base.m;
-    s->student.m.mats = NULL;
-    if (st_alloc(&s->student.m.mats, (size_t)s->base.m.plan.n_weight, sizeof *s->student.m.mats, "a student", e) ||
-        st_area_new(&s->student.area, v * d, sizeof(float), "a student", e) ||
-        st_dense_new(&s->own, n, v, "logits", e) || st_dense_new(&s->x, n, d, "hidden states", e) ||
-        st_dense_new(&s->given, n, v, "logits", e) || st_dense_new(&s->own_test, s->n_test, v, "logits", e) ||
+    s->student = s->base.model;
+    s->student.mats = NULL;
+    if (st_alloc(&s->student.mats, n_weight, sizeof *s->student.mats, "a student", e) ||
+        st_dense_new(&s->head_now, v, d, "a student", e) || st_dense_new(&s->own, n, v, "logits", e) ||
+        st_dense_new(&s->x, n, d, "hidden states", e) || st_dense_new(&s->given, n, v, "logits", e) ||
+        st_dense_new(&s->own_test, s->n_test, v, "logits", e) ||
         st_dense_new(&s->x_test, s->n_test, d, "hidden states", e) || st_dense_new(&s->delta, v, d, "a student", e) ||
         st_alloc(&s->best, n, sizeof *s->best, "logits", e) ||
         st_alloc(&s->want, s->n_test, sizeof *s->want, "logits", e) ||
         st_alloc(&s->got, s->n_test, sizeof *s->got, "logits", e))
         return e->code;
-    memcpy(s->student.m.mats, s->base.m.mats, (size_t)s->base.m.plan.n_weight * sizeof *s->student.m.mats);
-    s->student.m.mats[s->head].data = s->student.area.p;
+    memcpy(s->student.mats, s->base.model.mats, n_weight * sizeof *s->student.mats);
+    s->student.mats[s->head].data = s->head_now.p;
     return 0;
 }
 
 static void stage_free(struct stage *s)
 {
-    struct st_dense *all[] = {&s->own, &s->x, &s->given, &s->own_test, &s->x_test, &s->delta};
+    struct st_dense *all[] = {&s->own, &s->x, &s->given, &s->own_test, &s->x_test, &s->delta, &s->head_now};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         st_dense_free(all[i]);
-    copied_free(&s->student);
-    copied_free(&s->base);
+    free(s->student.mats);
+    st_noisy_model_free(&s->base);
     free(s->best);
     free(s->want);
     free(s->got);
@@ -542,12 +349,12 @@ static int plan(const struct st_audit *a, struct stage *s, struct st_err *e)
         s->n_test = st_texts_len(&t->text);
     if (!s->n || !s->n_test)
         return st_fail(e, ST_UNSUPPORTED, "needs a text and a prior");
-    if (s->head < 0 || t->base->mats[s->head].dtype != ST_DTYPE_F32 || !t->base->mats[s->head].data)
-        return st_fail(e, ST_UNSUPPORTED, "the model's head is not here in f32");
+    if (s->head < 0)
+        return st_fail(e, ST_UNSUPPORTED, "the model has no head");
     if (!a->thorough && s->d > WIDEST)
         return st_fail(e, ST_UNSUPPORTED, "a model of width %zu takes --thorough", s->d);
-    uint64_t values =
-        2 * (uint64_t)s->n * s->v + 2 * (uint64_t)s->n_test * s->v + 8 * (s->d + EXTRA) * s->v + differing(t->base);
+    uint64_t values = 2 * (uint64_t)s->n * s->v + 2 * (uint64_t)s->n_test * s->v + 8 * (s->d + EXTRA) * s->v +
+                      t->base->matrix_bytes / sizeof(float);
     if (values > a->memory / sizeof(float))
         return st_fail(e, ST_UNSUPPORTED, "logits and a second model take more than the memory that the audit has");
     return 0;

@@ -9,37 +9,29 @@
  * even that, a score would say nothing about us, and there is none.
  * Source: ours; docs/host.md. */
 #include "audit/attack.h"
+#include "audit/reseal.h"
 #include "audit/scan.h"
 #include "audit/sealed_view.h"
+#include "audit/victim.h"
 #include "base/buf.h"
 #include "base/file.h"
 #include "base/hooks.h"
-#include "crypto/digest.h"
-#include "protect/sealed/writer.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define PIECES 1000
-#define NOBODY 65534
 #define LARGEST ((uint64_t)1 << 30) /* matrices of a model that is sealed again without `thorough` */
-#define START_S 30
-
-/* The passphrase is random: guessing it is no matter of the cost of a guess. */
-#define COST ((struct st_argon2){1, 1024, 1})
 
 enum way { MEM, PTRACE, CORE, N_WAY };
 static const char *const names[] = {"/proc/PID/mem", "ptrace", "core"};
@@ -53,11 +45,6 @@ struct stage {
 
 /* What is looked for, in a child that forbids nothing, and there alone. */
 static volatile uint8_t pieces[PIECES][ST_SCAN_LEN];
-
-struct victim {
-    pid_t pid;
-    int out; /* what it says once it is ready */
-};
 
 /* ---- what is looked for ---- */
 
@@ -81,13 +68,13 @@ static bool pick_piece(const struct st_target *t, struct st_rng *rng, uint8_t ou
     const struct st_mat *m = &t->base->mats[i];
     size_t values = (size_t)p->weights[i].n_out * p->weights[i].n_in;
     if (p->weights[i].n_in == 1 || p->weights[i].tied_to >= 0 || !n || n->place != ST_CONTAINER_INSIDE ||
-        n->tensor.dtype > ST_DTYPE_BF16 || !m->data || m->dtype != ST_DTYPE_F32)
+        n->tensor.dtype > ST_DTYPE_BF16 || !m->data || m->dtype > ST_DTYPE_BF16)
         return false;
     size_t len = ST_SCAN_LEN / st_dtype_size(n->tensor.dtype);
     if (values < len)
         return false;
-    const float *from = (const float *)m->data + st_rng_next(rng) % (values - len + 1);
-    st_convert(ST_DTYPE_F32, from, n->tensor.dtype, out, len);
+    const uint8_t *from = (const uint8_t *)m->data + st_rng_next(rng) % (values - len + 1) * st_dtype_size(m->dtype);
+    st_convert(m->dtype, from, n->tensor.dtype, out, len);
     return is_mixed(out);
 }
 
@@ -104,97 +91,40 @@ static int pick_pieces(struct stage *s, struct st_err *e)
 
 /* ---- processes ---- */
 
-/* For a child before it runs anything else. */
-static bool become_user(const char *dir)
-{
-    const struct rlimit unlimited = {RLIM_INFINITY, RLIM_INFINITY};
-    pid_t parent = getppid();
-    (void)setrlimit(RLIMIT_CORE, &unlimited);
-    if (geteuid() == 0 &&
-        (setgroups(0, NULL) || setresgid(NOBODY, NOBODY, NOBODY) || setresuid(NOBODY, NOBODY, NOBODY)))
-        return false;
-    return chdir(dir) == 0 && prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == parent;
-}
-
-static int start(struct victim *v, int fds[2], struct st_err *e)
-{
-    if (pipe2(fds, O_CLOEXEC))
-        return st_fail(e, ST_IO, "no pipe to a child process: %s", strerror(errno));
-    v->pid = fork();
-    if (v->pid < 0) {
-        close(fds[0]);
-        close(fds[1]);
-        return st_fail(e, ST_IO, "cannot start a child process: %s", strerror(errno));
-    }
-    if (v->pid) {
-        close(fds[1]);
-        v->out = fds[0];
-    }
-    return 0;
-}
-
-static void stop(struct victim *v)
-{
-    if (v->pid > 0) {
-        kill(v->pid, SIGKILL);
-        while (waitpid(v->pid, NULL, 0) < 0 && errno == EINTR)
-            ;
-        close(v->out);
-    }
-    *v = (struct victim){0};
-}
-
-/* One byte, or the first of many: it is ready. */
-static int wait_ready(const struct stage *s, const struct victim *v, struct st_err *e)
-{
-    double end = st_now() + START_S;
-    char c;
-    while (st_now() < end) {
-        struct pollfd p = {v->out, POLLIN, 0};
-        if (s->a->cancel && *s->a->cancel)
-            return st_fail(e, ST_IO, "cancelled");
-        if (poll(&p, 1, 100) == 1)
-            return read(v->out, &c, 1) == 1
-                       ? 0
-                       : st_fail(e, ST_UNSUPPORTED, "a process for the attack could not be started");
-    }
-    return st_fail(e, ST_UNSUPPORTED, "a process for the attack was not ready within %d s", START_S);
-}
-
 /* `sotto serve`, with the sealed model open. */
-static int start_server(const struct stage *s, struct victim *v, struct st_err *e)
+static int start_server(const struct stage *s, struct st_victim *v, struct st_err *e)
 {
     const char *const argv[] = {"sotto",  "serve",   s->sealed,   "--passphrase-file", s->word, "--port", "0",
                                 "--json", "--quiet", "--config=", "--threads",         "1",     NULL};
     const char *const env[] = {"PATH=/usr/bin:/bin", "LC_ALL=C", NULL};
-    int fds[2];
-    if (start(v, fds, e))
+    int says;
+    if (st_victim_fork(v, &says, e))
         return e->code;
     if (v->pid == 0) {
         /* Between fork and exec only calls that are safe there. */
-        if (dup2(fds[1], STDOUT_FILENO) >= 0 && become_user(s->dir))
+        if (dup2(says, STDOUT_FILENO) >= 0 && st_victim_become(s->dir))
             fexecve(s->program, (char *const *)argv, (char *const *)env);
         _exit(ST_IO);
     }
-    return wait_ready(s, v, e);
+    return st_victim_ready(v, s->a->cancel, e);
 }
 
 /* A process that holds what is looked for, and forbids nothing. */
-static int start_open(const struct stage *s, struct victim *v, struct st_err *e)
+static int start_open(const struct stage *s, struct st_victim *v, struct st_err *e)
 {
-    int fds[2];
-    if (start(v, fds, e))
+    int says;
+    if (st_victim_fork(v, &says, e))
         return e->code;
     if (v->pid == 0) {
         for (size_t i = 0; i < PIECES; i++)
             for (size_t k = 0; k < ST_SCAN_LEN; k++)
                 pieces[i][k] = s->patterns.p[i][k] ^ ST_SCAN_XOR;
-        if (!become_user(s->dir) || prctl(PR_SET_DUMPABLE, 1) || write(fds[1], "r", 1) != 1)
+        if (!st_victim_become(s->dir) || prctl(PR_SET_DUMPABLE, 1) || write(says, "r", 1) != 1)
             _exit(ST_IO);
         for (;;)
             pause();
     }
-    return wait_ready(s, v, e);
+    return st_victim_ready(v, s->a->cancel, e);
 }
 
 /* ---- ways to its memory ---- */
@@ -207,14 +137,14 @@ static bool attach(pid_t pid)
 /* In a process of its own, as the same user: pieces found, through a pipe. */
 static int look(struct stage *s, enum way way, pid_t pid, size_t *found, struct st_err *e)
 {
-    struct victim attacker;
+    struct st_victim attacker;
     struct st_scan_result r;
-    int fds[2];
+    int says;
     size_t n = 0;
-    if (start(&attacker, fds, e))
+    if (st_victim_fork(&attacker, &says, e))
         return e->code;
     if (attacker.pid == 0) {
-        if (!become_user(s->dir))
+        if (!st_victim_become(s->dir))
             _exit(ST_IO);
         bool ok = way != PTRACE || attach(pid);
         if (ok && st_scan_process(pid, &s->patterns, &r) == 0)
@@ -222,12 +152,12 @@ static int look(struct stage *s, enum way way, pid_t pid, size_t *found, struct 
                 n += s->patterns.open[i] || s->patterns.apart[i];
         if (ok && way == PTRACE)
             ptrace(PTRACE_DETACH, pid, NULL, NULL);
-        _exit(write(fds[1], &n, sizeof n) == sizeof n ? 0 : ST_IO);
+        _exit(write(says, &n, sizeof n) == sizeof n ? 0 : ST_IO);
     }
     ssize_t got;
     while ((got = read(attacker.out, &n, sizeof n)) < 0 && errno == EINTR)
         ;
-    stop(&attacker);
+    st_victim_end(&attacker, SIGKILL);
     *found = n;
     return got == sizeof n ? 0 : st_fail(e, ST_IO, "an attacking process ended without a result");
 }
@@ -246,17 +176,13 @@ static bool cores_lie_here(void)
 }
 
 /* The victim ends. Any file that was not there before is its core. */
-static int abort_and_look(struct stage *s, struct victim *v, size_t *found, struct st_err *e)
+static int abort_and_look(struct stage *s, struct st_victim *v, size_t *found, struct st_err *e)
 {
     char path[ST_PATH_MAX];
     struct st_scan_result r;
     struct dirent *d;
     *found = 0;
-    kill(v->pid, SIGABRT);
-    while (waitpid(v->pid, NULL, 0) < 0 && errno == EINTR)
-        ;
-    close(v->out);
-    *v = (struct victim){0};
+    st_victim_end(v, SIGABRT);
     DIR *dir = opendir(s->dir);
     if (!dir)
         return st_fail(e, ST_IO, "%s: %s", s->dir, strerror(errno));
@@ -273,24 +199,14 @@ static int abort_and_look(struct stage *s, struct victim *v, size_t *found, stru
     return 0;
 }
 
-/* Nothing is found in a process that has ended, which proves nothing. */
-static int check_alive(struct victim *v, struct st_err *e)
-{
-    if (waitpid(v->pid, NULL, WNOHANG) == 0)
-        return 0;
-    close(v->out);
-    *v = (struct victim){0};
-    return st_fail(e, ST_UNSUPPORTED, "the process that was attacked ended by itself");
-}
-
 /* Pieces that each way finds in one victim; SIZE_MAX: not tried. */
-static int try_ways(struct stage *s, struct victim *v, size_t found[N_WAY], struct st_err *e)
+static int try_ways(struct stage *s, struct st_victim *v, size_t found[N_WAY], struct st_err *e)
 {
     int rc = look(s, MEM, v->pid, &found[MEM], e);
     if (!rc)
         rc = look(s, PTRACE, v->pid, &found[PTRACE], e);
     if (!rc)
-        rc = check_alive(v, e);
+        rc = st_victim_alive(v, e);
     found[CORE] = SIZE_MAX;
     if (!rc && cores_lie_here())
         rc = abort_and_look(s, v, &found[CORE], e);
@@ -299,49 +215,21 @@ static int try_ways(struct stage *s, struct victim *v, size_t found[N_WAY], stru
 
 /* ---- the stage ---- */
 
-static int make_secrets(struct st_secret *passphrase, struct st_secret *seed, struct st_err *e)
-{
-    uint8_t random[32];
-    char hex[2 * sizeof random + 1];
-    if (st_secret_init(seed, 32, e) || st_random(seed->p, seed->len, e) || st_random(random, sizeof random, e) ||
-        st_secret_init(passphrase, sizeof hex - 1, e))
-        return e->code;
-    st_hex(random, sizeof random, hex);
-    memcpy(passphrase->p, hex, passphrase->len);
-    return 0;
-}
-
 static int give_to_user(const struct stage *s, struct st_err *e)
 {
     const char *const paths[] = {s->dir, s->sealed, s->word};
     for (size_t i = 0; geteuid() == 0 && i < sizeof paths / sizeof *paths; i++)
-        if (chown(paths[i], NOBODY, NOBODY))
+        if (chown(paths[i], ST_VICTIM_USER, ST_VICTIM_USER))
             return st_fail(e, ST_IO, "%s: %s", paths[i], strerror(errno));
     return 0;
 }
 
 static int seal(struct stage *s, struct st_err *e)
 {
-    static const char *const recipients[] = {"passphrase"};
-    struct st_secret passphrase = {0}, seed = {0};
     struct st_container_about about;
-    struct st_seal_report report = {0};
     st_container_about(s->a->target->container, &about);
-    int rc = make_secrets(&passphrase, &seed, e);
-    const struct st_seal_opts o = {.policy =
-                                       about.policy && strcmp(about.policy, "paper") == 0 ? "paper" : "all-inside",
-                                   .recipients = recipients,
-                                   .n_recipient = 1,
-                                   .seed = &seed,
-                                   .passphrase = &passphrase,
-                                   .cost = &COST,
-                                   .n_threads = st_pool_size(s->a->pool)};
-    if (!rc)
-        rc = st_seal(s->a->target->base->path, s->sealed, &o, &report, e);
-    if (!rc)
-        rc = st_file_write(s->word, passphrase.p, passphrase.len, 0600, false, e);
-    st_secret_wipe(&passphrase);
-    st_secret_wipe(&seed);
+    const char *policy = about.policy && strcmp(about.policy, "paper") == 0 ? "paper" : "all-inside";
+    int rc = st_reseal(s->a->target->base->path, s->sealed, policy, st_pool_size(s->a->pool), s->word, e);
     return rc ? rc : give_to_user(s, e);
 }
 
@@ -404,7 +292,7 @@ static int add(const size_t server[N_WAY], const size_t open[N_WAY], struct st_r
 static int attack(struct stage *s, struct st_rows *rows, struct st_err *e)
 {
     size_t found[2][N_WAY] = {{0}};
-    struct victim v = {0};
+    struct st_victim v = {0};
     int rc = pick_pieces(s, e);
     if (!rc)
         rc = make_dir(s, e);
@@ -414,12 +302,12 @@ static int attack(struct stage *s, struct st_rows *rows, struct st_err *e)
         rc = start_open(s, &v, e);
     if (!rc)
         rc = try_ways(s, &v, found[0], e);
-    stop(&v);
+    st_victim_end(&v, SIGKILL);
     if (!rc)
         rc = start_server(s, &v, e);
     if (!rc)
         rc = try_ways(s, &v, found[1], e);
-    stop(&v);
+    st_victim_end(&v, SIGKILL);
     return rc ? rc : add(found[1], found[0], rows, e);
 }
 

@@ -1,13 +1,12 @@
 #include "cli/audit_demo.h"
 
+#include "audit/reseal.h"
 #include "base/hooks.h"
 #include "cli/audit_running.h"
 #include "cli/generate.h"
 #include "cli/masked.h"
 #include "cli/open.h"
-#include "crypto/digest.h"
 #include "protect/covariant/covariant.h"
-#include "protect/sealed/writer.h"
 
 #include <string.h>
 
@@ -15,9 +14,6 @@
 
 #define RUNNING_PROMPTS 8 /* asked through the confidential set-up that runs, so many times each */
 #define RUNNING_ROUNDS 4
-
-/* The passphrase is random: guessing it is no matter of the cost of a guess. */
-#define COST ((struct st_argon2){1, 1024, 1})
 
 static void path_in(const struct st_audit_demo *a, const char *name, char out[128])
 {
@@ -209,39 +205,13 @@ static int make_recordings(struct st_audit_demo *a, struct st_err *e)
 
 /* ---- sealed ---- */
 
-static int make_secrets(struct st_secret *passphrase, struct st_secret *seed, struct st_err *e)
-{
-    uint8_t random[32];
-    char hex[2 * sizeof random + 1];
-    if (st_secret_init(seed, 32, e) || st_random(seed->p, seed->len, e) || st_random(random, sizeof random, e) ||
-        st_secret_init(passphrase, sizeof hex - 1, e))
-        return e->code;
-    st_hex(random, sizeof random, hex);
-    memcpy(passphrase->p, hex, passphrase->len);
-    return 0;
-}
-
 static int make_sealed(struct st_audit_demo *a, const char *policy, struct st_err *e)
 {
-    static const char *const recipients[] = {"passphrase"};
-    struct st_secret passphrase = {0}, seed = {0};
-    struct st_seal_report report = {0};
     char name[40], label[40], path[128];
     snprintf(name, sizeof name, "%.24s.sealed", policy);
     snprintf(label, sizeof label, "sealed %.24s", policy);
     path_in(a, name, path);
-    int rc = make_secrets(&passphrase, &seed, e);
-    const struct st_seal_opts o = {.policy = policy,
-                                   .recipients = recipients,
-                                   .n_recipient = 1,
-                                   .seed = &seed,
-                                   .passphrase = &passphrase,
-                                   .cost = &COST,
-                                   .n_threads = a->d.cli->n_threads};
-    if (!rc)
-        rc = st_seal(a->d.model, path, &o, &report, e);
-    st_secret_wipe(&passphrase);
-    st_secret_wipe(&seed);
+    int rc = st_reseal(a->d.model, path, policy, a->d.cli->n_threads, NULL, e);
     return rc ? rc : st_subject_add_sealed(a->subject, path, label, e);
 }
 
