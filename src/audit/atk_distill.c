@@ -217,9 +217,10 @@ static int add_student(struct stage *s, const char *name, const struct figures *
         bare->token = now.token;
     row.chance = base->token;
     row.unprotected = bare->token;
-    if (add(&row, name, "same token", "share of positions whose most likely token is the model's", rows, e) ||
-        !s->n_doc)
+    if (add(&row, name, "same token", "share of positions whose most likely token is the model's", rows, e))
         return e->code;
+    if (!s->n_doc)
+        return 0;
     hits = 0;
     for (size_t i = 0; i < s->n_doc * REPLY; i++)
         hits += s->replies[2][i] == s->replies[0][i];

@@ -68,9 +68,10 @@ int st_view_weight(const struct st_model *m, int i, struct st_dense *out, struct
     }
     if (st_dense_new(out, w->n_out, w->n_in, "view", e))
         return e->code;
-    if (read_matrix(m, i, out->p, e))
+    int rc = read_matrix(m, i, out->p, e);
+    if (rc)
         st_dense_free(out);
-    return e->code;
+    return rc;
 }
 
 int st_view_rows(const struct st_model *m, enum st_role role, struct st_dense *out, struct st_err *e)
