@@ -152,20 +152,6 @@ out:
     return e->code;
 }
 
-static void standardise(struct st_dense *x)
-{
-    for (size_t j = 0; j < x->n_row; j++) {
-        float *p = st_dense_row(x, j);
-        double mean = 0, square = 0;
-        for (size_t i = 0; i < x->n_col; i++)
-            mean += p[i] / (double)x->n_col;
-        for (size_t i = 0; i < x->n_col; i++)
-            square += (p[i] - mean) * (p[i] - mean);
-        for (size_t i = 0; i < x->n_col; i++)
-            p[i] = (float)((p[i] - mean) / (sqrt(square) + 1e-12));
-    }
-}
-
 /* Pairs again, by correlation over the matched rows. */
 static int match_pairs(struct attn *s, struct part *p, struct st_err *e)
 {
@@ -178,8 +164,8 @@ static int match_pairs(struct attn *s, struct part *p, struct st_err *e)
         memcpy(st_dense_row(&rows, r), st_dense_row(&p->base, s->guess[r]), rows.n_col * sizeof(float));
     if (turn(&rows, &x, e) || turn(&p->seen, &y, e))
         goto out;
-    standardise(&x);
-    standardise(&y);
+    st_dense_standardise(&x);
+    st_dense_standardise(&y);
     st_dense_product(s->a->pool, &y, &x, true, &cost);
     for (size_t i = 0; i < cost.n_row * cost.n_col; i++)
         cost.p[i] = 2 - cost.p[i];

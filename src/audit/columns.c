@@ -327,21 +327,6 @@ out:
 
 /* ---- columns again ---- */
 
-/* Columns of x less their mean, divided by their norm. */
-static void standardise(struct st_dense *x)
-{
-    for (size_t j = 0; j < x->n_row; j++) {
-        float *p = st_dense_row(x, j);
-        double mean = 0, square = 0;
-        for (size_t i = 0; i < x->n_col; i++)
-            mean += p[i] / (double)x->n_col;
-        for (size_t i = 0; i < x->n_col; i++)
-            square += (p[i] - mean) * (p[i] - mean);
-        for (size_t i = 0; i < x->n_col; i++)
-            p[i] = (float)((p[i] - mean) / (sqrt(square) + 1e-12));
-    }
-}
-
 /* best [n]: rows of the sample that are sure. */
 static int match_layer(struct em *m, size_t l, const uint32_t *best, size_t n, struct st_err *e)
 {
@@ -358,8 +343,8 @@ static int match_layer(struct em *m, size_t l, const uint32_t *best, size_t n, s
             st_dense_row(&y, j)[i] = st_dense_row(&m->y[l], best[i])[j];
     }
     st_dense_product(m->pool, w, &rows, true, &x);
-    standardise(&x);
-    standardise(&y);
+    st_dense_standardise(&x);
+    st_dense_standardise(&y);
     st_dense_product(m->pool, &y, &x, true, &cor);
     /* Costs: 2 less the correlation, or less its absolute value; what is left of the sign is looked up after. */
     for (size_t i = 0; i < c->n * w->n_row; i++)

@@ -5,6 +5,7 @@
 #include <float.h>
 #include <lapacke.h>
 #include <stdatomic.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -216,4 +217,18 @@ int st_dense_whitener(double *c, size_t n, struct st_dense *w, struct st_err *e)
         for (size_t j = 0; j < n; j++)
             st_dense_row(w, i)[j] = i <= j ? (float)c[j * n + i] : 0;
     return 0;
+}
+
+void st_dense_standardise(struct st_dense *a)
+{
+    for (size_t r = 0; r < a->n_row; r++) {
+        float *p = st_dense_row(a, r);
+        double mean = 0, square = 0;
+        for (size_t i = 0; i < a->n_col; i++)
+            mean += p[i] / (double)a->n_col;
+        for (size_t i = 0; i < a->n_col; i++)
+            square += (p[i] - mean) * (p[i] - mean);
+        for (size_t i = 0; i < a->n_col; i++)
+            p[i] = (float)((p[i] - mean) / (sqrt(square) + 1e-12));
+    }
 }

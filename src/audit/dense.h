@@ -34,6 +34,8 @@ void st_dense_product(struct st_pool *pool, const struct st_dense *a, const stru
 void st_dense_sort(float *values, size_t n, uint32_t *spare);
 /* Each row ascending, in place. MEMORY. */
 int st_dense_sort_rows(struct st_pool *pool, struct st_dense *a, struct st_err *e) ST_MUST_CHECK;
+/* Each row less its mean, divided by its norm: products of two such rows are correlations. */
+void st_dense_standardise(struct st_dense *a);
 /* Squared distances [a.n_row][b.n_row], never negative. Both are shifted by the mean of b's rows first (their values
  * change), which keeps f32 exact enough. */
 int st_dense_distances(struct st_pool *pool, struct st_dense *a, struct st_dense *b, struct st_dense *out,
