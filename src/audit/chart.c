@@ -10,7 +10,7 @@ const char st_chart_style[] =
     "@media (prefers-color-scheme:dark){:root{--ink:#e8ebef;--soft:#a9b2bd;--line:#3a424c;--page:#15181c;--bar:#e98a76;"
     "--mark:#74cfa2;--full:#a9b2bd;--c1:#e98a76;--c2:#7db4ee;--c3:#74cfa2;--c4:#e0b458;--c5:#c79be6;--c6:#5cc6d4;"
     "--c7:#ee8fc0;--c8:#bdbdbd}}"
-    "@media print{:root{--ink:#000;--soft:#333;--line:#999;--page:#fff;--bar:#777;--mark:#000;--full:#000}}"
+    "@media print{:root{--ink:#000;--soft:#333;--line:#999;--page:#fff;--bar:#555;--mark:#000;--full:#000}}"
     "svg text{font:12px system-ui,sans-serif;fill:var(--ink)}svg .soft{fill:var(--soft)}"
     "svg .axis{stroke:var(--line);stroke-width:1}svg .bar{fill:var(--bar)}svg .ci{stroke:var(--ink);stroke-width:1.5}"
     "svg .chance{stroke:var(--mark);stroke-width:2}svg .full{stroke:var(--full);stroke-width:2;stroke-dasharray:3 2}"
@@ -110,15 +110,15 @@ void st_chart_legend(struct st_buf *b)
 
 /* ---- bars that stand alone ---- */
 
-enum { LEFT = 360, WIDE = 360, RIGHT = 80, ROW = 22, TOP = 26 };
+enum { LEFT = 410, WIDE = 360, RIGHT = 80, ROW = 22, TOP = 26 };
 
 /* Cut to what has room before the bars. */
 static void bar_name(struct st_buf *b, const struct st_row *r, double y)
 {
-    char who[64], name[72];
+    char who[64], name[80];
     const char *own = st_row_own_variant(r);
     snprintf(who, sizeof who, "%s%s%s", r->adversary, *r->target ? ", " : "", r->target);
-    snprintf(name, sizeof name, "%.26s: %.18s%s%.20s", who, r->attack, *own ? ", " : "", own);
+    snprintf(name, sizeof name, "%.26s: %.18s%s%.28s", who, r->attack, *own ? ", " : "", own);
     st_buf_addf(b, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">", LEFT - 8, y + 15);
     st_chart_escape(b, name);
     st_buf_add_str(b, "</text>");
