@@ -199,8 +199,14 @@ static void each_way_of_replying_is_measured_beside_the_base(void **state)
     }
     assert_int_equal(s.rows.n, 16);
     assert_true(row_of(&s, "as they are: last layer")->score > 0.999);
-    assert_true(row_of(&s, "topk=1: last layer")->score < 0.95);
-    assert_true(row_of(&s, "as they are: same token")->score >= row_of(&s, "as they are: same token")->chance);
+    /* Five seeds gave .86 to .87, .51 to .52 and .41; chance is .4. */
+    double rounded = row_of(&s, "round=4,noise=0.2: last layer")->score;
+    assert_true(rounded > 0.8 && rounded < 0.92);
+    assert_true(row_of(&s, "topk=20,round=4,noise=0.2: last layer")->score < 0.58);
+    assert_true(row_of(&s, "topk=1: last layer")->score < 0.45);
+    /* Of random text by a random model there is nothing to learn: five seeds gave -.01 to +.04 over the base. */
+    const struct st_row *token = row_of(&s, "as they are: same token");
+    assert_true(token->score > token->chance - 0.05);
     assert_true(row_of(&s, "as they are: BLEU-4")->n > 0);
     tear_down(&s);
 }
