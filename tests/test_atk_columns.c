@@ -92,6 +92,9 @@ static void pairs_that_do_not_belong_together_are_named(void **state)
     volatile sig_atomic_t stop = 1;
     o.cancel = &stop;
     expect_refusal(st_columns_first(pool, &p.base, &p.seen, &o, &f, &e), &e, ST_IO, "cancelled");
+    o.cancel = NULL;
+    st_pool_cancel_by(pool, &stop);
+    expect_refusal(st_columns_first(pool, &p.base, &p.seen, &o, &f, &e), &e, ST_IO, "cancelled");
     free_pair(&p);
     st_pool_free(pool);
 }

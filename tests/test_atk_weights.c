@@ -6,12 +6,17 @@
  * ones, which is smaller. */
 #define ALL_OVER_TRAINED 1.14
 
+/* Under five other keys (docs/audit.md has the table) one layer was within .028 of what stands here, the vote within
+ * .014, all together within .05. */
+#define SPREAD .06
+
 static void row_sort_gives_the_published_figures(void **state)
 {
     (void)state;
     static const struct {
-        double noise, one, vote, all; /* all: at least */
-    } table[] = {{0, 1, 1, .99}, {.05, .98, .99, .98}, {.2, .85, .96, .97}, {.5, .15, .26, .82}, {1, .01, .01, .21}};
+        double noise, one, vote, all;
+    } table[] = {
+        {0, 1, 1, 1}, {.05, .996, .997, .999}, {.2, .875, .98, .992}, {.5, .185, .289, .967}, {1, .015, .02, .659}};
     need();
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         struct stage s;
@@ -20,9 +25,9 @@ static void row_sort_gives_the_published_figures(void **state)
         print_message("alpha_e %g: one layer %.3f, vote %.3f, all %.3f\n", table[i].noise,
                       score(&s, "one layer: types"), score(&s, "vote of layers: types"),
                       score(&s, "all together: types"));
-        assert_true(fabs(score(&s, "one layer: types") - table[i].one) < .07);
-        assert_true(fabs(score(&s, "vote of layers: types") - table[i].vote) < .12);
-        assert_true(score(&s, "all together: types") > table[i].all - .02);
+        assert_true(fabs(score(&s, "one layer: types") - table[i].one) < SPREAD);
+        assert_true(fabs(score(&s, "vote of layers: types") - table[i].vote) < SPREAD);
+        assert_true(fabs(score(&s, "all together: types") - table[i].all) < SPREAD);
         tear_down(&s);
     }
 }

@@ -143,6 +143,29 @@ static void the_nearest_row_is_the_nearest(void **state)
     st_pool_free(p);
 }
 
+static void blocks_of_a_cancelled_pool_are_left_out(void **state)
+{
+    (void)state;
+    struct st_dense a = filled(600, 3, 40), b = filled(20, 3, 41), c;
+    struct st_pool *p = threads(2);
+    struct st_err e;
+    uint32_t best[600];
+    volatile sig_atomic_t stop = 1;
+    assert_ok(st_dense_new(&c, 600, 20, "test", &e), &e);
+    st_pool_cancel_by(p, &stop);
+    assert_true(st_pool_cancelled(p));
+    st_dense_product(p, &a, &b, true, &c);
+    assert_true(c.p[0] == 0 && c.p[600 * 20 - 1] == 0);
+    expect_refusal(st_dense_nearest(p, &a, &b, best, NULL, NULL, &e), &e, ST_IO, "cancelled");
+    expect_refusal(st_dense_distances(p, &a, &b, &c, &e), &e, ST_IO, "cancelled");
+    stop = 0;
+    assert_ok(st_dense_nearest(p, &a, &b, best, NULL, NULL, &e), &e);
+    st_pool_free(p);
+    st_dense_free(&a);
+    st_dense_free(&b);
+    st_dense_free(&c);
+}
+
 static double total(const struct st_dense *cost, const uint32_t *column)
 {
     double sum = 0;
@@ -343,6 +366,7 @@ int main(void)
         cmocka_unit_test(rows_are_sorted_each_by_itself),
         cmocka_unit_test(values_of_any_size_and_sign_are_sorted),
         cmocka_unit_test(the_nearest_row_is_the_nearest),
+        cmocka_unit_test(blocks_of_a_cancelled_pool_are_left_out),
         cmocka_unit_test(an_assignment_is_the_cheapest),
         cmocka_unit_test(a_hidden_permutation_is_found_among_many),
         cmocka_unit_test(shortcuts_of_an_assignment_leave_its_cost_as_it_is),

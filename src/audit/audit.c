@@ -115,6 +115,10 @@ static int run_one(const struct st_audit_run *r, const struct st_attack *a, cons
     rc = a->run(&opts, &out->rows, e);
     out->spent[out->n_spent - 1].seconds = st_now() - start;
     out->spent[out->n_spent - 1].cpu = st_cpu_time() - cpu;
+    if (opts.cancel && *opts.cancel) { /* what was left undone shows in the rows */
+        out->rows.n = from;
+        return st_fail(e, ST_IO, "cancelled");
+    }
     if (rc == ST_UNSUPPORTED) {
         out->rows.n = from;
         return not_run(out, a, t->label, e->msg, e);
@@ -148,6 +152,7 @@ int st_audit_run(const struct st_audit_run *r, struct st_findings *out, struct s
     double start = st_now();
     int rc = 0;
     *out = (struct st_findings){0};
+    st_pool_cancel_by(r->opts.pool, r->opts.cancel);
     for (size_t i = 0; i < r->n_attack; i++)
         for (size_t k = 0; fits(r, r->attacks[i]) && k < n_turn(r->subject, r->attacks[i]); k++)
             total += has(r->subject, k, r->attacks[i]);
@@ -167,6 +172,7 @@ int st_audit_run(const struct st_audit_run *r, struct st_findings *out, struct s
         if (!rc && !any && fits(r, a))
             rc = not_run(out, a, "", missing(a), e);
     }
+    st_pool_cancel_by(r->opts.pool, NULL);
     out->seconds = st_now() - start;
     return rc;
 }

@@ -39,7 +39,8 @@ struct em {
 
 static int cancelled(const struct em *m, struct st_err *e)
 {
-    return m->o->cancel && *m->o->cancel ? st_fail(e, ST_IO, "cancelled") : 0;
+    bool stop = st_pool_cancelled(m->pool) || (m->o->cancel && *m->o->cancel);
+    return stop ? st_fail(e, ST_IO, "cancelled") : 0;
 }
 
 static void show(const struct em *m, double share)
@@ -346,6 +347,8 @@ static int match_layer(struct em *m, size_t l, const uint32_t *best, size_t n, s
     st_dense_standardise(&x);
     st_dense_standardise(&y);
     st_dense_product(m->pool, &y, &x, true, &cor);
+    if (cancelled(m, e))
+        goto out;
     /* Costs: 2 less the correlation, or less its absolute value; what is left of the sign is looked up after. */
     for (size_t i = 0; i < c->n * w->n_row; i++)
         cor.p[i] = 2 - (m->base->scaled ? fabsf(cor.p[i]) : cor.p[i]);
@@ -461,7 +464,7 @@ static int finish(struct em *m, struct st_err *e)
     }
     st_dense_product(m->pool, &m->base->rows, &m->metric, false, &f->rows);
     show(m, 1);
-    return 0;
+    return cancelled(m, e);
 }
 
 static int check(const struct st_view *base, const struct st_view *seen, struct st_err *e)

@@ -35,6 +35,7 @@ void st_dense_free(struct st_dense *d)
 /* ---- blocks of rows, dealt to the threads as they come ---- */
 
 struct blocks {
+    struct st_pool *pool;
     atomic_size_t next;
     size_t n_row, step;
     void (*run)(void *arg, size_t row, size_t n);
@@ -46,13 +47,13 @@ static void block_part(void *arg, int t, int n_threads)
     struct blocks *b = arg;
     (void)t;
     (void)n_threads;
-    for (size_t row; (row = atomic_fetch_add(&b->next, b->step)) < b->n_row;)
+    for (size_t row; !st_pool_cancelled(b->pool) && (row = atomic_fetch_add(&b->next, b->step)) < b->n_row;)
         b->run(b->arg, row, b->n_row - row < b->step ? b->n_row - row : b->step);
 }
 
 void st_dense_blocks(struct st_pool *pool, size_t n_row, size_t step, void (*run)(void *, size_t, size_t), void *arg)
 {
-    struct blocks b = {.n_row = n_row, .step = step, .run = run, .arg = arg};
+    struct blocks b = {.pool = pool, .n_row = n_row, .step = step, .run = run, .arg = arg};
     atomic_init(&b.next, 0);
     openblas_set_num_threads(1);
     st_pool_run(pool, block_part, &b);
@@ -183,6 +184,8 @@ static int measure(struct st_pool *pool, struct distances *d, struct st_dense *a
         d->bb = bb;
         st_dense_blocks(pool, a->n_row, ROWS, d->out ? distance_rows : nearest_rows, d);
         e->code = 0;
+        if (st_pool_cancelled(pool))
+            st_fail(e, ST_IO, "cancelled");
     }
     free(aa);
     free(bb);

@@ -23,7 +23,9 @@ static inline float *st_dense_row(const struct st_dense *d, size_t r)
     return d->p + r * d->n_col;
 }
 
-/* run(arg, row, n) for every block of at most `step` rows of n_row, dealt to the threads as they come. */
+/* run(arg, row, n) for every block of at most `step` rows of n_row, dealt to the threads as they come. A pool that is
+ * cancelled (base/pool.h) leaves blocks out: what returns an error here is then IO, what returns nothing leaves values
+ * as they were, and whoever goes on must ask. */
 void st_dense_blocks(struct st_pool *pool, size_t n_row, size_t step, void (*run)(void *arg, size_t row, size_t n),
                      void *arg);
 

@@ -54,8 +54,10 @@ int st_neuron_means(struct st_pool *pool, const struct st_view *v, const struct 
         m.apart = squares ? v->n_layer : 0;
         atomic_init(&m.failed, false);
         st_dense_blocks(pool, rows->n_row, ROWS, mean_rows, &m);
-        if (atomic_load(&m.failed)) {
+        if (st_pool_cancelled(pool) || atomic_load(&m.failed)) {
             st_dense_free(out);
+            if (st_pool_cancelled(pool))
+                return st_fail(e, ST_IO, "cancelled");
             return st_fail(e, ST_MEMORY, "features: no memory for a block of %d rows", ROWS);
         }
     }

@@ -174,9 +174,11 @@ int st_column_marks(struct st_pool *pool, const struct st_dense *rows, const str
     size_t some = BLOCK / (rows->n_row ? rows->n_row : 1);
     some = some < 16 ? 16 : some > 256 ? 256 : some;
     st_dense_blocks(pool, columns->n_row, some, mark_columns, &m);
-    if (!atomic_load(&m.failed))
+    if (!atomic_load(&m.failed) && !st_pool_cancelled(pool))
         return 0;
     st_dense_free(out);
+    if (st_pool_cancelled(pool))
+        return st_fail(e, ST_IO, "cancelled");
     return st_fail(e, ST_MEMORY, "columns of a product: no memory for a block of %zu", some);
 }
 

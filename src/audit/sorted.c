@@ -49,9 +49,11 @@ int st_sorted_rows(struct st_pool *pool, const struct st_dense *rows, const stru
     if (st_dense_new(out, rows->n_row, f < ST_SORTED_PLACES ? f : ST_SORTED_PLACES, "sorted rows", e))
         return e->code;
     st_dense_blocks(pool, rows->n_row, ROWS, sort_block, &s);
-    if (!atomic_load(&s.failed))
+    if (!atomic_load(&s.failed) && !st_pool_cancelled(pool))
         return 0;
     st_dense_free(out);
+    if (st_pool_cancelled(pool))
+        return st_fail(e, ST_IO, "cancelled");
     return st_fail(e, ST_MEMORY, "sorted rows: no memory for a block of %d", ROWS);
 }
 

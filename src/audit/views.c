@@ -215,7 +215,7 @@ int st_view_moments(struct st_pool *pool, const struct st_dense *rows, double *o
         for (size_t j = i + 1; j < d; j++)
             out[i * d + j] = out[j * d + i];
     free(panel);
-    return 0;
+    return st_pool_cancelled(pool) ? st_fail(e, ST_IO, "cancelled") : 0;
 }
 
 /* ---- scale ---- */

@@ -28,6 +28,7 @@ struct st_pool {
     void *arg;
     atomic_bool stop;
     bool spin; /* spinning steals time from the others when there are more threads than CPUs */
+    const volatile sig_atomic_t *cancel;
     int n_threads, n_started;
     struct worker {
         /* The last step whose part for this worker somebody took: the worker, or the caller when the worker did not
@@ -223,6 +224,17 @@ void st_pool_free(struct st_pool *p)
 int st_pool_size(const struct st_pool *p)
 {
     return p->n_threads;
+}
+
+void st_pool_cancel_by(struct st_pool *p, const volatile sig_atomic_t *cancel)
+{
+    if (p)
+        p->cancel = cancel;
+}
+
+bool st_pool_cancelled(const struct st_pool *p)
+{
+    return p && p->cancel && *p->cancel;
 }
 
 void st_pool_part(size_t n, size_t step, int t, int n_threads, size_t *lo, size_t *hi)

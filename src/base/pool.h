@@ -6,6 +6,8 @@
 
 #include "base/err.h"
 
+#include <signal.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 struct st_pool;
@@ -19,6 +21,11 @@ int st_pool_size(const struct st_pool *p);
 /* Runs fn(arg, t, n) once for every t of n, each t on one thread, and returns when all are done. A worker that does not
  * come in time is not waited for: the caller does its part. */
 void st_pool_run(struct st_pool *p, st_pool_fn *fn, void *arg);
+/* A pool may be NULL. From now on long work of this pool may be left undone once *cancel is set (kept until the pool is
+ * freed; NULL = no more): who cuts work into blocks asks before each, and whoever asked for the work must ask when it
+ * is back. */
+void st_pool_cancel_by(struct st_pool *p, const volatile sig_atomic_t *cancel);
+bool st_pool_cancelled(const struct st_pool *p);
 /* Thread t's part [*lo, *hi) of n items, cut at multiples of `step`. */
 void st_pool_part(size_t n, size_t step, int t, int n_threads, size_t *lo, size_t *hi);
 
