@@ -89,6 +89,14 @@ static struct area *areas_of(pid_t pid, size_t *n)
     return a;
 }
 
+static size_t count(const bool *found, size_t n)
+{
+    size_t hits = 0;
+    for (size_t i = 0; i < n; i++)
+        hits += found[i];
+    return hits;
+}
+
 int st_scan_process(pid_t pid, struct st_scan_patterns *s, struct st_scan_result *out)
 {
     char path[64];
@@ -102,7 +110,7 @@ int st_scan_process(pid_t pid, struct st_scan_patterns *s, struct st_scan_result
         return -1;
     uint8_t *chunk = malloc(CHUNK);
     struct area *areas = chunk ? areas_of(pid, &n) : NULL;
-    for (size_t i = 0; areas && i < n; i++) {
+    for (size_t i = 0; areas && i < n && count(s->open, s->n) < s->n; i++) {
         const struct area *a = &areas[i];
         if (a->from <= (uintptr_t)chunk && (uintptr_t)chunk < a->to && pid == getpid())
             continue; /* what is read lies there */
@@ -122,10 +130,8 @@ int st_scan_process(pid_t pid, struct st_scan_patterns *s, struct st_scan_result
         }
         out->apart += a->dd ? a->to - a->from : 0;
     }
-    for (size_t k = 0; k < s->n; k++) {
-        out->n_open += s->open[k];
-        out->n_apart += s->apart[k];
-    }
+    out->n_open = count(s->open, s->n);
+    out->n_apart = count(s->apart, s->n);
     if (chunk)
         memset(chunk, 0, CHUNK);
     free(chunk);
@@ -151,8 +157,7 @@ int st_scan_file(const char *path, struct st_scan_patterns *s, struct st_scan_re
             out->scanned += (uint64_t)got;
             st_scan_bytes(s, chunk, (size_t)got, s->open);
         }
-    for (size_t k = 0; k < s->n; k++)
-        out->n_open += s->open[k];
+    out->n_open = count(s->open, s->n);
     if (chunk)
         memset(chunk, 0, CHUNK);
     free(chunk);

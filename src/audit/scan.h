@@ -30,7 +30,8 @@ struct st_scan_result {
 bool st_scan_add(struct st_scan_patterns *s, const uint8_t *p);
 /* Marks in `found`; true when one is there. */
 bool st_scan_bytes(const struct st_scan_patterns *s, const uint8_t *p, size_t len, bool *found);
-/* pid: of this process or another. -1 with errno when its memory cannot be opened or read at all. */
+/* pid: of this process or another. Ends early once all are found in ordinary memory. -1 with errno when its memory
+ * cannot be opened or read at all. */
 int st_scan_process(pid_t pid, struct st_scan_patterns *s, struct st_scan_result *out);
 /* A core file or another, as one area. -1 with errno. */
 int st_scan_file(const char *path, struct st_scan_patterns *s, struct st_scan_result *out);
