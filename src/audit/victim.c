@@ -36,9 +36,11 @@ int st_victim_fork(struct st_victim *v, int *says, struct st_err *e)
 
 bool st_victim_become(const char *dir)
 {
-    const struct rlimit unlimited = {RLIM_INFINITY, RLIM_INFINITY};
+    struct rlimit core = {0, 0};
     pid_t parent = getppid();
-    (void)setrlimit(RLIMIT_CORE, &unlimited);
+    (void)getrlimit(RLIMIT_CORE, &core);
+    core.rlim_cur = core.rlim_max;
+    (void)setrlimit(RLIMIT_CORE, &core);
     if (geteuid() == 0 && (setgroups(0, NULL) || setresgid(ST_VICTIM_USER, ST_VICTIM_USER, ST_VICTIM_USER) ||
                            setresuid(ST_VICTIM_USER, ST_VICTIM_USER, ST_VICTIM_USER)))
         return false;

@@ -43,7 +43,11 @@ void st_secret_wipe(struct st_secret *s)
 
 void st_secret_process(void)
 {
-    /* A core_pattern that is a pipe is fed in spite of the limit, but never with a process that is not dumpable. */
-    (void)setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    /* A core_pattern that is a pipe is fed in spite of the limit, but never with a process that is not dumpable. The
+     * hard limit stays: it would outlast exec, and an audit lets what it attacks have all the core that it may. */
+    struct rlimit core = {0, 0};
+    (void)getrlimit(RLIMIT_CORE, &core);
+    core.rlim_cur = 0;
+    (void)setrlimit(RLIMIT_CORE, &core);
     (void)prctl(PR_SET_DUMPABLE, 0);
 }
