@@ -77,13 +77,12 @@ static inline void made_segments(const struct made *m, struct st_buf *segments, 
             const uint8_t *text = (const uint8_t *)m->entries[i].data + (size_t)k * n.segment_bytes;
             uint8_t *to = st_buf_room(segments, stored), hash[32];
             if (m->entries[i].inside) {
-                struct st_buf ad = {0};
-                assert_ok(st_container_segment_ad(&a, &n, k, &ad, &e), &e);
+                uint8_t ad[ST_CONTAINER_AD_MAX];
+                size_t ad_len = st_container_segment_ad(&a, &n, k, ad);
                 memset(to, 0, 12);
                 put_u32(to, (uint32_t)i);
                 put_u32(to + 4, k);
-                assert_ok(st_aead_seal(key.p, to, ad.p, ad.len, text, len, to + 12, &e), &e);
-                st_buf_free(&ad);
+                assert_ok(st_aead_seal(key.p, to, ad, ad_len, text, len, to + 12, &e), &e);
             } else
                 memcpy(to, text, len);
             st_sha256(to, stored, hash);

@@ -2,6 +2,9 @@
 #include "container_make.h"
 #include "model/container_parse.h"
 
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+
 #define ROWS 700
 #define COLS 900
 
@@ -166,14 +169,101 @@ static void segments_do_not_stand_for_each_other(void **state)
     free(got);
 }
 
+/* What OpenSSL has from the allocator: */
+struct block {
+    _Alignas(16) size_t len;
+    struct block *before, *behind;
+};
+static struct block blocks = {.before = &blocks, .behind = &blocks};
+static size_t n_allocation;
+
+static void *counted_new(size_t len, const char *file, int line)
+{
+    (void)file;
+    (void)line;
+    struct block *b = malloc(sizeof *b + len);
+    if (!b)
+        return NULL;
+    n_allocation++;
+    *b = (struct block){.len = len, .before = blocks.before, .behind = &blocks};
+    b->before->behind = b->behind->before = b;
+    return b + 1;
+}
+
+static void counted_free(void *p, const char *file, int line)
+{
+    (void)file;
+    (void)line;
+    struct block *b = (struct block *)p - 1;
+    if (!p)
+        return;
+    b->before->behind = b->behind;
+    b->behind->before = b->before;
+    free(b);
+}
+
+static void *counted_again(void *p, size_t len, const char *file, int line)
+{
+    void *q = counted_new(len, file, line);
+    if (p && q) {
+        size_t had = ((struct block *)p - 1)->len;
+        memcpy(q, p, had < len ? had : len);
+        counted_free(p, file, line);
+    }
+    return q;
+}
+
+static bool openssl_holds(const uint8_t *p, size_t len)
+{
+    for (const struct block *b = blocks.behind; b != &blocks; b = b->behind)
+        if (memmem(b + 1, b->len, p, len))
+            return true;
+    return false;
+}
+
+static void segments_take_no_memory_and_leave_no_key(void **state)
+{
+    (void)state;
+    struct rig r;
+    struct st_err e;
+    struct st_secret key;
+    struct st_aead_reader control;
+    uint8_t *got = malloc(ST_CONTAINER_SEGMENT), nonce[12] = {0}, sealed[20], text[4];
+    open_rig(&r);
+    const struct st_container_entry *n = st_container_at(r.c, 0);
+    assert_ok(st_vault_segment_key(&r.m.content_key, r.m.id, &key, &e), &e);
+    assert_ok(st_vault_segment(r.v, n, 0, got, &e), &e);
+    size_t before = n_allocation;
+    for (uint32_t k = 0; k < n->n_segment; k++)
+        assert_ok(st_vault_segment(r.v, n, k, got, &e), &e);
+    assert_int_equal(n_allocation, before);
+    assert_false(openssl_holds(key.p, 16));
+    assert_false(openssl_holds(key.p + 16, 16));
+    /* Where it would be found: in a context that is not done with it. */
+    assert_ok(st_aead_reader_new(&control, &e), &e);
+    assert_ok(st_aead_seal(key.p, nonce, NULL, 0, nonce, 4, sealed, &e), &e);
+    assert_ok(st_aead_read(&control, key.p, nonce, NULL, 0, sealed, sizeof sealed, text, &e), &e);
+    assert_false(openssl_holds(key.p, 16));
+    assert_int_equal(EVP_CipherInit_ex(control.ctx, NULL, NULL, key.p, nonce, 0), 1);
+    assert_true(openssl_holds(key.p, 16));
+    st_aead_reader_free(&control);
+    st_secret_wipe(&key);
+    close_rig(&r);
+    free(got);
+}
+
 int main(void)
 {
+    if (CRYPTO_set_mem_functions(counted_new, counted_again, counted_free) != 1)
+        return 1; /* too late: somebody allocated before */
+
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(segments_come_out_as_they_went_in),
         cmocka_unit_test(any_range_can_be_read),
         cmocka_unit_test(another_key_is_refused),
         cmocka_unit_test(a_changed_segment_leaves_zeros),
         cmocka_unit_test(segments_do_not_stand_for_each_other),
+        cmocka_unit_test(segments_take_no_memory_and_leave_no_key),
     };
     return cmocka_run_group_tests(tests, fill, NULL);
 }

@@ -65,18 +65,23 @@ void st_buf_add_u32(struct st_buf *b, uint32_t v)
 
 void st_buf_addf(struct st_buf *b, const char *fmt, ...)
 {
+    enum { LIKELY = 128 };
     va_list ap;
     va_start(ap, fmt);
     va_list again;
     va_copy(again, ap);
-    int n = vsnprintf(NULL, 0, fmt, ap);
-    va_end(ap);
-    if (n < 0)
-        b->failed = true;
-    else if (reserve(b, (size_t)n)) {
-        vsnprintf(b->p + b->len, (size_t)n + 1, fmt, again);
-        b->len += (size_t)n;
+    if (reserve(b, LIKELY)) { /* what fits is written in one pass */
+        size_t room = b->cap - b->len;
+        int n = vsnprintf(b->p + b->len, room, fmt, ap);
+        if (n >= 0 && (size_t)n >= room && reserve(b, (size_t)n))
+            n = vsnprintf(b->p + b->len, (size_t)n + 1, fmt, again);
+        if (n < 0)
+            b->failed = true;
+        if (!b->failed)
+            b->len += (size_t)n;
+        b->p[b->len] = 0;
     }
+    va_end(ap);
     va_end(again);
 }
 

@@ -20,4 +20,14 @@ int st_aead_seal(const uint8_t key[32], const uint8_t nonce[12], const void *ad,
 int st_aead_open(const uint8_t key[32], const uint8_t nonce[12], const void *ad, size_t ad_len, const uint8_t *sealed,
                  size_t len, uint8_t *out, struct st_err *e) ST_MUST_CHECK;
 
+/* The same for many messages: a context that stays, so that none of them takes memory. Between two messages there is no
+ * key in it. For one thread at a time. */
+struct st_aead_reader {
+    struct evp_cipher_ctx_st *ctx;
+};
+int st_aead_reader_new(struct st_aead_reader *r, struct st_err *e) ST_MUST_CHECK;
+void st_aead_reader_free(struct st_aead_reader *r);
+int st_aead_read(struct st_aead_reader *r, const uint8_t key[32], const uint8_t nonce[12], const void *ad,
+                 size_t ad_len, const uint8_t *sealed, size_t len, uint8_t *out, struct st_err *e) ST_MUST_CHECK;
+
 #endif

@@ -2,6 +2,7 @@
 
 #include <openssl/evp.h>
 #include <openssl/sha.h>
+#include <pthread.h>
 #include <stdlib.h>
 
 void st_sha256(const void *p, size_t len, uint8_t out[32])
@@ -9,10 +10,20 @@ void st_sha256(const void *p, size_t len, uint8_t out[32])
     SHA256(p, len, out);
 }
 
+/* Looked up by name once, which costs more than hashing little. */
+static EVP_MD *sha256;
+
+static void look_up(void)
+{
+    sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
+}
+
 int st_digest_init(struct st_digest *d, struct st_err *e)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, look_up);
     d->ctx = EVP_MD_CTX_new();
-    if (d->ctx && EVP_DigestInit_ex(d->ctx, EVP_sha256(), NULL) == 1)
+    if (d->ctx && sha256 && EVP_DigestInit_ex2(d->ctx, sha256, NULL) == 1)
         return 0;
     st_digest_wipe(d);
     return st_fail(e, ST_INTERNAL, "sha-256: OpenSSL cannot start it");

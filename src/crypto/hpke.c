@@ -8,6 +8,7 @@
 #include <openssl/ec.h>
 #include <openssl/evp.h>
 #include <openssl/param_build.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -106,10 +107,18 @@ static int labeled_expand(unsigned kem, const struct st_hpke_suite *s, const uin
 
 /* ---- keys ---- */
 
+/* A public key of X25519 that takes the bytes of one peer after the other: making one anew walks through all names that
+ * OpenSSL knows, which takes as long as the agreement. */
+struct peer {
+    pthread_mutex_t lock;
+    EVP_PKEY *pkey; /* NULL until the first */
+};
+
 struct st_hpke_key {
     const struct kem *kem;
     EVP_PKEY *pkey;
     EVP_PKEY_CTX *derive; /* ready; copied for each agreement, so that threads may share the key */
+    struct peer *peer;    /* X25519 only */
     uint8_t public[ST_HPKE_PUBLIC_MAX];
 };
 
@@ -155,6 +164,10 @@ static bool x25519_import(struct st_hpke_key *k, const uint8_t sk[SECRET])
 {
     size_t len = 32;
     k->pkey = EVP_PKEY_new_raw_private_key(EVP_PKEY_X25519, NULL, sk, SECRET);
+    k->peer = calloc(1, sizeof *k->peer);
+    if (!k->peer)
+        return false;
+    pthread_mutex_init(&k->peer->lock, NULL);
     return k->pkey && EVP_PKEY_get_raw_public_key(k->pkey, k->public, &len) == 1;
 }
 
@@ -224,6 +237,11 @@ int st_hpke_key_new(unsigned kem, struct st_hpke_key **out, struct st_err *e)
 
 void st_hpke_key_free(struct st_hpke_key *k)
 {
+    if (k && k->peer) {
+        EVP_PKEY_free(k->peer->pkey);
+        pthread_mutex_destroy(&k->peer->lock);
+        free(k->peer);
+    }
     if (k) {
         EVP_PKEY_CTX_free(k->derive);
         EVP_PKEY_free(k->pkey);
@@ -243,23 +261,41 @@ const uint8_t *st_hpke_key_public(const struct st_hpke_key *k)
 
 /* ---- the KEM (section 4.1) ---- */
 
+/* The public key of these bytes, until peer_done(); NULL when they are none. */
+static EVP_PKEY *peer_key(const struct st_hpke_key *k, const uint8_t *bytes)
+{
+    if (!k->peer) /* the one encoding of section 7.1.1 */
+        return bytes[0] == POINT_CONVERSION_UNCOMPRESSED ? p256_key(bytes, NULL) : NULL;
+    if (pthread_mutex_trylock(&k->peer->lock) != 0) /* another thread's just now */
+        return EVP_PKEY_new_raw_public_key(EVP_PKEY_X25519, NULL, bytes, 32);
+    bool ok = k->peer->pkey ? EVP_PKEY_set1_encoded_public_key(k->peer->pkey, bytes, 32) == 1
+                            : (k->peer->pkey = EVP_PKEY_new_raw_public_key(EVP_PKEY_X25519, NULL, bytes, 32)) != NULL;
+    if (!ok)
+        pthread_mutex_unlock(&k->peer->lock);
+    return ok ? k->peer->pkey : NULL;
+}
+
+static void peer_done(const struct st_hpke_key *k, EVP_PKEY *pkey)
+{
+    if (pkey && k->peer && pkey == k->peer->pkey)
+        pthread_mutex_unlock(&k->peer->lock);
+    else
+        EVP_PKEY_free(pkey);
+}
+
 /* dh = DH(k, peer): the x-coordinate for P-256. False when peer is no public key, or dh is zero. */
 static bool diffie_hellman(const struct st_hpke_key *k, const uint8_t *peer, uint8_t dh[SECRET])
 {
     static const uint8_t zero[SECRET];
-    EVP_PKEY *pkey = NULL;
     size_t len = SECRET;
-    if (k->kem->id == ST_HPKE_KEM_X25519)
-        pkey = EVP_PKEY_new_raw_public_key(EVP_PKEY_X25519, NULL, peer, 32);
-    else if (peer[0] == POINT_CONVERSION_UNCOMPRESSED) /* the one encoding of section 7.1.1 */
-        pkey = p256_key(peer, NULL);
     /* Any 32 bytes are a key for X25519; whether a point is on its curve is to be checked. */
     bool check = k->kem->id != ST_HPKE_KEM_X25519;
+    EVP_PKEY *pkey = peer_key(k, peer);
     EVP_PKEY_CTX *ctx = pkey ? EVP_PKEY_CTX_dup(k->derive) : NULL;
     bool ok = ctx && EVP_PKEY_derive_set_peer_ex(ctx, pkey, check) == 1 && EVP_PKEY_derive(ctx, dh, &len) == 1 &&
               len == SECRET && CRYPTO_memcmp(dh, zero, SECRET) != 0;
     EVP_PKEY_CTX_free(ctx);
-    EVP_PKEY_free(pkey);
+    peer_done(k, pkey);
     return ok;
 }
 

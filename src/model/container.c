@@ -279,12 +279,13 @@ int st_container_check(const struct st_container *c, int n_threads, bool progres
 /* Associated data.
  * ---------------------------------------------------------------------------------------------------------------- */
 
-static void add_field(struct st_buf *b, const void *p, size_t len)
+/* The next field, behind its length; where the one behind it goes. */
+static uint8_t *put_field(uint8_t *to, const void *p, size_t len)
 {
-    uint32_t n = (uint32_t)len;
-    const uint8_t le[4] = {(uint8_t)n, (uint8_t)(n >> 8), (uint8_t)(n >> 16), (uint8_t)(n >> 24)};
-    st_buf_add(b, le, sizeof le);
-    st_buf_add(b, p, len);
+    for (int i = 0; i < 4; i++)
+        *to++ = (uint8_t)(len >> (8 * i));
+    memcpy(to, p, len);
+    return to + len;
 }
 
 static void put_u64(uint8_t *out, uint64_t v)
@@ -293,31 +294,30 @@ static void put_u64(uint8_t *out, uint64_t v)
         out[i] = (uint8_t)(v >> (8 * i));
 }
 
-static void add_u64(struct st_buf *b, uint64_t v)
+static uint8_t *put_number(uint8_t *to, uint64_t v)
 {
     uint8_t le[8];
     put_u64(le, v);
-    add_field(b, le, sizeof le);
+    return put_field(to, le, sizeof le);
 }
 
-int st_container_segment_ad(const struct st_container_about *a, const struct st_container_entry *n, uint32_t k,
-                            struct st_buf *out, struct st_err *e)
+size_t st_container_segment_ad(const struct st_container_about *a, const struct st_container_entry *n, uint32_t k,
+                               uint8_t out[ST_CONTAINER_AD_MAX])
 {
     static const char label[] = "sotto sealed 1 segment";
     const struct st_tensor *t = &n->tensor;
     const char *place = n->place == ST_CONTAINER_INSIDE ? "inside" : "outside";
-    uint8_t shape[8 * ST_MAX_DIMS];
-    uint8_t last = k + 1 == n->n_segment;
+    uint8_t shape[8 * ST_MAX_DIMS], last = k + 1 == n->n_segment, *to = out;
     for (int i = 0; i < t->n_dim; i++)
         put_u64(shape + 8 * i, t->dim[i]);
-    add_field(out, label, sizeof label - 1);
-    add_field(out, a->id, sizeof a->id);
-    add_u64(out, a->version);
-    add_field(out, t->name, strlen(t->name));
-    add_field(out, t->stored, strlen(t->stored));
-    add_field(out, shape, 8 * (size_t)t->n_dim);
-    add_field(out, place, strlen(place));
-    add_u64(out, k);
-    add_field(out, &last, 1);
-    return out->failed ? st_fail(e, ST_MEMORY, "%s: out of memory", t->name) : 0;
+    to = put_field(to, label, sizeof label - 1);
+    to = put_field(to, a->id, sizeof a->id);
+    to = put_number(to, a->version);
+    to = put_field(to, t->name, strnlen(t->name, ST_CONTAINER_NAME_MAX));
+    to = put_field(to, t->stored, strnlen(t->stored, ST_CONTAINER_DTYPE_MAX));
+    to = put_field(to, shape, 8 * (size_t)t->n_dim);
+    to = put_field(to, place, strlen(place));
+    to = put_number(to, k);
+    to = put_field(to, &last, 1);
+    return (size_t)(to - out);
 }

@@ -79,8 +79,11 @@ int st_container_check(const struct st_container *c, int n_threads, bool progres
 /* For st_model_opts.source on a side without the key: reads what lies outside; lives as long as c. */
 const struct st_source *st_container_source(const struct st_container *c);
 
-/* For writer and reader alike: the associated data of a sealed segment, appended. */
-int st_container_segment_ad(const struct st_container_about *a, const struct st_container_entry *n, uint32_t k,
-                            struct st_buf *out, struct st_err *e) ST_MUST_CHECK;
+/* For writer and reader alike: the associated data of a sealed segment, and its length. A name is of at most
+ * ST_CONTAINER_NAME_MAX bytes, as both sides check before. */
+#define ST_CONTAINER_DTYPE_MAX 16
+#define ST_CONTAINER_AD_MAX (256 + ST_CONTAINER_NAME_MAX + ST_CONTAINER_DTYPE_MAX)
+size_t st_container_segment_ad(const struct st_container_about *a, const struct st_container_entry *n, uint32_t k,
+                               uint8_t out[ST_CONTAINER_AD_MAX]);
 
 #endif

@@ -36,6 +36,7 @@ struct st_http_client {
     struct st_http_call *calls;
     bool unsent;                 /* of the call that ends */
     bool in_curl, any_cancelled; /* libcurl refuses to be called from its own callbacks */
+    bool starting;               /* a call, from elsewhere */
     char *ca_bundle;
     double connect_s;
 };
@@ -148,6 +149,8 @@ static int on_timer(CURLM *multi, long ms, void *arg)
     struct timeval tv = {ms / 1000, ms % 1000 * 1000};
     if (ms < 0)
         event_del(c->timer);
+    else if (ms == 0 && c->starting) /* before the loop looks at sockets again */
+        event_active(c->timer, EV_TIMEOUT, 0);
     else
         event_add(c->timer, &tv);
     return 0;
@@ -312,7 +315,10 @@ int st_http_call_start(struct st_http_client *c, const struct st_http_call_opts 
     call->easy = ok ? curl_easy_init() : NULL;
     if (call->easy)
         set_options(call, o->url);
-    if (!call->easy || curl_multi_add_handle(c->multi, call->easy) != CURLM_OK) {
+    c->starting = !c->in_curl;
+    ok = call->easy && curl_multi_add_handle(c->multi, call->easy) == CURLM_OK;
+    c->starting = false;
+    if (!ok) {
         if (call->easy)
             curl_easy_cleanup(call->easy);
         call->easy = NULL;

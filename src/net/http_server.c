@@ -22,6 +22,7 @@
 enum {
     READ_HIGH = 256 << 10, /* unread bytes per connection before its socket is left alone */
     READ_BODY = 32 << 10,
+    OUT_KEPT = 4 << 10,  /* room that a reply keeps from one piece to the next */
     OUT_HIGH = 32 << 10, /* what is gathered of a reply before it leaves at once */
     DRAIN_LOW = 16 << 10,
 };
@@ -58,6 +59,8 @@ struct st_http_server {
     struct st_http_conn *conns;
     size_t n_conn;
     size_t held, unsent; /* bytes of bodies and of replies, all connections together */
+    int64_t date_of;     /* the second that `date` is of */
+    char date[64];
     int port;
 };
 
@@ -133,7 +136,10 @@ static void flush(struct st_http_conn *c)
                 c->deadline = st_now() + c->server->o.send_s;
         }
     }
-    st_buf_free(&c->out);
+    if (c->state == ANSWERING && !c->out.failed && c->out.cap <= OUT_KEPT)
+        st_buf_clear(&c->out);
+    else
+        st_buf_free(&c->out);
 }
 
 /* Leaves when the event loop comes around, together with what else there is by then. */
@@ -218,25 +224,37 @@ static const char *reason(int status)
     }
 }
 
+static const char *date(struct st_http_server *s)
+{
+    int64_t now = st_unix_time();
+    if (now != s->date_of) {
+        time_t t = (time_t)now;
+        struct tm tm;
+        gmtime_r(&t, &tm);
+        strftime(s->date, sizeof s->date, "%a, %d %b %Y %H:%M:%S GMT", &tm);
+        s->date_of = now;
+    }
+    return s->date;
+}
+
 static void put_head(struct st_http_conn *c, int status, const char *fields, const char *type, size_t len, bool stream)
 {
-    char date[64];
-    time_t now = (time_t)st_unix_time();
-    struct tm tm;
     struct st_buf b = {0};
-    gmtime_r(&now, &tm);
-    strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", &tm);
     c->chunked = stream && !c->in.http10;
     if (!c->in.keep_alive || (stream && !c->chunked))
         c->close_after = true;
-    st_buf_addf(&b, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, reason(status), date);
+    (void)st_buf_room(&b, 512); /* most heads fit */
+    st_buf_clear(&b);
+    st_buf_addf(&b, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, reason(status), date(c->server));
     if (type)
         st_buf_addf(&b, "Content-Type: %s\r\n", type);
     if (c->chunked)
         st_buf_add_str(&b, "Transfer-Encoding: chunked\r\n");
     else if (!stream && status != 204)
         st_buf_addf(&b, "Content-Length: %zu\r\n", len);
-    st_buf_addf(&b, "Connection: %s\r\n%s\r\n", c->close_after ? "close" : "keep-alive", fields ? fields : "");
+    st_buf_add_str(&b, c->close_after ? "Connection: close\r\n" : "Connection: keep-alive\r\n");
+    st_buf_add_str(&b, fields ? fields : "");
+    st_buf_add_str(&b, "\r\n");
     put(c, b.p, b.len);
     c->out.failed |= b.failed;
     st_buf_free(&b);

@@ -8,11 +8,12 @@
 #include <unistd.h>
 
 #define MAX_STMT 48
-#define BUSY_MS 10000 /* how long another process's transaction is waited for */
+#define BUSY_MS 10000
 
 struct st_db {
     sqlite3 *db;
     char *path;
+    int busy_ms; /* how long another process's transaction is waited for */
     struct {
         const char *sql;
         sqlite3_stmt *s;
@@ -124,9 +125,25 @@ int st_db_number(struct st_db *d, const char *sql, const struct st_db_value *in,
     return rc;
 }
 
+static const char begin_sql[] = "BEGIN IMMEDIATE";
+
 int st_db_begin(struct st_db *d, struct st_err *e)
 {
-    return st_db_run(d, "BEGIN IMMEDIATE", ST_DB_NO_ARGS, NULL, e);
+    return st_db_run(d, begin_sql, ST_DB_NO_ARGS, NULL, e);
+}
+
+int st_db_try_begin(struct st_db *d, bool *begun, struct st_err *e)
+{
+    sqlite3_stmt *s;
+    *begun = false;
+    if (find(d, begin_sql, &s, e))
+        return e->code;
+    sqlite3_busy_timeout(d->db, 0);
+    int code = sqlite3_step(s);
+    st_db_done(s);
+    sqlite3_busy_timeout(d->db, d->busy_ms);
+    *begun = code == SQLITE_DONE;
+    return *begun || (code & 0xff) == SQLITE_BUSY ? 0 : failed(d, code, e);
 }
 
 int st_db_end(struct st_db *d, int rc, struct st_err *e)
@@ -180,7 +197,8 @@ static int set_up(struct st_db *d, bool exclusive, struct st_err *e)
                                    "PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY; PRAGMA journal_mode=WAL;"
                                    "PRAGMA synchronous=FULL;";
     int code = sqlite3_extended_result_codes(d->db, 1);
-    sqlite3_busy_timeout(d->db, exclusive ? 0 : BUSY_MS);
+    d->busy_ms = exclusive ? 0 : BUSY_MS;
+    sqlite3_busy_timeout(d->db, d->busy_ms);
     if (code == SQLITE_OK && exclusive)
         code = sqlite3_exec(d->db, "PRAGMA locking_mode=EXCLUSIVE", NULL, NULL, NULL);
     if (code == SQLITE_OK)

@@ -54,6 +54,8 @@ int st_db_number(struct st_db *d, const char *sql, const struct st_db_value *in,
 /* A transaction that writes. rc of what was done inside: 0 commits, anything else undoes it; returns that, or the error
  * of the commit. */
 int st_db_begin(struct st_db *d, struct st_err *e) ST_MUST_CHECK;
+/* The same, unless another process is writing: then *begun is false. */
+int st_db_try_begin(struct st_db *d, bool *begun, struct st_err *e) ST_MUST_CHECK;
 int st_db_end(struct st_db *d, int rc, struct st_err *e) ST_MUST_CHECK;
 /* Whether commits from now on wait for the disk, as they do from the start. One that does not outlives this program's
  * death, and the machine's only when a later one has waited. */

@@ -29,23 +29,27 @@ struct queue {
 struct st_spent {
     const struct st_spent_kind *kind;
     void *db;
-    struct event *ready;
+    struct event *ready, *kick; /* kick: the thread has something to commit */
     int fd;
     pthread_t thread;
-    bool started, failing; /* failing: the thread's own */
+    bool started;
     uint32_t max_waiting, n_waiting;
-    /* The thread's own: the transaction that is open, and when it may end. */
+    double due; /* the thread's own: when the next commit may be */
+    pthread_mutex_t lock;
+    pthread_cond_t work;
+    /* The database's, and so the thread's while `in_db`, and otherwise under the lock: the transaction that is open. */
     struct queue batch;
     struct st_spent_row rows[ST_SPENT_BATCH];
     size_t n;
-    double due;
-    pthread_mutex_t lock;
-    pthread_cond_t work;
+    struct st_err lost; /* why it is not open any more; code 0: it is */
+    bool failing;
     /* Under the lock. */
     struct queue asked, answered;
     struct st_spent_take *fresh; /* each is answered later, so it lives until that list was read */
     uint32_t forget_before;
-    bool idle, stop;
+    bool in_db;
+    bool idle, gathers; /* the thread waits; gathers: for more takes before it commits, at most until `due` */
+    bool stop;
 };
 
 static void push(struct queue *q, struct st_spent_take *t)
@@ -109,6 +113,8 @@ static int join(struct st_spent *s, struct st_spent_take **list, struct st_err *
         s->rows[s->n++] = t->row;
         push(&s->batch, t);
     }
+    if (s->n == before)
+        return 0;
     int rc = s->kind->take(s->db, s->rows + before, s->n - before, e);
     if (!rc)
         tell_fresh(s, first, before);
@@ -116,21 +122,23 @@ static int join(struct st_spent *s, struct st_spent_take **list, struct st_err *
 }
 
 /* A commit costs the same for one take as for many: shortly after the last one it waits for others to come along, which
- * are told that they are fresh at once. */
+ * are told that they are fresh at once. True when there is something else to do first. */
 static bool wait_for_more(struct st_spent *s, struct st_spent_take **list)
 {
     const struct timespec due = {(time_t)s->due, (long)((s->due - (double)(time_t)s->due) * 1e9)};
     if (!s->kind->gathers || s->n == ST_SPENT_BATCH || st_now() >= s->due)
         return false;
     pthread_mutex_lock(&s->lock);
-    s->idle = true;
-    while (!s->stop && !s->asked.first)
+    s->idle = s->gathers = true;
+    s->in_db = false;
+    while (!s->stop && !s->asked.first && !s->lost.code)
         if (pthread_cond_clockwait(&s->work, &s->lock, CLOCK_MONOTONIC, &due))
             break;
-    s->idle = false;
+    s->idle = s->gathers = false;
+    s->in_db = true;
     *list = take_all(&s->asked);
     pthread_mutex_unlock(&s->lock);
-    return *list != NULL;
+    return *list || s->lost.code;
 }
 
 static void answer(struct st_spent *s, bool failed)
@@ -145,24 +153,27 @@ static void answer(struct st_spent *s, bool failed)
     }
     pthread_mutex_unlock(&s->lock);
     s->n = 0;
+    s->lost.code = 0;
     if (!awake)
         wake(s);
 }
 
+/* The transaction that is open, if one is, and then the takes of the list. */
 static void serve(struct st_spent *s, struct st_spent_take *list)
 {
-    while (list) {
+    do {
         struct st_err e;
         int rc;
-        do
-            rc = join(s, &list, &e);
-        while (!rc && !list && wait_for_more(s, &list));
+        do {
+            e = s->lost;
+            rc = e.code ? e.code : join(s, &list, &e);
+        } while (!rc && !list && wait_for_more(s, &list));
         if (!rc)
             rc = s->kind->commit(s->db, &e);
         s->due = st_now() + PAUSE_S;
         note(s, rc, &e);
         answer(s, rc != 0);
-    }
+    } while (list);
 }
 
 static void forget_some(struct st_spent *s, uint32_t before)
@@ -186,17 +197,21 @@ static void *work(void *arg)
     while (!s->stop) {
         s->idle = true;
         /* What could not be dropped for a failing database is tried again with the next take. */
-        while (!s->stop && !s->asked.first && (!s->forget_before || s->failing))
+        while (!s->stop && !s->asked.first && !s->n && (!s->forget_before || s->failing))
             pthread_cond_wait(&s->work, &s->lock);
+        if (s->stop)
+            break;
         s->idle = false;
+        s->in_db = true;
         struct st_spent_take *list = take_all(&s->asked);
         uint32_t before = s->forget_before;
         pthread_mutex_unlock(&s->lock);
-        if (list)
+        if (list || s->n)
             serve(s, list);
         else if (before)
             forget_some(s, before);
         pthread_mutex_lock(&s->lock);
+        s->in_db = false;
     }
     pthread_mutex_unlock(&s->lock);
     return NULL;
@@ -227,11 +242,23 @@ static void on_ready(evutil_socket_t fd, short what, void *arg)
     }
 }
 
+static void on_kick(evutil_socket_t fd, short what, void *arg)
+{
+    struct st_spent *s = arg;
+    (void)fd;
+    (void)what;
+    pthread_mutex_lock(&s->lock);
+    if (s->idle)
+        pthread_cond_signal(&s->work);
+    pthread_mutex_unlock(&s->lock);
+}
+
 static int start(struct st_spent *s, struct event_base *base, struct st_err *e)
 {
     s->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     s->ready = s->fd >= 0 ? event_new(base, s->fd, EV_READ | EV_PERSIST, on_ready, s) : NULL;
-    if (!s->ready || event_add(s->ready, NULL) != 0)
+    s->kick = event_new(base, -1, 0, on_kick, s);
+    if (!s->ready || !s->kick || event_add(s->ready, NULL) != 0)
         return st_fail(e, ST_IO, "spent tokens: event loop: %s", strerror(errno));
     /* Signals belong to the event thread. */
     sigset_t all, old;
@@ -294,13 +321,31 @@ void st_spent_close(struct st_spent *s)
         s->kind->close(s->db);
     if (s->ready)
         event_free(s->ready);
+    if (s->kick)
+        event_free(s->kick);
     if (s->fd >= 0)
         close(s->fd);
+    free_list(s->batch.first);
     free_list(s->asked.first);
     free_list(s->answered.first);
     pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->work);
     free(s);
+}
+
+/* Under the lock: the take becomes part of the transaction here and now, if that needs nobody. */
+static bool take_now(struct st_spent *s, struct st_spent_take *t)
+{
+    bool taken;
+    if (!s->kind->try_take || s->in_db || s->failing || s->lost.code || s->asked.first || s->n == ST_SPENT_BATCH)
+        return false;
+    if (!s->kind->try_take(s->db, &t->row, &taken, &s->lost))
+        s->lost.code = 0;
+    if (!taken && !s->lost.code)
+        return false;
+    s->rows[s->n++] = t->row;
+    push(&s->batch, t);
+    return true;
 }
 
 int st_spent_take(struct st_spent *s, const uint8_t digest[32], uint32_t day, const struct st_spent_events *ev,
@@ -318,10 +363,16 @@ int st_spent_take(struct st_spent *s, const uint8_t digest[32], uint32_t day, co
     s->n_waiting++;
     *out = t;
     pthread_mutex_lock(&s->lock);
-    push(&s->asked, t);
-    if (s->idle)
+    bool now = take_now(s, t), fresh = now && !s->lost.code && t->row.fresh, kick = now && !s->gathers;
+    if (!now)
+        push(&s->asked, t);
+    if (s->idle && (!now || s->lost.code))
         pthread_cond_signal(&s->work);
     pthread_mutex_unlock(&s->lock);
+    if (fresh && ev->fresh)
+        ev->fresh(ev->arg);
+    if (kick) /* once what follows from `fresh` is on its way */
+        event_active(s->kick, EV_TIMEOUT, 0);
     return 0;
 }
 

@@ -7,11 +7,11 @@
  * seen. Days long gone are dropped.
  *
  * Databases block, so they have a thread of their own: all takes that wait when it comes round are one transaction, and
- * in a file those that come until 2 ms after the commit before (a commit costs what twenty takes do). The functions
- * here belong to the thread of the event base, and `done` is called there. A kind of database is one file
- * spent_KIND.c that exports one const struct st_spent_kind:
- *   spent_sqlite.c    a file: one gateway, or several on one machine
- *   spent_postgres.c  "postgresql://...": several gateways share it */
+ * in a file those that come until 2 ms after the commit before (a commit costs what twenty takes do). Putting a row
+ * into a file's open transaction blocks nobody: as long as that thread does nothing, a take does so itself, and only
+ * the commit waits for it. The functions here belong to the thread of the event base, and `done` is called there. A
+ * kind of database is one file spent_KIND.c that exports one const struct st_spent_kind: spent_sqlite.c    a file: one
+ * gateway, or several on one machine spent_postgres.c  "postgresql://...": several gateways share it */
 #ifndef ST_SERVICE_SPENT_H
 #define ST_SERVICE_SPENT_H
 
@@ -39,7 +39,7 @@ int st_spent_open(struct event_base *base, const struct st_spent_opts *o, struct
 void st_spent_close(struct st_spent *s);
 
 struct st_spent_events {
-    void (*fresh)(void *arg);                        /* at most once, before done; may be NULL */
+    void (*fresh)(void *arg); /* at most once, before done, also before st_spent_take() returns; may be NULL */
     void (*done)(void *arg, enum st_spent_answer a); /* once, later */
     void *arg;
 };
@@ -65,6 +65,9 @@ struct st_spent_kind {
     /* Begins a transaction, or goes on with one, and sets `fresh` of each row, of two equal ones in the first.
      * n <= ST_SPENT_BATCH. */
     int (*take)(void *db, struct st_spent_row *rows, size_t n, struct st_err *e);
+    /* The same for one row, unless it would have to wait for somebody: then *taken is false, and nothing is changed.
+     * NULL: it always may. */
+    int (*try_take)(void *db, struct st_spent_row *row, bool *taken, struct st_err *e);
     /* Ends it, durably. After an error of either the rows may be there or not; the next take starts anew. */
     int (*commit)(void *db, struct st_err *e);
     /* Some rows of earlier days; *more when there may be more of them. */

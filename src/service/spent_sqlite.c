@@ -55,6 +55,13 @@ static int sqlite_commit(void *db, struct st_err *e)
     return st_db_end(f->db, 0, e);
 }
 
+/* What is known of the rows of a failed transaction ends with it. */
+static int undo(struct file *f, int rc, struct st_err *e)
+{
+    f->begun = false;
+    return st_db_end(f->db, rc, e);
+}
+
 static int sqlite_take(void *db, struct st_spent_row *rows, size_t n, struct st_err *e)
 {
     struct file *f = db;
@@ -64,10 +71,20 @@ static int sqlite_take(void *db, struct st_spent_row *rows, size_t n, struct st_
     f->begun = true;
     for (size_t i = 0; !rc && i < n; i++)
         rc = take_row(f->db, &rows[i], e);
-    if (!rc)
+    return rc ? undo(f, rc, e) : 0;
+}
+
+static int sqlite_try_take(void *db, struct st_spent_row *row, bool *taken, struct st_err *e)
+{
+    struct file *f = db;
+    *taken = false;
+    if (!f->begun && st_db_try_begin(f->db, &f->begun, e))
+        return e->code;
+    if (!f->begun)
         return 0;
-    f->begun = false;
-    return st_db_end(f->db, rc, e);
+    int rc = take_row(f->db, row, e);
+    *taken = !rc;
+    return rc ? undo(f, rc, e) : 0;
 }
 
 static int sqlite_forget(void *db, uint32_t before, bool *more, struct st_err *e)
@@ -84,6 +101,7 @@ static int sqlite_forget(void *db, uint32_t before, bool *more, struct st_err *e
 const struct st_spent_kind st_spent_sqlite = {.open = sqlite_open,
                                               .gathers = true,
                                               .take = sqlite_take,
+                                              .try_take = sqlite_try_take,
                                               .commit = sqlite_commit,
                                               .forget = sqlite_forget,
                                               .close = sqlite_close};

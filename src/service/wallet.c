@@ -83,9 +83,9 @@ int st_wallet_keys(struct st_wallet *w, const struct st_directory_issuer *i, int
 
 uint64_t st_wallet_units(struct st_wallet *w)
 {
-    struct st_wallet_sum sum;
+    uint64_t units;
     struct st_err e;
-    return st_wallet_store_sum(w->store, 0, st_wallet_first_day(w), &sum, &e) ? 0 : sum.units;
+    return st_wallet_store_worth(w->store, st_wallet_first_day(w), &units, &e) ? 0 : units;
 }
 
 int st_wallet_count(struct st_wallet *w, uint64_t n[ST_TOKEN_N_UNITS], struct st_err *e)
@@ -106,7 +106,18 @@ const struct st_err *st_wallet_trouble(const struct st_wallet *w)
     return w->trouble.code ? &w->trouble : NULL;
 }
 
-/* What waits for the disk is done when no request does. */
+/* Half of a batch is gone: the next is bought, in the background. */
+static void look_ahead(struct st_wallet *w)
+{
+    struct st_err e;
+    bool few;
+    uint32_t wanted = w->wanted, half = st_wallet_level(w, false) / 2;
+    w->wanted = 0;
+    if (wanted && !w->more_of && !st_wallet_store_few(w->store, wanted, st_wallet_first_day(w), half, &few, &e) && few)
+        w->more_of = wanted;
+}
+
+/* What waits for the disk, or need not be known at once, is done when no request waits. */
 static void on_idle(evutil_socket_t fd, short what, void *arg)
 {
     struct st_wallet *w = arg;
@@ -117,6 +128,7 @@ static void on_idle(evutil_socket_t fd, short what, void *arg)
         if (w->mark >> i & 1 && st_wallet_store_mark(w->store, st_token_units[i], st_wallet_first_day(w), &e))
             st_log(ST_LOG_WARN, "wallet: %s", e.msg);
     w->mark = 0;
+    look_ahead(w);
     if (w->more_of && !w->retry_s && st_wallet_buy(w, &e))
         st_log(ST_LOG_DEBUG, "wallet: %s", e.msg);
 }
@@ -159,19 +171,6 @@ uint32_t st_wallet_level(struct st_wallet *w, bool ran_out)
         w->level = 2 * w->level < ST_ISSUE_MAX ? 2 * w->level : ST_ISSUE_MAX;
     w->level_day = today;
     return w->level;
-}
-
-/* Half of a batch is gone: buys the next, soon and in the background. */
-static void look_ahead(struct st_wallet *w, uint32_t units)
-{
-    struct st_err e;
-    bool few;
-    uint32_t denomination = st_wallet_denomination(units), half = st_wallet_level(w, false) / 2;
-    if (!w->http || w->more_of || st_wallet_store_few(w->store, denomination, st_wallet_first_day(w), half, &few, &e) ||
-        !few)
-        return;
-    w->more_of = denomination;
-    when_idle(w);
 }
 
 static void give(struct st_wallet_take *t, const struct st_token *token, const struct st_err *e)
@@ -228,7 +227,7 @@ int st_wallet_take(struct st_wallet *w, uint32_t units,
     if (found) {
         taken(arg, &t, NULL);
         OPENSSL_cleanse(&t, sizeof t);
-        look_ahead(w, units);
+        w->wanted = st_wallet_denomination(units); /* on_idle() follows a token that was taken */
         return 0;
     }
     if (st_alloc(&q, 1, sizeof *q, "a request for a token", e))

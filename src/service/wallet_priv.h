@@ -35,6 +35,7 @@ struct st_wallet {
     struct st_wallet_take *waiting; /* in the order in which they came */
     struct event *idle;             /* marks tokens, and buys, when no request waits */
     uint32_t mark;                  /* bits of the denominations of which some should be marked */
+    uint32_t wanted;                /* denomination of the last token taken: there should be enough of it; 0 = looked */
     /* wallet_buy.c */
     struct st_http_call *call; /* a purchase is on its way */
     struct st_wallet_batch batch_out;

@@ -20,10 +20,17 @@ static const char schema[] =
     "CREATE TABLE blanks (batch BLOB NOT NULL, place INTEGER NOT NULL, day INTEGER NOT NULL, units INTEGER NOT NULL,"
     " random BLOB NOT NULL, inverse BLOB NOT NULL, blinded BLOB NOT NULL, PRIMARY KEY (batch, place)) STRICT";
 
-/* The handle is the database's own; the type keeps others from running statements on it. */
+struct st_wallet_store {
+    struct st_db *db;
+    /* What the tokens from worth_from on are worth, kept so that requests need not add it up; unless !worth_known. */
+    uint64_t worth;
+    uint32_t worth_from;
+    bool worth_known;
+};
+
 static struct st_db *db(struct st_wallet_store *s)
 {
-    return (struct st_db *)s;
+    return s->db;
 }
 
 /* Compares the first column of the one row with want; *found false when there is no row. */
@@ -72,30 +79,36 @@ int st_wallet_store_open(const char *path, struct st_wallet_store **out, struct 
 {
     static const struct st_db_opts o = {
         .what = "a wallet", .id = 0x53745761, .version = 1, .schema = schema, .exclusive = true};
-    struct st_db *d;
+    struct st_wallet_store *s = NULL;
     *out = NULL;
-    if (st_db_open(path, &o, &d, e))
-        return e->code;
-    if (settle_marks((struct st_wallet_store *)d, e)) {
-        st_db_close(d);
-        return e->code;
-    }
-    *out = (struct st_wallet_store *)d;
-    return 0;
+    int rc = st_alloc(&s, 1, sizeof *s, "wallet", e);
+    if (!rc)
+        rc = st_db_open(path, &o, &s->db, e);
+    if (!rc && (rc = settle_marks(s, e)))
+        st_db_close(s->db);
+    if (rc)
+        free(s);
+    else
+        *out = s;
+    return rc;
 }
 
 void st_wallet_store_close(struct st_wallet_store *s)
 {
     struct st_err e;
-    if (s && st_db_run(db(s), "UPDATE tokens SET marked = 0 WHERE marked = 1", ST_DB_NO_ARGS, NULL, &e))
+    if (!s)
+        return;
+    if (st_db_run(db(s), "UPDATE tokens SET marked = 0 WHERE marked = 1", ST_DB_NO_ARGS, NULL, &e))
         st_log(ST_LOG_WARN, "wallet: %s", e.msg);
     st_db_close(db(s));
+    free(s);
 }
 
 int st_wallet_store_forget(struct st_wallet_store *s, uint32_t day, struct st_err *e)
 {
     static const char *const all[] = {"DELETE FROM tokens WHERE day < ?", "DELETE FROM keys WHERE day < ?",
                                       "DELETE FROM blanks WHERE day < ?"};
+    s->worth_known = false;
     int rc = st_db_begin(db(s), e);
     if (rc)
         return rc;
@@ -160,15 +173,25 @@ static int count_marked(struct st_wallet_store *s, uint32_t units, int64_t *n, s
 /* As many as may be are marked from the start: the next request may take one at once. */
 static int add_tokens(struct st_wallet_store *s, const struct st_token *t, size_t n, struct st_err *e)
 {
-    int64_t marked = 0;
-    for (size_t i = 0; i < n; i++)
+    int64_t marked = 0, added = 0;
+    for (size_t i = 0; i < n; i++) {
         if (count_marked(s, t[i].units, &marked, e) ||
             st_db_run(db(s), "INSERT OR IGNORE INTO tokens VALUES (?, ?, ?, ?, ?)",
                       ST_DB_ARGS(ST_DB_BYTES(t[i].random, ST_TOKEN_RANDOM), ST_DB_INT(t[i].day), ST_DB_INT(t[i].units),
                                  ST_DB_BYTES(t[i].signature, t[i].signature_len), ST_DB_INT(marked < MARKED)),
-                      NULL, e))
+                      &added, e))
             return e->code;
+        if (added == 1 && t[i].day >= s->worth_from)
+            s->worth += t[i].units;
+    }
     return 0;
+}
+
+/* The end of what has changed the tokens: after an error nobody knows what they are worth. */
+static int changed(struct st_wallet_store *s, int rc)
+{
+    s->worth_known = s->worth_known && !rc;
+    return rc;
 }
 
 /* A transaction that does not wait for the disk. */
@@ -190,7 +213,7 @@ static int end_light(struct st_wallet_store *s, int rc, struct st_err *e)
 int st_wallet_store_add(struct st_wallet_store *s, const struct st_token *t, size_t n, struct st_err *e)
 {
     int rc = begin_light(s, e);
-    return end_light(s, rc ? rc : add_tokens(s, t, n, e), e);
+    return changed(s, end_light(s, rc ? rc : add_tokens(s, t, n, e), e));
 }
 
 /* A column of a row into [len] bytes; false when it has another length. */
@@ -258,11 +281,13 @@ int st_wallet_store_take(struct st_wallet_store *s, uint32_t units, bool largest
         if (!rc)
             rc = st_db_end(db(s), delete_token(s, out, e), e);
     }
+    if (!rc && *found && out->day >= s->worth_from)
+        s->worth -= out->units;
     if (rc) {
         *found = false;
         OPENSSL_cleanse(out, sizeof *out);
     }
-    return rc;
+    return changed(s, rc);
 }
 
 int st_wallet_store_mark(struct st_wallet_store *s, uint32_t units, uint32_t day, struct st_err *e)
@@ -301,6 +326,21 @@ int st_wallet_store_sum(struct st_wallet_store *s, uint32_t units, uint32_t day,
                      ST_DB_ARGS(ST_DB_INT(units), ST_DB_INT(day)), &n, &found, e))
         return e->code;
     *out = (struct st_wallet_sum){(uint64_t)sum, (uint64_t)n};
+    return 0;
+}
+
+int st_wallet_store_worth(struct st_wallet_store *s, uint32_t day, uint64_t *units, struct st_err *e)
+{
+    struct st_wallet_sum sum;
+    *units = 0;
+    if (!s->worth_known || s->worth_from != day) {
+        if (st_wallet_store_sum(s, 0, day, &sum, e))
+            return e->code;
+        s->worth = sum.units;
+        s->worth_from = day;
+        s->worth_known = true;
+    }
+    *units = s->worth;
     return 0;
 }
 
@@ -375,5 +415,5 @@ int st_wallet_store_end(struct st_wallet_store *s, const uint8_t id[ST_ISSUE_ID]
     rc = add_tokens(s, t, n_t, e);
     if (!rc)
         rc = st_db_run(db(s), "DELETE FROM blanks WHERE batch = ?", ST_DB_ARGS(ST_DB_BYTES(id, ST_ISSUE_ID)), NULL, e);
-    return st_db_end(db(s), rc, e);
+    return changed(s, st_db_end(db(s), rc, e));
 }

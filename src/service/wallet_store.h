@@ -48,6 +48,8 @@ struct st_wallet_sum {
 };
 int st_wallet_store_sum(struct st_wallet_store *s, uint32_t units, uint32_t day, struct st_wallet_sum *out,
                         struct st_err *e) ST_MUST_CHECK;
+/* What the tokens from `day` on are worth; remembered, and cheap to ask again. */
+int st_wallet_store_worth(struct st_wallet_store *s, uint32_t day, uint64_t *units, struct st_err *e) ST_MUST_CHECK;
 
 /* A purchase under way. */
 struct st_wallet_batch {

@@ -53,7 +53,7 @@ static int fill_head(const struct st_cov_binding *b, struct st_cov_out_tensor *c
                      struct st_journal_head *h, struct st_err *e)
 {
     *h = (struct st_journal_head){
-        .title = "sotto covariant journal 1",
+        .title = "sotto covariant journal 2",
         .n = 4,
         .fact = {{.name = "source", .differs = "begun from another source model"},
                  {.name = "commitment", .differs = "begun with another key"},
@@ -87,11 +87,30 @@ int st_cov_out_bind(struct st_cov_out *o, const struct st_cov_binding *b, struct
     return rc;
 }
 
-static int hash_piece(const struct st_cov_out *o, int file, uint64_t at, uint64_t len, EVP_MD_CTX *ctx, void *buf)
+/* ---- hashes: SHA-256 of the SHA-256 of all pieces, so that threads share a large tensor ---- */
+
+#define PIECE ((uint64_t)16 << 20)
+
+static uint32_t pieces_of(uint64_t bytes)
+{
+    return (uint32_t)((bytes + PIECE - 1) / PIECE);
+}
+
+static uint32_t n_piece(const struct st_cov_out_tensor *t)
+{
+    return pieces_of(t->bytes) + (t->split ? pieces_of(t->split->bytes) : 0);
+}
+
+uint32_t st_cov_out_pieces(const struct st_cov_out *o, const struct st_cov_out_tensor *t)
+{
+    return o->journal.open ? n_piece(t) : 0;
+}
+
+static int hash_range(int fd, uint64_t at, uint64_t len, EVP_MD_CTX *ctx, void *buf)
 {
     while (len) {
         size_t want = len < HASH_STEP ? (size_t)len : HASH_STEP;
-        ssize_t n = pread(o->fd[file], buf, want, (off_t)at);
+        ssize_t n = pread(fd, buf, want, (off_t)at);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0 || EVP_DigestUpdate(ctx, buf, (size_t)n) != 1)
@@ -102,16 +121,18 @@ static int hash_piece(const struct st_cov_out *o, int file, uint64_t at, uint64_
     return 0;
 }
 
-/* SHA-256 of the tensor as it stands in its file. */
-static int hash_tensor(const struct st_cov_out *o, const struct st_cov_out_tensor *t, uint8_t sum[32])
+/* Of the tensor as it stands in its file. */
+static int hash_piece(const struct st_cov_out *o, const struct st_cov_out_tensor *t, uint32_t piece, uint8_t sum[32])
 {
+    uint32_t first = pieces_of(t->bytes);
+    bool own = piece < first;
+    uint64_t at = (own ? piece : piece - first) * PIECE, bytes = own ? t->bytes : t->split->bytes;
     EVP_MD_CTX *ctx = EVP_MD_CTX_new();
     void *buf = malloc(HASH_STEP);
     int bad = !ctx || !buf || EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) != 1;
     if (!bad)
-        bad = hash_piece(o, t->shard, t->at, t->bytes, ctx, buf);
-    if (!bad && t->split)
-        bad = hash_piece(o, t->shard, t->split->at, t->split->bytes, ctx, buf);
+        bad = hash_range(o->fd[t->shard], (own ? t->at : t->split->at) + at, bytes - at < PIECE ? bytes - at : PIECE,
+                         ctx, buf);
     bad = bad || EVP_DigestFinal_ex(ctx, sum, NULL) != 1;
     EVP_MD_CTX_free(ctx);
     free(buf);
@@ -122,17 +143,38 @@ bool st_cov_out_done(const struct st_cov_out *o, const struct st_cov_out_tensor 
 {
     uint8_t sum[32];
     const uint8_t *want = st_journal_find(&o->journal, t->name);
-    return want && hash_tensor(o, t, sum) == 0 && memcmp(sum, want, sizeof sum) == 0;
+    uint8_t(*sums)[32] = want ? malloc(n_piece(t) * sizeof *sums) : NULL;
+    bool done = sums;
+    for (uint32_t i = 0; done && i < n_piece(t); i++)
+        done = hash_piece(o, t, i, sums[i]) == 0;
+    if (done) {
+        st_sha256(sums, n_piece(t) * sizeof *sums, sum);
+        done = memcmp(sum, want, sizeof sum) == 0;
+    }
+    free(sums);
+    return done;
 }
 
-int st_cov_out_finish(struct st_cov_out *o, const struct st_cov_out_tensor *t, struct st_err *e)
+int st_cov_out_flush(const struct st_cov_out *o, const struct st_cov_out_tensor *t, struct st_err *e)
+{
+    return t->split ? st_cov_split_flush(o, t, e) : 0;
+}
+
+int st_cov_out_hash(const struct st_cov_out *o, const struct st_cov_out_tensor *t, uint32_t piece, uint8_t sum[32],
+                    struct st_err *e)
+{
+    if (hash_piece(o, t, piece, sum) != 0)
+        return st_fail(e, ST_IO, "%s: %s: cannot read back: %s", o->stage.dir, t->name, strerror(errno));
+    return 0;
+}
+
+int st_cov_out_finish(struct st_cov_out *o, const struct st_cov_out_tensor *t, const uint8_t (*sums)[32],
+                      struct st_err *e)
 {
     uint8_t sum[32];
-    int rc = t->split ? st_cov_split_flush(o, t, e) : 0;
-    if (rc || !o->journal.open)
-        return rc;
-    if (hash_tensor(o, t, sum) != 0)
-        return st_fail(e, ST_IO, "%s: %s: cannot read back: %s", o->stage.dir, t->name, strerror(errno));
+    if (!o->journal.open)
+        return 0;
+    st_sha256(sums, n_piece(t) * sizeof *sums, sum);
     return st_journal_add(&o->journal, t->name, sum, e);
 }
 

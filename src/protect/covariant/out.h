@@ -1,5 +1,5 @@
 /* Writes a checkpoint that appears whole or not at all, and that a killed run goes on with: in the staging directory
- * DST.partial (base/stage.h), whose journal notes the SHA-256 of every finished tensor; `result` is a directory
+ * DST.partial (base/stage.h), whose journal notes a hash of every finished tensor; `result` is a directory
  * (Hugging Face) or a file (GGUF). Space is reserved before the first tensor, so a full disk shows at the start. A
  * tensor here is one weight of the source's plan; several may fill one tensor of the file (stacked experts). Layouts:
  * out_hf.c (safetensors: one file, or several and their index when they exceed the shard size) and out_gguf.c. */
@@ -55,8 +55,16 @@ int st_cov_out_plan(struct st_cov_out *o, struct st_cov_out_tensor **t, int n, u
 /* Bytes of one tensor at an offset in it; from any thread. */
 int st_cov_out_write(const struct st_cov_out *o, const struct st_cov_out_tensor *t, uint64_t at, const void *p,
                      size_t len, struct st_err *e) ST_MUST_CHECK;
-/* All bytes are written: hashes them and notes it in the journal. From any thread. */
-int st_cov_out_finish(struct st_cov_out *o, const struct st_cov_out_tensor *t, struct st_err *e) ST_MUST_CHECK;
+/* All bytes are handed over: lays out what was collected (out_split.h). */
+int st_cov_out_flush(const struct st_cov_out *o, const struct st_cov_out_tensor *t, struct st_err *e) ST_MUST_CHECK;
+/* The tensor is read back in pieces, each of which has a hash; 0 when there is no journal to note them in. */
+uint32_t st_cov_out_pieces(const struct st_cov_out *o, const struct st_cov_out_tensor *t);
+/* From any thread. IO. */
+int st_cov_out_hash(const struct st_cov_out *o, const struct st_cov_out_tensor *t, uint32_t piece, uint8_t sum[32],
+                    struct st_err *e) ST_MUST_CHECK;
+/* sums [pieces]: notes the tensor in the journal. */
+int st_cov_out_finish(struct st_cov_out *o, const struct st_cov_out_tensor *t, const uint8_t (*sums)[32],
+                      struct st_err *e) ST_MUST_CHECK;
 /* Whether an earlier run finished the tensor and its bytes are still those (they are hashed). */
 bool st_cov_out_done(const struct st_cov_out *o, const struct st_cov_out_tensor *t);
 /* A small file of the directory; replaces one of an earlier run. */

@@ -139,7 +139,7 @@ static int enter_layer(struct st_cov_rules *b, int layer, struct st_err *e)
     for (int i = p->n_weight - 1; i >= 0; i--)
         if (p->weights[i].layer == layer)
             b->first[p->weights[i].role] = i;
-    int rc = layer < 0 ? 0 : st_cov_layer_keys_init(&b->keys, &draw, layer, e);
+    int rc = layer < 0 ? 0 : st_cov_keys_ahead_take(&b->ahead, &draw, layer, &b->keys, e);
     if (!rc)
         warn(b);
     return rc;
@@ -248,5 +248,6 @@ int st_cov_rules_job(struct st_cov_rules *b, int i, struct st_cov_job *j, struct
 
 void st_cov_rules_wipe(struct st_cov_rules *b)
 {
+    st_cov_keys_ahead_stop(&b->ahead);
     st_cov_layer_keys_wipe(&b->keys);
 }

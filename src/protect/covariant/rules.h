@@ -11,7 +11,7 @@
 
 #include "model/model.h"
 #include "protect/covariant/covariant.h"
-#include "protect/covariant/layer_keys.h"
+#include "protect/covariant/keys_ahead.h"
 #include "protect/covariant/transform.h"
 
 /* What becomes of a norm on the residual stream. */
@@ -35,6 +35,7 @@ struct st_cov_rules {
     bool warns; /* logs what the paper's keys cost */
     /* The rules' own. */
     struct st_cov_layer_keys keys; /* of layer `layer`, once `entered` */
+    struct st_cov_keys_ahead ahead;
     bool entered, warned_pairs, warned_router;
     int layer;
     int first[ST_ROLE_COUNT]; /* the layer's weights: index into the plan (of the first expert), -1 = none */

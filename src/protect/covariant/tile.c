@@ -119,6 +119,8 @@ int st_cov_part_init(struct st_cov_part *p, struct st_err *e)
     }
     if (!rc && j->side == ST_COV_WRITES_COLUMNS)
         rc = st_alloc(&p->panel, p->n_row, st_cov_out_bytes(j->out, j->n), "rows of the result", e);
+    if (!rc && p->n_sum)
+        rc = st_alloc(&p->sums, p->n_sum, sizeof *p->sums, "hashes", e);
     return rc;
 }
 
@@ -132,6 +134,7 @@ void st_cov_part_wipe(struct st_cov_part *p)
         OPENSSL_cleanse(p->visit, j->n / j->unit * sizeof *p->visit);
     free(p->visit);
     free(p->panel); /* what the server gets */
+    free(p->sums);
     *p = (struct st_cov_part){0};
 }
 

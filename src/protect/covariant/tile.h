@@ -24,6 +24,8 @@ struct st_cov_part {
     uint8_t *panel;       /* ... and their bytes */
     bool last;            /* the last part of its tensor */
     atomic_uint left;     /* tiles that are not done; the last one writes the panel */
+    uint8_t (*sums)[32];  /* last: the hashes of the finished tensor's pieces */
+    uint32_t n_sum;
 };
 
 /* Working memory of one thread: plain weights and key products. */
@@ -44,7 +46,7 @@ uint64_t st_cov_part_bytes(const struct st_cov_job *j, uint32_t n_row);
 /* Floating-point operations of the products of a part: what y = w Q^T (or w P) and the mixes need, folding included. */
 double st_cov_part_flop(const struct st_cov_part *p);
 
-/* p->job, noise, row0, n_row, last are set. MEMORY. Wipe also after an error. */
+/* p->job, noise, row0, n_row, last, n_sum are set. MEMORY. Wipe also after an error. */
 int st_cov_part_init(struct st_cov_part *p, struct st_err *e) ST_MUST_CHECK;
 void st_cov_part_wipe(struct st_cov_part *p);
 

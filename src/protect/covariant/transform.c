@@ -28,7 +28,7 @@ struct st_cov_run {
     uint64_t parts_bytes;
     uint64_t done; /* bytes of finished tensors */
     double flop;
-    enum step { STEP_FOLD, STEP_PRODUCT, STEP_FINISH } step; /* under way */
+    enum step { STEP_FOLD, STEP_PRODUCT, STEP_HASH, STEP_WIPE } step; /* under way */
     atomic_uint next;
     atomic_bool failed;
 };
@@ -105,12 +105,27 @@ static void show_progress(const struct st_cov_run *r)
     st_progress_update(r->o.progress, r->done + (next < tiles ? bytes * next / tiles : bytes));
 }
 
+static uint32_t pieces_of(enum step step, const struct st_cov_part *p)
+{
+    switch (step) {
+    case STEP_FOLD:
+        return p->n_fold;
+    case STEP_PRODUCT:
+        return p->n_tile;
+    case STEP_HASH:
+        return p->n_sum;
+    case STEP_WIPE:
+        break;
+    }
+    return 1;
+}
+
 /* The part that holds piece `i` of the step, and the piece's number in it; NULL after the last. */
 static struct st_cov_part *find_piece(const struct st_cov_run *r, uint32_t i, uint32_t *piece)
 {
     for (int p = 0; p < r->n_part; p++) {
         const struct st_cov_part *part = &r->parts[p];
-        uint32_t n = r->step == STEP_FOLD ? part->n_fold : r->step == STEP_PRODUCT ? part->n_tile : part->last;
+        uint32_t n = pieces_of(r->step, part);
         if (i < n) {
             *piece = i;
             return &r->parts[p];
@@ -118,6 +133,24 @@ static struct st_cov_part *find_piece(const struct st_cov_run *r, uint32_t i, ui
         i -= n;
     }
     return NULL;
+}
+
+static void run_piece(struct st_cov_run *r, struct st_cov_part *p, uint32_t piece, struct st_cov_scratch *s)
+{
+    switch (r->step) {
+    case STEP_FOLD:
+        st_cov_part_fold(&r->o, p, piece, s);
+        break;
+    case STEP_PRODUCT:
+        st_cov_part_tile(&r->o, p, piece, s);
+        break;
+    case STEP_HASH:
+        (void)!st_cov_out_hash(r->o.out, p->job.out, piece, p->sums[piece], &s->err);
+        break;
+    case STEP_WIPE:
+        st_cov_part_wipe(p);
+        break;
+    }
 }
 
 static void work(void *arg, int thread, int n_threads)
@@ -130,14 +163,10 @@ static void work(void *arg, int thread, int n_threads)
     if (thread >= r->active)
         return;
     while (!atomic_load(&r->failed) && (p = find_piece(r, atomic_fetch_add(&r->next, 1), &piece))) {
-        if (r->o.cancel && *r->o.cancel)
+        if (r->o.cancel && *r->o.cancel && r->step != STEP_WIPE)
             (void)!st_fail(&s->err, ST_IO, "cancelled");
-        else if (r->step == STEP_FOLD)
-            st_cov_part_fold(&r->o, p, piece, s);
-        else if (r->step == STEP_PRODUCT)
-            st_cov_part_tile(&r->o, p, piece, s);
         else
-            (void)!st_cov_out_finish(r->o.out, p->job.out, &s->err);
+            run_piece(r, p, piece, s);
         if (s->err.code)
             atomic_store(&r->failed, true);
         else if (thread == 0 && r->step == STEP_PRODUCT)
@@ -161,19 +190,36 @@ static int run_step(struct st_cov_run *r, enum step step, struct st_err *e)
     return 0;
 }
 
+/* Reads back what is whole and notes it. */
+static int finish_parts(struct st_cov_run *r, struct st_err *e)
+{
+    int rc = 0;
+    for (int i = 0; !rc && i < r->n_part; i++)
+        if (r->parts[i].last)
+            rc = st_cov_out_flush(r->o.out, r->parts[i].job.out, e);
+    if (!rc)
+        rc = run_step(r, STEP_HASH, e);
+    for (int i = 0; !rc && i < r->n_part; i++) {
+        const struct st_cov_part *p = &r->parts[i];
+        r->flop += st_cov_part_flop(p);
+        if (!p->last)
+            continue;
+        rc = st_cov_out_finish(r->o.out, p->job.out, (const uint8_t(*)[32])p->sums, e);
+        r->done += p->job.out->bytes;
+    }
+    return rc;
+}
+
 int st_cov_run_flush(struct st_cov_run *r, struct st_err *e)
 {
+    struct st_err wiping; /* cannot fail */
     int rc = run_step(r, STEP_FOLD, e);
     if (!rc)
         rc = run_step(r, STEP_PRODUCT, e);
     if (!rc)
-        rc = run_step(r, STEP_FINISH, e);
-    for (int i = 0; !rc && i < r->n_part; i++) {
-        r->flop += st_cov_part_flop(&r->parts[i]);
-        if (r->parts[i].last)
-            r->done += r->parts[i].job.out->bytes;
-    }
+        rc = finish_parts(r, e);
     st_progress_update(r->o.progress, r->done);
+    (void)!run_step(r, STEP_WIPE, &wiping);
     drop_parts(r);
     return rc;
 }
@@ -218,6 +264,7 @@ static int add_part(struct st_cov_run *r, struct st_cov_part *part, struct st_er
 {
     struct st_cov_part *p = &r->parts[r->n_part];
     *p = *part;
+    p->n_sum = p->last ? st_cov_out_pieces(r->o.out, p->job.out) : 0;
     r->n_part++;
     r->parts_bytes += st_cov_part_bytes(&p->job, p->n_row);
     return st_cov_part_init(p, e);

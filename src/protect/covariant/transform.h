@@ -6,7 +6,8 @@
  *     2  product   a tile of vectors is read, noised, keyed (f32), multiplied (sgemm) and cast
  *     3  write     rows go to their place in the file one by one or in runs; a writing tensor, whose rows cross all
  *                  tiles, is gathered in memory, and the last tile writes it in one piece
- *     4  finish    what is whole is hashed and noted in the journal (st_cov_out_finish)
+ *     4  hash      what is whole is read back in pieces, hashed, and noted in the journal (st_cov_out_finish)
+ *     5  wipe      what the products needed is overwritten
  * Products are single precision: the keys were drawn in double and cast once, and each weight passes one key matrix
  * (and one of its head). Measured on logits: 1e-6 relative (docs/covariant.md).
  *

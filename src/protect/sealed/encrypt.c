@@ -29,7 +29,6 @@ struct run {
 struct hand {
     struct run *r;
     uint8_t *out; /* a sealed segment */
-    struct st_buf ad;
     bool draws;
 };
 
@@ -125,14 +124,12 @@ static void look(struct hand *h, size_t i)
 static int seal(struct hand *h, const struct st_container_entry *n, uint32_t k, const uint8_t *plain, struct st_err *e)
 {
     const struct st_sealed_encrypt *w = h->r->w;
-    st_buf_clear(&h->ad);
-    int rc = st_container_segment_ad(w->about, n, k, &h->ad, e);
-    if (!rc)
-        rc = st_random(h->out, ST_AEAD_NONCE_LEN, e);
-    if (!rc)
-        rc = st_aead_seal(w->segment_key->p, h->out, h->ad.p, h->ad.len, plain, st_container_segment_bytes(n, k),
-                          h->out + ST_AEAD_NONCE_LEN, e);
-    return rc;
+    uint8_t ad[ST_CONTAINER_AD_MAX];
+    size_t ad_len = st_container_segment_ad(w->about, n, k, ad);
+    if (st_random(h->out, ST_AEAD_NONCE_LEN, e))
+        return e->code;
+    return st_aead_seal(w->segment_key->p, h->out, ad, ad_len, plain, st_container_segment_bytes(n, k),
+                        h->out + ST_AEAD_NONCE_LEN, e);
 }
 
 /* The thread that writes an entry's last segment notes it. */
@@ -191,7 +188,6 @@ static void each(struct run *r, size_t n, bool draws, int (*work)(struct hand *h
         if (work(&h, i, &e))
             fail(r, &e);
     free(h.out);
-    st_buf_free(&h.ad);
 }
 
 static int look_at(struct hand *h, size_t i, struct st_err *e)

@@ -12,11 +12,19 @@
 #define KEY 32
 #define SEGMENTS "sotto sealed 1 segments"
 
+/* One for each thread that was at it at the same time. */
+struct opener {
+    struct opener *next;
+    struct st_aead_reader reader;
+};
+
 struct st_vault {
     const struct st_container *c;
     struct st_container_about about;
     struct st_locked keys; /* the content key, then that of the segments */
     struct st_source source;
+    pthread_mutex_t idle_lock;
+    struct opener *idle;
     pthread_mutex_t lock;  /* of part */
     struct st_locked part; /* a segment of which a part is wanted; made when first needed */
     bool allow_unlocked;
@@ -162,6 +170,7 @@ int st_vault_new(const struct st_container *c, const struct st_secret *content_k
                                    .secret = source_secret,
                                    .readable = source_readable};
     pthread_mutex_init(&v->lock, NULL);
+    pthread_mutex_init(&v->idle_lock, NULL);
     /* Where the weights lie too: whoever reads these keys out of memory needs to read nothing else. */
     const struct st_locked_opts lo = {
         .what = "keys of sealed weights", .allow_unlocked = allow_unlocked, .secretmem = true};
@@ -183,7 +192,14 @@ void st_vault_free(struct st_vault *v)
         return;
     st_locked_free(&v->keys);
     st_locked_free(&v->part);
+    while (v->idle) {
+        struct opener *o = v->idle;
+        v->idle = o->next;
+        st_aead_reader_free(&o->reader);
+        free(o);
+    }
     pthread_mutex_destroy(&v->lock);
+    pthread_mutex_destroy(&v->idle_lock);
     free(v);
 }
 
@@ -202,18 +218,43 @@ const struct st_source *st_vault_source(struct st_vault *v)
     return &v->source;
 }
 
-static int open_segment(const struct st_vault *v, const struct st_container_entry *n, uint32_t k, void *dst,
-                        struct st_err *e)
+/* One that no thread uses, made when there is none: segments of every token take no memory. */
+static struct opener *take_opener(struct st_vault *v, struct st_err *e)
+{
+    pthread_mutex_lock(&v->idle_lock);
+    struct opener *o = v->idle;
+    if (o)
+        v->idle = o->next;
+    pthread_mutex_unlock(&v->idle_lock);
+    if (o || st_alloc(&o, 1, sizeof *o, "segment", e))
+        return o;
+    if (st_aead_reader_new(&o->reader, e)) {
+        free(o);
+        o = NULL;
+    }
+    return o;
+}
+
+static void give_opener(struct st_vault *v, struct opener *o)
+{
+    pthread_mutex_lock(&v->idle_lock);
+    o->next = v->idle;
+    v->idle = o;
+    pthread_mutex_unlock(&v->idle_lock);
+}
+
+static int open_segment(struct st_vault *v, const struct st_container_entry *n, uint32_t k, void *dst, struct st_err *e)
 {
     struct st_span s = st_container_segment(v->c, n, k);
-    struct st_buf ad = {0};
-    uint8_t nonce[ST_AEAD_NONCE_LEN];
-    int rc = st_container_segment_ad(&v->about, n, k, &ad, e);
-    if (!rc) {
-        memcpy(nonce, s.p, sizeof nonce);
-        rc = st_aead_open(v->keys.p + KEY, nonce, ad.p, ad.len, s.p + sizeof nonce, s.len - sizeof nonce, dst, e);
-    }
-    st_buf_free(&ad);
+    uint8_t nonce[ST_AEAD_NONCE_LEN], ad[ST_CONTAINER_AD_MAX];
+    size_t ad_len = st_container_segment_ad(&v->about, n, k, ad);
+    struct opener *o = take_opener(v, e);
+    if (!o)
+        return e->code;
+    memcpy(nonce, s.p, sizeof nonce);
+    int rc =
+        st_aead_read(&o->reader, v->keys.p + KEY, nonce, ad, ad_len, s.p + sizeof nonce, s.len - sizeof nonce, dst, e);
+    give_opener(v, o);
     if (rc == ST_VERIFY)
         rc =
             st_fail(e, ST_VERIFY, "%s: %s: segment %" PRIu32 " is changed", st_container_path(v->c), n->tensor.name, k);
