@@ -67,20 +67,30 @@ static bool source_readable(void *ctx, const struct st_tensor *t)
 const struct st_source st_container_outside = {
     .read = source_read, .block = source_block, .secret = source_secret, .readable = source_readable};
 
-int st_container_open(const char *path, struct st_container **out, struct st_err *e)
+static int open_file(const char *path, const uint8_t *publisher, struct st_container **out, struct st_err *e)
 {
     struct st_map map;
     *out = NULL;
     int rc = st_map_open(path, &map, e);
     if (rc)
         return rc;
-    rc = st_container_parse(map.p, map.len, path, out, e);
+    rc = st_container_parse(map.p, map.len, path, publisher, out, e);
     if (rc) {
         st_map_close(&map);
         return rc;
     }
     (*out)->map = map;
     return 0;
+}
+
+int st_container_open(const char *path, struct st_container **out, struct st_err *e)
+{
+    return open_file(path, NULL, out, e);
+}
+
+int st_container_open_by(const char *path, const uint8_t publisher[32], struct st_container **out, struct st_err *e)
+{
+    return open_file(path, publisher, out, e);
 }
 
 void st_container_close(struct st_container *c)
@@ -307,7 +317,7 @@ size_t st_container_segment_ad(const struct st_container_about *a, const struct 
     static const char label[] = "sotto sealed 1 segment";
     const struct st_tensor *t = &n->tensor;
     const char *place = n->place == ST_CONTAINER_INSIDE ? "inside" : "outside";
-    uint8_t shape[8 * ST_MAX_DIMS], last = k + 1 == n->n_segment, *to = out;
+    uint8_t shape[8 * ST_MAX_DIMS] = {0}, last = k + 1 == n->n_segment, *to = out;
     for (int i = 0; i < t->n_dim; i++)
         put_u64(shape + 8 * i, t->dim[i]);
     to = put_field(to, label, sizeof label - 1);
