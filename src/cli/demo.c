@@ -7,7 +7,6 @@
 #include "engine/record.h"
 #include "text/json.h"
 
-#include <dirent.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -56,38 +55,6 @@ int st_demo_model(const char *given, char out[ST_PATH_MAX], struct st_err *e)
     return st_fail(e, ST_IO, "the demo model is not beside the program (%s); name a model with --model", dir);
 }
 
-static int make_temp(struct st_demo *d, struct st_err *e)
-{
-    const char *base = getenv("TMPDIR");
-    if (!base || !*base || strlen(base) > 40)
-        base = "/tmp";
-    snprintf(d->tmp, sizeof d->tmp, "%s/sotto-demo-XXXXXX", base);
-    if (!mkdtemp(d->tmp)) {
-        *d->tmp = 0;
-        return st_fail(e, ST_IO, "%s: cannot make a temporary directory", base);
-    }
-    return 0;
-}
-
-/* Removes a directory of plain files and directories, not deeper than the demos make them. */
-static void remove_dir(const char *path, int depth)
-{
-    struct st_err ignored;
-    DIR *dir = opendir(path);
-    for (struct dirent *f; dir && (f = readdir(dir));) {
-        char name[ST_PATH_MAX];
-        if (!strcmp(f->d_name, ".") || !strcmp(f->d_name, ".."))
-            continue;
-        if (st_path_join(name, sizeof name, path, f->d_name, &ignored))
-            continue;
-        if (unlink(name) != 0 && depth > 0)
-            remove_dir(name, depth - 1);
-    }
-    if (dir)
-        closedir(dir);
-    rmdir(path);
-}
-
 int st_demo_begin(struct st_demo *d, struct st_err *e)
 {
     /* Ctrl-C must not leave the child or the key behind. */
@@ -95,15 +62,14 @@ int st_demo_begin(struct st_demo *d, struct st_err *e)
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);
     d->start = st_now();
-    return st_demo_model(d->model_arg, d->model, e) ? e->code : make_temp(d, e);
+    return st_demo_model(d->model_arg, d->model, e) ? e->code : st_temp_make("sotto-demo", &d->tmp, e);
 }
 
 void st_demo_end(struct st_demo *d)
 {
     st_server_stop(d->server);
     st_child_stop(&d->child);
-    if (*d->tmp)
-        remove_dir(d->tmp, 8);
+    st_temp_remove(&d->tmp);
     st_buf_wipe(&d->sent);
     st_buf_wipe(&d->received);
 }

@@ -5,6 +5,7 @@
 
 #include "cli/child.h"
 #include "cli/cli.h"
+#include "cli/temp.h"
 #include "model/tokenizer.h"
 #include "service/server.h"
 
@@ -29,7 +30,8 @@ struct st_demo {
     const char *protect, *model_arg, *prompt;
     uint32_t n; /* longest reply */
     double start;
-    char model[ST_PATH_MAX], tmp[64];
+    char model[ST_PATH_MAX];
+    struct st_temp tmp;
     struct st_child child;        /* the untrusted machine */
     struct st_server *server;     /* the endpoint in this process */
     struct st_buf sent, received; /* as shown */

@@ -23,8 +23,8 @@ static int start_worker(struct masked *m, struct st_err *e)
     struct st_demo *d = m->d;
     char threads[16], line[1024];
     double start = st_now();
-    snprintf(m->hints, sizeof m->hints, "%s/hints", d->tmp);
-    snprintf(m->address, sizeof m->address, "unix:%s/worker", d->tmp);
+    snprintf(m->hints, sizeof m->hints, "%s/hints", d->tmp.path);
+    snprintf(m->address, sizeof m->address, "unix:%s/worker", d->tmp.path);
     snprintf(threads, sizeof threads, "%d", d->cli->n_threads);
     const char *const prepare[] = {"prepare", d->model,  "--out",     m->hints, "--threads",
                                    threads,   "--quiet", "--config=", NULL};
@@ -120,7 +120,7 @@ static int run_all(struct masked *m, struct st_err *e)
     struct st_demo *d = m->d;
     const struct st_cli here = options(m, NULL);
     int rc;
-    snprintf(m->record, sizeof m->record, "%s/record", d->tmp);
+    snprintf(m->record, sizeof m->record, "%s/record", d->tmp.path);
     if ((rc = st_demo_next(d, "the owner of the weights prepares hints for the masks", e)) != 0 ||
         (rc = start_worker(m, e)) != 0 ||
         (rc = st_demo_next(d, "one chat through the endpoint, rows hidden by one-time pads", e)) != 0 ||

@@ -295,10 +295,10 @@ static int run_all(struct sealed *s, struct st_err *e)
 {
     struct st_demo *d = s->d;
     int rc;
-    snprintf(s->file, sizeof s->file, "%s/model.sealed", d->tmp);
-    snprintf(s->passphrase, sizeof s->passphrase, "%s/passphrase", d->tmp);
-    snprintf(s->address, sizeof s->address, "unix:%s/worker", d->tmp);
-    snprintf(s->record, sizeof s->record, "%s/record", d->tmp);
+    snprintf(s->file, sizeof s->file, "%s/model.sealed", d->tmp.path);
+    snprintf(s->passphrase, sizeof s->passphrase, "%s/passphrase", d->tmp.path);
+    snprintf(s->address, sizeof s->address, "unix:%s/worker", d->tmp.path);
+    snprintf(s->record, sizeof s->record, "%s/record", d->tmp.path);
     if ((rc = st_demo_next(d, "the owner seals the model: all inside but attention output and head", e)) != 0 ||
         (rc = seal(s, e)) != 0 ||
         (rc = st_demo_next(d, "starting an untrusted worker, which has the sealed file and no key", e)) != 0 ||

@@ -61,6 +61,8 @@ int st_container_open_by(const char *path, const uint8_t publisher[32], struct s
                          struct st_err *e) ST_MUST_CHECK;
 void st_container_close(struct st_container *c);
 const char *st_container_path(const struct st_container *c);
+/* Its last part, for messages that may reach who asks a server. */
+const char *st_container_label(const struct st_container *c);
 void st_container_about(const struct st_container *c, struct st_container_about *out); /* strings live as long as c */
 size_t st_container_count(const struct st_container *c);
 const struct st_container_entry *st_container_at(const struct st_container *c, size_t i); /* in the file's order */
