@@ -3,8 +3,10 @@
 #include "cli/columns.h"
 #include "cli/generate.h"
 #include "cli/http.h"
+#include "cli/masked.h"
 #include "cli/open.h"
 #include "engine/record.h"
+#include "service/gen_engine.h"
 #include "text/json.h"
 
 #include <inttypes.h>
@@ -184,6 +186,21 @@ int st_demo_talk(struct st_demo *d, const struct st_server_opts *o, struct st_de
     st_server_stop(d->server);
     d->server = NULL;
     return rc;
+}
+
+int st_demo_talk_masked(struct st_demo *d, const struct st_open *o, struct st_demo_reply *out, struct st_err *e)
+{
+    struct st_masked_words w;
+    st_masked_words(o->masked, &w);
+    const struct st_gen_engine_opts go = {.engine = o->engine,
+                                          .model = o->model,
+                                          .protection = w.protection,
+                                          .scheme = w.scheme,
+                                          .verified = w.verified,
+                                          .watch = st_masked_watch,
+                                          .watch_ctx = o->masked};
+    const struct st_server_opts so = {.tokenizer = o->tokenizer, .chat = o->chat, .source = {st_gen_engine_open, &go}};
+    return st_demo_talk(d, &so, out, e);
 }
 
 int st_demo_run(const struct st_demo *d, const struct st_open *m, struct st_demo_reply *out, struct st_err *e)

@@ -49,6 +49,9 @@ bool st_demo_interrupted(void);
 /* Starts the endpoint, waits until it is ready, talks with it, stops it: then its threads are quiet. */
 int st_demo_talk(struct st_demo *d, const struct st_server_opts *o, struct st_demo_reply *out,
                  struct st_err *e) ST_MUST_CHECK;
+/* The same through an endpoint whose engine is o's, which masks its rows. */
+int st_demo_talk_masked(struct st_demo *d, const struct st_open *o, struct st_demo_reply *out,
+                        struct st_err *e) ST_MUST_CHECK;
 /* The parts of that for an endpoint elsewhere. ids: ask for the reply's token ids, too. */
 int st_demo_wait(const char *endpoint, double seconds, struct st_err *e) ST_MUST_CHECK;
 int st_demo_chat(const struct st_demo *d, const char *endpoint, bool ids, struct st_demo_reply *out,

@@ -5,7 +5,6 @@
 #include "cli/demo.h"
 #include "cli/masked.h"
 #include "cli/open.h"
-#include "service/gen_engine.h"
 
 #include <string.h>
 
@@ -69,15 +68,7 @@ static int chat(struct masked *m, const char *scheme, const char *record, struct
         return e->code;
     st_masked_words(o.masked, &w);
     snprintf(m->lwe_scheme, sizeof m->lwe_scheme, "%s", w.scheme);
-    const struct st_gen_engine_opts go = {.engine = o.engine,
-                                          .model = o.model,
-                                          .protection = w.protection,
-                                          .scheme = w.scheme,
-                                          .verified = w.verified,
-                                          .watch = st_masked_watch,
-                                          .watch_ctx = o.masked};
-    const struct st_server_opts so = {.tokenizer = o.tokenizer, .chat = o.chat, .source = {st_gen_engine_open, &go}};
-    int rc = st_demo_talk(m->d, &so, out, e);
+    int rc = st_demo_talk_masked(m->d, &o, out, e);
     st_open_close(&o);
     return rc;
 }
