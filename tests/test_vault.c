@@ -194,9 +194,9 @@ static void counted_free(void *p, const char *file, int line)
 {
     (void)file;
     (void)line;
-    struct block *b = (struct block *)p - 1;
     if (!p)
         return;
+    struct block *b = (struct block *)p - 1;
     b->before->behind = b->behind;
     b->behind->before = b->before;
     free(b);
