@@ -115,7 +115,7 @@ static void signed_input(const struct input *in, const struct st_ed25519 *key)
         frame(in, key, digests, &b);
         uint8_t *exact = malloc(b.len);
         memcpy(exact, b.p, b.len);
-        int rc = st_container_parse(exact, b.len, "fuzz", &c, &e);
+        int rc = st_container_parse(exact, b.len, "fuzz", NULL, &c, &e);
         if (!rc) {
             read_all(c, exact, b.len, pass == 1);
             for (size_t i = 0; i < st_container_count(c); i++)
@@ -143,7 +143,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < 1)
         return 0;
     if (data[0] == 0) {
-        if (!st_container_parse(data + 1, size - 1, "fuzz", &c, &e)) {
+        if (!st_container_parse(data + 1, size - 1, "fuzz", NULL, &c, &e)) {
             read_all(c, data + 1, size - 1, false);
             st_container_close(c);
         }

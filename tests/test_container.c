@@ -50,7 +50,7 @@ static struct made model(void)
 
 static int parse(const struct st_buf *b, struct st_container **c, struct st_err *e)
 {
-    return st_container_parse(b->p, b->len, "made.sealed", c, e);
+    return st_container_parse(b->p, b->len, "made.sealed", NULL, c, e);
 }
 
 /* Makes it and expects that it's refused. */
@@ -161,6 +161,57 @@ static void every_flipped_byte_is_noticed(void **state)
     st_buf_free(&b);
 }
 
+/* What anybody can sign takes no more time and memory than the segments that are really there. */
+static void a_header_is_bounded_by_its_segments(void **state)
+{
+    (void)state;
+    struct made m = model();
+    struct st_buf text = {0};
+    st_buf_add_str(&text, "\"x\":\"");
+    for (int i = 0; i < 3000; i++)
+        st_buf_add_str(&text, "a,b\\\"");
+    st_buf_add_str(&text, "\",");
+    m.more = text.p;
+    refuses(m, ST_VERIFY, "longer than that of");
+    /* Signs within a text are no values. */
+    memcpy(text.p + 6 + 5 * 300, "\",", 3);
+    m.more = text.p;
+    refuses(m, ST_VERIFY, "unknown field 'x'");
+    st_buf_clear(&text);
+    st_buf_add_str(&text, "\"x\":[");
+    for (int i = 0; i < 150; i++)
+        st_buf_add_str(&text, "0,");
+    st_buf_add_str(&text, "0],");
+    m.more = text.p;
+    refuses(m, ST_VERIFY, "more values than that of");
+    st_buf_free(&text);
+}
+
+static void another_publisher_is_refused_before_the_header_is_looked_at(void **state)
+{
+    (void)state;
+    struct made m = model();
+    struct st_buf b = {0};
+    struct st_container *c;
+    struct st_err e;
+    uint8_t publisher[32];
+    m.more = "\"no JSON";
+    made_container(&m, &b);
+    memset(publisher, 5, sizeof publisher);
+    expect_refusal(st_container_parse(b.p, b.len, "made.sealed", publisher, &c, &e), &e, ST_VERIFY,
+                   "which is not --publisher");
+    assert_int_equal(st_unhex(b.p + 24 + 14, 64, publisher, sizeof publisher, "publisher", &e), 0);
+    expect_refusal(st_container_parse(b.p, b.len, "made.sealed", publisher, &c, &e), &e, ST_VERIFY, "not valid JSON");
+    st_buf_free(&b);
+    st_secret_wipe(&m.content_key);
+    m = model();
+    made_container(&m, &b);
+    assert_ok(st_container_parse(b.p, b.len, "made.sealed", publisher, &c, &e), &e);
+    st_container_close(c);
+    st_buf_free(&b);
+    st_secret_wipe(&m.content_key);
+}
+
 static void a_file_cut_anywhere_is_refused(void **state)
 {
     (void)state;
@@ -173,7 +224,7 @@ static void a_file_cut_anywhere_is_refused(void **state)
         /* In memory of its own, so that a sanitizer sees reading beyond it. */
         uint8_t *copy = malloc(len ? len : 1);
         memcpy(copy, b.p, len);
-        int rc = st_container_parse(copy, len, "cut", &c, &e);
+        int rc = st_container_parse(copy, len, "cut", NULL, &c, &e);
         assert_int_equal(rc, len < 4 ? ST_INPUT : ST_VERIFY);
         free(copy);
     }
@@ -361,6 +412,8 @@ int main(void)
         cmocka_unit_test(what_was_signed_comes_out),
         cmocka_unit_test(any_part_of_what_lies_outside_is_read),
         cmocka_unit_test(every_flipped_byte_is_noticed),
+        cmocka_unit_test(a_header_is_bounded_by_its_segments),
+        cmocka_unit_test(another_publisher_is_refused_before_the_header_is_looked_at),
         cmocka_unit_test(a_file_cut_anywhere_is_refused),
         cmocka_unit_test(lengths_beyond_the_limits_are_refused),
         cmocka_unit_test(a_signed_header_that_is_malformed_is_refused_by_field),

@@ -544,6 +544,37 @@ static void the_previous_key_opens_until_it_is_forgotten(void **state)
     st_buf_free(&got);
 }
 
+static void what_a_reply_needs_may_be_made_ahead(void **state)
+{
+    (void)state;
+    struct st_err e;
+    struct st_keyring *ring = new_ring();
+    struct st_ohttp client, server;
+    struct st_buf b = {0}, got = {0};
+    make_request(&client, ST_OHTTP_CHUNKED, ring, "text", 4, 100, &b);
+    st_ohttp_server(&server, ST_OHTTP_CHUNKED, ring, MAX);
+    st_ohttp_reply_ahead(&server); /* nothing, before a request */
+    expect_refusal(st_ohttp_reply(&server, &got, &e), &e, ST_USAGE, "request");
+    st_ohttp_wipe(&server);
+    assert_ok(serve(&server, ST_OHTTP_CHUNKED, ring, &b, &got, &e), &e);
+    st_ohttp_reply_ahead(&server);
+    st_ohttp_reply_ahead(&server);
+    st_buf_clear(&b);
+    expect_refusal(st_ohttp_seal(&server, "x", 1, true, &b, &e), &e, ST_USAGE, "reply has not begun");
+    assert_ok(st_ohttp_reply(&server, &b, &e), &e);
+    expect_refusal(st_ohttp_reply(&server, &b, &e), &e, ST_USAGE, "has one");
+    assert_ok(st_ohttp_seal_all(&server, "the reply", 9, &b, &e), &e);
+    st_buf_clear(&got);
+    assert_ok(open_all(&client, b.p, b.len, 7, &got, &e), &e);
+    assert_int_equal(got.len, 9);
+    assert_memory_equal(got.p, "the reply", 9);
+    st_ohttp_wipe(&server);
+    st_ohttp_wipe(&client);
+    st_keyring_free(ring);
+    st_buf_free(&b);
+    st_buf_free(&got);
+}
+
 static void a_reply_begins_only_after_a_request_and_once(void **state)
 {
     (void)state;
@@ -559,6 +590,7 @@ static void a_reply_begins_only_after_a_request_and_once(void **state)
     expect_refusal(st_ohttp_reply(&client, &b, &e), &e, ST_USAGE, "request");
     assert_ok(serve(&server, ST_OHTTP_WHOLE, ring, &b, &got, &e), &e);
     assert_ok(st_ohttp_reply(&server, &b, &e), &e);
+    st_ohttp_reply_ahead(&server);
     expect_refusal(st_ohttp_reply(&server, &b, &e), &e, ST_USAGE, "has one");
     st_ohttp_wipe(&server);
     st_ohttp_wipe(&client);
@@ -792,6 +824,7 @@ int main(void)
         cmocka_unit_test(a_key_takes_so_many_requests_and_then_none),
         cmocka_unit_test(many_encapsulated_keys_are_all_remembered),
         cmocka_unit_test(the_previous_key_opens_until_it_is_forgotten),
+        cmocka_unit_test(what_a_reply_needs_may_be_made_ahead),
         cmocka_unit_test(a_reply_begins_only_after_a_request_and_once),
         cmocka_unit_test(configurations_go_there_and_back_and_others_are_skipped),
         cmocka_unit_test(configurations_that_are_none_are_refused),

@@ -209,7 +209,7 @@ static void a_list_that_asks_for_hours_is_refused_before_any_is_tried(void **sta
     st_buf_add(&text, "", 1);
     m.recipients = text.p;
     made_container(&m, &b);
-    assert_ok(st_container_parse(b.p, b.len, "m.sealed", &c, &e), &e);
+    assert_ok(st_container_parse(b.p, b.len, "m.sealed", NULL, &c, &e), &e);
     double start = st_now();
     expect_refusal(st_recipient_open(c, &u, &key, &e), &e, ST_INPUT, "would write 1024 GiB of memory");
     assert_true(st_now() - start < 1);

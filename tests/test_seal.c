@@ -6,7 +6,9 @@
 #include "crypto/digest.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -416,6 +418,86 @@ static void what_was_damaged_meanwhile_is_done_again(void **state)
     seal_rig_close(&r);
 }
 
+struct meddler {
+    const struct seal_rig *r;
+    char file[160];
+    atomic_bool stop;
+};
+
+/* Writes the last byte of the weights again and again as soon as the sealing has begun. */
+static void *meddle(void *arg)
+{
+    struct meddler *m = arg;
+    while (!atomic_load(&m->stop)) {
+        int fd = st_path_exists(m->r->part) ? open(m->file, O_RDWR) : -1;
+        struct stat sb;
+        char last;
+        if (fd >= 0 && fstat(fd, &sb) == 0 && pread(fd, &last, 1, sb.st_size - 1) == 1)
+            (void)!pwrite(fd, &last, 1, sb.st_size - 1);
+        if (fd >= 0)
+            close(fd);
+        nap(2000);
+    }
+    return NULL;
+}
+
+static void a_source_that_changes_meanwhile_is_refused_and_nothing_stays(void **state)
+{
+    (void)state;
+    static const struct st_argon2 long_enough = {.passes = 3, .memory_kib = 64 << 10, .lanes = 1};
+    struct seal_rig r;
+    struct meddler m = {.r = &r};
+    struct st_err e = {0};
+    pthread_t thread;
+    seal_rig_open(&r, &slow);
+    r.o.cost = &long_enough;
+    snprintf(m.file, sizeof m.file, "%s/model.safetensors", r.src);
+    assert_int_equal(pthread_create(&thread, NULL, meddle, &m), 0);
+    int rc = st_seal(r.src, r.dst, &r.o, &r.report, &e);
+    atomic_store(&m.stop, true);
+    pthread_join(thread, NULL);
+    expect_refusal(rc, &e, ST_INPUT, "src/model.safetensors: was changed while it was read");
+    assert_false(st_path_exists(r.part));
+    assert_false(st_path_exists(r.dst));
+    r.o.cost = &seal_cheap;
+    seal_it(&r, r.dst);
+    seal_check(r.dst, "word", r.src);
+    seal_rig_close(&r);
+}
+
+static void a_change_shows_even_when_its_time_was_set_back(void **state)
+{
+    (void)state;
+    struct seal_rig r;
+    struct st_seen seen = {0};
+    struct st_err e;
+    struct stat sb;
+    char path[160], other[160];
+    seal_rig_open(&r, NULL);
+    snprintf(path, sizeof path, "%s/config.json", r.src);
+    snprintf(other, sizeof other, "%s/other", r.src);
+    for (int i = 0; i < 3; i++) {
+        tiny_save(r.src, "config.json", "abc", 3);
+        tiny_save(r.src, "other", "abc", 3);
+        assert_ok(st_seen_add(&seen, path, &e), &e);
+        assert_ok(st_seen_check(&seen, &e), &e);
+        assert_int_equal(stat(path, &sb), 0);
+        nap(20000);
+        if (i == 0)
+            tiny_save(r.src, "config.json", "abd", 3);
+        else
+            assert_int_equal(i == 1 ? rename(other, path) : unlink(path), 0);
+        if (i < 2)
+            assert_int_equal(utimensat(AT_FDCWD, path, (struct timespec[2]){sb.st_atim, sb.st_mtim}, 0), 0);
+        expect_refusal(st_seen_check(&seen, &e), &e, ST_INPUT, "config.json: was changed");
+        st_seen_free(&seen);
+    }
+    expect_refusal(st_seen_add(&seen, path, &e), &e, ST_IO, "config.json");
+    expect_refusal(st_seen_add(&seen, r.src, &e), &e, ST_IO, "not a regular file");
+    st_seen_free(&seen);
+    seal_rig_close(&r);
+}
+
 static void another_sealing_is_named_and_refused_until_restart(void **state)
 {
     (void)state;
@@ -603,6 +685,8 @@ int main(void)
         cmocka_unit_test(runs_that_are_killed_at_any_point_lead_to_a_whole_container),
         cmocka_unit_test(finished_entries_stay_and_others_get_fresh_nonces),
         cmocka_unit_test(what_was_damaged_meanwhile_is_done_again),
+        cmocka_unit_test(a_source_that_changes_meanwhile_is_refused_and_nothing_stays),
+        cmocka_unit_test(a_change_shows_even_when_its_time_was_set_back),
         cmocka_unit_test(another_sealing_is_named_and_refused_until_restart),
         cmocka_unit_test(a_journal_of_anybody_is_read_as_hostile),
         cmocka_unit_test(a_full_disk_is_said_before_anything_is_sealed),

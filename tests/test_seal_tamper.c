@@ -49,7 +49,7 @@ static int read_bytes(const void *p, size_t len, struct st_err *e)
 {
     struct seal_opened o = {0};
     const struct st_unlock u = {.passphrase = &word};
-    int rc = st_container_parse(p, len, "m.sealed", &o.c, e);
+    int rc = st_container_parse(p, len, "m.sealed", NULL, &o.c, e);
     if (!rc)
         rc = st_recipient_open(o.c, &u, &o.key, e);
     if (!rc)
@@ -72,7 +72,7 @@ static struct st_container *parsed(const struct st_buf *b)
 {
     struct st_container *c;
     struct st_err e;
-    assert_ok(st_container_parse(b->p, b->len, "m.sealed", &c, &e), &e);
+    assert_ok(st_container_parse(b->p, b->len, "m.sealed", NULL, &c, &e), &e);
     return c;
 }
 

@@ -6,6 +6,8 @@
 #include "text/json.h"
 #include "tiny.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -249,6 +251,30 @@ static void a_publishers_key_comes_with_the_file_that_pins_it(void **state)
     refused(4, sotto("seal key half.key"), "half.key.pub: exists already");
 }
 
+/* Of a demo that was killed; that of one that still runs is locked, and one that others may write to is not ours. */
+static void what_a_killed_demo_left_is_removed_by_the_next(void **state)
+{
+    static const char *const names[] = {"", "/sotto-demo-abcdef", "/sotto-demo-mnopqr", "/sotto-demo-ghijkl"};
+    char path[4][160];
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        snprintf(path[i], sizeof path[i], "%s/killed%s", dir, names[i]);
+        assert_int_equal(mkdir(path[i], 0700), 0);
+    }
+    assert_int_equal(chmod(path[3], 0770), 0);
+    put("killed/sotto-demo-abcdef/key", "a key\n", 0400);
+    int lock = open(path[2], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_int_equal(flock(lock, LOCK_EX | LOCK_NB), 0);
+    assert_int_equal(setenv("TMPDIR", "killed", 1), 0);
+    int rc = sotto("demo --protect sealed -q");
+    unsetenv("TMPDIR");
+    refused(0, rc, "");
+    assert_int_not_equal(access(path[1], F_OK), 0);
+    assert_int_equal(access(path[2], F_OK), 0);
+    assert_int_equal(access(path[3], F_OK), 0);
+    close(lock);
+}
+
 static void a_policy_is_printed_as_a_file_to_start_from(void **state)
 {
     char text[2048];
@@ -292,6 +318,7 @@ int main(void)
         cmocka_unit_test(a_changed_container_is_refused_by_the_name_of_what_was_changed),
         cmocka_unit_test(sealed_for_a_tpm_only_it_is_not_opened_where_none_is),
         cmocka_unit_test(a_publishers_key_comes_with_the_file_that_pins_it),
+        cmocka_unit_test(what_a_killed_demo_left_is_removed_by_the_next),
         cmocka_unit_test(a_policy_is_printed_as_a_file_to_start_from),
         cmocka_unit_test(what_is_no_model_is_called_by_its_name),
     };

@@ -4,6 +4,7 @@
 #include "gateway_world.h"
 #include "postgres_make.h"
 
+#include <sqlite3.h>
 #include <sys/stat.h>
 
 /* ---- one store ---- */
@@ -122,6 +123,46 @@ static void sqlite_takes_each_token_once_over_a_restart(void **state)
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(st.st_mode & 0777, 0600);
     expect_once(":memory:", false);
+    made_dir_remove(&d);
+}
+
+static void wait_for(const struct ask *q)
+{
+    while (!q->answers)
+        event_base_loop(base, EVLOOP_ONCE);
+}
+
+/* Whoever else writes into the file is waited for by the store's thread, never by the caller's. */
+static void another_writer_of_the_file_does_not_stop_the_event_loop(void **state)
+{
+    struct made_dir d = made_dir();
+    char path[96];
+    sqlite3 *other;
+    struct st_err e;
+    struct ask first = {0}, second = {0}, again = {0};
+    uint8_t one[32], two[32];
+    (void)state;
+    digest_of(1, one);
+    digest_of(2, two);
+    snprintf(path, sizeof path, "%s/spent.db", d.path);
+    struct st_spent *s = open_store(path);
+    assert_int_equal(sqlite3_open(path, &other), SQLITE_OK);
+    assert_ok(take(s, one, &first, &e), &e);
+    wait_for(&first);
+    assert_int_equal(first.last, ST_SPENT_TAKEN);
+    assert_int_equal(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+    double asked = st_now();
+    assert_ok(take(s, two, &second, &e), &e);
+    assert_ok(take(s, one, &again, &e), &e);
+    assert_true(st_now() - asked < 5); /* SQLite itself would wait for ten seconds */
+    assert_int_equal(second.fresh + again.fresh, 0);
+    assert_int_equal(sqlite3_exec(other, "COMMIT", NULL, NULL, NULL), SQLITE_OK);
+    wait_for(&second);
+    wait_for(&again);
+    assert_int_equal(second.last, ST_SPENT_TAKEN);
+    assert_int_equal(again.last, ST_SPENT_BEFORE);
+    sqlite3_close(other);
+    st_spent_close(s);
     made_dir_remove(&d);
 }
 
@@ -470,6 +511,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_said_to_be_taken_outlives_kill_9),
         cmocka_unit_test(sqlite_takes_each_token_once_over_a_restart),
+        cmocka_unit_test(another_writer_of_the_file_does_not_stop_the_event_loop),
         cmocka_unit_test(days_that_are_gone_are_dropped_and_others_stay),
         cmocka_unit_test(a_file_of_something_else_is_refused),
         cmocka_unit_test(more_than_can_wait_are_refused_at_once),

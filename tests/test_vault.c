@@ -37,7 +37,7 @@ static void open_rig(struct rig *r)
     struct st_err e;
     *r = (struct rig){.m = {.seed = {5}, .id = {6}, .version = 1, .entries = entries, .n = 2}};
     made_container(&r->m, &r->b);
-    assert_ok(st_container_parse(r->b.p, r->b.len, "made", &r->c, &e), &e);
+    assert_ok(st_container_parse(r->b.p, r->b.len, "made", NULL, &r->c, &e), &e);
     assert_ok(st_vault_new(r->c, &r->m.content_key, false, &r->v, &e), &e);
 }
 
@@ -194,9 +194,9 @@ static void counted_free(void *p, const char *file, int line)
 {
     (void)file;
     (void)line;
-    struct block *b = (struct block *)p - 1;
     if (!p)
         return;
+    struct block *b = (struct block *)p - 1;
     b->before->behind = b->behind;
     b->behind->before = b->before;
     free(b);

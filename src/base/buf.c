@@ -38,6 +38,11 @@ void st_buf_add(struct st_buf *b, const void *p, size_t len)
     b->p[b->len] = 0;
 }
 
+void st_buf_reserve(struct st_buf *b, size_t more)
+{
+    (void)reserve(b, more);
+}
+
 void *st_buf_room(struct st_buf *b, size_t len)
 {
     if (!reserve(b, len))

@@ -25,6 +25,8 @@ void st_buf_add(struct st_buf *b, const void *p, size_t len);
 void st_buf_add_str(struct st_buf *b, const char *s);
 /* Adds len bytes that the caller writes before anything else is added; NULL (and `failed`) without memory. */
 void *st_buf_room(struct st_buf *b, size_t len);
+/* Makes room for so many bytes more, so that the buffer need not grow step by step. */
+void st_buf_reserve(struct st_buf *b, size_t more);
 void st_buf_addf(struct st_buf *b, const char *fmt, ...) ST_PRINTF(2, 3);
 /* Decimal digits; for long lists of ids, where addf's two passes would show. */
 void st_buf_add_u32(struct st_buf *b, uint32_t v);

@@ -153,11 +153,32 @@ int st_ohttp_reply_from(struct st_ohttp *x, const uint8_t *nonce, struct st_buf 
     return rc;
 }
 
+/* A nonce, and the keys that it makes. */
+static int make_reply(struct st_ohttp *x, struct st_err *e)
+{
+    int rc = st_random(x->nonce, sizeof x->nonce, e);
+    if (!rc)
+        rc = start_reply(x, x->nonce, true, e);
+    x->ahead = !rc;
+    return rc;
+}
+
+void st_ohttp_reply_ahead(struct st_ohttp *x)
+{
+    struct st_err e;
+    if (x->step == REQUEST && !x->reply.cipher)
+        (void)make_reply(x, &e);
+}
+
 int st_ohttp_reply(struct st_ohttp *x, struct st_buf *out, struct st_err *e)
 {
-    uint8_t nonce[ST_OHTTP_NONCE_MAX];
-    int rc = st_random(nonce, sizeof nonce, e);
-    return rc ? rc : st_ohttp_reply_from(x, nonce, out, e);
+    if (x->step != REQUEST || (x->reply.cipher && !x->ahead))
+        return st_fail(e, ST_USAGE, "ohttp: a reply needs a request, and a request has one");
+    int rc = x->ahead ? 0 : make_reply(x, e);
+    x->ahead = false;
+    if (!rc)
+        st_buf_add(out, x->nonce, nonce_len(x));
+    return rc;
 }
 
 /* ---- both ---- */
@@ -165,7 +186,7 @@ int st_ohttp_reply(struct st_ohttp *x, struct st_buf *out, struct st_err *e)
 int st_ohttp_seal(struct st_ohttp *x, const void *text, size_t len, bool final, struct st_buf *out, struct st_err *e)
 {
     struct st_sequence *s = x->keys ? &x->reply : &x->hpke.sequence;
-    if (!s->cipher)
+    if (!s->cipher || x->ahead)
         return st_fail(e, ST_USAGE, "ohttp: nothing to seal with: the reply has not begun");
     return st_chunk_seal(&x->sealer, s, text, len, final, out, e);
 }

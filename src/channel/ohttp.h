@@ -36,6 +36,8 @@ struct st_ohttp {
     uint8_t head[ST_OHTTP_HEAD_MAX]; /* being gathered: of the request, or the reply's nonce */
     size_t have;
     int step;
+    bool ahead; /* the reply's keys are there, and its nonce has not left */
+    uint8_t nonce[ST_OHTTP_NONCE_MAX];
 };
 
 /* ---- client ---- */
@@ -55,6 +57,8 @@ int st_ohttp_client_from(struct st_ohttp *x, enum st_ohttp_form form, const stru
 void st_ohttp_server(struct st_ohttp *x, enum st_ohttp_form form, struct st_keyring *keys, size_t max);
 /* Begins the reply: appends its nonce. USAGE before a piece of the request has opened. */
 int st_ohttp_reply(struct st_ohttp *x, struct st_buf *out, struct st_err *e) ST_MUST_CHECK;
+/* Makes what st_ohttp_reply() needs while there is nothing else to do. An error comes again there. */
+void st_ohttp_reply_ahead(struct st_ohttp *x);
 /* The same with a nonce of the caller's, for test vectors: one that serves twice in an exchange reveals both replies.
  */
 int st_ohttp_reply_from(struct st_ohttp *x, const uint8_t *nonce, struct st_buf *out, struct st_err *e) ST_MUST_CHECK;

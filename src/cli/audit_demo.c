@@ -17,7 +17,7 @@
 
 static void path_in(const struct st_audit_demo *a, const char *name, char out[128])
 {
-    snprintf(out, 128, "%s/%s", a->d.tmp, name);
+    snprintf(out, 128, "%s/%s", a->d.tmp.path, name);
 }
 
 /* ---- covariant ---- */

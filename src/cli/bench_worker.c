@@ -14,7 +14,7 @@ static void remove_files(const struct st_bench_beside *b)
 {
     for (int i = 0; i < b->n_file; i++)
         unlink(b->files[i]);
-    rmdir(b->tmp);
+    rmdir(b->tmp.path);
 }
 
 static const struct st_bench_beside *volatile begun;
@@ -28,12 +28,8 @@ static void on_signal(int sig)
 
 int st_bench_begin(struct st_bench_beside *b, struct st_err *e)
 {
-    const char *base = getenv("TMPDIR");
-    snprintf(b->tmp, sizeof b->tmp, "%s/sotto-bench-XXXXXX", base && *base && strlen(base) < 40 ? base : "/tmp");
-    if (!mkdtemp(b->tmp)) {
-        *b->tmp = 0;
-        return st_fail(e, ST_IO, "cannot make a temporary directory (TMPDIR)");
-    }
+    if (st_temp_make("sotto-bench", &b->tmp, e))
+        return e->code;
     const struct sigaction sa = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
     begun = b;
     sigaction(SIGINT, &sa, NULL);
@@ -45,15 +41,13 @@ void st_bench_end(struct st_bench_beside *b)
 {
     st_child_stop(&b->worker);
     begun = NULL;
-    if (*b->tmp)
-        remove_files(b);
-    *b->tmp = 0;
+    st_temp_remove(&b->tmp);
 }
 
 const char *st_bench_file(struct st_bench_beside *b, const char *name)
 {
     char path[sizeof b->files[0]], *file = b->files[b->n_file];
-    strcpy(path, b->tmp);
+    strcpy(path, b->tmp.path);
     snprintf(path + strlen(path), sizeof path - strlen(path), "/%s", name);
     strcpy(file, path);
     b->n_file++; /* behind the path: a signal may come in between */

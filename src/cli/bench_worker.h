@@ -6,11 +6,12 @@
 
 #include "cli/child.h"
 #include "cli/cli.h"
+#include "cli/temp.h"
 
 #define ST_BENCH_FILES 4
 
 struct st_bench_beside {
-    char tmp[64];
+    struct st_temp tmp;
     char files[ST_BENCH_FILES][96];
     int n_file;
     char address[104];

@@ -3,11 +3,12 @@
 #include "cli/columns.h"
 #include "cli/generate.h"
 #include "cli/http.h"
+#include "cli/masked.h"
 #include "cli/open.h"
 #include "engine/record.h"
+#include "service/gen_engine.h"
 #include "text/json.h"
 
-#include <dirent.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -61,38 +62,6 @@ int st_demo_model(const char *given, char out[ST_PATH_MAX], struct st_err *e)
     return st_fail(e, ST_IO, "the demo model is not beside the program (%s); name a model with --model", dir);
 }
 
-static int make_temp(struct st_demo *d, struct st_err *e)
-{
-    const char *base = getenv("TMPDIR");
-    if (!base || !*base || strlen(base) > 40)
-        base = "/tmp";
-    snprintf(d->tmp, sizeof d->tmp, "%s/sotto-demo-XXXXXX", base);
-    if (!mkdtemp(d->tmp)) {
-        *d->tmp = 0;
-        return st_fail(e, ST_IO, "%s: cannot make a temporary directory", base);
-    }
-    return 0;
-}
-
-/* Removes a directory of plain files and directories, not deeper than the demos make them. */
-static void remove_dir(const char *path, int depth)
-{
-    struct st_err ignored;
-    DIR *dir = opendir(path);
-    for (struct dirent *f; dir && (f = readdir(dir));) {
-        char name[ST_PATH_MAX];
-        if (!strcmp(f->d_name, ".") || !strcmp(f->d_name, ".."))
-            continue;
-        if (st_path_join(name, sizeof name, path, f->d_name, &ignored))
-            continue;
-        if (unlink(name) != 0 && depth > 0)
-            remove_dir(name, depth - 1);
-    }
-    if (dir)
-        closedir(dir);
-    rmdir(path);
-}
-
 int st_demo_begin(struct st_demo *d, struct st_err *e)
 {
     /* Ctrl-C must not leave the child or the key behind. */
@@ -100,15 +69,14 @@ int st_demo_begin(struct st_demo *d, struct st_err *e)
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);
     d->start = st_now();
-    return st_demo_model(d->model_arg, d->model, e) ? e->code : make_temp(d, e);
+    return st_demo_model(d->model_arg, d->model, e) ? e->code : st_temp_make("sotto-demo", &d->tmp, e);
 }
 
 void st_demo_end(struct st_demo *d)
 {
     st_server_stop(d->server);
     st_child_stop(&d->child);
-    if (*d->tmp)
-        remove_dir(d->tmp, 8);
+    st_temp_remove(&d->tmp);
     st_buf_wipe(&d->sent);
     st_buf_wipe(&d->received);
     st_buf_free(&d->audit);
@@ -250,6 +218,21 @@ int st_demo_talk(struct st_demo *d, const struct st_server_opts *o, struct st_de
     st_server_stop(d->server);
     d->server = NULL;
     return rc;
+}
+
+int st_demo_talk_masked(struct st_demo *d, const struct st_open *o, struct st_demo_reply *out, struct st_err *e)
+{
+    struct st_masked_words w;
+    st_masked_words(o->masked, &w);
+    const struct st_gen_engine_opts go = {.engine = o->engine,
+                                          .model = o->model,
+                                          .protection = w.protection,
+                                          .scheme = w.scheme,
+                                          .verified = w.verified,
+                                          .watch = st_masked_watch,
+                                          .watch_ctx = o->masked};
+    const struct st_server_opts so = {.tokenizer = o->tokenizer, .chat = o->chat, .source = {st_gen_engine_open, &go}};
+    return st_demo_talk(d, &so, out, e);
 }
 
 int st_demo_run(const struct st_demo *d, const struct st_open *m, struct st_demo_reply *out, struct st_err *e)

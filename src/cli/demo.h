@@ -5,6 +5,7 @@
 
 #include "cli/child.h"
 #include "cli/cli.h"
+#include "cli/temp.h"
 #include "model/tokenizer.h"
 #include "service/server.h"
 
@@ -32,7 +33,8 @@ struct st_demo {
     uint32_t n; /* longest reply */
     bool hold;  /* go on until a signal, for an audit of what is here */
     double start;
-    char model[ST_PATH_MAX], tmp[64];
+    char model[ST_PATH_MAX];
+    struct st_temp tmp;
     struct st_child child;        /* the untrusted machine */
     struct st_server *server;     /* the endpoint in this process */
     struct st_buf sent, received; /* as shown */
@@ -53,6 +55,9 @@ const volatile sig_atomic_t *st_demo_cancel(void);
 /* Starts the endpoint, waits until it is ready, talks with it, stops it: then its threads are quiet. */
 int st_demo_talk(struct st_demo *d, const struct st_server_opts *o, struct st_demo_reply *out,
                  struct st_err *e) ST_MUST_CHECK;
+/* The same through an endpoint whose engine is o's, which masks its rows. */
+int st_demo_talk_masked(struct st_demo *d, const struct st_open *o, struct st_demo_reply *out,
+                        struct st_err *e) ST_MUST_CHECK;
 /* The parts of that for an endpoint elsewhere. ids: ask for the reply's token ids, too. */
 int st_demo_wait(const char *endpoint, double seconds, struct st_err *e) ST_MUST_CHECK;
 int st_demo_chat(const struct st_demo *d, const char *endpoint, bool ids, struct st_demo_reply *out,

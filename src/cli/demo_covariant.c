@@ -144,8 +144,8 @@ static int run_all(struct covariant *c, struct st_err *e)
     int rc;
     plain.kv_dtype = ST_DTYPE_F32;
     plain.deterministic = true;
-    snprintf(c->key, sizeof c->key, "%s/key", d->tmp);
-    snprintf(c->dst, sizeof c->dst, "%s/obfuscated", d->tmp);
+    snprintf(c->key, sizeof c->key, "%s/key", d->tmp.path);
+    snprintf(c->dst, sizeof c->dst, "%s/obfuscated", d->tmp.path);
     if ((rc = st_demo_next(d, "making a key and an obfuscated copy of the model", e)) != 0 ||
         (rc = make_checkpoint(c, e)) != 0 ||
         (rc = st_demo_next(d, "starting an untrusted server, which has only that copy", e)) != 0 ||

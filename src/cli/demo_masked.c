@@ -7,7 +7,6 @@
 #include "cli/demo.h"
 #include "cli/masked.h"
 #include "cli/open.h"
-#include "service/gen_engine.h"
 
 #include <string.h>
 
@@ -67,15 +66,7 @@ static int chat(struct masked *m, const char *scheme, const char *record, struct
         return e->code;
     st_masked_words(o.masked, &w);
     snprintf(m->lwe_scheme, sizeof m->lwe_scheme, "%s", w.scheme);
-    const struct st_gen_engine_opts go = {.engine = o.engine,
-                                          .model = o.model,
-                                          .protection = w.protection,
-                                          .scheme = w.scheme,
-                                          .verified = w.verified,
-                                          .watch = st_masked_watch,
-                                          .watch_ctx = o.masked};
-    const struct st_server_opts so = {.tokenizer = o.tokenizer, .chat = o.chat, .source = {st_gen_engine_open, &go}};
-    int rc = st_demo_talk(m->d, &so, out, e);
+    int rc = st_demo_talk_masked(m->d, &o, out, e);
     st_open_close(&o);
     return rc;
 }
@@ -149,10 +140,10 @@ static int run_all(struct masked *m, struct st_err *e)
     struct st_demo *d = m->d;
     const struct st_cli here = options(m, NULL);
     int rc;
-    snprintf(m->record, sizeof m->record, "%s/record", d->tmp);
-    snprintf(m->asked, sizeof m->asked, "%s/asked", d->tmp);
-    snprintf(m->hints, sizeof m->hints, "%s/hints", d->tmp);
-    snprintf(m->address, sizeof m->address, "unix:%s/worker", d->tmp);
+    snprintf(m->record, sizeof m->record, "%s/record", d->tmp.path);
+    snprintf(m->asked, sizeof m->asked, "%s/asked", d->tmp.path);
+    snprintf(m->hints, sizeof m->hints, "%s/hints", d->tmp.path);
+    snprintf(m->address, sizeof m->address, "unix:%s/worker", d->tmp.path);
     if ((rc = st_demo_next(d, "the owner of the weights prepares hints for the masks", e)) != 0 ||
         (rc = st_demo_worker(d, m->hints, m->address, &m->prepare_s, e)) != 0 ||
         (rc = st_demo_next(d, "one chat through the endpoint, rows hidden by one-time pads", e)) != 0 ||

@@ -26,7 +26,7 @@ struct path {
 static struct path in(const struct st_demo_parties *p, const char *name)
 {
     struct path out;
-    snprintf(out.s, sizeof out.s, "%s/%s", p->d->tmp, name);
+    snprintf(out.s, sizeof out.s, "%s/%s", p->d->tmp.path, name);
     return out;
 }
 
@@ -162,7 +162,8 @@ static void begin_evidence(struct st_demo_parties *p)
     struct st_err e;
     const char *const enroll[] = {"enroll", "here",      certs.s,  "--ca",      ca.s,
                                   "--tcti", p->tpm.tcti, "--json", "--config=", NULL};
-    p->has_tpm = st_demo_tpm_start(p->d->tmp, &p->tpm, &e) == 0 && st_child_start(NULL, enroll, &p->enroll, &e) == 0;
+    p->has_tpm =
+        st_demo_tpm_start(p->d->tmp.path, &p->tpm, &e) == 0 && st_child_start(NULL, enroll, &p->enroll, &e) == 0;
     if (!p->has_tpm)
         snprintf(p->no_tpm, sizeof p->no_tpm, "%.190s", e.msg);
 }

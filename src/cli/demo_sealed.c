@@ -12,7 +12,6 @@
 #include "engine/record.h"
 #include "protect/sealed/place.h"
 #include "protect/sealed/writer.h"
-#include "service/gen_engine.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -112,19 +111,9 @@ static int open_sealed(struct sealed *s, struct st_open *o, struct st_err *e)
 static int chat(struct sealed *s, struct st_err *e)
 {
     struct st_open o = {0};
-    struct st_masked_words w;
     if (open_sealed(s, &o, e))
         return e->code;
-    st_masked_words(o.masked, &w);
-    const struct st_gen_engine_opts go = {.engine = o.engine,
-                                          .model = o.model,
-                                          .protection = w.protection,
-                                          .scheme = w.scheme,
-                                          .verified = w.verified,
-                                          .watch = st_masked_watch,
-                                          .watch_ctx = o.masked};
-    const struct st_server_opts so = {.tokenizer = o.tokenizer, .chat = o.chat, .source = {st_gen_engine_open, &go}};
-    int rc = st_demo_talk(s->d, &so, &s->reply, e);
+    int rc = st_demo_talk_masked(s->d, &o, &s->reply, e);
     st_open_close(&o);
     return rc ? rc : st_demo_read_record(s->d, s->record, e);
 }
@@ -296,10 +285,10 @@ static int run_all(struct sealed *s, struct st_err *e)
 {
     struct st_demo *d = s->d;
     int rc;
-    snprintf(s->file, sizeof s->file, "%s/model.sealed", d->tmp);
-    snprintf(s->passphrase, sizeof s->passphrase, "%s/passphrase", d->tmp);
-    snprintf(s->address, sizeof s->address, "unix:%s/worker", d->tmp);
-    snprintf(s->record, sizeof s->record, "%s/record", d->tmp);
+    snprintf(s->file, sizeof s->file, "%s/model.sealed", d->tmp.path);
+    snprintf(s->passphrase, sizeof s->passphrase, "%s/passphrase", d->tmp.path);
+    snprintf(s->address, sizeof s->address, "unix:%s/worker", d->tmp.path);
+    snprintf(s->record, sizeof s->record, "%s/record", d->tmp.path);
     if ((rc = st_demo_next(d, "the owner seals the model: all inside but attention output and head", e)) != 0 ||
         (rc = seal(s, e)) != 0 ||
         (rc = st_demo_next(d, "starting an untrusted worker, which has the sealed file and no key", e)) != 0 ||

@@ -32,24 +32,31 @@ static int read_publisher(const char *given, uint8_t key[32], struct st_err *e)
     return rc;
 }
 
-static int check_publisher(const struct st_cli *cli, const char *path, struct st_sealed_file *f, struct st_err *e)
+static int open_container(const struct st_cli *cli, const char *path, struct st_sealed_file *f, struct st_err *e)
+{
+    uint8_t key[32];
+    f->pinned = cli->sealed.publisher != NULL;
+    if (!f->pinned)
+        return st_container_open(path, &f->container, e);
+    return read_publisher(cli->sealed.publisher, key, e) || st_container_open_by(path, key, &f->container, e) ? e->code
+                                                                                                              : 0;
+}
+
+static int check_about(const struct st_cli *cli, const char *path, enum st_container_kind kind,
+                       struct st_sealed_file *f, struct st_err *e)
 {
     struct st_container_about about;
-    uint8_t key[32];
     st_container_about(f->container, &about);
     st_hex(about.publisher, sizeof about.publisher, f->publisher);
+    if (about.kind != kind)
+        return st_fail(e, ST_INPUT, "%s: is a sealed %s; want a%s", path,
+                       about.kind == ST_CONTAINER_ADAPTER ? "adapter" : "model",
+                       kind == ST_CONTAINER_ADAPTER ? "n adapter" : " model");
     if (about.version < cli->sealed.min_version)
         return st_fail(e, ST_POLICY, "%s: is version %" PRIu64 "; --min-version wants %" PRIu64 " or later", path,
                        about.version, cli->sealed.min_version);
-    if (!cli->sealed.publisher) {
+    if (!f->pinned)
         st_log(ST_LOG_INFO, "%s: publisher: not pinned, %s (--publisher)", path, f->publisher);
-        return 0;
-    }
-    if (read_publisher(cli->sealed.publisher, key, e))
-        return e->code;
-    if (memcmp(key, about.publisher, sizeof key) != 0)
-        return st_fail(e, ST_VERIFY, "%s: is signed by %s, which is not --publisher", path, f->publisher);
-    f->pinned = true;
     return 0;
 }
 
@@ -114,17 +121,11 @@ static int open_vault(const struct st_cli *cli, struct st_sealed_file *f, struct
 int st_sealed_unlock(const struct st_cli *cli, const char *path, enum st_container_kind kind,
                      struct st_sealed_file *out, struct st_err *e)
 {
-    struct st_container_about about;
     *out = (struct st_sealed_file){0};
-    if (st_container_open(path, &out->container, e))
-        return e->code;
-    st_container_about(out->container, &about);
-    int rc;
-    if (about.kind != kind)
-        rc = st_fail(e, ST_INPUT, "%s: is a sealed %s; want a%s", path,
-                     about.kind == ST_CONTAINER_ADAPTER ? "adapter" : "model",
-                     kind == ST_CONTAINER_ADAPTER ? "n adapter" : " model");
-    else if (!(rc = check_publisher(cli, path, out, e)))
+    int rc = open_container(cli, path, out, e);
+    if (!rc)
+        rc = check_about(cli, path, kind, out, e);
+    if (!rc)
         rc = open_vault(cli, out, e);
     if (rc)
         st_sealed_file_close(out);

@@ -410,3 +410,35 @@ int st_hpke_export(const struct st_hpke *h, const void *context, size_t context_
         return st_fail(e, ST_USAGE, "hpke: export: %zu bytes for a context of %zu are too many", len, context_len);
     return labeled_expand(h->suite.kem, &h->suite, h->exporter, "sec", context, context_len, out, len, e);
 }
+
+/* ---- one message ---- */
+
+int st_hpke_seal_secret(struct st_hpke_suite suite, const uint8_t *pk, size_t pk_len, const void *info, size_t info_len,
+                        const struct st_secret *secret, uint8_t *enc, uint8_t *sealed, struct st_err *e)
+{
+    struct st_hpke h = {0};
+    int rc = st_hpke_send(&h, suite, pk, pk_len, info, info_len, enc, e);
+    if (!rc)
+        rc = st_sequence_seal(&h.sequence, NULL, 0, secret->p, secret->len, sealed, e);
+    st_hpke_wipe(&h);
+    return rc;
+}
+
+int st_hpke_open_secret(struct st_hpke_suite suite, const struct st_hpke_key *k, const uint8_t *enc, size_t enc_len,
+                        const void *info, size_t info_len, const uint8_t *sealed, size_t len, struct st_secret *out,
+                        struct st_err *e)
+{
+    struct st_hpke h = {0};
+    *out = (struct st_secret){0};
+    if (len <= ST_SEQUENCE_TAG)
+        return st_fail(e, ST_VERIFY, "hpke: %zu bytes are too few", len);
+    int rc = st_secret_init(out, len - ST_SEQUENCE_TAG, e);
+    if (!rc)
+        rc = st_hpke_receive(&h, suite, k, enc, enc_len, info, info_len, e);
+    if (!rc)
+        rc = st_sequence_open(&h.sequence, NULL, 0, sealed, len, out->p, e);
+    st_hpke_wipe(&h);
+    if (rc)
+        st_secret_wipe(out);
+    return rc;
+}

@@ -10,6 +10,7 @@
 #ifndef ST_CRYPTO_HPKE_H
 #define ST_CRYPTO_HPKE_H
 
+#include "base/secret.h"
 #include "crypto/sequence.h"
 
 #define ST_HPKE_KEM_P256 0x0010
@@ -70,5 +71,16 @@ void st_hpke_wipe(struct st_hpke *h);
  * (<= 255 * 32) bound to the context's label (section 5.3). */
 int st_hpke_export(const struct st_hpke *h, const void *context, size_t context_len, uint8_t *out, size_t len,
                    struct st_err *e) ST_MUST_CHECK;
+
+/* ---- one message (section 6.1) ---- */
+
+/* A secret of len bytes to pk: enc [st_hpke_public_len()], sealed [len + ST_SEQUENCE_TAG]. INPUT as st_hpke_send(). */
+int st_hpke_seal_secret(struct st_hpke_suite suite, const uint8_t *pk, size_t pk_len, const void *info, size_t info_len,
+                        const struct st_secret *secret, uint8_t *enc, uint8_t *sealed, struct st_err *e) ST_MUST_CHECK;
+/* What was sealed by it [len], the caller's to wipe; nothing is there after an error. VERIFY: not for this key and
+ * info, or changed. */
+int st_hpke_open_secret(struct st_hpke_suite suite, const struct st_hpke_key *k, const uint8_t *enc, size_t enc_len,
+                        const void *info, size_t info_len, const uint8_t *sealed, size_t len, struct st_secret *out,
+                        struct st_err *e) ST_MUST_CHECK;
 
 #endif

@@ -44,7 +44,7 @@ static int source_read(void *ctx, const struct st_tensor *t, uint64_t at, size_t
     const struct st_container *c = ctx;
     const struct st_container_entry *n = entry_of(c, t);
     return n ? st_container_read(c, n, at, len, dst, e)
-             : st_fail(e, ST_INTERNAL, "%s: %s: not in this container", c->path, t->name);
+             : st_fail(e, ST_INTERNAL, "%s: %s: not in this container", st_container_label(c), t->name);
 }
 
 static uint32_t source_block(void *ctx, const struct st_tensor *t)
@@ -67,20 +67,30 @@ static bool source_readable(void *ctx, const struct st_tensor *t)
 const struct st_source st_container_outside = {
     .read = source_read, .block = source_block, .secret = source_secret, .readable = source_readable};
 
-int st_container_open(const char *path, struct st_container **out, struct st_err *e)
+static int open_file(const char *path, const uint8_t *publisher, struct st_container **out, struct st_err *e)
 {
     struct st_map map;
     *out = NULL;
     int rc = st_map_open(path, &map, e);
     if (rc)
         return rc;
-    rc = st_container_parse(map.p, map.len, path, out, e);
+    rc = st_container_parse(map.p, map.len, path, publisher, out, e);
     if (rc) {
         st_map_close(&map);
         return rc;
     }
     (*out)->map = map;
     return 0;
+}
+
+int st_container_open(const char *path, struct st_container **out, struct st_err *e)
+{
+    return open_file(path, NULL, out, e);
+}
+
+int st_container_open_by(const char *path, const uint8_t publisher[32], struct st_container **out, struct st_err *e)
+{
+    return open_file(path, publisher, out, e);
 }
 
 void st_container_close(struct st_container *c)
@@ -101,6 +111,12 @@ void st_container_close(struct st_container *c)
 const char *st_container_path(const struct st_container *c)
 {
     return c->path;
+}
+
+const char *st_container_label(const struct st_container *c)
+{
+    const char *slash = strrchr(c->path, '/');
+    return slash ? slash + 1 : c->path;
 }
 
 void st_container_about(const struct st_container *c, struct st_container_about *out)
@@ -171,7 +187,7 @@ static bool matches(const struct st_container *c, const struct st_container_entr
 
 static int changed(const struct st_container *c, const struct st_container_entry *n, uint32_t k, struct st_err *e)
 {
-    return st_fail(e, ST_VERIFY, "%s: %s: segment %" PRIu32 " is changed", c->path, n->tensor.name, k);
+    return st_fail(e, ST_VERIFY, "%s: %s: segment %" PRIu32 " is changed", st_container_label(c), n->tensor.name, k);
 }
 
 int st_container_read(const struct st_container *c, const struct st_container_entry *n, uint64_t at, size_t len,
@@ -180,9 +196,9 @@ int st_container_read(const struct st_container *c, const struct st_container_en
     uint8_t *part = NULL, *to = dst;
     int rc = 0;
     if (n->place == ST_CONTAINER_INSIDE)
-        return st_fail(e, ST_POLICY, "%s: %s: is sealed", c->path, n->tensor.name);
+        return st_fail(e, ST_POLICY, "%s: %s: is sealed", st_container_label(c), n->tensor.name);
     if (at > n->tensor.bytes || len > n->tensor.bytes - at)
-        return st_fail(e, ST_INTERNAL, "%s: %s: read beyond its end", c->path, n->tensor.name);
+        return st_fail(e, ST_INTERNAL, "%s: %s: read beyond its end", st_container_label(c), n->tensor.name);
     while (!rc && len) {
         uint32_t k = (uint32_t)(at / n->segment_bytes), from = (uint32_t)(at % n->segment_bytes);
         struct st_span s = st_container_segment(c, n, k);
@@ -307,7 +323,7 @@ size_t st_container_segment_ad(const struct st_container_about *a, const struct 
     static const char label[] = "sotto sealed 1 segment";
     const struct st_tensor *t = &n->tensor;
     const char *place = n->place == ST_CONTAINER_INSIDE ? "inside" : "outside";
-    uint8_t shape[8 * ST_MAX_DIMS], last = k + 1 == n->n_segment, *to = out;
+    uint8_t shape[8 * ST_MAX_DIMS] = {0}, last = k + 1 == n->n_segment, *to = out;
     for (int i = 0; i < t->n_dim; i++)
         put_u64(shape + 8 * i, t->dim[i]);
     to = put_field(to, label, sizeof label - 1);

@@ -3,7 +3,8 @@
  * ciphertext here; protect/sealed/vault.h opens it. So a worker can serve the matrices that were left outside from the
  * same file.
  *
- * Hostile input: nothing of the header is used before its signature is verified, and every length is checked first. A
+ * Hostile input: nothing of the header is used before its signature is verified, and every length is checked first; how
+ * long it takes is bounded by the segments that the file really has, since anybody can sign a header by a new key. A
  * signature by an unknown key proves nothing: a caller pins the publisher, or says that it did not.
  * The file stays open and mapped; a file that another process shortens meanwhile kills this one (SIGBUS). Functions may
  * be called from any thread once it is open. */
@@ -16,7 +17,9 @@
 #define ST_CONTAINER_VERSION 1
 #define ST_CONTAINER_SEGMENT ((uint32_t)1 << 20) /* bytes of a segment at most, before it is sealed */
 #define ST_CONTAINER_SEAL_BYTES 28               /* that a sealed segment is longer: nonce and tag */
-#define ST_CONTAINER_HEADER_MAX (64u << 20)
+#define ST_CONTAINER_HEADER_MAX (32u << 20)
+#define ST_CONTAINER_HEADER_BASE 4096  /* of it without its entries */
+#define ST_CONTAINER_HEADER_ENTRY 1024 /* of an entry, which has a segment at the least */
 #define ST_CONTAINER_RECIPIENTS_MAX (1u << 20)
 #define ST_CONTAINER_SEGMENTS_MAX (1u << 24)
 #define ST_CONTAINER_NAME_MAX 200 /* bytes of an entry's name */
@@ -53,8 +56,13 @@ struct st_container_about {
 bool st_container_is(const char *path);
 /* IO; INPUT: not a container; UNSUPPORTED: version; VERIFY: changed, cut, or not signed by the publisher it names. */
 int st_container_open(const char *path, struct st_container **out, struct st_err *e) ST_MUST_CHECK;
+/* The same of one publisher: VERIFY names another one, before anything of the header but its key is looked at. */
+int st_container_open_by(const char *path, const uint8_t publisher[32], struct st_container **out,
+                         struct st_err *e) ST_MUST_CHECK;
 void st_container_close(struct st_container *c);
 const char *st_container_path(const struct st_container *c);
+/* Its last part, for messages that may reach who asks a server. */
+const char *st_container_label(const struct st_container *c);
 void st_container_about(const struct st_container *c, struct st_container_about *out); /* strings live as long as c */
 size_t st_container_count(const struct st_container *c);
 const struct st_container_entry *st_container_at(const struct st_container *c, size_t i); /* in the file's order */

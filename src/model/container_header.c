@@ -236,9 +236,29 @@ static int read_entries(struct st_container *c, const char *where, uint64_t at, 
     return rc ? rc : sort_names(c, where, e);
 }
 
+/* Values that the text could have: a parser takes memory and time for each, some fifty times its length. Those of an
+ * entry are five fields and up to eight sizes. */
+static int count_values(const struct st_container *c, struct st_err *e)
+{
+    const uint64_t most = 32 + (uint64_t)c->n_segment * 16;
+    const uint8_t *p = c->header.p;
+    bool quoted = false;
+    uint64_t n = 0;
+    for (size_t i = 0; i < c->header.len; i++) {
+        quoted ^= p[i] == '"';
+        i += quoted && p[i] == '\\';
+        n += !quoted && (p[i] == ',' || p[i] == '[' || p[i] == '{');
+    }
+    return n <= most ? 0
+                     : st_fail(e, ST_VERIFY, "%s: its header has more values than that of %" PRIu32 " segments",
+                               c->path, c->n_segment);
+}
+
 int st_container_read_header(struct st_container *c, uint64_t data_at, struct st_err *e)
 {
-    int rc = st_json_parse(c->header.p, c->header.len, c->path, &c->json, e);
+    int rc = count_values(c, e);
+    if (!rc)
+        rc = st_json_parse(c->header.p, c->header.len, c->path, &c->json, e);
     if (!rc)
         rc = read_about(c, c->path, e);
     if (!rc)

@@ -48,6 +48,9 @@ static int copy_head(struct st_container *c, uint64_t *digests_at, struct st_err
     if (header > ST_CONTAINER_HEADER_MAX || recipients > ST_CONTAINER_RECIPIENTS_MAX ||
         c->n_segment > ST_CONTAINER_SEGMENTS_MAX)
         return st_fail(e, ST_VERIFY, "%s: header, recipients or segments beyond the limits", c->path);
+    if (header > ST_CONTAINER_HEADER_BASE + (uint64_t)c->n_segment * ST_CONTAINER_HEADER_ENTRY)
+        return st_fail(e, ST_VERIFY, "%s: its header is longer than that of %" PRIu32 " segments", c->path,
+                       c->n_segment);
     uint64_t len = sizeof fixed + (uint64_t)header + ST_CONTAINER_MAC + ST_CONTAINER_SIGNATURE + recipients +
                    ST_CONTAINER_SIGNATURE;
     if (len > c->len || (uint64_t)c->n_segment * ST_CONTAINER_HASH > c->len - len)
@@ -92,7 +95,14 @@ static int verify(const struct st_container *c, const char *label, struct st_spa
     return rc;
 }
 
-static int verify_signatures(struct st_container *c, struct st_err *e)
+static int refuse_publisher(const struct st_container *c, struct st_err *e)
+{
+    char hex[2 * sizeof c->about.publisher + 1];
+    st_hex(c->about.publisher, sizeof c->about.publisher, hex);
+    return st_fail(e, ST_VERIFY, "%s: is signed by %s, which is not --publisher", c->path, hex);
+}
+
+static int verify_signatures(struct st_container *c, const uint8_t *publisher, struct st_err *e)
 {
     const size_t begin = sizeof ST_CONTAINER_BEGIN - 1, hex = 2 * sizeof c->about.publisher;
     const char *text = (const char *)c->header.p;
@@ -100,6 +110,8 @@ static int verify_signatures(struct st_container *c, struct st_err *e)
     if (c->header.len < begin + hex + 1 || memcmp(text, ST_CONTAINER_BEGIN, begin) != 0 || text[begin + hex] != '"' ||
         st_unhex(text + begin, hex, c->about.publisher, sizeof c->about.publisher, "publisher", &ignored))
         return st_fail(e, ST_VERIFY, "%s: want a header that begins with its publisher", c->path);
+    if (publisher && memcmp(publisher, c->about.publisher, sizeof c->about.publisher) != 0)
+        return refuse_publisher(c, e);
     int rc = digest_head(c, e);
     if (!rc)
         rc = verify(c, "sotto sealed 1 header", (struct st_span){c->mac, ST_CONTAINER_MAC}, c->mac + ST_CONTAINER_MAC,
@@ -123,7 +135,8 @@ static int copy_digests(struct st_container *c, uint64_t at, struct st_err *e)
                : st_fail(e, ST_VERIFY, "%s: the digests of its segments are not those that were signed", c->path);
 }
 
-int st_container_parse(const void *p, uint64_t len, const char *where, struct st_container **out, struct st_err *e)
+int st_container_parse(const void *p, uint64_t len, const char *where, const uint8_t *publisher,
+                       struct st_container **out, struct st_err *e)
 {
     struct st_container *c;
     uint64_t digests_at = 0;
@@ -142,7 +155,7 @@ int st_container_parse(const void *p, uint64_t len, const char *where, struct st
     if (!rc)
         rc = copy_head(c, &digests_at, e);
     if (!rc)
-        rc = verify_signatures(c, e);
+        rc = verify_signatures(c, publisher, e);
     if (!rc)
         rc = st_container_read_header(c, digests_at + (uint64_t)c->n_segment * ST_CONTAINER_HASH, e);
     if (!rc)

@@ -38,8 +38,9 @@ bool st_container_named(const char *path);
 /* What a container's source does; without its context. */
 extern const struct st_source st_container_outside;
 
-/* A whole container. `p` is borrowed until st_container_close(). INPUT, UNSUPPORTED, VERIFY as st_container_open(). */
-int st_container_parse(const void *p, uint64_t len, const char *where, struct st_container **out,
-                       struct st_err *e) ST_MUST_CHECK;
+/* A whole container, of any publisher when that is NULL. `p` is borrowed until st_container_close(). INPUT,
+ * UNSUPPORTED, VERIFY as st_container_open_by(). */
+int st_container_parse(const void *p, uint64_t len, const char *where, const uint8_t *publisher,
+                       struct st_container **out, struct st_err *e) ST_MUST_CHECK;
 
 #endif

@@ -94,12 +94,17 @@ const char *const st_model_texts[] = {"config.json",
                                       "chat_template.json",
                                       NULL};
 
-static int counts(const struct dirent *d)
+bool st_model_counts(const char *name)
 {
     for (size_t i = 0; st_model_texts[i]; i++)
-        if (strcmp(d->d_name, st_model_texts[i]) == 0)
+        if (strcmp(name, st_model_texts[i]) == 0)
             return true;
-    return ends_with(d->d_name, ".safetensors") || ends_with(d->d_name, ".safetensors.index.json");
+    return ends_with(name, ".safetensors") || ends_with(name, ".safetensors.index.json");
+}
+
+static int counts(const struct dirent *d)
+{
+    return st_model_counts(d->d_name);
 }
 
 /* Bytewise, whatever the locale. */

@@ -11,6 +11,8 @@
 /* Config, tokenizer and template files that a model's directory may hold; NULL behind the last. */
 extern const char *const st_model_texts[];
 
+/* Whether a file of that name in a model's directory counts. */
+bool st_model_counts(const char *name);
 /* A directory, not recursive: st_model_texts, *.safetensors and *.safetensors.index.json. Or one file, which counts as
  * `model.bin` whatever its name, so that a renamed model stays the same model; its tokenizer is named apart from it and
  * does not count. What lies there counts, whatever it says of itself.

@@ -34,6 +34,7 @@ struct st_http_client {
     CURLM *multi;
     struct event *timer;
     struct st_http_call *calls;
+    CURL *spare;                 /* made ahead for the next call; NULL = none */
     bool unsent;                 /* of the call that ends */
     bool in_curl, any_cancelled; /* libcurl refuses to be called from its own callbacks */
     bool starting;               /* a call, from elsewhere */
@@ -56,6 +57,53 @@ static void call_free(struct st_http_call *call)
     free(call);
 }
 
+static size_t on_data(char *p, size_t size, size_t n, void *arg)
+{
+    struct st_http_call *call = arg;
+    size_t len = size * n;
+    long status = 0;
+    if (call->cancelled)
+        return CURL_WRITEFUNC_ERROR;
+    call->n_reply += len;
+    if (call->n_reply > call->o.max_reply) {
+        call->failed = true;
+        st_fail(&call->err, ST_VERIFY, "the reply is longer than the %zu bytes that it may have", call->o.max_reply);
+        return CURL_WRITEFUNC_ERROR;
+    }
+    curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status);
+    if (call->o.data && call->o.data(call->o.arg, (int)status, p, len, &call->err)) {
+        call->failed = true;
+        return CURL_WRITEFUNC_ERROR;
+    }
+    return len;
+}
+
+static size_t on_header(char *p, size_t size, size_t n, void *arg)
+{
+    struct st_http_call *call = arg;
+    (void)p;
+    call->n_header += size * n;
+    return call->n_header > MAX_HEADERS ? 0 : size * n;
+}
+
+/* A handle with what all calls of this client have in common. */
+static CURL *new_handle(const struct st_http_client *c)
+{
+    CURL *h = curl_easy_init();
+    if (!h)
+        return NULL;
+    curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http,https");
+    curl_easy_setopt(h, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+    curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_data);
+    curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, on_header);
+    curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)(c->connect_s * 1000));
+    curl_easy_setopt(h, CURLOPT_TCP_NODELAY, 1L);
+    if (c->ca_bundle)
+        curl_easy_setopt(h, CURLOPT_CAINFO, c->ca_bundle);
+    return h;
+}
+
 static void call_end(struct st_http_call *call, CURLcode code)
 {
     long status = 0, sent = 0;
@@ -69,9 +117,12 @@ static void call_end(struct st_http_call *call, CURLcode code)
     }
     struct st_err err = call->err;
     bool failed = call->failed, silent = call->cancelled;
+    struct st_http_client *c = call->client;
     call_free(call);
     if (!silent)
         o.end(o.arg, (int)status, failed ? &err : NULL);
+    if (!c->spare) /* now that nobody waits for it */
+        c->spare = new_handle(c);
 }
 
 /* After libcurl has run: what ended, and what was cancelled meanwhile. */
@@ -156,35 +207,6 @@ static int on_timer(CURLM *multi, long ms, void *arg)
     return 0;
 }
 
-static size_t on_data(char *p, size_t size, size_t n, void *arg)
-{
-    struct st_http_call *call = arg;
-    size_t len = size * n;
-    long status = 0;
-    if (call->cancelled)
-        return CURL_WRITEFUNC_ERROR;
-    call->n_reply += len;
-    if (call->n_reply > call->o.max_reply) {
-        call->failed = true;
-        st_fail(&call->err, ST_VERIFY, "the reply is longer than the %zu bytes that it may have", call->o.max_reply);
-        return CURL_WRITEFUNC_ERROR;
-    }
-    curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status);
-    if (call->o.data && call->o.data(call->o.arg, (int)status, p, len, &call->err)) {
-        call->failed = true;
-        return CURL_WRITEFUNC_ERROR;
-    }
-    return len;
-}
-
-static size_t on_header(char *p, size_t size, size_t n, void *arg)
-{
-    struct st_http_call *call = arg;
-    (void)p;
-    call->n_header += size * n;
-    return call->n_header > MAX_HEADERS ? 0 : size * n;
-}
-
 static void init_curl(void)
 {
     curl_global_init(CURL_GLOBAL_DEFAULT);
@@ -231,6 +253,8 @@ void st_http_client_free(struct st_http_client *c)
         return;
     while (c->calls)
         call_free(c->calls);
+    if (c->spare)
+        curl_easy_cleanup(c->spare);
     if (c->multi)
         curl_multi_cleanup(c->multi);
     if (c->timer)
@@ -241,25 +265,15 @@ void st_http_client_free(struct st_http_client *c)
 
 static void set_options(struct st_http_call *call, const char *url)
 {
-    struct st_http_client *c = call->client;
     CURL *h = call->easy;
     curl_easy_setopt(h, CURLOPT_URL, url);
     curl_easy_setopt(h, CURLOPT_PRIVATE, call);
-    curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http,https");
-    curl_easy_setopt(h, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
-    curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(h, CURLOPT_ERRORBUFFER, call->curl_error);
     curl_easy_setopt(h, CURLOPT_HTTPHEADER, call->fields);
-    curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_data);
     curl_easy_setopt(h, CURLOPT_WRITEDATA, call);
-    curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, on_header);
     curl_easy_setopt(h, CURLOPT_HEADERDATA, call);
-    curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)(c->connect_s * 1000));
     curl_easy_setopt(h, CURLOPT_LOW_SPEED_LIMIT, call->o.stall_s > 0 ? 1L : 0L);
     curl_easy_setopt(h, CURLOPT_LOW_SPEED_TIME, (long)call->o.stall_s);
-    curl_easy_setopt(h, CURLOPT_TCP_NODELAY, 1L);
-    if (c->ca_bundle)
-        curl_easy_setopt(h, CURLOPT_CAINFO, c->ca_bundle);
     if (call->o.unix_path)
         curl_easy_setopt(h, CURLOPT_UNIX_SOCKET_PATH, call->o.unix_path);
     if (call->o.direct || call->o.unix_path)
@@ -312,7 +326,10 @@ int st_http_call_start(struct st_http_client *c, const struct st_http_call_opts 
     }
     for (const char *const *f = o->fields; ok && f && *f; f++)
         ok = add_field(call, *f);
-    call->easy = ok ? curl_easy_init() : NULL;
+    if (ok) {
+        call->easy = c->spare ? c->spare : new_handle(c);
+        c->spare = NULL;
+    }
     if (call->easy)
         set_options(call, o->url);
     c->starting = !c->in_curl;

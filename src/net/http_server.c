@@ -25,6 +25,7 @@ enum {
     OUT_KEPT = 4 << 10,  /* room that a reply keeps from one piece to the next */
     OUT_HIGH = 32 << 10, /* what is gathered of a reply before it leaves at once */
     DRAIN_LOW = 16 << 10,
+    HEAD = 512, /* bytes of most replies' */
 };
 #define LINGER_S 2.0
 
@@ -243,8 +244,7 @@ static void put_head(struct st_http_conn *c, int status, const char *fields, con
     c->chunked = stream && !c->in.http10;
     if (!c->in.keep_alive || (stream && !c->chunked))
         c->close_after = true;
-    (void)st_buf_room(&b, 512); /* most heads fit */
-    st_buf_clear(&b);
+    st_buf_reserve(&b, HEAD);
     st_buf_addf(&b, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, reason(status), date(c->server));
     if (type)
         st_buf_addf(&b, "Content-Type: %s\r\n", type);

@@ -48,6 +48,11 @@ static size_t span_cr(const char *p, size_t len)
 static void feed_events(struct st_conf_reply *r, const char *p, size_t len, struct st_buf *out)
 {
     while (len) {
+        if (!r->event.len && *p == '\n') { /* most of a chunk is such filler */
+            p++;
+            len--;
+            continue;
+        }
         const char *feed = memchr(p, '\n', len);
         size_t n = feed ? (size_t)(feed - p) : len;
         bool empty = span_cr(p, n) == n;

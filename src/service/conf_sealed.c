@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+enum { HEAD = 1024 }; /* bytes that most heads have at most, and that sealing adds to a short message */
+
 static struct st_span span_of(const char *s)
 {
     return (struct st_span){(const uint8_t *)s, strlen(s)};
@@ -23,6 +25,7 @@ int st_sealed_begin(struct st_sealed *s, struct st_spares *spares, const struct 
                                        .fields = r->fields};
     struct st_buf text = {0};
     *s = (struct st_sealed){0};
+    st_buf_reserve(&text, st_bhttp_bucket(r->content.len + HEAD));
     int rc = st_bhttp_reader_init(&s->reader, ST_BHTTP_RESPONSE, &limits, e);
     if (!rc)
         rc = st_bhttp_write(&text, ST_BHTTP_REQUEST, &head, r->content, (struct st_bhttp_fields){0}, e);
@@ -30,6 +33,7 @@ int st_sealed_begin(struct st_sealed *s, struct st_spares *spares, const struct 
         st_bhttp_pad(&text, 0, st_bhttp_bucket(text.len));
         rc = text.failed ? st_fail(e, ST_MEMORY, "no memory for the request") : 0;
     }
+    st_buf_reserve(out, text.len + HEAD);
     if (!rc)
         rc = st_spares_begin(spares, key, &s->x, out, e);
     if (!rc)

@@ -318,6 +318,8 @@ static void release(struct st_gateway_trip *t)
             on_chunks_end(t, t->ended.status, why);
     } else if (t->paused)
         on_drained(t);
+    else if (!t->ex.begun) /* the node is at work: time for what its first piece needs */
+        st_ohttp_reply_ahead(&t->ex.x);
 }
 
 static void on_spent(void *arg, enum st_spent_answer a)

@@ -166,6 +166,13 @@ static void on_checked(void *arg)
     st_node_exchanges_checked(arg);
 }
 
+static void on_soon(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    st_node_exchanges_prepare(arg);
+}
+
 static void on_last_words(evutil_socket_t fd, short what, void *arg)
 {
     struct st_node *n = arg;
@@ -326,7 +333,8 @@ int st_node_new(const struct st_node_opts *o, struct st_node **out, struct st_er
         rc = st_node_evidence_start(n->evidence, e);
     if (!rc) {
         n->second = event_new(st_role_base(n->role), -1, EV_PERSIST, on_second, n);
-        if (!n->second || event_add(n->second, &second) != 0)
+        n->soon = evtimer_new(st_role_base(n->role), on_soon, n);
+        if (!n->soon || !n->second || event_add(n->second, &second) != 0)
             rc = st_fail(e, ST_MEMORY, "timer: no memory");
     }
     if (rc) {
@@ -384,6 +392,8 @@ void st_node_free(struct st_node *n)
     st_node_keys_wipe(&n->keys);
     if (n->second)
         event_free(n->second);
+    if (n->soon)
+        event_free(n->soon);
     st_node_evidence_free(n->evidence);
     st_node_engine_free(n->engine);
     st_node_child_free(n->child);

@@ -14,6 +14,7 @@ enum {
     WHOLE_MAX = 32 << 20,   /* bytes of a reply that is no stream */
     STREAM_MAX = 512 << 20, /* and of one that is */
     STALL_S = 900,          /* an engine with a long queue says nothing for a while */
+    SOON_US = 2000,         /* by then a request has left for the engine */
 };
 
 struct st_node_exchange {
@@ -257,6 +258,8 @@ static int open_request(struct st_node_exchange *q, bool *good, struct st_node_e
 
 static void go_on(struct st_node_exchange *q)
 {
+    const struct timeval soon = {0, SOON_US};
+    struct st_node *n = q->node;
     struct st_node_error err;
     struct st_err e;
     bool good;
@@ -266,12 +269,14 @@ static void go_on(struct st_node_exchange *q)
         return;
     }
     st_http_body_drop(q->conn);
-    q->node->counts.requests++;
+    n->counts.requests++;
     if (!good) {
-        q->node->counts.faulty++;
+        n->counts.faulty++;
         reply_error(q, &err);
     } else if (ask_engine(q, &err))
         reply_error(q, &err);
+    else if (!evtimer_pending(n->soon, NULL))
+        event_add(n->soon, &soon);
 }
 
 void st_node_exchange_start(struct st_node *n, struct st_http_conn *c)
@@ -301,6 +306,13 @@ void st_node_exchange_start(struct st_node *n, struct st_http_conn *c)
     q->waiting = !st_node_evidence_sure(n->evidence);
     if (!q->waiting)
         go_on(q);
+}
+
+void st_node_exchanges_prepare(struct st_node *n)
+{
+    for (struct st_node_exchange *q = n->exchanges; q; q = q->next)
+        if (!q->waiting && !q->stream.begun)
+            st_ohttp_reply_ahead(&q->x);
 }
 
 void st_node_exchanges_checked(struct st_node *n)

@@ -27,6 +27,7 @@ struct st_node {
     struct st_node_engine *engine;
     struct st_node_child *child;
     struct event *second;
+    struct event *soon; /* replies are prepared while engines work */
     struct st_node_exchange *exchanges;
     struct st_node_counts counts;
     uint8_t model[32], command[32]; /* digests */
@@ -39,6 +40,8 @@ struct st_node {
 
 /* node_exchange.c: POST / from its sealed body to the end of its reply. */
 void st_node_exchange_start(struct st_node *n, struct st_http_conn *c);
+/* An engine works on something: what the reply needs is made ahead. */
+void st_node_exchanges_prepare(struct st_node *n);
 /* The evidence was looked at just now: those that waited for it go on. */
 void st_node_exchanges_checked(struct st_node *n);
 /* Once the server is closed: what is left. */

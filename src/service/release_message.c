@@ -138,16 +138,12 @@ int st_release_seal(const struct st_binding *b, const struct st_release_for *wha
                     struct st_buf *out, struct st_err *e)
 {
     uint8_t info[INFO_LEN], enc[ST_HPKE_PUBLIC_MAX], sealed[SEALED];
-    struct st_hpke h = {0};
     if (content_key->len != ST_RELEASE_KEY || b->nonce_len != ST_RELEASE_NONCE)
         return st_fail(e, ST_INTERNAL, "reply: a key of %zu bytes, a nonce of %zu", content_key->len, b->nonce_len);
     make_info(what, b->nonce, info);
-    int rc = st_hpke_send(&h, st_release_suite, b->hpke_key, b->hpke_key_len, info, sizeof info, enc, e);
-    if (!rc)
-        rc = st_sequence_seal(&h.sequence, NULL, 0, content_key->p, ST_RELEASE_KEY, sealed, e);
-    st_hpke_wipe(&h);
-    if (rc)
-        return rc;
+    if (st_hpke_seal_secret(st_release_suite, b->hpke_key, b->hpke_key_len, info, sizeof info, content_key, enc, sealed,
+                            e))
+        return e->code;
     json_t *o = json_pack("{s:o,s:o}", "enc", st_json_bytes(enc, ENC), "sealed", st_json_bytes(sealed, sizeof sealed));
     if (o)
         st_json_dump(o, out);
@@ -161,7 +157,6 @@ int st_release_open(const struct st_hpke_key *k, const uint8_t nonce[ST_RELEASE_
 {
     static const char *const names[] = {"enc", "sealed", NULL};
     uint8_t info[INFO_LEN], enc[ENC], sealed[SEALED];
-    struct st_hpke h = {0};
     json_t *o = NULL;
     *content_key = (struct st_secret){0};
     int rc = st_json_parse(text.p, text.len, "reply", &o, e);
@@ -175,15 +170,8 @@ int st_release_open(const struct st_hpke_key *k, const uint8_t nonce[ST_RELEASE_
     if (rc)
         return rc;
     make_info(what, nonce, info);
-    rc = st_secret_init(content_key, ST_RELEASE_KEY, e);
-    if (!rc)
-        rc = st_hpke_receive(&h, st_release_suite, k, enc, sizeof enc, info, sizeof info, e);
-    if (!rc)
-        rc = st_sequence_open(&h.sequence, NULL, 0, sealed, sizeof sealed, content_key->p, e);
-    st_hpke_wipe(&h);
-    if (!rc)
-        return 0;
-    st_secret_wipe(content_key);
+    rc = st_hpke_open_secret(st_release_suite, k, enc, sizeof enc, info, sizeof info, sealed, sizeof sealed,
+                             content_key, e);
     return rc == ST_VERIFY ? st_fail(e, ST_VERIFY, "reply: is not sealed to this key, for this container and nonce")
                            : rc;
 }

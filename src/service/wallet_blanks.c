@@ -134,7 +134,8 @@ int st_wallet_blanks_take(struct st_wallet_blanks *b, uint32_t units, struct st_
     if (ready) {
         *out = s->ready[--s->n];
         OPENSSL_cleanse(&s->ready[s->n], sizeof s->ready[s->n]);
-        pthread_cond_broadcast(&b->wake);
+        if (s->n % AT_ONCE == 0) /* there is room for so many */
+            pthread_cond_broadcast(&b->wake);
     }
     pthread_mutex_unlock(&b->mutex);
     return ready ? 0 : make_here(b, s, out, e);

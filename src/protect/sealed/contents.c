@@ -5,6 +5,7 @@
 #include "model/measure.h"
 #include "model/model.h"
 
+#include <dirent.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -243,6 +244,23 @@ static int add_adapter(struct st_contents *c, const char *src, const char *confi
     return rc;
 }
 
+/* The files of which a container is made, so that what was hashed, what was read first and what was sealed last are
+ * known to be the same. */
+static int see(struct st_contents *c, const char *src, const char *tokenizer, struct st_err *e)
+{
+    char path[ST_PATH_MAX];
+    DIR *dir = st_path_is_dir(src) ? opendir(src) : NULL;
+    int rc = dir ? 0 : st_seen_add(&c->seen, src, e);
+    for (struct dirent *d; !rc && dir && (d = readdir(dir));)
+        if (st_model_counts(d->d_name) || strcmp(d->d_name, ADAPTER_CONFIG) == 0)
+            rc = st_path_join(path, sizeof path, src, d->d_name, e) || st_seen_add(&c->seen, path, e) ? e->code : 0;
+    if (dir)
+        closedir(dir);
+    if (!rc && tokenizer && !st_path_is_dir(tokenizer))
+        rc = st_seen_add(&c->seen, tokenizer, e);
+    return rc;
+}
+
 int st_contents_open(const char *src, const struct st_contents_opts *o, struct st_contents *c, struct st_err *e)
 {
     char config[ST_PATH_MAX];
@@ -251,7 +269,9 @@ int st_contents_open(const char *src, const struct st_contents_opts *o, struct s
         return st_fail(e, ST_USAGE, "%s: is sealed already; want the model itself", src);
     if (!st_path_exists(src))
         return st_fail(e, ST_IO, "%s: no such file or directory", src);
-    int rc = st_path_join(config, sizeof config, src, ADAPTER_CONFIG, e);
+    int rc = see(c, src, o->tokenizer, e);
+    if (!rc)
+        rc = st_path_join(config, sizeof config, src, ADAPTER_CONFIG, e);
     if (!rc)
         rc =
             st_path_is_dir(src) && st_path_exists(config) ? add_adapter(c, src, config, o, e) : add_model(c, src, o, e);
@@ -267,5 +287,6 @@ void st_contents_close(struct st_contents *c)
     free(c->at);
     if (c->ckpt)
         st_ckpt_close(c->ckpt);
+    st_seen_free(&c->seen);
     *c = (struct st_contents){0};
 }

@@ -33,17 +33,12 @@ static int read_key(const char *arg, uint8_t key[KEY], struct st_err *e)
 static int wrap(const struct st_wrap_to *to, json_t **out, struct st_err *e)
 {
     uint8_t key[KEY], enc[KEY], info[INFO_LEN], sealed[SEALED];
-    struct st_hpke h = {0};
     *out = NULL;
     if (read_key(to->arg, key, e))
         return e->code;
     make_info(to->id, to->version, info);
-    int rc = st_hpke_send(&h, suite, key, sizeof key, info, sizeof info, enc, e);
-    if (!rc)
-        rc = st_sequence_seal(&h.sequence, NULL, 0, to->content_key->p, CONTENT_KEY, sealed, e);
-    st_hpke_wipe(&h);
-    if (rc)
-        return rc;
+    if (st_hpke_seal_secret(suite, key, sizeof key, info, sizeof info, to->content_key, enc, sealed, e))
+        return e->code;
     *out = json_pack("{s:o,s:o,s:o}", "key", st_json_bytes(key, sizeof key), "enc", st_json_bytes(enc, sizeof enc),
                      "sealed", st_json_bytes(sealed, sizeof sealed));
     return *out ? 0 : st_fail(e, ST_MEMORY, "out of memory");
@@ -59,7 +54,6 @@ int st_recipient_hpke_unwrap(const struct st_hpke_key *k, const uint8_t id[16], 
 {
     static const char *const names[] = {"kind", "key", "enc", "sealed", NULL};
     uint8_t key[KEY], enc[KEY], info[INFO_LEN], sealed[SEALED];
-    struct st_hpke h = {0};
     *out = (struct st_secret){0};
     if (st_json_only(entry, "entry", names, e) || st_json_base64_exact(entry, "entry", "key", key, sizeof key, e) ||
         st_json_base64_exact(entry, "entry", "enc", enc, sizeof enc, e) ||
@@ -68,15 +62,7 @@ int st_recipient_hpke_unwrap(const struct st_hpke_key *k, const uint8_t id[16], 
     if (memcmp(key, st_hpke_key_public(k), sizeof key) != 0)
         return st_fail(e, ST_VERIFY, "is for another key");
     make_info(id, version, info);
-    int rc = st_secret_init(out, CONTENT_KEY, e);
-    if (!rc)
-        rc = st_hpke_receive(&h, suite, k, enc, sizeof enc, info, sizeof info, e);
-    if (!rc)
-        rc = st_sequence_open(&h.sequence, NULL, 0, sealed, sizeof sealed, out->p, e);
-    st_hpke_wipe(&h);
-    if (!rc)
-        return 0;
-    st_secret_wipe(out);
+    int rc = st_hpke_open_secret(suite, k, enc, sizeof enc, info, sizeof info, sealed, sizeof sealed, out, e);
     return rc == ST_VERIFY ? st_fail(e, ST_VERIFY, "was changed, or is not of this container and version") : rc;
 }
 

@@ -106,7 +106,7 @@ static int read_inside(struct st_vault *v, const struct st_container_entry *n, u
 {
     int rc = 0;
     if (at > n->tensor.bytes || len > n->tensor.bytes - at)
-        return st_fail(e, ST_INTERNAL, "%s: %s: read beyond its end", st_container_path(v->c), n->tensor.name);
+        return st_fail(e, ST_INTERNAL, "%s: %s: read beyond its end", st_container_label(v->c), n->tensor.name);
     while (!rc && len) {
         uint32_t k = (uint32_t)(at / n->segment_bytes), from = (uint32_t)(at % n->segment_bytes);
         size_t whole = st_container_segment_bytes(n, k), take = whole - from < len ? whole - from : len;
@@ -123,7 +123,7 @@ static int source_read(void *ctx, const struct st_tensor *t, uint64_t at, size_t
     struct st_vault *v = ctx;
     const struct st_container_entry *n = st_container_find(v->c, t->name);
     if (!n)
-        return st_fail(e, ST_INTERNAL, "%s: %s: not in this container", st_container_path(v->c), t->name);
+        return st_fail(e, ST_INTERNAL, "%s: %s: not in this container", st_container_label(v->c), t->name);
     return n->place == ST_CONTAINER_INSIDE ? read_inside(v, n, at, len, dst, e)
                                            : st_container_read(v->c, n, at, len, dst, e);
 }
@@ -256,8 +256,8 @@ static int open_segment(struct st_vault *v, const struct st_container_entry *n, 
         st_aead_read(&o->reader, v->keys.p + KEY, nonce, ad, ad_len, s.p + sizeof nonce, s.len - sizeof nonce, dst, e);
     give_opener(v, o);
     if (rc == ST_VERIFY)
-        rc =
-            st_fail(e, ST_VERIFY, "%s: %s: segment %" PRIu32 " is changed", st_container_path(v->c), n->tensor.name, k);
+        rc = st_fail(e, ST_VERIFY, "%s: %s: segment %" PRIu32 " is changed", st_container_label(v->c), n->tensor.name,
+                     k);
     return rc;
 }
 

@@ -281,6 +281,15 @@ static int write_head(struct build *b, struct st_err *e)
     return rc;
 }
 
+/* Nothing stays of a container that is neither the old nor the new of its source. */
+static int check_source(struct build *b, struct st_err *e)
+{
+    int rc = st_seen_check(&b->contents.seen, e);
+    if (rc)
+        st_stage_restart(&b->stage);
+    return rc;
+}
+
 static void fill_report(const struct build *b, double seconds, struct st_seal_report *r)
 {
     *r = (struct st_seal_report){.about = b->about,
@@ -334,6 +343,8 @@ int st_seal(const char *src, const char *dst, const struct st_seal_opts *o, stru
         rc = lay_out(&b, e);
     if (!rc)
         rc = encrypt(&b, e);
+    if (!rc)
+        rc = check_source(&b, e);
     if (!rc)
         rc = write_head(&b, e);
     if (!rc)

@@ -2,7 +2,8 @@
  *
  * The file appears whole or not at all. It is made in the staging directory DST.part (base/stage.h); a run that was
  * killed goes on with the same content key, fresh nonces and fresh wraps, and finished tensors are hashed, not done
- * again. The source is read through a map and never held in memory. */
+ * again. The source is read through a map and never held in memory; one that changes meanwhile is refused (INPUT), and
+ * nothing stays of it. */
 #ifndef ST_PROTECT_SEALED_WRITER_H
 #define ST_PROTECT_SEALED_WRITER_H
 
