@@ -346,6 +346,7 @@ static int report(const struct audit *a, struct st_err *e)
                                 .model = st_subject_plain(a->subject)->base->name,
                                 .target = a->cli->args[0],
                                 .command = again(a, &command),
+                                .attacks = strcmp(a->o->attacks, defaults.attacks) ? a->o->attacks : NULL,
                                 .seed = (uint64_t)a->o->seed};
     int rc = 0;
     if (command.failed)
