@@ -7,12 +7,13 @@ static void function_gives_the_published_figures(void **state)
 {
     (void)state;
     static const struct {
-        double noise, two_sided; /* at least */
-    } table[] = {{0, .97}, {.2, .97}, {.5, .97}};
+        double noise, two_sided; /* at least; over five seeds 1, .995 to 1, .991 to 1 */
+    } table[] = {{0, .99}, {.2, .98}, {.5, .975}};
     need();
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         struct stage s;
         set_up(&s, ALL_OVER_TRAINED * table[i].noise, table[i].noise > 0 ? .05 : 0, (uint8_t)(70 + i));
+        s.target.text.n = 100; /* stories: the 214 pieces that papers/attacks.md counts */
         attack(&s, &st_atk_function);
         print_message("alpha_e %g: sorted %.3f, whitened %.3f, two-sided %.3f\n", table[i].noise,
                       score(&s, "sorted: types"), score(&s, "whitened: types"), score(&s, "two-sided: types"));
