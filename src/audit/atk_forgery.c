@@ -22,7 +22,7 @@
 #include <string.h>
 
 #define BATCHES 2000 /* wrong replies of each kind; thorough: 50 times as many */
-#define MARKED_BATCHES 200
+#define MARKED_BATCHES 2000
 #define REAL 12      /* rows of a batch that are not fingerprints */
 #define MARKED 4     /* those that are */
 #define CHOICES 1820 /* MARKED of all */
