@@ -85,7 +85,7 @@ awk -v table="$work/demo.md" '
         print
         while ((getline line < table) > 0)
             if (line ~ /^\|/) {
-                if (line ~ /lengths and times/)
+                if (line ~ /lengths and times|schemes of others/)
                     continue
                 n = split(line, cell, " \\| ")
                 if (line ~ /^\|---/)

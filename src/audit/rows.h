@@ -19,6 +19,7 @@ struct st_row {
     uint64_t seed;
     char note[200]; /* a sentence for people, or "" */
     bool traffic;   /* about lengths, counts and times, which content's protection does not hide */
+    bool others;    /* about a published scheme that is not part of Sotto */
     bool sweep;     /* one point of a series: x is where */
     double x;
     const char *x_name; /* static: "alpha_e"; NULL = none */
