@@ -9,12 +9,16 @@ names=${*:-demo stories260k seeded}
 out=docs/leakage work=build/leakage data=${SOTTO_SHARED:-}/data/models
 mkdir -p "$out" "$work"
 
+# What stands or falls with a model's size and weights; the other attacks say the same of every model.
+by_weights=vma-row-sort,vma-columns,gate-ia,attn-ia,nearest,known-pairs,ima-ridge,function,key-rotation,unit-directions
+by_weights=$by_weights,null-space,learned-basis,zero-query,pad-reuse,vocabulary,uniformity,sealed-weights
+
 audit() { # NAME, then what is audited and with which texts
     name=$1
     shift
-    rm -f "$out/$name.md"*
+    rm -f "$out/$name".*
     echo "$name: sotto audit $*" >&2
-    "$sotto" audit "$@" --markdown "$out/$name.md" --quiet >"$work/$name.log"
+    "$sotto" audit "$@" --markdown "$out/$name" --quiet >"$work/$name.log"
 }
 
 # Stories that the demo model tells, for a model that says nothing of sense.
@@ -43,7 +47,7 @@ for name in $names; do
         scripts/seeded_model.py "$work/seeded"
         stories 1 40 >"$work/text.txt"
         stories 41 80 >"$work/prior.txt"
-        audit seeded demo --model "$work/seeded" --text "$work/text.txt" --prior "$work/prior.txt"
+        audit seeded demo --model "$work/seeded" --text "$work/text.txt" --prior "$work/prior.txt" --attacks "$by_weights"
         ;;
     *)
         echo "leakage.sh: no model $name (demo, stories260k, seeded)" >&2
@@ -54,10 +58,10 @@ done
 
 # Paths of the machine that made it do not belong in a document; charts lie beside the sections.
 for name in $names; do
-    [ -f "$out/$name.md" ] || continue
-    sed -e "s|]($name.md|](leakage/$name.md|" -e "s|$data/||g" -e 's|/[^ :]*/sotto-demo-[^ /:]*/||g' \
-        -e 's|^## .*/|## |' "$out/$name.md" >"$work/$name.md"
-    rm "$out/$name.md"
+    [ -f "$out/$name" ] || continue
+    sed -e "s|]($name|](leakage/$name|" -e "s|$data/||g" -e 's|/[^ :]*/sotto-demo-[^ /:]*/||g' \
+        -e 's|^## \(.*\)\.bin$|## \1|' "$out/$name" >"$work/$name.md"
+    rm "$out/$name"
 done
 {
     cat <<'END'
@@ -81,7 +85,7 @@ awk -v table="$work/demo.md" '
         print
         while ((getline line < table) > 0)
             if (line ~ /^\|/) {
-                if (line ~ /lengths and times/)
+                if (line ~ /lengths and times|schemes of others/)
                     continue
                 n = split(line, cell, " \\| ")
                 if (line ~ /^\|---/)

@@ -7,12 +7,13 @@ static void function_gives_the_published_figures(void **state)
 {
     (void)state;
     static const struct {
-        double noise, two_sided; /* at least */
-    } table[] = {{0, .97}, {.2, .97}, {.5, .97}};
+        double noise, two_sided; /* at least; over five seeds 1, .995 to 1, .991 to 1 */
+    } table[] = {{0, .99}, {.2, .98}, {.5, .975}};
     need();
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         struct stage s;
         set_up(&s, ALL_OVER_TRAINED * table[i].noise, table[i].noise > 0 ? .05 : 0, (uint8_t)(70 + i));
+        s.target.text.n = 100; /* stories: the 214 pieces that papers/attacks.md counts */
         attack(&s, &st_atk_function);
         print_message("alpha_e %g: sorted %.3f, whitened %.3f, two-sided %.3f\n", table[i].noise,
                       score(&s, "sorted: types"), score(&s, "whitened: types"), score(&s, "two-sided: types"));
@@ -74,9 +75,13 @@ static void pairs_give_the_others_and_own_keys_do_not(void **state)
     attack(&s, &st_atk_ridge);
     assert_true(score(&s, "128 pairs: types") > .9 && score(&s, "128 pairs: cosine") > .9);
     assert_true(score(&s, "own keys: types") < .05);
+    s.target.prior = s.target.text;
     attack(&s, &st_atk_inverter);
-    print_message("network %.3f, own keys %.3f\n", score(&s, "128 pairs: types"), score(&s, "own keys: types"));
-    assert_true(score(&s, "128 pairs: types") > .5);
+    for (size_t i = 0; i < s.rows.n; i++)
+        print_message("%s %.3f\n", s.rows.at[i].variant, s.rows.at[i].score);
+    assert_true(score(&s, "128 pairs: types") > .8 && score(&s, "own keys: types") > .97);
+    assert_true(score(&s, "transformer, 128 pairs: types") > .97);
+    assert_true(score(&s, "transformer, own keys: types") > .97);
     tear_down(&s);
 }
 
@@ -87,11 +92,18 @@ static void states_tell_the_text_where_no_noise_is(void **state)
     need();
     set_up(&s, 0, 0, 76);
     attack(&s, &st_atk_states);
-    assert_int_equal(s.rows.n, 3);
+    assert_int_equal(s.rows.n, 5);
     for (size_t i = 0; i < s.rows.n; i++) {
-        print_message("%s %.3f (chance %.3f)\n", s.rows.at[i].variant, s.rows.at[i].score, s.rows.at[i].chance);
-        assert_true(s.rows.at[i].score > .99 && s.rows.at[i].chance < .9);
+        const struct st_row *r = &s.rows.at[i];
+        print_message("%s %.3f (chance %.3f, unprotected %.3f)\n", r->variant, r->score, r->chance, r->unprotected);
+        if (i < 3)
+            assert_true(r->score > .99 && r->chance < .9 && r->unprotected == 1);
+        else
+            assert_true(r->unprotected > .8 && r->chance < .01);
     }
+    /* The order of heads, which the key changes, keeps the published form from what the base itself gives away. */
+    assert_true(score(&s, "gradient, attention scores of layer 0") < .7);
+    assert_true(score(&s, "gradient, hidden states of layer 0, 128 pairs") > .8);
     tear_down(&s);
 }
 

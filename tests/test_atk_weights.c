@@ -115,7 +115,7 @@ static void pairs_that_do_not_belong_together_are_named(void **state)
     struct stage s;
     need();
     set_up(&s, 0, 0, 63);
-    struct st_audit a = {.target = &s.target, .pool = s.pool, .seed = 1};
+    struct st_audit a = {.target = &s.target, .pool = s.pool, .seed = 1, .memory = 1 << 30};
     struct st_model *seen = s.seen;
     seen->config.n_layer--;
     expect_refusal(st_atk_columns.run(&a, &s.rows, &e), &e, ST_INPUT, "has 4 layers, its base 5");
@@ -131,6 +131,21 @@ static void pairs_that_do_not_belong_together_are_named(void **state)
     tear_down(&s);
 }
 
+static void what_does_not_fit_the_memory_is_refused(void **state)
+{
+    (void)state;
+    static const struct st_attack *const all[] = {&st_atk_row_sort, &st_atk_columns, &st_atk_gate_ia, &st_atk_attn_ia,
+                                                  &st_atk_nearest};
+    struct st_err e;
+    struct stage s;
+    need();
+    set_up(&s, 0, 0, 64);
+    struct st_audit a = {.target = &s.target, .pool = s.pool, .seed = 1, .memory = 100 << 10};
+    for (size_t k = 0; k < sizeof all / sizeof *all; k++)
+        expect_refusal(all[k]->run(&a, &s.rows, &e), &e, ST_UNSUPPORTED, "--memory leaves it 0 MiB");
+    tear_down(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -139,6 +154,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(invariants_find_all_without_noise_and_less_with_it, make_work, drop_work),
         cmocka_unit_test_setup_teardown(against_another_base_all_are_at_chance, make_work, drop_work),
         cmocka_unit_test_setup_teardown(pairs_that_do_not_belong_together_are_named, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(what_does_not_fit_the_memory_is_refused, make_work, drop_work),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

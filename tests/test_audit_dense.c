@@ -357,6 +357,9 @@ static void intervals_hold_the_truth_as_often_as_they_say(void **state)
     assert_true(row.score == 1 && row.high == 1 && row.low > .6);
     st_row_share(&row, 0, 0);
     assert_true(row.low == 0 && row.high == 1);
+    const double ones[10] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    st_row_mean(&row, ones, 10, 1);
+    assert_true(row.score == 1 && row.high == 1 && row.low > .6 && row.low < .9);
 }
 
 int main(void)

@@ -405,8 +405,9 @@ static void verdicts_say_the_worst_and_leave_out_the_noise_series(void **state)
          .x_name = "alpha_e"},
         {.attack = "a", .adversary = "worker", .target = "lwe", .score = 0.1, .low = 0, .high = 0.3, .chance = 0.05},
         {.attack = "d", .adversary = "worker", .target = "lwe", .score = 1, .low = 1, .high = 1, .traffic = true},
+        {.attack = "e", .adversary = "worker", .target = "", .score = 1, .low = 1, .high = 1, .others = true},
     };
-    const struct st_rows rows = {.at = at, .n = 5};
+    const struct st_rows rows = {.at = at, .n = 6};
     struct st_verdict v[ST_VERDICT_MAX];
     struct st_buf b = {0};
     (void)state;
@@ -414,7 +415,7 @@ static void verdicts_say_the_worst_and_leave_out_the_noise_series(void **state)
         at[i].metric = "share of it";
     at[1].unprotected = NAN;
     snprintf(at[1].variant, sizeof at[1].variant, "tight, one layer");
-    assert_int_equal(st_verdicts(&rows, v), 3);
+    assert_int_equal(st_verdicts(&rows, v), 4);
     assert_string_equal(v[0].worst->attack, "b");
     assert_int_equal(v[0].level, ST_VERDICT_MOST);
     assert_int_equal(v[1].level, ST_VERDICT_NOTHING);
@@ -422,8 +423,12 @@ static void verdicts_say_the_worst_and_leave_out_the_noise_series(void **state)
     st_verdict_text(&v[0], &b);
     assert_string_equal(b.p, "most: share of it, 60 % (50 to 70); guessing gets 10 %; by b (one layer)");
     st_buf_clear(&b);
-    st_verdict_summary(v, 3, ST_VERDICT_NOTHING, &b);
+    st_verdict_summary(v, 4, ST_VERDICT_NOTHING, &b);
     assert_string_equal(b.p, "worker (lwe)");
+    st_buf_clear(&b);
+    assert_string_equal(st_verdict_target(&v[3]), "schemes of others");
+    st_verdict_summary(v, 4, ST_VERDICT_ALL, &b); /* neither lengths nor what is not Sotto's */
+    assert_int_equal(b.len, 0);
     st_buf_free(&b);
 }
 

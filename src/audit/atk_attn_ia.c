@@ -89,7 +89,8 @@ static int add_family(struct attn *s, enum st_view_family f, struct st_err *e)
     uint32_t n = st_match_layers(s->a, 4 * sizeof(float) * (uint64_t)c->n_vocab * (b->n_head + b->n_kv_head) *
                                            (b->head_dim / 2));
     e->code = 0;
-    if (st_view_of_model(pair->base, f, n, &base, e) || st_view_of_model(pair->seen, f, n, &seen, e) ||
+    if (st_match_fits(s->a, st_view_size(pair->base, f, n).bytes + st_view_size(pair->seen, f, n).bytes, e) ||
+        st_view_of_model(pair->base, f, n, &base, e) || st_view_of_model(pair->seen, f, n, &seen, e) ||
         st_view_spread(s->a->pool, &base.rows, &sigma, e) || st_noise_table_new(&table, base.rows.n_col, s->a->seed, e))
         goto out;
     for (uint32_t l = 0; l < base.n_layer && l < seen.n_layer; l++) {

@@ -30,6 +30,17 @@ static void progress(void *arg, double part)
         s->a->progress(s->a->arg, NAME, s->from + part / (N_SIDE + .2));
 }
 
+/* Views of both, matching, and the points of both sides put together. */
+static uint64_t takes(const struct st_audit *a, enum st_view_family f, uint32_t n_layer)
+{
+    const struct st_model *base = a->target->pair.base, *seen = a->target->pair.seen;
+    struct st_view_size b = st_view_size(base, f, n_layer), s = st_view_size(seen, f, n_layer);
+    uint64_t points =
+        4 * sizeof(float) * base->config.d_model * ((uint64_t)base->config.n_vocab + seen->config.n_vocab);
+    return b.bytes + s.bytes + points +
+           st_columns_bytes(seen->config.n_vocab, base->config.d_model, seen->config.d_model, b.columns, b.widest);
+}
+
 static int match_side(const struct st_audit *a, size_t i, struct st_columns_found *found, struct st_err *e)
 {
     const struct st_pair *p = &a->target->pair;
@@ -42,8 +53,12 @@ static int match_side(const struct st_audit *a, size_t i, struct st_columns_foun
                                 .progress = progress,
                                 .arg = &share};
     struct st_view base = {0}, seen = {0};
-    uint32_t n = small ? UINT32_MAX : LAYERS;
-    int rc = st_view_of_model(p->base, sides[i].family, n, &base, e);
+    uint32_t n = small || p->base->config.n_layer < LAYERS ? p->base->config.n_layer : LAYERS;
+    while (n > 1 && takes(a, sides[i].family, n) > a->memory)
+        n--;
+    int rc = st_match_fits(a, takes(a, sides[i].family, n), e);
+    if (!rc)
+        rc = st_view_of_model(p->base, sides[i].family, n, &base, e);
     if (!rc)
         rc = st_view_of_model(p->seen, sides[i].family, n, &seen, e);
     if (!rc)

@@ -62,13 +62,24 @@ out:
     return e->code;
 }
 
+/* Views of both, noisy rows and a block of products, draws of the features. */
+static uint64_t takes(const struct st_audit *a)
+{
+    const struct st_config *b = &a->target->pair.base->config;
+    struct st_view_size base = st_view_size(a->target->pair.base, ST_VIEW_GATE, UINT32_MAX);
+    uint64_t n = a->target->pair.seen->config.n_vocab;
+    uint64_t values = n * b->d_model + n * 2 * b->n_layer * (ST_MARK_SIMS + 6) + (uint64_t)256 * base.widest * 16;
+    return base.bytes + st_view_size(a->target->pair.seen, ST_VIEW_GATE, UINT32_MAX).bytes + sizeof(float) * values;
+}
+
 static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
 {
     const struct st_pair *p = &a->target->pair;
     struct st_view base = {0}, seen = {0};
     double sigma;
     e->code = 0;
-    if (st_match_check(a, e) || st_view_of_model(p->base, ST_VIEW_GATE, UINT32_MAX, &base, e) ||
+    if (st_match_check(a, e) || st_match_fits(a, takes(a), e) ||
+        st_view_of_model(p->base, ST_VIEW_GATE, UINT32_MAX, &base, e) ||
         st_view_of_model(p->seen, ST_VIEW_GATE, UINT32_MAX, &seen, e) ||
         st_view_spread(a->pool, &base.rows, &sigma, e) ||
         st_view_normalise(a->pool, &base, p->noise.embed * sigma, p->noise.all, e) ||

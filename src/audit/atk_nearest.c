@@ -67,13 +67,23 @@ out:
     return e->code;
 }
 
+/* Rows of both as f32, and their directions or sorted products. */
+static uint64_t takes(const struct st_audit *a)
+{
+    uint64_t values = 0;
+    const struct st_model *both[] = {a->target->pair.base, a->target->pair.seen};
+    for (int i = 0; i < 2; i++)
+        values += both[i]->config.n_vocab * (2 * (uint64_t)both[i]->config.d_model + ST_SORTED_PLACES);
+    return sizeof(float) * values;
+}
+
 static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
 {
     const struct st_pair *p = &a->target->pair;
     struct st_dense e_rows[2] = {0};
     uint32_t *guess = NULL;
     e->code = 0;
-    if (st_match_check(a, e) || st_view_rows(p->base, ST_ROLE_EMBED, &e_rows[0], e) ||
+    if (st_match_check(a, e) || st_match_fits(a, takes(a), e) || st_view_rows(p->base, ST_ROLE_EMBED, &e_rows[0], e) ||
         st_view_rows(p->seen, ST_ROLE_EMBED, &e_rows[1], e) ||
         st_alloc(&guess, e_rows[1].n_row, sizeof *guess, "nearest neighbour", e))
         goto out;

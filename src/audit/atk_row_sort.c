@@ -151,13 +151,24 @@ static int add_view(struct row_sort *s, struct st_view view[2], bool says, struc
     return 0;
 }
 
+/* Points of three families, of both sides, and once more of one side while others join them; views of one family. */
+static uint64_t takes(const struct st_audit *a, enum st_view_family f, uint32_t n)
+{
+    const struct st_pair *p = &a->target->pair;
+    uint64_t points = 9 * sizeof(float) * ST_SORTED_PLACES * (uint64_t)p->seen->config.n_vocab;
+    return n * points + st_view_size(p->base, f, n).bytes + st_view_size(p->seen, f, n).bytes;
+}
+
 static int add_family(struct row_sort *s, enum st_view_family f, bool says, struct st_err *e)
 {
     struct st_view view[2] = {0};
     const struct st_pair *p = &s->a->target->pair;
-    /* Points of three families, of both sides, and once more of one side while others join them. */
-    uint32_t n = st_match_layers(s->a, 9 * sizeof(float) * ST_SORTED_PLACES * p->seen->config.n_vocab);
-    int rc = st_view_of_model(p->base, f, n, &view[0], e);
+    uint32_t n = p->base->config.n_layer;
+    while (n > 1 && takes(s->a, f, n) > s->a->memory)
+        n--;
+    int rc = st_match_fits(s->a, takes(s->a, f, n), e);
+    if (!rc)
+        rc = st_view_of_model(p->base, f, n, &view[0], e);
     if (!rc)
         rc = st_view_of_model(p->seen, f, n, &view[1], e);
     if (!rc && view[0].n_layer != view[1].n_layer)

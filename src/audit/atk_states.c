@@ -3,10 +3,15 @@
  *   attention scores    knows base and method; compares products q.k sorted over heads
  *   hidden states       knows base and method; compares inner products of states of one layer
  *   states, N pairs     knows N pairs of ids besides, and maps hidden states by them
+ *   gradient            the published form: from a random soft input down the gradient to the seen scores, head by
+ *                       head as they stand, or to hidden states mapped by pairs; then the nearest embedding rows
+ *
  * In all of them the first token of a document is known (BOS, or what the chat template begins with). Chance is what
- * the base alone guesses as the likeliest next token after what was recovered.
- * The published form descends by gradient from a random soft input; a search over candidates asks for less and finds
- * the same or more. Source: arXiv 2603.01499, app. F; arXiv 2505.18332; forms ours. */
+ * the base alone guesses as the likeliest next token after what was recovered; of the gradient, which has no model of
+ * language, one id of the vocabulary, and unprotected what the same descent finds from states of the base itself. The
+ * search over candidates asks for no derivatives and finds more.
+ * Source: arXiv 2603.01499, app. F; arXiv 2505.18332; forms ours. */
+#include "audit/descend.h"
 #include "audit/known.h"
 #include "audit/match.h"
 #include "audit/states.h"
@@ -18,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define DESCENT 32  /* tokens of a document: with fewer, scores leave the input open */
 #define ACCEPT 1e-6 /* nearer than rounding leaves two models that compute the same */
 
 struct inversion {
@@ -55,20 +61,20 @@ out:
     return e->code;
 }
 
-/* States of one document as the server records them. */
-static int record(const struct inversion *v, const uint32_t *plain, size_t n, int layer, struct st_states *out,
-                  struct st_err *e)
+/* States of one document as whoever runs the model records them; to: cipher ids, NULL = it takes plain ones. */
+static int record(const struct inversion *v, const struct st_model *m, const uint32_t *to, const uint32_t *plain,
+                  size_t n, int layer, struct st_states *out, struct st_err *e)
 {
     struct st_lanes *l = NULL;
     uint32_t *ids = NULL;
-    if (st_states_new(v->a->target->pair.seen, layer, n, out, e))
+    if (st_states_new(m, layer, n, out, e))
         return e->code;
     const struct st_tap tap = st_states_tap(out);
     int rc = st_alloc(&ids, n, sizeof *ids, "states", e);
     if (!rc)
-        rc = st_lanes_new(v->a->target->pair.seen, st_pool_size(v->a->pool), 1, n, &tap, &l, e);
+        rc = st_lanes_new(m, st_pool_size(v->a->pool), 1, n, &tap, &l, e);
     for (size_t i = 0; !rc && i < n; i++)
-        ids[i] = v->to[plain[i]];
+        ids[i] = to ? to[plain[i]] : plain[i];
     out->n = n;
     if (!rc)
         rc = st_lanes_run(l, ids, n - 1, ids + n - 1, 1, e);
@@ -87,7 +93,7 @@ static int one_document(const struct inversion *v, enum st_state_form form, int 
     struct st_states seen;
     uint32_t *got = NULL;
     size_t likeliest = 0;
-    if (record(v, plain, n, layer, &seen, e)) {
+    if (record(v, v->a->target->pair.seen, v->to, plain, n, layer, &seen, e)) {
         st_states_free(&seen);
         return e->code;
     }
@@ -144,6 +150,135 @@ static int with_form(const struct inversion *v, enum st_state_form form, int lay
     return st_rows_add(rows, &row, e);
 }
 
+/* ---- by gradient ---- */
+
+struct gradient {
+    const struct inversion *v;
+    struct st_blocks blocks; /* layers 0 to `layer` of the base */
+    struct st_dense embed;
+    int layer;
+    double spread;
+    bool scores;
+};
+
+/* What is descended to: scores [n_head][n][n], or hidden states [n][d] in the base's space. */
+static void fill_want(const struct gradient *g, const struct st_states *seen, const struct st_dense *map, float *want)
+{
+    size_t n = seen->n, head = seen->query.n_col / seen->n_head, share = seen->n_head / seen->n_kv;
+    for (size_t t = 0; !g->scores && t < n; t++)
+        (void)st_state_values(seen, ST_STATE_MAPPED, map, t, want + t * g->embed.n_col);
+    for (size_t i = 0; g->scores && i < seen->n_head * n * n; i++) {
+        const float *q = st_dense_row(&seen->query, i / n % n) + i / n / n * head,
+                    *k = st_dense_row(&seen->key, i % n) + i / n / n / share * head;
+        double sum = 0;
+        for (size_t c = 0; c < head; c++)
+            sum += (double)q[c] * k[c];
+        want[i] = (float)sum;
+    }
+}
+
+/* The soft input that gives these states, and how many of the text's tokens are nearest to it. map: NULL = the states
+ * are the base's. */
+static int descend(const struct gradient *g, const struct st_states *seen, const struct st_dense *map,
+                   const uint32_t *plain, uint64_t *hits, struct st_err *e)
+{
+    size_t n = seen->n, d = g->embed.n_col;
+    struct st_dense x = {0}, table = {0};
+    float *want = NULL;
+    uint32_t *nearest = NULL;
+    if (seen->n_head != g->blocks.n_head || (!g->scores && !map && seen->hidden.n_col != d))
+        return st_fail(e, ST_UNSUPPORTED, "gradient: %zu heads, the base has %u", seen->n_head, g->blocks.n_head);
+    e->code = 0;
+    if (st_dense_new(&x, n, d, "descent", e) || st_dense_new(&table, g->embed.n_row, d, "descent", e) ||
+        st_alloc(&want, g->scores ? n * n * seen->n_head : n * d, sizeof *want, "descent", e) ||
+        st_alloc(&nearest, n, sizeof *nearest, "descent", e))
+        goto out;
+    fill_want(g, seen, map, want);
+    const struct st_descent to = {.blocks = &g->blocks,
+                                  .n = (uint32_t)n,
+                                  .hidden = g->scores ? NULL : want,
+                                  .scores = g->scores ? want : NULL,
+                                  .first = st_dense_row(&g->embed, plain[0]),
+                                  .spread = g->spread,
+                                  .n_step = g->v->a->thorough ? 1000 : 300,
+                                  .seed = g->v->a->seed,
+                                  .cancel = g->v->a->cancel};
+    memcpy(table.p, g->embed.p, table.n_row * d * sizeof *table.p);
+    if (st_descend(&to, x.p, e))
+        goto out;
+    if (g->scores) { /* the norm before queries and keys leaves lengths open */
+        st_unit_rows(&x);
+        st_unit_rows(&table);
+    }
+    if (st_dense_nearest(g->v->a->pool, &x, &table, nearest, NULL, NULL, e))
+        goto out;
+    for (size_t t = 1; t < n; t++)
+        *hits += nearest[t] == plain[t];
+out:
+    st_dense_free(&x);
+    st_dense_free(&table);
+    free(want);
+    free(nearest);
+    return e->code;
+}
+
+static int descend_document(const struct gradient *g, const uint32_t *plain, size_t n, uint64_t *hits, uint64_t *open,
+                            struct st_err *e)
+{
+    struct st_states seen = {.n = 0}, own = {.n = 0};
+    const struct st_pair *p = &g->v->a->target->pair;
+    const struct st_dense *map = g->scores ? NULL : &g->v->map; /* scores need none */
+    int rc = record(g->v, p->seen, g->v->to, plain, n, g->layer, &seen, e);
+    if (!rc)
+        rc = record(g->v, p->base, NULL, plain, n, g->layer, &own, e);
+    if (!rc)
+        rc = descend(g, &seen, map, plain, hits, e);
+    if (!rc)
+        rc = descend(g, &own, NULL, plain, open, e);
+    st_states_free(&seen);
+    st_states_free(&own);
+    return rc;
+}
+
+/* One document: the descent takes many passes. */
+static int by_gradient(const struct inversion *v, bool scores, int layer, struct st_rows *rows, struct st_err *e)
+{
+    const struct st_model *base = v->a->target->pair.base;
+    const struct st_texts_ids *text = &v->a->target->text;
+    struct gradient g = {.v = v, .layer = layer, .scores = scores};
+    struct st_row row = {.cost = NAN, .metric = "share of the tokens of the text recovered"};
+    uint64_t hits = 0, open = 0, n = 0;
+    if (st_blocks_of_model(base, (uint32_t)layer + 1, &g.blocks, e))
+        return e->code;
+    if (st_view_rows(base, ST_ROLE_EMBED, &g.embed, e) || st_view_spread(v->a->pool, &g.embed, &g.spread, e))
+        goto out;
+    for (size_t d = 0; d < text->n && d < (v->a->thorough ? v->n_doc : 1); d++) {
+        size_t lo = d ? text->ends[d - 1] : 0, len = text->ends[d] - lo;
+        len = len < DESCENT ? len : DESCENT;
+        if (len > 1 && descend_document(&g, text->ids + lo, len, &hits, &open, e))
+            goto out;
+        n += len - 1;
+    }
+    if (!n) {
+        st_fail(e, ST_UNSUPPORTED, "internal states: no document of the text has two tokens");
+        goto out;
+    }
+    row.chance = 1.0 / base->config.n_vocab;
+    row.unprotected = (double)open / (double)n;
+    st_row_share(&row, hits, n);
+    if (scores)
+        snprintf(row.variant, sizeof row.variant, "gradient, attention scores of layer %d", layer);
+    else
+        snprintf(row.variant, sizeof row.variant, "gradient, hidden states of layer %d, %zu pairs", layer, v->n_pair);
+    snprintf(row.note, sizeof row.note, "from a random soft input, without a model of language");
+    if (st_rows_add(rows, &row, e))
+        goto out;
+out:
+    st_dense_free(&g.embed);
+    st_blocks_free(&g.blocks);
+    return e->code;
+}
+
 static int find_cipher(struct inversion *v, struct st_err *e)
 {
     const struct st_pair *p = &v->a->target->pair;
@@ -167,6 +302,10 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     if (st_match_check(a, e) || find_cipher(&v, e) || learn_map(&v, e) || with_form(&v, ST_STATE_SCORES, 0, rows, e) ||
         with_form(&v, ST_STATE_GRAM, middle, rows, e) || with_form(&v, ST_STATE_MAPPED, middle, rows, e))
         goto out;
+    /* Of another architecture there are no derivatives: the forms above stand. */
+    if ((by_gradient(&v, true, 0, rows, e) || by_gradient(&v, false, 0, rows, e)) && e->code != ST_UNSUPPORTED)
+        goto out;
+    e->code = 0;
     if (a->thorough && last > 0 &&
         (with_form(&v, ST_STATE_SCORES, last, rows, e) || with_form(&v, ST_STATE_GRAM, last, rows, e)))
         goto out;

@@ -209,7 +209,7 @@ static void put_row(struct st_buf *b, const struct st_row *r)
         put_real(b, "x", r->x);
         put_real(b, "cost", r->cost);
     }
-    st_buf_addf(b, "\"about\": \"%s\", ", r->traffic ? "traffic" : "content");
+    st_buf_addf(b, "\"about\": \"%s\", ", r->others ? "others" : r->traffic ? "traffic" : "content");
     put_str(b, "metric", r->metric);
     put_str(b, "note", r->note);
     st_buf_addf(b, "\"ci\": [%.6g, %.6g], \"n\": %" PRIu64 ", \"seed\": %" PRIu64 "}", r->low, r->high, r->n, r->seed);

@@ -100,25 +100,23 @@ int st_lanes_run(struct st_lanes *l, const uint32_t *ids, size_t n, const uint32
 struct watch {
     struct st_behaviour *b;
     int *layer;      /* [n_gate] which layer */
-    uint32_t id;     /* of the first prompt of the step; those of the others follow */
-    uint32_t n, len; /* prompts of the step, tokens of each */
-    bool lost;       /* the step was another one */
+    uint32_t id, n;  /* of the first lane; those of the others follow, n in all; 0 = nothing is kept */
+    uint32_t n_said; /* lanes whose logits were seen: they come in parts */
 };
 
-/* Rows of a step stand in the order in which its prompts were handed in. */
 static void see(void *ctx, const struct st_plan_op *op, const float *in, const float *out, uint32_t n_row)
 {
     struct watch *w = ctx;
     (void)in;
-    if (op->op != ST_OP_LINEAR || op->role != ST_ROLE_GATE || op->expert >= 0)
+    if (op->op != ST_OP_LINEAR || op->expert >= 0 || w->n_said + n_row > w->n)
         return;
-    w->lost |= n_row != w->n * w->len;
-    for (uint32_t g = 0; g < w->b->n_gate && !w->lost; g++)
-        for (uint32_t k = 0; k < w->n && w->layer[g] == op->layer; k++) {
-            struct st_dense *to = &w->b->gates[g];
-            memcpy(st_dense_row(to, w->id + k), out + (size_t)((k + 1) * w->len - 1) * to->n_col,
-                   to->n_col * sizeof *out);
-        }
+    if (op->last_row_only) {
+        memcpy(st_dense_row(&w->b->said, w->id + w->n_said), out, n_row * w->b->said.n_col * sizeof *out);
+        w->n_said += n_row;
+    }
+    for (uint32_t g = 0; op->role == ST_ROLE_GATE && g < w->b->n_gate; g++)
+        if (w->layer[g] == op->layer)
+            memcpy(st_dense_row(&w->b->gates[g], w->id), out, n_row * w->b->gates[g].n_col * sizeof *out);
 }
 
 /* Space for all gates that the plan has. */
@@ -153,78 +151,42 @@ static void log_softmax(float *row, size_t n)
         row[i] = fmaxf((float)(row[i] - max - log(sum)), ST_BEHAVE_LEAST);
 }
 
-/* One prompt of a step. */
-struct single {
-    struct st_dense *said;
-    uint32_t id;
-    size_t last;
-    int code;
-};
-
-static void on_said(void *arg, size_t pos, const float *row)
+/* Of the next ids, one in each lane. */
+static int run_singles(struct st_lanes *l, int64_t bos, struct watch *w, struct st_err *e)
 {
-    struct single *s = arg;
-    if (pos != s->last)
-        return;
-    memcpy(st_dense_row(s->said, s->id), row, s->said->n_col * sizeof *row);
-    log_softmax(st_dense_row(s->said, s->id), s->said->n_col);
-}
-
-static void on_single_end(void *arg, enum st_finish how, int64_t stop_id, const struct st_err *e)
-{
-    struct single *s = arg;
-    (void)how;
-    (void)stop_id;
-    s->code = e ? e->code : 0;
-}
-
-/* The next ids, at most SINGLES of them, in one step. */
-static int run_singles(struct st_engine *en, int64_t bos, struct watch *w, struct single singles[SINGLES],
-                       struct st_err *e)
-{
-    struct st_request *request;
-    e->code = 0;
-    for (uint32_t k = 0; k < w->n; k++) {
-        uint32_t id = w->id + k, ids[2] = {bos >= 0 ? (uint32_t)bos : id, id};
-        singles[k] = (struct single){.said = &w->b->said, .id = id, .last = w->len - 1};
-        const struct st_request_opts o = {.ids = ids,
-                                          .n_ids = w->len,
-                                          .n_predict = 1,
-                                          .ignore_eos = true,
-                                          .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1},
-                                          .on_end = on_single_end,
-                                          .on_prompt_logits = on_said,
-                                          .arg = &singles[k]};
-        if (st_engine_submit(en, &o, &request, e))
-            return e->code;
-    }
-    while (st_engine_step(en))
-        ;
+    uint32_t first = (uint32_t)bos, ids[SINGLES];
     for (uint32_t k = 0; k < w->n; k++)
-        if (singles[k].code)
-            return st_fail(e, singles[k].code, "token %u could not be run through the model", singles[k].id);
-    return w->lost ? st_fail(e, ST_INTERNAL, "%u prompts did not make one step", w->n) : 0;
+        ids[k] = w->id + k;
+    w->n_said = 0;
+    if (st_lanes_run(l, &first, bos >= 0, ids, w->n, e))
+        return e->code;
+    if (w->n_said != w->n)
+        return st_fail(e, ST_INTERNAL, "%u of %u tokens said something", w->n_said, w->n);
+    for (uint32_t k = 0; k < w->n; k++)
+        log_softmax(st_dense_row(&w->b->said, ids[k]), w->b->said.n_col);
+    return 0;
+}
+
+/* BOS in every lane, which is there for all that follow. */
+static int run_bos(struct st_lanes *l, int64_t bos, struct st_err *e)
+{
+    uint32_t ids[SINGLES];
+    for (uint32_t k = 0; k < SINGLES; k++)
+        ids[k] = (uint32_t)bos;
+    return bos >= 0 ? st_lanes_run(l, ids, 0, ids, SINGLES, e) : 0;
 }
 
 int st_behave(const struct st_model *m, int n_threads, const volatile sig_atomic_t *cancel, struct st_behaviour *out,
               struct st_err *e)
 {
-    uint32_t n = m->config.n_vocab, len = m->config.bos >= 0 ? 2 : 1;
-    struct watch w = {.b = out, .len = len};
+    uint32_t n = m->config.n_vocab;
+    struct watch w = {.b = out};
     const struct st_tap tap = {.fn = see, .ctx = &w};
-    const struct st_engine_opts eo = {.n_threads = n_threads,
-                                      .kv_dtype = ST_DTYPE_F32,
-                                      .n_ctx = len + 1,
-                                      .max_batch = SINGLES,
-                                      .max_row = SINGLES * len,
-                                      .deterministic = true,
-                                      .tap = &tap};
-    struct st_engine *en = NULL;
-    struct single *singles = NULL;
+    struct st_lanes *l = NULL;
     e->code = 0;
     *out = (struct st_behaviour){.n_gate = 0};
     if (st_dense_new(&out->said, n, n, "what a model says", e) || find_gates(m, &w, e) ||
-        st_alloc(&singles, SINGLES, sizeof *singles, "what a model says", e) || st_engine_new(m, &eo, &en, e))
+        st_lanes_new(m, n_threads, SINGLES, 2, &tap, &l, e) || run_bos(l, m->config.bos, e))
         goto out;
     for (w.id = 0; w.id < n; w.id += SINGLES) {
         w.n = n - w.id < SINGLES ? n - w.id : SINGLES;
@@ -232,12 +194,11 @@ int st_behave(const struct st_model *m, int n_threads, const volatile sig_atomic
             st_fail(e, ST_IO, "cancelled");
             goto out;
         }
-        if (run_singles(en, m->config.bos, &w, singles, e))
+        if (run_singles(l, m->config.bos, &w, e))
             goto out;
     }
 out:
-    st_engine_free(en);
-    free(singles);
+    st_lanes_free(l);
     free(w.layer);
     if (e->code)
         st_behaviour_free(out);

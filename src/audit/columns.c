@@ -467,6 +467,18 @@ static int finish(struct em *m, struct st_err *e)
     return cancelled(m, e);
 }
 
+uint64_t st_columns_bytes(size_t n, size_t d, size_t wide, size_t n_column, size_t widest)
+{
+    uint64_t sample = n < ST_COLUMNS_ROWS ? n : ST_COLUMNS_ROWS;
+    uint64_t values = n_column * sample;                             /* products of the sample */
+    values += n_column * (d + 2 * (uint64_t)wide);                   /* columns that are chosen */
+    values += (uint64_t)d * (14 * (uint64_t)d + 3 * (uint64_t)wide); /* covariances in double, estimator, metric */
+    values += sample * (2 * (uint64_t)wide + 4 * (uint64_t)d) + 3 * (uint64_t)n * d; /* rows, guesses */
+    values += 2 * widest * sample + 5 * (uint64_t)widest * widest;                   /* one layer against the other */
+    uint64_t block = 256 * (uint64_t)n < 1U << 22 ? 256 * (uint64_t)n : 1U << 22;    /* of marks, three a thread */
+    return sizeof(float) * (values + 3 * 16 * block);
+}
+
 static int check(const struct st_view *base, const struct st_view *seen, struct st_err *e)
 {
     if (base->n_layer != seen->n_layer)

@@ -15,6 +15,9 @@
 
 #define ST_COLUMNS_ROWS 4096
 
+/* What matching takes at most beside the views, of vocabularies of n ids and widths d of the base and wide of seen. */
+uint64_t st_columns_bytes(size_t n, size_t d, size_t wide, size_t n_column, size_t widest);
+
 struct st_columns_opts {
     double rows, columns; /* noise over the standard deviation: of the rows' matrix, of all others */
     uint32_t n_round;     /* 0 = 8; less when a round changes next to nothing */

@@ -4,8 +4,8 @@
 #include <cblas.h>
 #include <float.h>
 #include <lapacke.h>
-#include <stdatomic.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -2,6 +2,7 @@
 #include "audit/metrics.h"
 #include "base/buf.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -72,6 +73,14 @@ uint32_t st_match_layers(const struct st_audit *a, uint64_t bytes)
 {
     uint64_t n = bytes ? a->memory / bytes : UINT32_MAX;
     return n < 1 ? 1 : n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
+}
+
+int st_match_fits(const struct st_audit *a, uint64_t bytes, struct st_err *e)
+{
+    if (bytes <= a->memory)
+        return 0;
+    return st_fail(e, ST_UNSUPPORTED, "%s: takes %" PRIu64 " MiB; --memory leaves it %" PRIu64 " MiB",
+                   a->target->pair.base->path, (bytes >> 20) + 1, a->memory >> 20);
 }
 
 int st_match_check(const struct st_audit *a, struct st_err *e)

@@ -10,8 +10,6 @@
 #define BATCH 128
 #define RATE 3e-3
 #define DECAY 1e-2
-#define BETA1 .9
-#define BETA2 .99
 
 struct parts {
     float *a, *b, *bias, *c;
@@ -38,8 +36,7 @@ int st_mlp_new(struct st_mlp *m, uint32_t n_in, uint32_t n_hidden, uint32_t n_ou
     *m = (struct st_mlp){.n_in = n_in, .n_hidden = n_hidden, .n_out = n_out};
     m->n = (size_t)n_out * n_in + (size_t)n_hidden * n_in + n_hidden + (size_t)n_out * n_hidden;
     if (st_alloc(&m->w, m->n, sizeof *m->w, "network", e) || st_alloc(&m->grad, m->n, sizeof *m->grad, "network", e) ||
-        st_alloc(&m->first, m->n, sizeof *m->first, "network", e) ||
-        st_alloc(&m->second, m->n, sizeof *m->second, "network", e)) {
+        st_adam_new(&m->adam, m->n, e)) {
         st_mlp_free(m);
         return e->code;
     }
@@ -56,8 +53,7 @@ void st_mlp_free(struct st_mlp *m)
 {
     free(m->w);
     free(m->grad);
-    free(m->first);
-    free(m->second);
+    st_adam_free(&m->adam);
     *m = (struct st_mlp){0};
 }
 
@@ -113,17 +109,6 @@ static void backward(struct st_mlp *m, const float *x, const float *hidden, cons
     sums(d_hidden, x, g.b, n, m->n_hidden, m->n_in);
 }
 
-static void adam(struct st_mlp *m, uint32_t step, double rate)
-{
-    double c1 = 1 - pow(BETA1, step + 1), c2 = 1 - pow(BETA2, step + 1);
-    for (size_t i = 0; i < m->n; i++) {
-        double g = m->grad[i];
-        m->first[i] = (float)(BETA1 * m->first[i] + (1 - BETA1) * g);
-        m->second[i] = (float)(BETA2 * m->second[i] + (1 - BETA2) * g * g);
-        m->w[i] -= (float)(rate * (m->first[i] / c1 / (sqrt(m->second[i] / c2) + 1e-8) + DECAY * m->w[i]));
-    }
-}
-
 struct space {
     float *x, *want, *hidden, *out, *d_hidden;
 };
@@ -166,7 +151,7 @@ int st_mlp_train(struct st_mlp *m, const struct st_mlp_lesson *l, struct st_err 
         for (size_t i = 0; i < n * m->n_out; i++)
             s.out[i] = (s.out[i] - s.want[i]) / (float)n;
         backward(m, s.x, s.hidden, s.out, n, s.d_hidden);
-        adam(m, step, rate * (1 - (double)step / l->n_step));
+        st_adam_step(&m->adam, m->grad, rate * (1 - (double)step / l->n_step), DECAY, m->w);
     }
 out:
     free(s.x);

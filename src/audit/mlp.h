@@ -1,10 +1,11 @@
 /* A small network that turns rows of one kind into rows of another: out = A x + C relu(B x + b). Trained towards the
- * right rows of a table by least squares, by Adam (Kingma and Ba, ICLR 2015) with decoupled weight decay. Cross-entropy
+ * right rows of a table by least squares, by Adam with decoupled weight decay. Cross-entropy
  * over the table's rows was tried: with pairs for a quarter of them it learns which rows are never right, and little
  * else. One thread: the sums, and so the result, depend on the seed alone. */
 #ifndef ST_AUDIT_MLP_H
 #define ST_AUDIT_MLP_H
 
+#include "audit/blocks.h"
 #include "audit/dense.h"
 
 #include <signal.h>
@@ -12,7 +13,8 @@
 struct st_mlp {
     uint32_t n_in, n_hidden, n_out;
     float *w; /* A [n_out][n_in], B [n_hidden][n_in], b [n_hidden], C [n_out][n_hidden] */
-    float *grad, *first, *second;
+    float *grad;
+    struct st_adam adam;
     size_t n;
 };
 /* Starts with A = 0 and random B and C. */

@@ -237,7 +237,7 @@ static void html_target(struct st_buf *b, const struct st_report *r, const char 
     b->failed |= !rows;
     if (!rows)
         return;
-    tag(b, "<h3>", *target ? target : "no preset: the model itself, and schemes of others", "</h3>\n");
+    tag(b, "<h3>", *target ? target : "any preset, and schemes of others", "</h3>\n");
     st_buf_add_str(b, "<table class=\"rows\"><thead><tr><th scope=\"col\">variant</th><th scope=\"col\">0 to 1</th>"
                       "<th scope=\"col\">score (95 %)</th><th scope=\"col\">guessing</th><th scope=\"col\">without "
                       "protection</th><th scope=\"col\">counts</th></tr></thead>\n<tbody>\n");

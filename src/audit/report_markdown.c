@@ -95,8 +95,8 @@ void st_report_markdown(const struct st_report *r, const char *figure, const cha
 {
     st_buf_add_str(out, "## ");
     md(out, r->model);
-    st_buf_addf(out, "\nMade by `%s --seed %" PRIu64 "`; one row of it by `--attacks NAME` besides.\n\n", r->command,
-                r->seed);
+    st_buf_addf(out, "\nMade by `%s%s%s --seed %" PRIu64 "`; one row of it by `--attacks NAME`.\n\n", r->command,
+                r->attacks ? " --attacks " : "", r->attacks ? r->attacks : "", r->seed);
     md_verdicts(out, &r->findings->rows);
     md_figure(out, "Strongest attacks, beside guessing and the unprotected score", figure);
     md_figure(out, "Recovery and accuracy along a series", series);

@@ -103,6 +103,10 @@ void st_row_mean(struct st_row *row, const double *values, size_t n, uint64_t se
     qsort(means, DRAWS, sizeof *means, by_value);
     row->low = means[DRAWS / 40];
     row->high = means[DRAWS - 1 - DRAWS / 40];
+    /* Values that are all 0, or all 1, leave a bootstrap nothing to draw from: as hits and misses they still say how
+     * far off the mean may be. */
+    if (row->low == row->high && (row->score == 0 || row->score == 1))
+        st_row_share(row, row->score == 1 ? n : 0, n);
 }
 
 /* ---- for people ---- */

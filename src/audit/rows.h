@@ -19,6 +19,7 @@ struct st_row {
     uint64_t seed;
     char note[200]; /* a sentence for people, or "" */
     bool traffic;   /* about lengths, counts and times, which content's protection does not hide */
+    bool others;    /* about a published scheme that is not part of Sotto */
     bool sweep;     /* one point of a series: x is where */
     double x;
     const char *x_name; /* static: "alpha_e"; NULL = none */
@@ -53,7 +54,7 @@ size_t st_rows_series(const struct st_rows *r, const char *names[ST_ROWS_SERIES]
 
 /* hits of n: the share and its 95 % interval (Wilson). */
 void st_row_share(struct st_row *row, uint64_t hits, uint64_t n);
-/* Mean of values and its interval by a seeded bootstrap of 1,000 draws. */
+/* Mean of values and its interval by a seeded bootstrap of 1,000 draws; by Wilson when all are 0, or all 1. */
 void st_row_mean(struct st_row *row, const double *values, size_t n, uint64_t seed);
 
 #endif

@@ -54,7 +54,8 @@ static bool counts(const struct st_row *r)
 
 static bool about(const struct st_verdict *v, const struct st_row *r)
 {
-    return !strcmp(v->adversary, r->adversary) && !strcmp(v->target, r->target) && v->traffic == r->traffic;
+    return !strcmp(v->adversary, r->adversary) && !strcmp(v->target, r->target) && v->traffic == r->traffic &&
+           v->others == r->others;
 }
 
 static void judge(struct st_verdict *v, const struct st_rows *rows)
@@ -84,7 +85,8 @@ size_t st_verdicts(const struct st_rows *rows, struct st_verdict out[ST_VERDICT_
         if (k == ST_VERDICT_MAX)
             continue;
         if (k == n)
-            out[n++] = (struct st_verdict){.adversary = r->adversary, .target = r->target, .traffic = r->traffic};
+            out[n++] = (struct st_verdict){
+                .adversary = r->adversary, .target = r->target, .traffic = r->traffic, .others = r->others};
         out[k].n_row++;
     }
     for (size_t k = 0; k < n; k++)
@@ -94,7 +96,9 @@ size_t st_verdicts(const struct st_rows *rows, struct st_verdict out[ST_VERDICT_
 
 const char *st_verdict_target(const struct st_verdict *v)
 {
-    return *v->target ? v->target : "no preset";
+    if (v->others)
+        return "schemes of others";
+    return *v->target ? v->target : "any preset";
 }
 
 void st_verdict_evidence(const struct st_verdict *v, struct st_buf *out)
@@ -124,7 +128,7 @@ void st_verdict_summary(const struct st_verdict *v, size_t n, enum st_verdict_le
 {
     const char *last = NULL;
     for (size_t i = 0; i < n; i++) {
-        if (v[i].traffic || v[i].level != level)
+        if (v[i].traffic || v[i].others || v[i].level != level)
             continue;
         if (last && !strcmp(last, v[i].adversary))
             st_buf_addf(out, "; %s", st_verdict_target(&v[i]));

@@ -123,14 +123,36 @@ static int add_columns(const struct st_model *m, enum st_view_family kind, int i
     return e->code;
 }
 
+static size_t layer_columns(const struct st_model *m, enum st_view_family kind, int layer)
+{
+    size_t n = 0;
+    for (int i = 0; i < m->plan.n_weight; i++) {
+        const struct st_plan_weight *w = &m->plan.weights[i];
+        if (has_role(&kinds[kind], w, layer))
+            n += kind == ST_VIEW_DOWN ? w->n_in : w->n_out;
+    }
+    return n;
+}
+
+struct st_view_size st_view_size(const struct st_model *m, enum st_view_family kind, uint32_t max_layer)
+{
+    struct st_view_size s = {0};
+    uint32_t found = 0;
+    for (uint32_t l = 0; l < m->config.n_layer && found < max_layer; l++) {
+        size_t n = layer_columns(m, kind, (int)l);
+        found += n > 0;
+        s.columns += n;
+        s.widest = n > s.widest ? n : s.widest;
+    }
+    s.bytes = sizeof(float) * m->config.d_model * ((uint64_t)m->config.n_vocab + s.columns);
+    return s;
+}
+
 static int add_layer(const struct st_model *m, enum st_view_family kind, int layer, struct st_view *v, struct st_err *e)
 {
     const struct st_plan *p = &m->plan;
-    size_t n = 0, at = 0;
+    size_t n = layer_columns(m, kind, layer), at = 0;
     e->code = 0;
-    for (int i = 0; i < p->n_weight; i++)
-        if (has_role(&kinds[kind], &p->weights[i], layer))
-            n += kind == ST_VIEW_DOWN ? p->weights[i].n_in : p->weights[i].n_out;
     if (!n)
         return 0;
     if (n > ST_VIEW_COLUMNS)

@@ -30,6 +30,12 @@ struct st_view {
 int st_view_of_model(const struct st_model *m, enum st_view_family kind, uint32_t max_layer, struct st_view *out,
                      struct st_err *e) ST_MUST_CHECK;
 void st_view_free(struct st_view *v);
+/* What such a view of the first max_layer layers takes, before it is made; no layer has such weights: no columns. */
+struct st_view_size {
+    uint64_t bytes;
+    size_t columns, widest; /* of all layers; of the one that has most */
+};
+struct st_view_size st_view_size(const struct st_model *m, enum st_view_family kind, uint32_t max_layer);
 /* Weight i of the plan as f32 [n_out][n_in]: borrowed where it is f32, else a copy. UNSUPPORTED: it is not here, or
  * int8; INPUT: values that are not finite. */
 int st_view_weight(const struct st_model *m, int i, struct st_dense *out, struct st_err *e) ST_MUST_CHECK;

@@ -175,7 +175,7 @@ static int record(struct st_audit_demo *a, const char *scheme, const char *addre
                                         .no_integrity = strcmp(scheme, "remo") == 0, /* floats: nothing to check */
                                         .offload_all = true,
                                         .allow_unlocked = true};
-    int rc = st_open(&cli, a->d.model, ST_OPEN_TOKENIZER, &eo, &m, e);
+    int rc = st_open(&cli, a->d.model, ST_OPEN_TOKENIZER | ST_OPEN_WEAK, &eo, &m, e);
     if (rc)
         return rc;
     const struct st_target *plain = st_subject_plain(a->subject);

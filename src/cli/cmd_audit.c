@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define GATE_BYTES ((size_t)1 << 20)
+#define SHOWN_TIMES 6 /* attacks */
 
 struct audit_opts {
     const char *attacks, *adversary, *text, *prior, *key, *model, *scheme, *html, *markdown, *gate;
@@ -339,6 +340,35 @@ static int write_markdown(const struct audit *a, const struct st_report *r, stru
     return write_out(a->o->markdown, &b, e);
 }
 
+/* Where the time went: the attacks that took most, over all targets. */
+static void print_times(const struct st_findings *f)
+{
+    struct sum {
+        const char *attack;
+        double cpu;
+    } sums[ST_ATTACKS_MAX];
+    size_t n = 0;
+    double all = 0;
+    for (size_t i = 0; i < f->n_spent; i++) {
+        size_t k = 0;
+        while (k < n && strcmp(sums[k].attack, f->spent[i].attack) != 0)
+            k++;
+        if (k == n)
+            sums[n++] = (struct sum){f->spent[i].attack, 0};
+        sums[k].cpu += f->spent[i].cpu;
+        all += f->spent[i].cpu;
+    }
+    printf("\nThe attacks took %.1f s, %.1f s of CPU", f->seconds, all);
+    for (int shown = 0; shown < SHOWN_TIMES && n; shown++) {
+        size_t most = 0;
+        for (size_t k = 1; k < n; k++)
+            most = sums[k].cpu > sums[most].cpu ? k : most;
+        printf("%s %s %.1f", shown ? "," : ":", sums[most].attack, sums[most].cpu);
+        sums[most] = sums[--n];
+    }
+    puts(n ? ", ..." : "");
+}
+
 static int report(const struct audit *a, struct st_err *e)
 {
     struct st_buf b = {0}, command = {0};
@@ -346,6 +376,7 @@ static int report(const struct audit *a, struct st_err *e)
                                 .model = st_subject_plain(a->subject)->base->name,
                                 .target = a->cli->args[0],
                                 .command = again(a, &command),
+                                .attacks = strcmp(a->o->attacks, defaults.attacks) ? a->o->attacks : NULL,
                                 .seed = (uint64_t)a->o->seed};
     int rc = 0;
     if (command.failed)
@@ -359,6 +390,8 @@ static int report(const struct audit *a, struct st_err *e)
     else if (b.p)
         fputs(b.p, stdout);
     st_buf_free(&b);
+    if (!rc && !a->cli->json && !a->cli->quiet)
+        print_times(&a->findings);
     if (!rc && a->o->html) {
         st_report_html(&r, &b);
         rc = write_out(a->o->html, &b, e);
@@ -398,8 +431,9 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
         list_attacks();
         return 0;
     }
+    /* What a demo makes is weak on purpose in places: its rows say so better than warnings. */
     if (!cli->verbose)
-        st_log_set_level(ST_LOG_WARN);
+        st_log_set_level(demo ? ST_LOG_ERROR : ST_LOG_WARN);
     int rc = check_args(&a, e);
     if (!rc)
         rc = demo ? open_demo(&a, e) : open_given(&a, e);

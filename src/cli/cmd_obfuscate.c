@@ -47,8 +47,9 @@ static const struct argp_option options[] = {
     {"key", OPT_KEY, "FILE", 0, "The key, made by `sotto key new`", 0},
     {"preset", OPT_PRESET, "NAME", 0,
      "tight (default): same replies as the source, but for rounding; paper: AloePri as published, with noise and some "
-     "loss. A server with the weights of SRC reads everything under both (row sort, column matching and others), "
-     "one without them what counting ids tells: docs/leakage.md",
+     "loss. A server with the weights of SRC, or of its base, reads everything under both, with any noise (row sort, "
+     "column matching and others); one without them deciphers ids like any substitution, the better the more it has "
+     "heard and the more it has read of such text: docs/leakage.md",
      0},
     {"h", OPT_H, "H", 0, "The hidden size grows by 2H; default: about 128", 0},
     {"lambda", OPT_LAMBDA, "L", 0, "paper: how far the key matrix is from orthogonal, 0 to 1; default 0.3", 0},

@@ -227,7 +227,8 @@ static int open_engine(const struct st_cli *cli, const char *path, unsigned what
     if (st_engine_new(out->model, &eo, &out->engine, e))
         return e->code;
     out->load_s = st_now() - start;
-    tell(out);
+    if (!(what & ST_OPEN_WEAK))
+        tell(out);
     return 0;
 }
 

@@ -36,6 +36,7 @@ enum {
     ST_OPEN_MEASURE = 4, /* what --harden costs (st_harden_stats()) */
     ST_OPEN_HOLD = 8,
     ST_OPEN_ADAPTERS = 16, /* several: requests say which */
+    ST_OPEN_WEAK = 32,     /* weak on purpose: nobody's text is asked, and nobody needs to be warned */
 };
 
 /* more: engine options beside the shared ones (max_batch, n_kv, ...), or NULL. On failure *out is empty. */
