@@ -42,7 +42,8 @@ struct st_audit_run {
  * stays in *out. IO: cancelled. */
 int st_audit_run(const struct st_audit_run *r, struct st_findings *out, struct st_err *e) ST_MUST_CHECK;
 
-/* The machine-readable form: {"rows": [...], "not_run": [...], "times": [...], "seconds": S}, fields as in docs/audit.md. */
+/* The machine-readable form: {"rows": [...], "not_run": [...], "times": [...], "seconds": S}, fields as in
+ * docs/audit.md. */
 void st_findings_json(const struct st_findings *f, const char *target, uint64_t seed, struct st_buf *out);
 
 #endif

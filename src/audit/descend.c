@@ -6,9 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RATE .1  /* of the spread, falling to 0 */
-#define STARTS 4 /* the one that comes nearest in a part of the steps goes on: scores hardly change when all signs do  \
-                  */
+#define RATE .1 /* of the spread, falling to 0 */
+#define STARTS                                                                                                         \
+    4 /* the one that comes nearest in a part of the steps goes on: scores hardly change when all signs do             \
+       */
 
 /* Squared distance to the hidden states over their squared length, and its derivatives. */
 static double towards_hidden(const struct st_descent *d, const float *out, float *d_out)

@@ -185,7 +185,7 @@ static int rank_copies(const struct st_trial *t, uint32_t n_copy, uint32_t n_fre
 
 static int know_copies(const struct st_audit *a, struct st_trial *t, struct st_err *e)
 {
-    uint32_t n_copy = a->target->pair.homophones, more = t->heard.n_id - t->heard.n_plain, n;
+    uint32_t n_copy = a->target->pair.homophones, more = t->heard.n_id - t->heard.n_plain, n = 0;
     if (!n_copy)
         return 0;
     int rc = st_alloc(&t->copies, t->heard.n_plain, sizeof *t->copies, "homophones", e);

@@ -9,7 +9,7 @@ struct st_report {
     const struct st_findings *findings;
     const char *model, *target; /* name of the base; what was given */
     const char *command;        /* how to run it again, without --attacks */
-    const char *attacks; /* those that were picked, as given; NULL = all */
+    const char *attacks;        /* those that were picked, as given; NULL = all */
     uint64_t seed;
 };
 /* A failed buffer says that memory was short. */

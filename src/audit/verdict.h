@@ -1,6 +1,7 @@
 /* What rows mean, in plain words: for each adversary and target, and for content and traffic apart, the row that says
- * most, how much it gives away, a sentence. Schemes of others stand apart. An attack that ran counts; one that was not run says nothing, which the
- * report lists. Points of a series that is made with noise are not among them, but for the preset itself (x 0).
+ * most, how much it gives away, a sentence. Schemes of others stand apart. An attack that ran counts; one that was not
+ * run says nothing, which the report lists. Points of a series that is made with noise are not among them, but for the
+ * preset itself (x 0).
  *
  * The best of many tries looks better than chance by luck. So a row counts as above chance only when its interval,
  * widened for the number of rows that the verdict looks at (Bonferroni), does not reach down to it. */
