@@ -1,6 +1,6 @@
 #!/bin/sh
 # What attacks get from the presets that we ship: docs/leakage.md, its charts, and the table in README.md, all from audits
-# (`make leakage`; a quarter of an hour on two cores). Models: the demo model; a larger one with seeded random weights,
+# (`make leakage`; about ten minutes of processor time). Models: the demo model; a larger one with seeded random weights,
 # which scripts/seeded_model.py makes; stories260K where SOTTO_SHARED has it. With names, only those are made again.
 set -eu
 sotto=${1:-build/bin/sotto}

@@ -106,6 +106,32 @@ static inline double score(const struct stage *s, const char *variant)
     return 0;
 }
 
+/* Weights drawn anew in the shape of a model: nothing is left to compare. */
+static inline float **other_weights(struct st_model *m)
+{
+    struct st_rng rng;
+    float **p = calloc((size_t)m->plan.n_weight, sizeof *p);
+    assert_non_null(p);
+    st_rng_seed(&rng, 5);
+    for (int i = 0; i < m->plan.n_weight; i++) {
+        struct st_mat *mat = &m->mats[i];
+        size_t n = (size_t)mat->n_out * mat->n_in;
+        p[i] = malloc(n * sizeof **p);
+        assert_non_null(p[i]);
+        for (size_t k = 0; k < n; k++)
+            p[i][k] = mat->n_in == 1 ? 1 : (float)(.2 * (st_rng_unit(&rng) + st_rng_unit(&rng) - 1));
+        mat->data = p[i];
+    }
+    return p;
+}
+
+static inline void free_weights(const struct st_model *m, float **p)
+{
+    for (int i = 0; i < m->plan.n_weight; i++)
+        free(p[i]);
+    free(p);
+}
+
 static inline void need(void)
 {
     if (there())

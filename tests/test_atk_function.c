@@ -22,25 +22,6 @@ static void function_gives_the_published_figures(void **state)
     }
 }
 
-/* Weights drawn anew in the shape of the base: nothing is left to compare. */
-static float **other_weights(struct stage *s)
-{
-    struct st_rng rng;
-    float **p = calloc((size_t)s->base->plan.n_weight, sizeof *p);
-    assert_non_null(p);
-    st_rng_seed(&rng, 5);
-    for (int i = 0; i < s->base->plan.n_weight; i++) {
-        struct st_mat *m = &s->base->mats[i];
-        size_t n = (size_t)m->n_out * m->n_in;
-        p[i] = malloc(n * sizeof **p);
-        assert_non_null(p[i]);
-        for (size_t k = 0; k < n; k++)
-            p[i][k] = m->n_in == 1 ? 1 : (float)(.2 * (st_rng_unit(&rng) + st_rng_unit(&rng) - 1));
-        m->data = p[i];
-    }
-    return p;
-}
-
 static void against_another_base_all_are_at_chance(void **state)
 {
     (void)state;
@@ -49,16 +30,14 @@ static void against_another_base_all_are_at_chance(void **state)
     struct stage s;
     need();
     set_up(&s, 0, 0, 74);
-    float **own = other_weights(&s);
+    float **own = other_weights(s.base);
     for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
         attack(&s, all[k]);
         for (size_t i = 0; i < s.rows.n; i++)
             if (strstr(s.rows.at[i].variant, ": types"))
                 assert_true(s.rows.at[i].score < .05 && s.rows.at[i].chance < .005);
     }
-    for (int i = 0; i < s.base->plan.n_weight; i++)
-        free(own[i]);
-    free(own);
+    free_weights(s.base, own);
     tear_down(&s);
 }
 
@@ -114,13 +93,11 @@ static void states_tell_nothing_to_another_base(void **state)
     struct stage s;
     need();
     set_up(&s, 0, 0, 77);
-    float **own = other_weights(&s);
+    float **own = other_weights(s.base);
     attack(&s, &st_atk_states);
     for (size_t i = 0; i < s.rows.n; i++)
         assert_true(s.rows.at[i].score < .2);
-    for (int i = 0; i < s.base->plan.n_weight; i++)
-        free(own[i]);
-    free(own);
+    free_weights(s.base, own);
     tear_down(&s);
 }
 

@@ -103,6 +103,24 @@ static void a_new_key_is_linked_with_the_one_before(void **state)
     tear_down(&before);
 }
 
+static void a_key_of_another_model_is_not_linked(void **state)
+{
+    (void)state;
+    struct stage now, before;
+    need();
+    set_up(&before, .1, .05, 80);
+    set_up(&now, .1, .05, 81);
+    float **own = other_weights(before.seen);
+    now.target.before = before.target.pair;
+    attack(&now, &st_atk_rotation);
+    for (size_t i = 0; i < now.rows.n; i++)
+        if (strstr(now.rows.at[i].variant, ": types"))
+            assert_true(now.rows.at[i].score < .05 && now.rows.at[i].chance < .005);
+    free_weights(before.seen, own);
+    tear_down(&now);
+    tear_down(&before);
+}
+
 static void without_a_checkpoint_from_before_it_says_so(void **state)
 {
     (void)state;
@@ -116,6 +134,37 @@ static void without_a_checkpoint_from_before_it_says_so(void **state)
     tear_down(&s);
 }
 
+/* Real homophones of stories260K, under a key that turns. */
+static void homophones_of_a_checkpoint_are_counted_as_one(void **state)
+{
+    (void)state;
+    need();
+    const struct st_subject_opts so = {
+        .base = model_path, .tokenizer = tokenizer_path, .text = text_path, .seed = 1, .n_threads = 2};
+    struct st_cov_opts o = {.alpha_e = .1, .alpha_h = .05, .homophones = 4, .n_threads = 2};
+    struct st_cov_key key = key_of(83);
+    struct st_subject *subject;
+    struct stage s = {.rows = {0}};
+    struct st_err e;
+    char dst[128];
+    o.dtype = ST_COV_STORE_F32;
+    snprintf(dst, sizeof dst, "%s/homophones", work);
+    assert_ok(st_cov_obfuscate(model_path, dst, &key, &o, &e), &e);
+    assert_ok(st_subject_open(&so, &subject, &e), &e);
+    assert_ok(st_subject_add_pair(subject, dst, &key, "homophones", &e), &e);
+    s.target = *st_subject_at(subject, 0);
+    assert_ok(st_pool_new(2, &s.pool, &e), &e);
+    attack(&s, &st_atk_homophones);
+    for (size_t i = 0; i < s.rows.n; i++)
+        print_message("%s %.3f (chance %.3f, %llu)\n", s.rows.at[i].variant, s.rows.at[i].score, s.rows.at[i].chance,
+                      (unsigned long long)s.rows.at[i].n);
+    assert_true(score(&s, "linked") > .95 && score(&s, "by base") > .95 && score(&s, "counts") > .9);
+    st_rows_free(&s.rows);
+    st_pool_free(s.pool);
+    st_subject_close(subject);
+    st_secret_wipe(&key.seed);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -123,6 +172,8 @@ int main(void)
         cmocka_unit_test(homophones_with_rows_of_their_own_are_not_linked),
         cmocka_unit_test(numbers_that_make_no_sense_are_refused),
         cmocka_unit_test_setup_teardown(a_new_key_is_linked_with_the_one_before, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(a_key_of_another_model_is_not_linked, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(homophones_of_a_checkpoint_are_counted_as_one, make_work, drop_work),
         cmocka_unit_test_setup_teardown(without_a_checkpoint_from_before_it_says_so, make_work, drop_work),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
