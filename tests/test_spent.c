@@ -309,7 +309,7 @@ static void a_dead_postgres_refuses_everything_until_it_is_back(void **state)
     assert_int_equal(take_many(s, 10, ST_SPENT_FAILED), 10);
     postgres_run(&pg);
     int ok = 0;
-    for (int i = 0; i < 100 && !ok; i++) {
+    for (int i = 0; i < 600 && !ok; i++) {
         usleep(50 * 1000);
         ok = take_many(s, 1, ST_SPENT_BEFORE);
     }
