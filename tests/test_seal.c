@@ -469,7 +469,7 @@ static void a_change_shows_even_when_its_time_was_set_back(void **state)
 {
     (void)state;
     struct seal_rig r;
-    struct st_seen seen = {0};
+    struct st_unchanged source = {0};
     struct st_err e;
     struct stat sb;
     char path[160], other[160];
@@ -479,8 +479,8 @@ static void a_change_shows_even_when_its_time_was_set_back(void **state)
     for (int i = 0; i < 3; i++) {
         tiny_save(r.src, "config.json", "abc", 3);
         tiny_save(r.src, "other", "abc", 3);
-        assert_ok(st_seen_add(&seen, path, &e), &e);
-        assert_ok(st_seen_check(&seen, &e), &e);
+        assert_ok(st_unchanged_add(&source, path, &e), &e);
+        assert_ok(st_unchanged_check(&source, &e), &e);
         assert_int_equal(stat(path, &sb), 0);
         nap(20000);
         if (i == 0)
@@ -489,12 +489,12 @@ static void a_change_shows_even_when_its_time_was_set_back(void **state)
             assert_int_equal(i == 1 ? rename(other, path) : unlink(path), 0);
         if (i < 2)
             assert_int_equal(utimensat(AT_FDCWD, path, (struct timespec[2]){sb.st_atim, sb.st_mtim}, 0), 0);
-        expect_refusal(st_seen_check(&seen, &e), &e, ST_INPUT, "config.json: was changed");
-        st_seen_free(&seen);
+        expect_refusal(st_unchanged_check(&source, &e), &e, ST_INPUT, "config.json: was changed");
+        st_unchanged_free(&source);
     }
-    expect_refusal(st_seen_add(&seen, path, &e), &e, ST_IO, "config.json");
-    expect_refusal(st_seen_add(&seen, r.src, &e), &e, ST_IO, "not a regular file");
-    st_seen_free(&seen);
+    expect_refusal(st_unchanged_add(&source, path, &e), &e, ST_IO, "config.json");
+    expect_refusal(st_unchanged_add(&source, r.src, &e), &e, ST_IO, "not a regular file");
+    st_unchanged_free(&source);
     seal_rig_close(&r);
 }
 

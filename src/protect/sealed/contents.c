@@ -250,14 +250,15 @@ static int see(struct st_contents *c, const char *src, const char *tokenizer, st
 {
     char path[ST_PATH_MAX];
     DIR *dir = st_path_is_dir(src) ? opendir(src) : NULL;
-    int rc = dir ? 0 : st_seen_add(&c->seen, src, e);
+    int rc = dir ? 0 : st_unchanged_add(&c->source, src, e);
     for (struct dirent *d; !rc && dir && (d = readdir(dir));)
         if (st_model_counts(d->d_name) || strcmp(d->d_name, ADAPTER_CONFIG) == 0)
-            rc = st_path_join(path, sizeof path, src, d->d_name, e) || st_seen_add(&c->seen, path, e) ? e->code : 0;
+            rc = st_path_join(path, sizeof path, src, d->d_name, e) || st_unchanged_add(&c->source, path, e) ? e->code
+                                                                                                             : 0;
     if (dir)
         closedir(dir);
     if (!rc && tokenizer && !st_path_is_dir(tokenizer))
-        rc = st_seen_add(&c->seen, tokenizer, e);
+        rc = st_unchanged_add(&c->source, tokenizer, e);
     return rc;
 }
 
@@ -287,6 +288,6 @@ void st_contents_close(struct st_contents *c)
     free(c->at);
     if (c->ckpt)
         st_ckpt_close(c->ckpt);
-    st_seen_free(&c->seen);
+    st_unchanged_free(&c->source);
     *c = (struct st_contents){0};
 }

@@ -7,7 +7,7 @@
 #ifndef ST_PROTECT_SEALED_CONTENTS_H
 #define ST_PROTECT_SEALED_CONTENTS_H
 
-#include "base/seen.h"
+#include "base/unchanged.h"
 #include "protect/sealed/place.h"
 
 #define ST_CONTENTS_FILES 16
@@ -22,7 +22,7 @@ struct st_contents {
     char moved[ST_PLAN_NAME]; /* a tensor that lies open for the sake of another role of it, or "" */
     bool no_tokenizer;        /* a model without one: who runs it names one */
     struct st_ckpt *ckpt;
-    struct st_seen seen; /* of the source: before the first byte was read */
+    struct st_unchanged source; /* as it was before the first byte was read */
     struct st_buf file[ST_CONTENTS_FILES];
     size_t n_file;
 };

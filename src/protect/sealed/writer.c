@@ -284,7 +284,7 @@ static int write_head(struct build *b, struct st_err *e)
 /* Nothing stays of a container that is neither the old nor the new of its source. */
 static int check_source(struct build *b, struct st_err *e)
 {
-    int rc = st_seen_check(&b->contents.seen, e);
+    int rc = st_unchanged_check(&b->contents.source, e);
     if (rc)
         st_stage_restart(&b->stage);
     return rc;

@@ -1,4 +1,4 @@
-#include "base/seen.h"
+#include "base/unchanged.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-struct st_seen_file {
+struct st_unchanged_file {
     char *path;
     struct stat was;
 };
@@ -33,9 +33,9 @@ static int look(const char *path, struct stat *out, struct st_err *e)
     return rc;
 }
 
-int st_seen_add(struct st_seen *s, const char *path, struct st_err *e)
+int st_unchanged_add(struct st_unchanged *s, const char *path, struct st_err *e)
 {
-    struct st_seen_file f = {.path = NULL}, *at;
+    struct st_unchanged_file f = {.path = NULL}, *at;
     if (look(path, &f.was, e))
         return e->code;
     at = reallocarray(s->at, s->n + 1, sizeof *at);
@@ -50,10 +50,10 @@ int st_seen_add(struct st_seen *s, const char *path, struct st_err *e)
     return 0;
 }
 
-int st_seen_check(const struct st_seen *s, struct st_err *e)
+int st_unchanged_check(const struct st_unchanged *s, struct st_err *e)
 {
     for (size_t i = 0; i < s->n; i++) {
-        const struct st_seen_file *f = &s->at[i];
+        const struct st_unchanged_file *f = &s->at[i];
         struct stat is;
         if (stat(f->path, &is) != 0 || is.st_dev != f->was.st_dev || is.st_ino != f->was.st_ino ||
             is.st_size != f->was.st_size || !same_time(is.st_mtim, f->was.st_mtim) ||
@@ -63,10 +63,10 @@ int st_seen_check(const struct st_seen *s, struct st_err *e)
     return 0;
 }
 
-void st_seen_free(struct st_seen *s)
+void st_unchanged_free(struct st_unchanged *s)
 {
     for (size_t i = 0; i < s->n; i++)
         free(s->at[i].path);
     free(s->at);
-    *s = (struct st_seen){0};
+    *s = (struct st_unchanged){0};
 }
