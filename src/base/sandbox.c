@@ -359,7 +359,7 @@ static const bool free_of_all = false;
 int st_sandbox_files(const struct st_sandbox *s, struct st_sandbox_state *out, struct st_err *e)
 {
     *out = (struct st_sandbox_state){.landlock = "off: built with a sanitizer"};
-    st_secret_process();
+    st_secret_process_for_good();
     if (free_of_all)
         return 0;
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))

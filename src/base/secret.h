@@ -22,6 +22,8 @@ void st_secret_wipe(struct st_secret *s);
 /* For programs that hold keys or conversations: no core dump of this process, and no reading of its memory by other
  * processes of the same user (CAP_SYS_PTRACE still can). Does not outlast exec. */
 void st_secret_process(void);
+/* The same, and no core for any program that this process starts or becomes either. */
+void st_secret_process_for_good(void);
 
 /* Whether a call that locks memory, or keeps it out of dumps or children, has failed with `rc` and errno. Every Linux
  * has these calls: one that does not know them (ENOSYS) is a library OS inside of an enclave (Gramine), whose memory

@@ -197,8 +197,7 @@ static int refuse_tracer(struct st_err *e)
 
 int st_host_harden(struct st_err *e)
 {
-    st_secret_process();
-    (void)setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    st_secret_process_for_good();
     (void)prctl(PR_SET_PTRACER, 0, 0, 0, 0); /* nobody, where Yama asks; unknown elsewhere */
     int dumpable = prctl(PR_GET_DUMPABLE);
     if (dumpable < 0 && errno == ENOSYS) /* not Linux, but a library OS inside of an enclave: it has none of this */
