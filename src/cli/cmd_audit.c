@@ -211,8 +211,10 @@ static int open_demo(struct audit *a, struct st_err *e)
                                    .seed = (uint64_t)a->o->seed,
                                    .thorough = a->o->thorough};
     for (size_t i = 0; i < a->n_picked; i++)
-        if (a->adversary < 0 || (int)a->picked[i]->adversary == a->adversary)
+        if (a->adversary < 0 || (int)a->picked[i]->adversary == a->adversary) {
             o.kinds |= a->picked[i]->needs;
+            o.running = o.running || a->picked[i] == &st_atk_sizes || a->picked[i] == &st_atk_timing;
+        }
     int rc = st_audit_demo_begin(&a->demo, a->cli, &o, e);
     a->subject = a->demo.subject;
     return rc;
