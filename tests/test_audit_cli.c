@@ -57,6 +57,8 @@ static void mistakes_have_their_exit_status(void **state)
     refused(2, sotto("audit demo --adversary nobody"), "'nobody' is none");
     refused(2, sotto("audit demo --key k"), "--key does not go with demo");
     refused(2, sotto("audit " DEMO " x --model y"), "--model");
+    refused(2, sotto("audit demo --html /dev/null"), "--html: /dev/null: want a plain file");
+    refused(2, sotto("audit demo --markdown %s", work), "want a plain file");
     refused(3, sotto("audit demo --gate %s/bad.json", work), "limits");
     refused(3, sotto("audit " DEMO " %s/text --text %s/text --prior %s/text", work, work, work), "want an obfuscated");
     refused(4, sotto("audit " DEMO " %s/absent --text %s/text --prior %s/text", work, work, work), "no such file");

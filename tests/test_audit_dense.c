@@ -1,5 +1,6 @@
 /* The arithmetic that attacks stand on, against the plainest way to do it. */
 #include "audit/dense.h"
+#include "audit/features.h"
 #include "audit/rows.h"
 #include "base/hooks.h"
 #include "expect.h"
@@ -362,9 +363,32 @@ static void intervals_hold_the_truth_as_often_as_they_say(void **state)
     assert_true(row.score == 1 && row.high == 1 && row.low > .6 && row.low < .9);
 }
 
+static void pairs_of_heads_that_are_none_are_refused(void **state)
+{
+    /* 8 heads of 3: pairs of them would reach behind the last column. */
+    static const uint32_t none[] = {0, 1, 3, 5, 48};
+    struct st_err e = {0};
+    struct st_dense rows, columns, out = {0};
+    struct st_pool *pool = NULL;
+    (void)state;
+    assert_ok(st_pool_new(1, &pool, &e), &e);
+    assert_ok(st_dense_new(&rows, 5, 4, "rows", &e), &e);
+    assert_ok(st_dense_new(&columns, 24, 4, "columns", &e), &e);
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
+        expect_refusal(st_pair_leverages(pool, &rows, &columns, none[i], false, &out, &e), &e, ST_UNSUPPORTED,
+                       "24 columns are not whole heads");
+    assert_ok(st_pair_leverages(pool, &rows, &columns, 6, false, &out, &e), &e);
+    assert_int_equal(out.n_col, 12);
+    st_dense_free(&out);
+    st_dense_free(&rows);
+    st_dense_free(&columns);
+    st_pool_free(pool);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pairs_of_heads_that_are_none_are_refused),
         cmocka_unit_test(products_are_products_and_do_not_depend_on_threads),
         cmocka_unit_test(rows_are_sorted_each_by_itself),
         cmocka_unit_test(values_of_any_size_and_sign_are_sorted),

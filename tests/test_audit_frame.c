@@ -319,6 +319,48 @@ static void each_attack_runs_on_every_target_that_fits_and_the_rest_is_listed(vo
     st_subject_close(s);
 }
 
+/* Of nothing; no number; a score; an interval that is none. */
+static int run_scores(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
+{
+    const struct st_row all[] = {{.variant = "empty", .high = 1},
+                                 {.variant = "odd", .score = NAN, .n = 3},
+                                 {.variant = "good", .high = 0.5, .n = 3},
+                                 {.variant = "wide", .high = INFINITY, .n = 3}};
+    (void)a;
+    for (size_t i = 0; i < 4; i++)
+        if (st_rows_add(rows, &all[i], e))
+            return e->code;
+    return 0;
+}
+
+static int run_silent(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
+{
+    (void)a;
+    (void)rows;
+    e->code = 0;
+    return 0;
+}
+
+static void what_is_no_score_is_listed_and_never_a_row(void **state)
+{
+    static const struct st_attack scores = {.name = "scores", .metric = "share", .run = run_scores},
+                                  silent = {.name = "silent", .metric = "share", .run = run_silent};
+    static const struct st_attack *const all[] = {&scores, &silent};
+    struct st_err e = {0};
+    struct st_findings f;
+    struct st_subject *s = open_subject();
+    (void)state;
+    assert_ok(run_audit(s, all, 2, -1, NULL, &f, &e), &e);
+    assert_int_equal(f.rows.n, 1);
+    assert_string_equal(f.rows.at[0].variant, "good");
+    assert_int_equal(f.n_not_run, 4);
+    assert_string_equal(f.not_run[0].why, "empty: there was nothing to score");
+    assert_string_equal(f.not_run[2].why, "wide: there was nothing to score");
+    assert_string_equal(f.not_run[3].why, "it ended without a score");
+    st_findings_free(&f);
+    st_subject_close(s);
+}
+
 static void other_errors_and_a_signal_end_the_audit(void **state)
 {
     static const struct st_attack *const all[] = {&records, &broken, &records};
@@ -362,6 +404,13 @@ static void reports_hold_every_row_and_escape_it(void **state)
     st_report_markdown(&r, "f.svg", NULL, &b);
     assert_non_null(strstr(b.p, "| on-records | otp, &lt;script>\\| | worker | 95 % ("));
     assert_non_null(strstr(b.p, "no gates here"));
+    st_buf_clear(&b);
+    const struct st_report named = {
+        .findings = &f, .model = "[a](b:c)\n&`*", .target = "x", .command = "sotto audit 'a``\n<b>'", .seed = 9};
+    st_report_markdown(&named, "a (b):c.svg", NULL, &b);
+    assert_non_null(strstr(b.p, "## \\[a\\](b:c) &amp;\\`\\*\n"));
+    assert_non_null(strstr(b.p, "Made by ```sotto audit 'a`` <b>' --seed 9```;"));
+    assert_non_null(strstr(b.p, "](a%20%28b%29%3Ac.svg)"));
     st_buf_clear(&b);
     st_report_text(&r, &b);
     assert_non_null(strstr(b.p, "not run: refused, otp: no gates here"));
@@ -547,6 +596,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(noise_costs_accuracy_along_the_series, make_work, drop_work),
         cmocka_unit_test_setup_teardown(each_attack_runs_on_every_target_that_fits_and_the_rest_is_listed, make_work,
                                         drop_work),
+        cmocka_unit_test_setup_teardown(what_is_no_score_is_listed_and_never_a_row, make_work, drop_work),
         cmocka_unit_test_setup_teardown(other_errors_and_a_signal_end_the_audit, make_work, drop_work),
         cmocka_unit_test_setup_teardown(reports_hold_every_row_and_escape_it, make_work, drop_work),
         cmocka_unit_test(verdicts_say_the_worst_and_leave_out_the_noise_series),

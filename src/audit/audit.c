@@ -100,6 +100,27 @@ static bool has(const struct st_subject *s, size_t k, const struct st_attack *a)
     return !a->needs || (st_subject_at(s, k)->kinds & a->needs) == a->needs;
 }
 
+/* A score of nothing, or that is no number, says nothing: it is listed with what was not run. So is an attack that ends
+ * without a row. */
+static int keep_scores(struct st_findings *f, size_t from, const struct st_attack *a, const char *label,
+                       struct st_err *e)
+{
+    size_t n = from;
+    int rc = f->rows.n > from ? 0 : not_run(f, a, label, "it ended without a score", e);
+    for (size_t i = from; !rc && i < f->rows.n; i++) {
+        const struct st_row *r = &f->rows.at[i];
+        char why[sizeof r->variant + 40];
+        if (r->n && isfinite(r->score) && isfinite(r->low) && isfinite(r->high)) {
+            f->rows.at[n++] = *r;
+            continue;
+        }
+        snprintf(why, sizeof why, "%s%sthere was nothing to score", r->variant, *r->variant ? ": " : "");
+        rc = not_run(f, a, label, why, e);
+    }
+    f->rows.n = n;
+    return rc;
+}
+
 static int run_one(const struct st_audit_run *r, const struct st_attack *a, const struct st_target *t,
                    struct st_findings *out, struct st_err *e)
 {
@@ -127,6 +148,8 @@ static int run_one(const struct st_audit_run *r, const struct st_attack *a, cons
         out->rows.n = from;
         return st_err_prefix(e, "%s", a->name);
     }
+    if (keep_scores(out, from, a, t->label, e))
+        return e->code;
     for (size_t i = from; i < out->rows.n; i++)
         complete(&out->rows.at[i], a, t, opts.seed);
     return 0;

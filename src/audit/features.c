@@ -71,6 +71,9 @@ int st_pair_leverages(struct st_pool *pool, const struct st_dense *rows, const s
 {
     size_t n = rows->n_row, n_pair = columns->n_row / 2, half = head / 2;
     struct st_dense y;
+    if (!half || head % 2 || columns->n_row % head)
+        return st_fail(e, ST_UNSUPPORTED, "%zu columns are not whole heads of %u with pairs in them", columns->n_row,
+                       head);
     if (st_dense_new(&y, n, columns->n_row, "features", e))
         return e->code;
     if (st_dense_new(out, n, n_pair, "features", e)) {

@@ -12,7 +12,8 @@ int st_neuron_means(struct st_pool *pool, const struct st_view *v, const struct 
 
 /* Rotary pairs of heads of `head` columns: columns (j, j + head / 2) of a head, or (2j, 2j + 1) when interleaved. The
  * leverage q (Q^T Q)^-1 q^T of a row q [2] of such a pair Q [n][2] stays under any invertible 2 x 2 map of the pair, so
- * under rotations and scales. out [n][n_column / 2]: log(leverage * n / 2 + a little), head by head. */
+ * under rotations and scales. out [n][n_column / 2]: log(leverage * n / 2 + a little), head by head. UNSUPPORTED: no
+ * whole heads, or odd ones. */
 int st_pair_leverages(struct st_pool *pool, const struct st_dense *rows, const struct st_dense *columns, uint32_t head,
                       bool interleaved, struct st_dense *out, struct st_err *e) ST_MUST_CHECK;
 

@@ -2,17 +2,46 @@
 #include "audit/verdict.h"
 
 #include <inttypes.h>
+#include <string.h>
 
-/* Bars and line ends would break a table. */
+/* Names come from files of others: they are no markup, and their bars and line ends do not break a table. */
 static void md(struct st_buf *b, const char *s)
 {
     for (; *s; s++)
-        if (*s == '|')
-            st_buf_add_str(b, "\\|");
-        else if (*s == '<')
+        if (*s == '<')
             st_buf_add_str(b, "&lt;");
+        else if (*s == '&')
+            st_buf_add_str(b, "&amp;");
         else
-            st_buf_add(b, (unsigned char)*s < ' ' ? " " : s, 1);
+            st_buf_addf(b, strchr("|\\`*[]", *s) ? "\\%c" : "%c", (unsigned char)*s < ' ' || *s == 0x7f ? ' ' : *s);
+}
+
+/* Code stands between more backticks than it has in a row. */
+static void fence(struct st_buf *b, const char *code)
+{
+    size_t most = 0;
+    for (const char *p = code; (p = strchr(p, '`')) != NULL;) {
+        size_t n = strspn(p, "`");
+        most = n > most ? n : most;
+        p += n;
+    }
+    for (size_t i = 0; i <= most; i++)
+        st_buf_add_str(b, "`");
+}
+
+static void line(struct st_buf *b, const char *s)
+{
+    for (; *s; s++)
+        st_buf_add(b, (unsigned char)*s < ' ' || *s == 0x7f ? " " : s, 1);
+}
+
+static void url(struct st_buf *b, const char *path)
+{
+    for (; *path; path++) {
+        unsigned char c = (unsigned char)*path;
+        bool plain = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || strchr("-._~/", c);
+        st_buf_addf(b, plain ? "%c" : "%%%02X", c);
+    }
 }
 
 static void figures(struct st_buf *b, const struct st_row *r)
@@ -75,7 +104,9 @@ static void md_not_run(struct st_buf *b, const struct st_findings *f)
     st_buf_addf(b, "\n<details><summary>Not run, which says nothing: %zu</summary>\n\n", f->n_not_run);
     for (size_t i = 0; i < f->n_not_run; i++) {
         const struct st_not_run *x = &f->not_run[i];
-        st_buf_addf(b, "- `%s`%s%s: ", x->attack, *x->label ? ", " : "", x->label);
+        st_buf_addf(b, "- `%s`%s", x->attack, *x->label ? ", " : "");
+        md(b, x->label);
+        st_buf_add_str(b, ": ");
         md(b, x->why);
         st_buf_add_str(b, "\n");
     }
@@ -87,7 +118,7 @@ static void md_figure(struct st_buf *b, const char *words, const char *path)
     if (!path)
         return;
     st_buf_addf(b, "\n![%s](", words);
-    md(b, path);
+    url(b, path);
     st_buf_add_str(b, ")\n");
 }
 
@@ -95,8 +126,12 @@ void st_report_markdown(const struct st_report *r, const char *figure, const cha
 {
     st_buf_add_str(out, "## ");
     md(out, r->model);
-    st_buf_addf(out, "\nMade by `%s%s%s --seed %" PRIu64 "`; one row of it by `--attacks NAME`.\n\n", r->command,
-                r->attacks ? " --attacks " : "", r->attacks ? r->attacks : "", r->seed);
+    st_buf_add_str(out, "\nMade by ");
+    fence(out, r->command);
+    line(out, r->command);
+    st_buf_addf(out, "%s%s --seed %" PRIu64, r->attacks ? " --attacks " : "", r->attacks ? r->attacks : "", r->seed);
+    fence(out, r->command);
+    st_buf_add_str(out, "; one row of it by `--attacks NAME`.\n\n");
     md_verdicts(out, &r->findings->rows);
     md_figure(out, "Strongest attacks, beside guessing and the unprotected score", figure);
     md_figure(out, "Recovery and accuracy along a series", series);

@@ -16,7 +16,7 @@
 struct walk {
     const char *path;
     int layer;
-    size_t max_row, n, n_asked;
+    size_t max_row, max_asked, n, n_asked;
     char roles[ST_RECORD_ROLES]; /* of the layer's first group */
     uint32_t d;
     enum st_exposed_format format;
@@ -55,9 +55,9 @@ static int take_entry(struct walk *w, const struct st_record_entry *entry, struc
     if (check_group(w, entry, e))
         return e->code;
     bool asked = entry->id >= ST_SEEN_ASKED;
-    size_t *n = asked ? &w->n_asked : &w->n, some = entry->n_row;
-    if (!asked && some > w->max_row - w->n)
-        some = w->max_row - w->n;
+    size_t *n = asked ? &w->n_asked : &w->n, some = entry->n_row, left = (asked ? w->max_asked : w->max_row) - *n;
+    if (some > left)
+        some = left;
     if (w->out)
         copy_rows(entry, some, (asked ? w->out->asked : w->out->rows) + *n * w->d);
     *n += some;
@@ -86,7 +86,7 @@ static int walk(struct walk *w, struct st_err *e)
 
 int st_seen_read(const char *path, int layer, size_t max_row, uint64_t memory, struct st_seen *out, struct st_err *e)
 {
-    struct walk w = {.path = path, .layer = layer, .max_row = max_row};
+    struct walk w = {.path = path, .layer = layer, .max_row = max_row, .max_asked = SIZE_MAX};
     size_t values;
     *out = (struct st_seen){0};
     if (walk(&w, e))
@@ -95,7 +95,10 @@ int st_seen_read(const char *path, int layer, size_t max_row, uint64_t memory, s
         return st_fail(e, ST_MEMORY, "recording %s: %zu rows of %u values of layer %d are more than the memory given",
                        path, w.n + w.n_asked, w.d, layer);
     *out = (struct st_seen){.d = w.d, .n = w.n, .n_asked = w.n_asked, .field = w.format == ST_EXPOSED_FIELD};
+    /* Of a recording that still grows: no more than there is room for. */
     w.out = out;
+    w.max_row = w.n;
+    w.max_asked = w.n_asked;
     if (st_alloc(&out->rows, w.n, w.d * sizeof *out->rows, "recorded rows", e) ||
         st_alloc(&out->asked, w.n_asked ? w.n_asked : 1, w.d * sizeof *out->asked, "recorded rows", e) || walk(&w, e)) {
         st_seen_free(out);

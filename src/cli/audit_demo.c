@@ -225,14 +225,14 @@ static int make_traffic(struct st_audit_demo *a, const struct st_audit_demo_opts
     int rc = st_demo_next(&a->d, "sealing requests and replies, selling and spending tokens", e);
     if (!rc)
         rc = st_traffic_make(&to, &a->traffic, e);
-    if (!rc)
+    if (!rc && o->running)
         rc = st_demo_next(&a->d, "starting every party of the confidential path; recording before its relay", e);
     const struct st_audit_running ro = {.d = &a->d,
                                         .text = &plain->text,
                                         .tokenizer = plain->tokenizer,
                                         .n_prompt = RUNNING_PROMPTS,
                                         .n_round = o->thorough ? 4 * RUNNING_ROUNDS : RUNNING_ROUNDS};
-    if (!rc)
+    if (!rc && o->running)
         rc = st_audit_running(&ro, &a->traffic->ran, e);
     return rc ? rc : st_subject_add_traffic(a->subject, a->traffic, "confidential", e);
 }

@@ -21,6 +21,7 @@ struct st_audit_demo_opts {
     const char *model, *text, *prior; /* NULL = the demo model; texts of audit/text.h */
     uint64_t seed;
     bool thorough;  /* a longer series of noise */
+    bool running;   /* traffic of a set-up that runs too: takes seconds, and the other programs */
     unsigned kinds; /* of st_target_kind: what the chosen attacks need, nothing else is made */
 };
 /* Errors of the parts. After an error, too, call end. */

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define GATE_BYTES ((size_t)1 << 20)
 #define SHOWN_TIMES 6 /* attacks */
@@ -162,6 +163,16 @@ static bool is_demo(const struct st_cli *cli)
     return cli->n_args == 1 && strcmp(cli->args[0], "demo") == 0 && !st_path_exists("demo");
 }
 
+/* A report takes the place of what is at its path: of a plain file, never of a device. Better said before the audit
+ * than behind it. */
+static int check_output(const char *option, const char *path, struct st_err *e)
+{
+    struct stat sb;
+    if (!path || stat(path, &sb) || S_ISREG(sb.st_mode))
+        return 0;
+    return st_fail(e, ST_USAGE, "%s: %s: want a plain file, or none yet", option, path);
+}
+
 static int check_args(struct audit *a, struct st_err *e)
 {
     const struct audit_opts *o = a->o;
@@ -176,6 +187,8 @@ static int check_args(struct audit *a, struct st_err *e)
         return st_fail(e, ST_USAGE, "audit: %s does not go with demo", o->key ? "--key" : "--scheme");
     if (!demo && o->model)
         return st_fail(e, ST_USAGE, "audit: --model is for the target demo; here the first argument is the model");
+    if (check_output("--html", o->html, e) || check_output("--markdown", o->markdown, e))
+        return e->code;
     if (o->scheme && st_opt_choice("--scheme", o->scheme, schemes, &i, e))
         return e->code;
     a->adversary = -1;
@@ -198,8 +211,10 @@ static int open_demo(struct audit *a, struct st_err *e)
                                    .seed = (uint64_t)a->o->seed,
                                    .thorough = a->o->thorough};
     for (size_t i = 0; i < a->n_picked; i++)
-        if (a->adversary < 0 || (int)a->picked[i]->adversary == a->adversary)
+        if (a->adversary < 0 || (int)a->picked[i]->adversary == a->adversary) {
             o.kinds |= a->picked[i]->needs;
+            o.running = o.running || a->picked[i] == &st_atk_sizes || a->picked[i] == &st_atk_timing;
+        }
     int rc = st_audit_demo_begin(&a->demo, a->cli, &o, e);
     a->subject = a->demo.subject;
     return rc;
