@@ -233,6 +233,13 @@ static int run_broken(const struct st_audit *a, struct st_rows *rows, struct st_
 {
     (void)a;
     (void)rows;
+    return st_fail(e, ST_INPUT, "layer 3 is missing");
+}
+
+static int run_large(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
+{
+    (void)a;
+    (void)rows;
     return st_fail(e, ST_MEMORY, "want 3 GiB");
 }
 
@@ -269,7 +276,14 @@ static const struct st_attack records = {.name = "on-records",
                                         .source = "s",
                                         .adversary = ST_ADVERSARY_WORKER,
                                         .needs = ST_TARGET_RECORD,
-                                        .run = run_broken};
+                                        .run = run_broken},
+                              large = {.name = "large",
+                                       .title = "t",
+                                       .metric = "share",
+                                       .source = "s",
+                                       .adversary = ST_ADVERSARY_WORKER,
+                                       .needs = ST_TARGET_RECORD,
+                                       .run = run_large};
 
 static struct st_subject *with_recordings(int n_record)
 {
@@ -361,6 +375,22 @@ static void what_is_no_score_is_listed_and_never_a_row(void **state)
     st_subject_close(s);
 }
 
+static void an_attack_that_does_not_fit_costs_no_other_its_rows(void **state)
+{
+    static const struct st_attack *const all[] = {&records, &large, &records};
+    struct st_err e = {0};
+    struct st_findings f;
+    struct st_subject *s = with_recordings(1);
+    (void)state;
+    assert_ok(run_audit(s, all, 3, -1, NULL, &f, &e), &e);
+    assert_int_equal(f.rows.n, 2);
+    assert_int_equal(f.n_not_run, 1);
+    assert_string_equal(f.not_run[0].attack, "large");
+    assert_non_null(strstr(f.not_run[0].why, "want 3 GiB"));
+    st_findings_free(&f);
+    st_subject_close(s);
+}
+
 static void other_errors_and_a_signal_end_the_audit(void **state)
 {
     static const struct st_attack *const all[] = {&records, &broken, &records};
@@ -369,7 +399,7 @@ static void other_errors_and_a_signal_end_the_audit(void **state)
     struct st_findings f;
     struct st_subject *s = with_recordings(1);
     (void)state;
-    expect_refusal(run_audit(s, all, 3, -1, NULL, &f, &e), &e, ST_MEMORY, "broken: want 3 GiB");
+    expect_refusal(run_audit(s, all, 3, -1, NULL, &f, &e), &e, ST_INPUT, "broken: layer 3 is missing");
     assert_int_equal(f.rows.n, 1);
     st_findings_free(&f);
     expect_refusal(run_audit(s, all, 3, -1, &yes, &f, &e), &e, ST_IO, "cancelled");
@@ -597,6 +627,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(each_attack_runs_on_every_target_that_fits_and_the_rest_is_listed, make_work,
                                         drop_work),
         cmocka_unit_test_setup_teardown(what_is_no_score_is_listed_and_never_a_row, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(an_attack_that_does_not_fit_costs_no_other_its_rows, make_work, drop_work),
         cmocka_unit_test_setup_teardown(other_errors_and_a_signal_end_the_audit, make_work, drop_work),
         cmocka_unit_test_setup_teardown(reports_hold_every_row_and_escape_it, make_work, drop_work),
         cmocka_unit_test(verdicts_say_the_worst_and_leave_out_the_noise_series),

@@ -20,11 +20,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/crypto.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -42,9 +42,6 @@ struct stage {
     int program;
     struct st_scan_patterns patterns;
 };
-
-/* What is looked for, in a child that forbids nothing, and there alone. */
-static volatile uint8_t pieces[PIECES][ST_SCAN_LEN];
 
 /* ---- what is looked for ---- */
 
@@ -109,22 +106,42 @@ static int start_server(const struct stage *s, struct st_victim *v, struct st_er
     return st_victim_ready(v, s->a->cancel, e);
 }
 
-/* A process that holds what is looked for, and forbids nothing. */
-static int start_open(const struct stage *s, struct st_victim *v, struct st_err *e)
+/* A pipe with the pieces in it, which holds more than they are; -1: there is none. */
+static int fill_pipe(const struct stage *s, int fds[2])
 {
-    int says;
-    if (st_victim_fork(v, &says, e))
-        return e->code;
-    if (v->pid == 0) {
-        for (size_t i = 0; i < PIECES; i++)
-            for (size_t k = 0; k < ST_SCAN_LEN; k++)
-                pieces[i][k] = s->patterns.p[i][k] ^ ST_SCAN_XOR;
-        if (!st_victim_become(s->dir) || prctl(PR_SET_DUMPABLE, 1) || write(says, "r", 1) != 1)
-            _exit(ST_IO);
-        for (;;)
-            pause();
+    uint8_t plain[PIECES * ST_SCAN_LEN];
+    for (size_t i = 0; i < sizeof plain; i++)
+        plain[i] = s->patterns.p[i / ST_SCAN_LEN][i % ST_SCAN_LEN] ^ ST_SCAN_XOR;
+    bool bad = pipe2(fds, O_CLOEXEC) != 0;
+    if (!bad && write(fds[1], plain, sizeof plain) != (ssize_t)sizeof plain) {
+        close(fds[0]);
+        close(fds[1]);
+        bad = true;
     }
-    return st_victim_ready(v, s->a->cancel, e);
+    OPENSSL_cleanse(plain, sizeof plain);
+    return bad ? -1 : 0;
+}
+
+/* A process that holds what is looked for, and forbids nothing: dd, which hands one block on and waits for more with
+ * that block in its buffer. A program of its own, for a copy of this process would show what an audit knows. `feed`
+ * keeps it waiting. */
+static int start_open(const struct stage *s, struct st_victim *v, int *feed, struct st_err *e)
+{
+    char block[24];
+    const char *const argv[] = {"dd", block, NULL}, *const env[] = {"PATH=/usr/bin:/bin", "LC_ALL=C", NULL};
+    int says, fds[2];
+    snprintf(block, sizeof block, "bs=%d", PIECES * ST_SCAN_LEN);
+    if (fill_pipe(s, fds))
+        return st_fail(e, ST_IO, "no pipe to a child process: %s", strerror(errno));
+    int rc = st_victim_fork(v, &says, e);
+    if (!rc && v->pid == 0) {
+        if (dup2(fds[0], STDIN_FILENO) >= 0 && dup2(says, STDOUT_FILENO) >= 0 && st_victim_become(s->dir))
+            execve("/bin/dd", (char *const *)argv, (char *const *)env);
+        _exit(ST_IO);
+    }
+    close(fds[0]);
+    *feed = fds[1];
+    return rc ? rc : st_victim_ready(v, s->a->cancel, e);
 }
 
 /* ---- ways to its memory ---- */
@@ -293,16 +310,18 @@ static int attack(struct stage *s, struct st_rows *rows, struct st_err *e)
 {
     size_t found[2][N_WAY] = {{0}};
     struct st_victim v = {0};
-    int rc = pick_pieces(s, e);
+    int feed = -1, rc = pick_pieces(s, e);
     if (!rc)
         rc = make_dir(s, e);
     if (!rc)
         rc = seal(s, e);
     if (!rc)
-        rc = start_open(s, &v, e);
+        rc = start_open(s, &v, &feed, e);
     if (!rc)
         rc = try_ways(s, &v, found[0], e);
     st_victim_end(&v, SIGKILL);
+    if (feed >= 0)
+        close(feed);
     if (!rc)
         rc = start_server(s, &v, e);
     if (!rc)

@@ -140,7 +140,7 @@ static int run_one(const struct st_audit_run *r, const struct st_attack *a, cons
         out->rows.n = from;
         return st_fail(e, ST_IO, "cancelled");
     }
-    if (rc == ST_UNSUPPORTED) {
+    if (rc == ST_UNSUPPORTED || rc == ST_MEMORY) { /* one attack that does not fit costs no other its rows */
         out->rows.n = from;
         return not_run(out, a, t->label, e->msg, e);
     }
