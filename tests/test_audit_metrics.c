@@ -58,6 +58,28 @@ static void text_is_weighted_by_its_tokens(void **state)
     near(row.score, 1);
 }
 
+static void tokens_of_one_type_do_not_narrow_the_interval(void **state)
+{
+    static const bool right[] = {true, false};
+    static uint32_t same[400], both[400];
+    static const size_t end = 400;
+    const struct st_texts_ids one = {.ids = same, .ends = &end, .n = 1}, two = {.ids = both, .ends = &end, .n = 1};
+    struct st_row row = {0}, alone = {0};
+    (void)state;
+    st_score_text(&row, right, &one);
+    st_row_share(&alone, 1, 1);
+    assert_int_equal(row.n, 400);
+    near(row.score, 1);
+    near(row.low, alone.low);
+    for (size_t i = 0; i < 200; i++)
+        both[i] = 1;
+    st_score_text(&row, right, &two);
+    st_row_share(&alone, 1, 2);
+    near(row.score, 0.5);
+    near(row.low, alone.low);
+    near(row.high, alone.high);
+}
+
 static void a_token_with_homophones_is_recovered_when_all_of_them_are(void **state)
 {
     static const uint32_t truth[] = {0, 1, 0, NONE}, guess[] = {0, 1, 1, 0};
@@ -127,6 +149,7 @@ int main(void)
         cmocka_unit_test(types_count_only_where_there_is_a_truth),
         cmocka_unit_test(any_of_the_first_k_counts),
         cmocka_unit_test(text_is_weighted_by_its_tokens),
+        cmocka_unit_test(tokens_of_one_type_do_not_narrow_the_interval),
         cmocka_unit_test(a_token_with_homophones_is_recovered_when_all_of_them_are),
         cmocka_unit_test(cosine_of_equal_opposite_and_empty),
         cmocka_unit_test(bleu_equals_other_implementations),

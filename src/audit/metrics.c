@@ -47,12 +47,31 @@ void st_score_right(const uint32_t *guess, const uint32_t *truth, size_t n_seen,
             right[truth[i]] = false;
 }
 
+/* Tokens of one type are right or wrong together. How many that are not would weigh as much: (sum w)^2 / sum w^2 over
+ * the types, w how often each occurs (Kish, Survey Sampling, 1965); 1 without memory. */
+static double effective(const struct st_texts_ids *text, uint64_t n)
+{
+    uint32_t last = 0;
+    double squares = 0;
+    for (uint64_t i = 0; i < n; i++)
+        last = text->ids[i] > last ? text->ids[i] : last;
+    uint64_t *count = calloc((size_t)last + 1, sizeof *count);
+    if (!count)
+        return 1;
+    for (uint64_t i = 0; i < n; i++)
+        count[text->ids[i]]++;
+    for (size_t id = 0; id <= last; id++)
+        squares += (double)count[id] * (double)count[id];
+    free(count);
+    return n ? (double)n * (double)n / squares : 1;
+}
+
 void st_score_text(struct st_row *row, const bool *right, const struct st_texts_ids *text)
 {
     uint64_t hits = 0, n = st_texts_len(text);
     for (uint64_t i = 0; i < n; i++)
         hits += right[text->ids[i]];
-    st_row_share(row, hits, n);
+    st_row_share_of(row, hits, n, effective(text, n));
 }
 
 void st_score_items(struct st_row *row, const bool *right, const struct st_texts_ids *text)

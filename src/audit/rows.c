@@ -64,12 +64,17 @@ size_t st_rows_series(const struct st_rows *r, const char *names[ST_ROWS_SERIES]
 
 void st_row_share(struct st_row *row, uint64_t hits, uint64_t n)
 {
+    st_row_share_of(row, hits, n, (double)n);
+}
+
+void st_row_share_of(struct st_row *row, uint64_t hits, uint64_t n, double m)
+{
     row->n = n;
     row->score = row->low = 0;
     row->high = 1;
     if (!n)
         return;
-    double m = (double)n, p = (double)hits / m, z2 = Z * Z;
+    double p = (double)hits / (double)n, z2 = Z * Z;
     double middle = (p + z2 / (2 * m)) / (1 + z2 / m);
     double half = Z / (1 + z2 / m) * sqrt(p * (1 - p) / m + z2 / (4 * m * m));
     row->score = p;

@@ -54,6 +54,8 @@ size_t st_rows_series(const struct st_rows *r, const char *names[ST_ROWS_SERIES]
 
 /* hits of n: the share and its 95 % interval (Wilson). */
 void st_row_share(struct st_row *row, uint64_t hits, uint64_t n);
+/* The same where some of the n are right or wrong together: `m` independent ones would tell as much. */
+void st_row_share_of(struct st_row *row, uint64_t hits, uint64_t n, double m);
 /* Mean of values and its interval by a seeded bootstrap of 1,000 draws; by Wilson when all are 0, or all 1. */
 void st_row_mean(struct st_row *row, const double *values, size_t n, uint64_t seed);
 
