@@ -15,7 +15,7 @@
 #define MAX_PAD_MEMORY ((size_t)1 << 30)
 
 struct st_masked_side {
-    const struct st_cli_masked *o;
+    struct st_cli_masked o; /* what its strings point to is the caller's and outlives this */
     const struct st_model *model;
     struct st_served served;
     uint8_t digest[32];
@@ -144,7 +144,7 @@ static uint64_t pad_bytes(const struct st_plan *p)
 /* Half of the pads' memory for the rows of one exchange, so that a step of decoding finds pads while more are made. */
 static void size_rows(struct st_masked_side *s, struct st_pads_opts *pads, const struct st_engine_opts *eo)
 {
-    uint64_t memory = s->o->pad_memory, row = pad_bytes(&s->model->plan);
+    uint64_t memory = s->o.pad_memory, row = pad_bytes(&s->model->plan);
     if (!memory) {
         memory = st_mem_available() / 8;
         memory = memory > MAX_PAD_MEMORY ? MAX_PAD_MEMORY : memory;
@@ -173,7 +173,7 @@ static int check_worker(const struct st_masked_side *s, struct st_err *e)
         char name[ST_PLAN_NAME + 2];
         snprintf(name, sizeof name, fetch ? "%s^T" : "%s", w->name);
         if (!st_worker_client_has(s->client, name, fetch ? w->n_in : w->n_out, fetch ? w->n_out : w->n_in))
-            return st_fail(e, ST_INPUT, "worker %s: does not serve %s%s", s->o->workers[0], w->name,
+            return st_fail(e, ST_INPUT, "worker %s: does not serve %s%s", s->o.workers[0], w->name,
                            fetch ? " for --embedding remote (sotto-worker --embedding)" : "");
     }
     return 0;
@@ -182,7 +182,7 @@ static int check_worker(const struct st_masked_side *s, struct st_err *e)
 /* Who computes: the worker's end, with what watches and records in front of it. */
 static int open_transport(struct st_masked_side *s, struct st_err *e)
 {
-    const struct st_cli_masked *o = s->o;
+    const struct st_cli_masked *o = &s->o;
     const struct st_worker_client_opts co = {.addresses = o->workers,
                                              .n_address = o->n_worker,
                                              .tls_ca = o->worker_ca,
@@ -206,9 +206,9 @@ static int open_transport(struct st_masked_side *s, struct st_err *e)
 
 static int open_hints(struct st_masked_side *s, const struct st_hint_source **out, struct st_err *e)
 {
-    if (!s->o->hints)
+    if (!s->o.hints)
         return st_worker_client_hints(s->client, out, e);
-    if (st_hints_open(s->o->hints, &s->hints, e))
+    if (st_hints_open(s->o.hints, &s->hints, e))
         return e->code;
     *out = st_hints_source(s->hints);
     return 0;
@@ -222,7 +222,7 @@ static void quarantine(void *ctx)
 
 static int open_masks(const struct st_cli *cli, struct st_masked_side *s, struct st_engine_opts *eo, struct st_err *e)
 {
-    const struct st_cli_masked *o = s->o;
+    const struct st_cli_masked *o = &s->o;
     bool no_weights = st_kit_is(s->model->path);
     struct st_masked_opts mo = {.scheme_opts = {.served = &s->served,
                                                 .digest = s->digest,
@@ -268,7 +268,7 @@ static int open_reference(struct st_masked_side *s, struct st_err *e)
 static int open_parts(const struct st_cli *cli, const char *path, struct st_masked_side *s, struct st_engine_opts *eo,
                       struct st_err *e)
 {
-    const struct st_cli_masked *o = s->o;
+    const struct st_cli_masked *o = &s->o;
     s->n_exchange = st_plan_exchanges(&s->model->plan);
     if (s->sealed && !s->n_exchange) {
         snprintf(s->scheme, sizeof s->scheme, "none");
@@ -293,7 +293,7 @@ int st_masked_open(const struct st_cli *cli, const char *path, bool sealed, stru
     struct st_masked_side *s;
     if ((!sealed && st_masked_place(&model->plan, &place, e)) || st_alloc(&s, 1, sizeof *s, "masked side", e))
         return e->code;
-    *s = (struct st_masked_side){.o = o, .model = model, .sealed = sealed};
+    *s = (struct st_masked_side){.o = *o, .model = model, .sealed = sealed};
     if (open_parts(cli, path, s, eo, e)) {
         st_masked_close(s);
         return e->code;
@@ -338,10 +338,10 @@ void st_masked_words(const struct st_masked_side *s, struct st_masked_words *out
         return;
     }
     bool breakable = strstr(s->scheme, "breakable") != NULL;
-    if (s->o->no_integrity)
+    if (s->o.no_integrity)
         out->verified = "none";
     out->strength = st_masked_describe(s->masked);
-    if (s->o->no_integrity)
+    if (s->o.no_integrity)
         out->warning = breakable ? "remo is breakable: a worker can remove its masks; and --no-integrity: what the "
                                    "worker returns is not checked"
                                  : "--no-integrity: what the worker returns is not checked";
