@@ -80,6 +80,17 @@ static int join(const struct st_dense *const parts[N_SIDE], struct st_dense *out
     return 0;
 }
 
+/* Of one side alone, whose points are given back. */
+static int report_side(const struct st_audit *a, const char *name, struct st_columns_found *f, uint32_t *guess,
+                       struct st_rows *rows, struct st_err *e)
+{
+    int rc = st_match_points(a->pool, &f->guess, &f->rows, false, guess, e);
+    if (!rc)
+        rc = st_match_report(a, name, guess, NULL, rows, e);
+    st_columns_found_free(f);
+    return rc;
+}
+
 static int report(const struct st_audit *a, struct st_columns_found found[N_SIDE], struct st_rows *rows,
                   struct st_err *e)
 {
@@ -89,12 +100,9 @@ static int report(const struct st_audit *a, struct st_columns_found found[N_SIDE
                           *r[N_SIDE] = {&found[0].rows, &found[1].rows};
     if (join(g, &seen, e) || join(r, &base, e) || st_alloc(&guess, seen.n_row, sizeof *guess, "columns first", e))
         goto out;
-    for (size_t i = 0; i < N_SIDE; i++) {
-        if (st_match_points(a->pool, &found[i].guess, &found[i].rows, false, guess, e) ||
-            st_match_report(a, sides[i].name, guess, NULL, rows, e))
-            goto out;
-        st_columns_found_free(&found[i]);
-    }
+    if (report_side(a, sides[0].name, &found[0], guess, rows, e) ||
+        report_side(a, sides[1].name, &found[1], guess, rows, e))
+        goto out;
     if (st_match_points(a->pool, &seen, &base, true, guess, e) || st_match_report(a, "both", guess, NULL, rows, e))
         goto out;
 out:
