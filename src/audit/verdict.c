@@ -10,13 +10,16 @@ const char *st_verdict_word(enum st_verdict_level l)
     return words[l];
 }
 
-/* Half an interval of 95 %, in standard deviations; and what it is when n rows are looked at together. */
-static double width(size_t n)
+#define INTERVAL 0.05 /* of a row: 95 % */
+#define LUCK 0.0025   /* how often luck may pass for a leak, per verdict: a report has some twenty of them */
+
+/* Half an interval, in standard deviations, that luck leaves with this chance when n rows are looked at together. */
+static double width(size_t n, double luck)
 {
     double low = 0, high = 10;
     for (int i = 0; i < 60; i++) {
         double z = (low + high) / 2;
-        if (erfc(z / sqrt(2)) * (double)n > 0.05)
+        if (erfc(z / sqrt(2)) * (double)n > luck)
             low = z;
         else
             high = z;
@@ -29,7 +32,7 @@ static double width(size_t n)
 static double gain(const struct st_row *r, size_t n)
 {
     double chance = isfinite(r->chance) ? r->chance : 0;
-    double widened = r->score - (r->score - r->low) * width(n) / width(1);
+    double widened = r->score - (r->score - r->low) * width(n, LUCK) / width(1, INTERVAL);
     if (!(chance > 0 ? widened > chance : r->low > 0))
         return 0;
     return chance < 1 ? (fmin(r->score, 1) - chance) / (1 - chance) : 0;
