@@ -72,6 +72,18 @@ static int both_ways(const struct st_worker_head *h, struct st_span p, struct st
         if (!(rc = st_worker_columns_parse(p, M, &hint, &tail, e)))
             st_worker_columns_add(b, h->id, &hint, tail.len);
         break;
+    case ST_WORKER_CHALLENGE:
+        if (!(rc = st_worker_challenge_parse(p, digest, e)))
+            st_worker_challenge_add(b, digest);
+        return rc;
+    case ST_WORKER_EVIDENCE:
+        if (!(rc = st_worker_evidence_parse(p, e)))
+            st_worker_evidence_add(b, p);
+        return rc;
+    case ST_WORKER_ADMITTED:
+        if (!(rc = st_worker_admitted_parse(p, e)))
+            st_worker_admitted_add(b);
+        return rc;
     default:
         if (!(rc = st_worker_failure_parse(p, &f, e)))
             st_worker_failure_add(b, h->id, f.code, f.text);

@@ -2,7 +2,8 @@
 # Names, by nm, of the build folder $1:
 # every global symbol of libsotto.a begins with st_ or sotto_, so that it links beside anything;
 # sotto-worker holds code of the files below and of no other: no protection, no integrity check, no sampler of secrets, no
-# engine, no client, no key; of signatures it verifies that of a sealed container's publisher;
+# engine, no client; what proves and judges evidence (--private-weights, --preparer), and no other key than simulated
+# evidence's; of signatures it verifies those of evidence and of a sealed container's publisher;
 # sotto-node holds the keys of its own role, collectors, the sealed channel and HTTP both ways, and no other: no verifier,
 # no policy, no engine, no model but its digest, no protection, no token, no log. What a program may hold is named, so that
 # a new file is kept out until somebody decides; the node loads no library for numbers either.
@@ -42,7 +43,8 @@ check() {
 
 may='base/|text/|tensor/|model/|crypto/(digest|ed25519_verify)\.c|net/'
 may="$may|field/(backend|k_field|kernels|lwe|ntt|product)"
-may="$may|service/(prepare|worker|worker_(listen|memory|metrics|peer|queue))\.c"
+may="$may|attest/|crypto/(ed25519|hkdf|hpke|sequence|x509)\.c"
+may="$may|service/(background|prepare|proof|worker|worker_(listen|memory|metrics|peer|proof|queue))\.c"
 check sotto-worker st_worker_run "$may" 'net/(http_client|link)'
 
 may='base/|text/|crypto/(digest|ed25519|ed25519_verify|hkdf|hpke|sequence)\.c|model/measure\.c'

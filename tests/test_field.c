@@ -6,6 +6,7 @@
 #include "field/mask_kernels.h"
 #include "field/ntt.h"
 #include "field/product.h"
+#include "field/product_transposed.h"
 #include "field/sampler.h"
 
 #include <math.h>
@@ -488,6 +489,48 @@ static void matrices_on_the_same_rows_are_checked_as_one(void **state)
     st_stream_free(random);
 }
 
+/* Against 128-bit sums, and as the check takes them; lengths around the blocks and rows that are added up at once. */
+static void transposed_products_are_exact_and_serve_the_check(void **state)
+{
+    enum { N = 2, N_IN = 2100, VECS = 2 };
+    static const uint32_t n_out[N] = {600, 257};
+    static int8_t w[N][600 * N_IN];
+    static uint32_t s[VECS * (600 + 257)], ws[VECS * N_IN];
+    struct st_transposed_matrix of[N] = {{w[0], n_out[0]}, {w[1], n_out[1]}};
+    struct st_freivalds_matrix same[N] = {{w[0], n_out[0]}, {w[1], n_out[1]}};
+    struct st_rng rng;
+    struct st_err e;
+    (void)state;
+    st_rng_seed(&rng, 21);
+    for (int k = 0; k < N; k++)
+        for (size_t i = 0; i < (size_t)n_out[k] * N_IN; i++)
+            w[k][i] = (int8_t)(i % 3 ? 127 - (int)(i % 255) : k ? -128 : 127);
+    static const uint32_t extreme[] = {ST_FQ / 2, ST_FQ / 2 + 1, ST_FQ - 1, 0, 32768, 32767, 65535};
+    fill(&rng, s, sizeof s / sizeof *s);
+    for (size_t i = 0; i < 857; i++) /* the first vector at the edges */
+        s[i] = i < 600 ? extreme[i / 90] : ST_FQ / 2;
+    st_field_transposed(of, N, N_IN, s, VECS, ws);
+    for (uint32_t v = 0; v < VECS; v++)
+        for (uint32_t i = 0; i < N_IN; i++) {
+            __int128 sum = 0;
+            const uint32_t *part = s + v * (600 + 257);
+            for (int k = 0; k < N; part += n_out[k++])
+                for (uint32_t j = 0; j < n_out[k]; j++)
+                    sum += (__int128)part[j] * w[k][j * N_IN + i];
+            assert_int_equal(ws[v * N_IN + i], mod(sum));
+        }
+    struct st_freivalds_secret secret = {.s = {s, s + 600 + 257}, .n = 600 + 257};
+    struct st_freivalds taken, made;
+    assert_int_equal(st_freivalds_take(&taken, n_out, N, N_IN, ws, &secret, &e), 0);
+    assert_int_equal(st_freivalds_init(&made, same, N, N_IN, &secret, &e), 0);
+    for (int v = 0; v < VECS; v++)
+        assert_memory_equal(taken.ws[v], made.ws[v], N_IN * sizeof **made.ws);
+    st_freivalds_wipe(&taken);
+    st_freivalds_wipe(&made);
+    secret.n--;
+    assert_int_equal(st_freivalds_take(&taken, n_out, N, N_IN, ws, &secret, &e), ST_UNSUPPORTED);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -502,6 +545,7 @@ int main(void)
         cmocka_unit_test(every_kernel_draws_the_same_samples),
         cmocka_unit_test(wrong_products_are_caught),
         cmocka_unit_test(matrices_on_the_same_rows_are_checked_as_one),
+        cmocka_unit_test(transposed_products_are_exact_and_serve_the_check),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -339,7 +339,7 @@ static void what_cannot_keep_keys_does_not_start(void **state)
     struct st_release_opts o = options();
     o.policy = in_dir(loose, "loose.json");
     write_policy(loose, ", \"signature_only\": true");
-    expect_refusal(st_release_new(&o, &service, &e), &e, ST_POLICY, "no key is given on it");
+    expect_refusal(st_release_new(&o, &service, &e), &e, ST_POLICY, "nothing is given away on it");
     write_policy(loose, "");
     expect_refusal(st_release_new(&o, &service, &e), &e, ST_POLICY, "names no measurements");
     o = options();

@@ -87,7 +87,7 @@ static void frames_that_are_none_end_their_connection_by_name(void **state)
         {false, 27, 64, ST_INPUT, "oversized frame"},
         {false, 24, 11, ST_INPUT, "MULTIPLY"},
         {false, 24, 16, ST_INPUT, "MULTIPLY rows"},
-        {false, 32, 2, ST_INPUT, "MULTIPLY format"},
+        {false, 32, 3, ST_INPUT, "MULTIPLY format"},
         {false, 36, 0, ST_INPUT, "MULTIPLY rows: want 1.."},
         {false, 36, 3, ST_INPUT, "MULTIPLY rows: want 3 rows"},
         {false, 40, 0, ST_INPUT, "MULTIPLY number of weights"},

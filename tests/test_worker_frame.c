@@ -57,6 +57,12 @@ static int parse(enum st_worker_type type, struct st_span p, struct st_err *e)
         return st_worker_hint_parse(p, &h, e);
     case ST_WORKER_COLUMNS:
         return st_worker_columns_parse(p, 2, &h, &records, e);
+    case ST_WORKER_CHALLENGE:
+        return st_worker_challenge_parse(p, any, e);
+    case ST_WORKER_EVIDENCE:
+        return st_worker_evidence_parse(p, e);
+    case ST_WORKER_ADMITTED:
+        return st_worker_admitted_parse(p, e);
     default:
         return st_worker_failure_parse(p, &f, e);
     }
@@ -97,11 +103,26 @@ static void frame(enum st_worker_type type, struct st_buf *b)
         st_worker_columns_add(b, 9, &h, 16);
         st_buf_add(b, values, 16);
         break;
+    case ST_WORKER_CHALLENGE:
+        st_worker_challenge_add(b, digest);
+        break;
+    case ST_WORKER_EVIDENCE:
+        st_worker_evidence_add(b, (struct st_span){(const uint8_t *)"{}", 2});
+        break;
+    case ST_WORKER_ADMITTED:
+        st_worker_admitted_add(b);
+        break;
     default:
         st_worker_failure_add(b, 9, ST_POLICY, "no\nway");
         break;
     }
     assert_false(b->failed);
+}
+
+/* All types in turn. */
+static int next_type(int t)
+{
+    return t == ST_WORKER_FAILURE ? ST_WORKER_CHALLENGE : t + 1;
 }
 
 static void every_frame_is_read_back_as_written(void **state)
@@ -166,6 +187,11 @@ static void every_frame_is_read_back_as_written(void **state)
     assert_int_equal(st_worker_failure_parse(p, &f, &e), 0);
     assert_int_equal(f.code, ST_POLICY);
     assert_string_equal(f.text, "no?way");
+
+    uint8_t nonce[ST_WORKER_NONCE];
+    p = BODY(ST_WORKER_CHALLENGE);
+    assert_int_equal(st_worker_challenge_parse(p, nonce, &e), 0);
+    assert_memory_equal(nonce, digest, sizeof nonce);
     st_buf_free(&b);
 }
 
@@ -175,11 +201,11 @@ static void a_head_says_type_id_and_the_length_that_follows(void **state)
     struct st_err e;
     struct st_buf b = {0};
     struct st_worker_head h;
-    for (int t = ST_WORKER_HELLO; t <= ST_WORKER_FAILURE; t++) {
+    for (int t = ST_WORKER_HELLO; t <= ST_WORKER_ADMITTED; t = next_type(t)) {
         frame((enum st_worker_type)t, &b);
         assert_int_equal(st_worker_head_parse((const uint8_t *)b.p, b.len, &h, &e), 0);
         assert_int_equal(h.type, t);
-        assert_int_equal(h.id, t == ST_WORKER_HELLO || t == ST_WORKER_WELCOME ? 0 : 9);
+        assert_int_equal(h.id, t >= ST_WORKER_MULTIPLY && t <= ST_WORKER_FAILURE ? 9 : 0);
         assert_int_equal(h.len, b.len - ST_WORKER_HEAD);
     }
     st_buf_free(&b);
@@ -202,6 +228,8 @@ static void foreign_versions_types_and_sizes_are_refused_by_name(void **state)
     assert_int_equal(HEAD(12, 0), ST_INPUT);
     assert_int_equal(HEAD(12, 8), ST_INPUT);
     assert_string_equal(e.msg, "frame of unknown type 8");
+    assert_int_equal(HEAD(12, ST_WORKER_ADMITTED), 0);
+    assert_int_equal(HEAD(12, ST_WORKER_ADMITTED + 1), ST_INPUT);
     assert_int_equal(HEAD(24, 100), 0);
     assert_int_equal(HEAD(24, 101), ST_INPUT);
     assert_string_equal(e.msg, "oversized frame: 101 bytes, at most 100");
@@ -215,10 +243,12 @@ static void every_payload_cut_short_or_too_long_is_refused(void **state)
     struct st_err e;
     struct st_buf b = {0};
     struct exact x = {0};
-    for (int t = ST_WORKER_HELLO; t <= ST_WORKER_FAILURE; t++) {
+    for (int t = ST_WORKER_HELLO; t <= ST_WORKER_ADMITTED; t = next_type(t)) {
         frame((enum st_worker_type)t, &b);
         const char *p = b.p + ST_WORKER_HEAD;
         size_t len = b.len - ST_WORKER_HEAD;
+        if (t == ST_WORKER_EVIDENCE) /* what is in it is read elsewhere */
+            continue;
         assert_int_equal(parse((enum st_worker_type)t, exact(&x, p, len), &e), 0);
         for (size_t cut = 0; cut < len; cut++) {
             /* Rows and values have no length of their own: a whole row less is another valid payload. */
@@ -243,7 +273,7 @@ static void hostile_numbers_at_any_place_are_read_within_the_frame(void **state)
     struct st_err e;
     struct st_buf b = {0};
     struct exact x = {0};
-    for (int t = ST_WORKER_HELLO; t <= ST_WORKER_FAILURE; t++)
+    for (int t = ST_WORKER_HELLO; t <= ST_WORKER_ADMITTED; t = next_type(t))
         for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
             frame((enum st_worker_type)t, &b);
             size_t len = b.len - ST_WORKER_HEAD;
@@ -280,7 +310,7 @@ static void fields_out_of_range_are_named(void **state)
         {ST_WORKER_WELCOME, 106, 0, "WELCOME n_out"},
         {ST_WORKER_WELCOME, 110, 1u << 31, "WELCOME n_in"},
         {ST_WORKER_WELCOME, 114, 2, "WELCOME is expert"},
-        {ST_WORKER_MULTIPLY, 0, 2, "MULTIPLY format"},
+        {ST_WORKER_MULTIPLY, 0, 3, "MULTIPLY format"},
         {ST_WORKER_MULTIPLY, 4, 0, "MULTIPLY rows"},
         {ST_WORKER_MULTIPLY, 4, 5, "MULTIPLY rows: want 5 rows"},
         {ST_WORKER_MULTIPLY, 8, 0, "MULTIPLY number of weights"},
@@ -306,6 +336,20 @@ static void fields_out_of_range_are_named(void **state)
             fail_msg("row %zu: '%s'", i, e.msg);
     }
     st_buf_free(&b);
+}
+
+static void evidence_has_a_length_within_its_limit(void **state)
+{
+    (void)state;
+    struct st_err e;
+    uint8_t *p = calloc(1, ST_WORKER_MAX_EVIDENCE + 1);
+    assert_non_null(p);
+    assert_int_equal(st_worker_evidence_parse((struct st_span){p, 0}, &e), ST_INPUT);
+    assert_int_equal(st_worker_evidence_parse((struct st_span){p, 1}, &e), 0);
+    assert_int_equal(st_worker_evidence_parse((struct st_span){p, ST_WORKER_MAX_EVIDENCE}, &e), 0);
+    assert_int_equal(st_worker_evidence_parse((struct st_span){p, ST_WORKER_MAX_EVIDENCE + 1}, &e), ST_INPUT);
+    assert_string_equal(e.msg, "EVIDENCE: want 1..4194304 bytes, got 4194305");
+    free(p);
 }
 
 static void failure_texts_and_codes_are_kept_within_their_limits(void **state)
@@ -335,6 +379,7 @@ int main(void)
         cmocka_unit_test(every_payload_cut_short_or_too_long_is_refused),
         cmocka_unit_test(hostile_numbers_at_any_place_are_read_within_the_frame),
         cmocka_unit_test(fields_out_of_range_are_named),
+        cmocka_unit_test(evidence_has_a_length_within_its_limit),
         cmocka_unit_test(failure_texts_and_codes_are_kept_within_their_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

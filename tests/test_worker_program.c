@@ -120,7 +120,17 @@ static void wrong_input_gets_one_line_and_its_exit_code(void **state)
     assert_error(worker("frobnicate"), 2, "unknown command 'frobnicate'");
     assert_error(worker("--listen tcp://127.0.0.1:0"), 2, "want --model DIR");
     assert_error(worker("--model " MODEL " --lissten x"), 2, "unknown option '--lissten'");
-    assert_error(worker("--model " MODEL " --private-weights"), 7, "--private-weights: needs mutual attestation");
+    assert_error(worker("--model " MODEL " --private-weights"), 2, "--client-policy belong together");
+    assert_error(worker("--model " MODEL " --client-policy x"), 2, "--client-policy belong together");
+    assert_error(worker("--model " MODEL " --private-weights --client-policy x"), 2, "want --tls-cert");
+    assert_error(worker("--model " MODEL " --preparer"), 2, "--preparer: want --evidence");
+    assert_error(worker("--model " MODEL " --evidence sim"), 2, "want --tls-cert");
+    assert_error(worker("--model " MODEL " --evidence sim --tls-cert c --tls-key k"), 2, "--sim-key");
+    assert_error(worker("--model " MODEL " --preparer --evidence snp --hints h"), 2, "hands out no hints");
+    assert_error(worker("--model " MODEL " --evidence cat --tls-cert c --tls-key k"), 7, "'cat' is not collected here");
+    put_file("weak", "{\"version\": 1, \"require\": \"any\"}");
+    assert_error(worker("--model " MODEL " --private-weights --client-policy @/weak --tls-cert c --tls-key k"), 6,
+                 "any program on such a machine would get the weights");
     assert_error(worker("--model " MODEL " --device abacus"), 7, "abacus");
     assert_error(worker("--model @/none"), 4, "none");
     assert_error(worker("--model " MODEL " --listen 127.0.0.1:1"), 2, "127.0.0.1:1");
@@ -137,13 +147,13 @@ static void wrong_input_gets_one_line_and_its_exit_code(void **state)
 static void options_come_from_the_environment_and_from_its_own_config_file(void **state)
 {
     (void)state;
-    assert_error(worker_with("SOTTO_MODEL=" MODEL, "--private-weights"), 7, "--private-weights");
+    assert_error(worker_with("SOTTO_MODEL=" MODEL, "--private-weights"), 2, "--private-weights");
     assert_int_equal(worker_with("", "help"), 0);
     char path[128];
     snprintf(path, sizeof path, "mkdir %s/sotto", tmp);
     assert_int_equal(system(path), 0);
     put_file("sotto/worker.config", "[serve]\nmodel = " MODEL "\nprivate-weights = yes\n");
-    assert_error(worker("serve"), 7, "--private-weights");
+    assert_error(worker("serve"), 2, "--private-weights");
     put_file("sotto/worker.config", "[serve]\nmodell = x\n");
     assert_error(worker("serve"), 3, "worker.config:2: unknown key 'modell'");
 }

@@ -60,6 +60,7 @@ struct st_cli_masked {
     const char *workers[ST_CLI_MAX_WORKERS];
     int n_worker;
     const char *worker_ca, *scheme, *params, *hints, *record, *reference;
+    const char *worker_policy, *preparer, *preparer_policy; /* cli/attested.h */
     double timeout_s;
     uint32_t rank, pad_threads;
     uint64_t pad_memory;
@@ -71,11 +72,11 @@ struct st_cli_masked {
 struct st_cli_sealed {
     const char *publisher; /* 64 hexadecimal digits, or a file of them; NULL = any */
     const char *hpke_key, *release, *release_ca;
-    struct st_cli_evidence evidence; /* for --release */
+    struct st_cli_evidence evidence; /* for --release; and of a kit for --private-weights */
     uint64_t memory;                 /* --enclave-memory; 0 = no budget */
     uint64_t min_version;
     bool no_sandbox;
-    const char *first; /* the first of these options that was given, for errors */
+    const char *first, *first_evidence; /* the first of these options that was given, for errors */
 };
 
 #define ST_CLI_MAX_ADAPTERS 64

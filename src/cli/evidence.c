@@ -23,6 +23,26 @@ int st_evidence_sim_measurement(struct st_cli_evidence *o, const char *arg, stru
     return 0;
 }
 
+int st_evidence_set(struct st_cli_evidence *o, int option, char *arg, struct st_err *e)
+{
+    struct st_collect_opts *c = &o->collect;
+    const char **const text[ST_EVIDENCE_N_OPTION] = {
+        [ST_EVIDENCE_TSM] = &c->tsm,
+        [ST_EVIDENCE_GRAMINE] = &c->gramine,
+        [ST_EVIDENCE_TPM] = &c->tcti,
+        [ST_EVIDENCE_TPM_AK] = &c->tpm_ak,
+        [ST_EVIDENCE_TPM_CERTS] = &c->tpm_certs,
+        [ST_EVIDENCE_EVENT_LOG] = &c->event_log,
+        [ST_EVIDENCE_NVML] = &c->nvml,
+        [ST_EVIDENCE_SIM_KEY] = &c->sim_key,
+        [ST_EVIDENCE_ENDORSEMENTS] = &c->endorsements,
+    };
+    if (option == ST_EVIDENCE_SIM_MEASUREMENT)
+        return st_evidence_sim_measurement(o, arg, e);
+    *text[option] = arg;
+    return 0;
+}
+
 bool st_evidence_has(const struct st_cli_evidence *o, const char *kind)
 {
     for (size_t i = 0; i < o->n_kind; i++)

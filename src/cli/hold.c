@@ -58,6 +58,7 @@ static void add_options(struct paths *l, const struct st_cli *cli)
     add(l, cli->tokenizer);
     add(l, cli->masked.hints);
     add(l, cli->masked.worker_ca);
+    add(l, cli->masked.worker_policy);
     add(l, cli->listen.api_key_file);
     add(l, cli->listen.tls_cert);
     add(l, cli->listen.tls_key);

@@ -1,5 +1,6 @@
 #include "cli/masked.h"
 #include "base/hooks.h"
+#include "cli/attested.h"
 #include "cli/egress.h"
 #include "cli/open.h"
 #include "engine/record.h"
@@ -20,6 +21,7 @@ struct st_masked_side {
     struct st_served served;
     uint8_t digest[32];
     struct st_pool *pool;
+    struct st_attested attested;
     struct st_worker_client *client;
     struct st_hints *hints;
     struct st_recorder *recorder;
@@ -35,17 +37,15 @@ struct st_masked_side {
 
 static int want_masked_options(const struct st_cli_masked *o, struct st_err *e)
 {
-    if (o->private_weights)
-        return st_fail(e, ST_UNSUPPORTED,
-                       "--private-weights: needs both sides to prove what they run (attestation), which this version "
-                       "cannot do yet; hints and results would give the weights away");
     if (o->reference && strcmp(o->reference, "masked-int") != 0)
         return st_fail(e, ST_USAGE, "--reference: want masked-int, got '%s'", o->reference);
-    if (o->reference && (o->n_worker || o->scheme || o->params || o->hints || o->rank || o->no_integrity || o->record))
+    if (o->reference && (o->n_worker || o->scheme || o->params || o->hints || o->rank || o->no_integrity || o->record ||
+                         o->private_weights || o->worker_policy || o->preparer))
         return st_fail(e, ST_USAGE, "--reference: computes here without worker, masks and checks; not with --%s",
                        strcmp(o->first, "reference") ? o->first
                        : o->n_worker                 ? "worker"
-                                                     : "scheme, --params, --hints, --rank, --no-integrity, --record");
+                                                     : "scheme, --params, --hints, --rank, --no-integrity, --record, "
+                                                       "--private-weights, --worker-policy, --preparer");
     return 0;
 }
 
@@ -107,7 +107,7 @@ int st_masked_wanted(const struct st_cli *cli, bool sealed, bool *out, struct st
     }
     if (sealed && o->embedding_remote)
         return st_fail(e, ST_USAGE, "--embedding remote: the table of a sealed model is looked up inside");
-    if (!o->reference && check_scheme(o, e))
+    if (!o->reference && (check_scheme(o, e) || st_attested_check(cli, sealed, e)))
         return e->code;
     *out = true;
     return 0;
@@ -187,7 +187,9 @@ static int open_transport(struct st_masked_side *s, struct st_err *e)
                                              .n_address = o->n_worker,
                                              .tls_ca = o->worker_ca,
                                              .digest = s->digest,
-                                             .timeout_s = o->timeout_s};
+                                             .timeout_s = o->timeout_s,
+                                             .proof = {s->attested.worker_policy, s->attested.collection},
+                                             .private_weights = o->private_weights};
     if (st_worker_client_new(&co, &s->client, e) || check_worker(s, e))
         return e->code;
     s->boundary.transport = st_worker_client_transport(s->client);
@@ -227,7 +229,8 @@ static int open_masks(const struct st_cli *cli, struct st_masked_side *s, struct
     struct st_masked_opts mo = {.scheme_opts = {.served = &s->served,
                                                 .digest = s->digest,
                                                 .plan = &s->model->plan,
-                                                .check_hints = !no_weights,
+                                                .check_hints = !no_weights || s->attested.preparer,
+                                                .preparer = st_preparer_client(s->attested.preparer),
                                                 .rank = o->rank,
                                                 .transport = s->boundary.transport,
                                                 .pool = s->pool,
@@ -277,7 +280,10 @@ static int open_parts(const struct st_cli *cli, const char *path, struct st_mask
     if (st_pool_new(cli->n_threads, &s->pool, e) || st_served_init(&s->served, s->model, o->embedding_remote, e) ||
         st_model_digest(path, !cli->quiet, s->digest, e))
         return e->code;
-    if (o->reference ? open_reference(s, e) : open_transport(s, e) || open_masks(cli, s, eo, e))
+    if (o->reference
+            ? open_reference(s, e)
+            : st_attested_open(cli, path, &s->attested, e) || open_transport(s, e) ||
+                  st_attested_prepare(&s->attested, cli, s->digest, &s->model->plan, e) || open_masks(cli, s, eo, e))
         return e->code;
     eo->boundary = &s->boundary;
     return 0;
@@ -316,6 +322,7 @@ void st_masked_close(struct st_masked_side *s)
         st_recorder_free(s->recorder);
     if (s->client)
         st_worker_client_free(s->client);
+    st_attested_close(&s->attested);
     st_served_free(&s->served);
     if (s->pool)
         st_pool_free(s->pool);

@@ -18,7 +18,7 @@ struct st_masked_side;
 
 /* Whether the shared options ask for it; of a sealed model --worker or --reference alone do. USAGE: options of it
  * without it, options that do not go together, none of --worker and --reference; UNSUPPORTED: an unknown protection or
- * one of another command, --private-weights. */
+ * one of another command. */
 int st_masked_wanted(const struct st_cli *cli, bool sealed, bool *out, struct st_err *e) ST_MUST_CHECK;
 /* How the model at `path` is opened for it: int8 with folded norms, or as a kit; of a sealed one what lies outside as
  * int8. USAGE: --dtype says otherwise. */

@@ -127,7 +127,7 @@ static int check_options(const struct st_cli *cli, bool masked, bool sealed, boo
     if (st_sealed_unwanted(cli, e))
         return e->code;
     /* A model that is not sealed has taken the place of one that is, or the option is a mistake. */
-    if (cli->unlock.passphrase_file || cli->unlock.passphrase || cli->unlock.tcti)
+    if (cli->unlock.passphrase_file || cli->unlock.passphrase || (cli->unlock.tcti && !cli->masked.private_weights))
         return st_fail(e, ST_USAGE, "--%s: only with a sealed model",
                        cli->unlock.passphrase_file ? "passphrase-file"
                        : cli->unlock.passphrase    ? "passphrase"

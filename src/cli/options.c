@@ -59,6 +59,9 @@ enum {
     KEY_RECORD,
     KEY_SHOW_EGRESS,
     KEY_PRIVATE_WEIGHTS,
+    KEY_WORKER_POLICY,
+    KEY_PREPARER,
+    KEY_PREPARER_POLICY,
     KEY_REFERENCE,
     KEY_PUBLISHER,
     KEY_ENCLAVE_MEMORY,
@@ -117,7 +120,17 @@ static const struct {
     {ST_CLI_MASKED,
      {"show-egress", KEY_SHOW_EGRESS, NULL, 0, "Print samples of what leaves this machine on standard error", 7}},
     {ST_CLI_MASKED,
-     {"private-weights", KEY_PRIVATE_WEIGHTS, NULL, 0, "Weights that this side may not learn: refused so far", 7}},
+     {"private-weights", KEY_PRIVATE_WEIGHTS, NULL, 0,
+      "With a kit: the worker's weights are private, and it asks for --evidence of what this side runs", 7}},
+    {ST_CLI_MASKED,
+     {"worker-policy", KEY_WORKER_POLICY, "FILE", 0, "A tls:// worker must prove what it runs by this policy", 7}},
+    {ST_CLI_MASKED,
+     {"preparer", KEY_PREPARER, "ADDRESS", 0,
+      "With a kit: an attested holder of the weights (sotto-worker --preparer), tls://HOST:PORT, makes what checks and "
+      "one-time pads need of them",
+      7}},
+    {ST_CLI_MASKED,
+     {"preparer-policy", KEY_PREPARER_POLICY, "FILE", 0, "The preparer must prove what it runs by this policy", 7}},
     {ST_CLI_MASKED,
      {"reference", KEY_REFERENCE, "NAME", 0, "masked-int: instead of a worker, the exact integers of one, here", 7}},
     {ST_CLI_LISTEN, {"host", KEY_HOST, "ADDRESS", 0, "Listen there; default 127.0.0.1. Others need --api-key-file", 9}},
@@ -154,10 +167,10 @@ static const struct {
     {ST_CLI_SEALED, {"release-ca", KEY_RELEASE_CA, "FILE", 0, "Check its TLS against these certificates (PEM)", 8}},
     {ST_CLI_SEALED,
      {"evidence", KEY_EVIDENCE, "KINDS", 0,
-      "--release: what proves this machine: tdx, snp, sgx, tpm, nvgpu, sim; with commas", 8}},
+      "--release, --private-weights: what proves this machine: tdx, snp, sgx, tpm, nvgpu, sim; with commas", 8}},
     {ST_CLI_SEALED,
      {"endorsements", KEY_ENDORSEMENTS, "DIR", 0,
-      "--release: certificates, revocation lists, reference values that go along", 8}},
+      "--evidence: certificates, revocation lists, reference values that go along", 8}},
     {ST_CLI_SEALED,
      {"tpm-ak", KEY_TPM_AK, "HANDLE", 0,
       "--evidence tpm: attestation key, as in 0x81000003; default: one that the TPM makes, always the same", 8}},
@@ -452,6 +465,15 @@ static int set_masked(struct st_cli *c, int key, char *arg, struct st_err *e)
     case KEY_RECORD:
         text = &m->record;
         break;
+    case KEY_WORKER_POLICY:
+        text = &m->worker_policy;
+        break;
+    case KEY_PREPARER:
+        text = &m->preparer;
+        break;
+    case KEY_PREPARER_POLICY:
+        text = &m->preparer_policy;
+        break;
     case KEY_REFERENCE:
         text = &m->reference;
         break;
@@ -496,8 +518,10 @@ static int set_release(struct st_cli_sealed *s, int key, char *arg, struct st_er
 static int set_sealed(struct st_cli_sealed *s, int key, char *arg, struct st_err *e)
 {
     int64_t v = 0;
-    if (!s->first)
-        s->first = shared_name(key);
+    const bool evidence = key >= KEY_EVIDENCE && key <= KEY_SIM_MEASUREMENT;
+    const char **first = evidence ? &s->first_evidence : &s->first;
+    if (!*first)
+        *first = shared_name(key);
     switch (key) {
     case KEY_PUBLISHER:
         s->publisher = arg;

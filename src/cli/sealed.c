@@ -147,7 +147,11 @@ void st_sealed_file_close(struct st_sealed_file *f)
 
 int st_sealed_unwanted(const struct st_cli *cli, struct st_err *e)
 {
-    return cli->sealed.first ? st_fail(e, ST_USAGE, "--%s: only with a sealed model", cli->sealed.first) : 0;
+    if (cli->sealed.first)
+        return st_fail(e, ST_USAGE, "--%s: only with a sealed model", cli->sealed.first);
+    if (cli->sealed.first_evidence && !cli->masked.private_weights)
+        return st_fail(e, ST_USAGE, "--%s: only with a sealed model, or --private-weights", cli->sealed.first_evidence);
+    return 0;
 }
 
 int st_sealed_hold(const struct st_cli *cli, struct st_sealed_side *s, const struct st_model *model,

@@ -54,22 +54,46 @@ static void reduce(const int64_t *sum, uint32_t *ws, uint32_t n)
     }
 }
 
+/* Shapes and room for the products. */
+static int lay_out(struct st_freivalds *f, const uint32_t *n_out, uint32_t n_matrix, uint32_t n_in,
+                   const struct st_freivalds_secret *s, struct st_err *e)
+{
+    uint64_t n = 0;
+    *f = (struct st_freivalds){.n_in = n_in, .n_matrix = n_matrix, .secret = s};
+    for (uint32_t k = 0; k < n_matrix && k < ST_FREIVALDS_MAX; k++)
+        n += f->n_out[k] = n_out[k];
+    if (n_matrix > ST_FREIVALDS_MAX || n >= 1u << 24 || n > s->n)
+        return st_fail(e, ST_UNSUPPORTED, "integrity check: %u matrices of %llu outputs, want at most %d of %u",
+                       n_matrix, (unsigned long long)n, ST_FREIVALDS_MAX, s->n);
+    for (int i = 0; i < ST_FREIVALDS_N; i++)
+        if (st_alloc(&f->ws[i], n_in, sizeof *f->ws[i], "integrity check", e)) {
+            st_freivalds_wipe(f);
+            return e->code;
+        }
+    return 0;
+}
+
+int st_freivalds_take(struct st_freivalds *f, const uint32_t *n_out, uint32_t n_matrix, uint32_t n_in,
+                      const uint32_t *ws, const struct st_freivalds_secret *s, struct st_err *e)
+{
+    if (lay_out(f, n_out, n_matrix, n_in, s, e))
+        return e->code;
+    for (size_t i = 0; i < ST_FREIVALDS_N; i++)
+        memcpy(f->ws[i], ws + i * n_in, n_in * sizeof *ws);
+    return 0;
+}
+
 int st_freivalds_init(struct st_freivalds *f, const struct st_freivalds_matrix *w, uint32_t n_matrix, uint32_t n_in,
                       const struct st_freivalds_secret *s, struct st_err *e)
 {
     int64_t *sum = NULL;
-    uint64_t n = 0;
-    *f = (struct st_freivalds){.n_in = n_in, .n_matrix = n_matrix, .secret = s};
+    uint32_t n_out[ST_FREIVALDS_MAX];
     for (uint32_t k = 0; k < n_matrix && k < ST_FREIVALDS_MAX; k++)
-        n += f->n_out[k] = w[k].n_out;
-    if (n_matrix > ST_FREIVALDS_MAX || n >= 1u << 24 || n > s->n)
-        return st_fail(e, ST_UNSUPPORTED, "integrity check: %u matrices of %llu outputs, want at most %d of %u",
-                       n_matrix, (unsigned long long)n, ST_FREIVALDS_MAX, s->n);
+        n_out[k] = w[k].n_out;
+    if (lay_out(f, n_out, n_matrix, n_in, s, e))
+        return e->code;
     int rc = st_alloc(&sum, n_in, sizeof *sum, "integrity check", e);
     for (int i = 0; i < ST_FREIVALDS_N && !rc; i++) {
-        rc = st_alloc(&f->ws[i], n_in, sizeof *f->ws[i], "integrity check", e);
-        if (rc)
-            break;
         const uint32_t *part = s->s[i];
         memset(sum, 0, n_in * sizeof *sum);
         for (uint32_t k = 0; k < n_matrix; part += w[k++].n_out)

@@ -41,6 +41,10 @@ struct st_freivalds_matrix {
 /* All outputs together: at most s->n, below 2^24 (else UNSUPPORTED). MEMORY. */
 int st_freivalds_init(struct st_freivalds *f, const struct st_freivalds_matrix *w, uint32_t n_matrix, uint32_t n_in,
                       const struct st_freivalds_secret *s, struct st_err *e) ST_MUST_CHECK;
+/* The same where somebody who is trusted holds the weights (and may see s): ws [ST_FREIVALDS_N][n_in] = sum of W_k^T
+ * s_k, canonical, which is copied; n_out [n_matrix]. */
+int st_freivalds_take(struct st_freivalds *f, const uint32_t *n_out, uint32_t n_matrix, uint32_t n_in,
+                      const uint32_t *ws, const struct st_freivalds_secret *s, struct st_err *e) ST_MUST_CHECK;
 void st_freivalds_wipe(struct st_freivalds *f);
 /* u [n_row][n_in] as sent (canonical); v as received, per matrix [n_row][n_out]: true when all residues are canonical
  * and all rows pass. */

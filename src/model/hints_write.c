@@ -31,17 +31,6 @@ struct writer {
     atomic_uint taken;
 };
 
-/* Rounded upwards: whoever scales rows by it must not come out too large. */
-static float norm_of(const int8_t *w, uint32_t n)
-{
-    uint64_t sum = 0;
-    for (uint32_t i = 0; i < n; i++)
-        sum += (uint64_t)(w[i] * w[i]);
-    double exact = sqrt((double)sum);
-    float norm = (float)exact;
-    return norm < exact ? nextafterf(norm, INFINITY) : norm;
-}
-
 static void make_part(void *arg, int thread, int n_threads)
 {
     struct writer *x = arg;
@@ -55,7 +44,7 @@ static void make_part(void *arg, int thread, int n_threads)
         st_lwe_basis_hints(&x->basis, x->limb, columns, n, w->n_in, hints);
         for (uint32_t i = 0; i < n; i++) {
             uint8_t *record = x->records + (from + i) * st_hints_record(m);
-            float norm = norm_of(columns + (size_t)i * w->n_in, w->n_in);
+            float norm = st_served_norm(st_served_square(columns + (size_t)i * w->n_in, w->n_in));
             memcpy(record, &w->scale[x->first + from + i], 4);
             memcpy(record + 4, &norm, 4);
             memcpy(record + 8, hints + (size_t)i * m, (size_t)m * 4);

@@ -2,6 +2,7 @@
 #include "base/buf.h"
 #include "model/container.h"
 
+#include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -173,4 +174,24 @@ int st_served_find(const struct st_served *s, const char *name)
         *(order < 0 ? &hi : &lo) = order < 0 ? mid : mid + 1;
     }
     return -1;
+}
+
+uint64_t st_served_square(const int8_t *w, uint32_t n)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < n;) {
+        uint32_t part = 0; /* 2^17 squares of at most 2^14 fit 32 bits */
+        uint32_t end = n - i < 1u << 17 ? n : i + (1u << 17);
+        for (; i < end; i++)
+            part += (uint32_t)(w[i] * w[i]);
+        sum += part;
+    }
+    return sum;
+}
+
+float st_served_norm(uint64_t square)
+{
+    double exact = sqrt((double)square);
+    float norm = (float)exact;
+    return norm < exact ? nextafterf(norm, INFINITY) : norm;
 }

@@ -37,5 +37,9 @@ int st_served_init(struct st_served *s, const struct st_model *m, bool with_embe
 void st_served_free(struct st_served *s);
 /* Index by name, or -1. */
 int st_served_find(const struct st_served *s, const char *name);
+/* The sum of squares of a column of int8, and the norm that goes with it: rounded upwards, since whoever scales rows by
+ * it must not come out too large; the same number wherever it is made. */
+uint64_t st_served_square(const int8_t *w, uint32_t n);
+float st_served_norm(uint64_t square);
 
 #endif

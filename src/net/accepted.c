@@ -2,6 +2,7 @@
 #include "base/buf.h"
 #include "net/listen.h"
 #include "net/shm.h"
+#include "net/tls.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -185,6 +186,13 @@ bool st_accepted_arm(struct st_accepted *s, bool read, bool write, bool *watch_r
     *watch_read = read || (write && s->write_wants_read);
     *watch_write = (write && !s->write_wants_read) || (read && s->read_wants_write);
     return read && SSL_pending(s->ssl) > 0;
+}
+
+int st_accepted_exporter(struct st_accepted *s, const char *label, uint8_t out[ST_TLS_EXPORTER], struct st_err *e)
+{
+    if (!s->ssl)
+        return st_fail(e, ST_UNSUPPORTED, "nothing can be bound to this connection: want TLS");
+    return st_tls_exporter(s->ssl, label, out, e);
 }
 
 bool st_accepted_finish(struct st_accepted *s)

@@ -30,6 +30,8 @@ int st_accepted_write(struct st_accepted *s, const struct iovec *v, int n_v, siz
 /* Before waiting to read, to write, both or neither: what to watch the descriptor for. True: something can be done
  * already, do not wait. */
 bool st_accepted_arm(struct st_accepted *s, bool read, bool write, bool *watch_read, bool *watch_write);
+/* Bytes that bind to this connection (net/tls.h), once something was read. UNSUPPORTED: no TLS, or none that can. */
+int st_accepted_exporter(struct st_accepted *s, const char *label, uint8_t out[32], struct st_err *e) ST_MUST_CHECK;
 /* Nothing will be written any more. True: what the peer still sends should be read over for a while, until its end, so
  * that a reset does not destroy what it has not read yet. */
 bool st_accepted_finish(struct st_accepted *s);

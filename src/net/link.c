@@ -206,6 +206,13 @@ int st_link_wait(struct st_link *l, bool reading, bool writing, double deadline,
     return st_net_wait(l->fd, events, deadline, e);
 }
 
+int st_link_exporter(struct st_link *l, const char *label, uint8_t out[32], struct st_err *e)
+{
+    if (!l->tls)
+        return st_fail(e, ST_UNSUPPORTED, "nothing can be bound to this connection: want tls://");
+    return st_tls_exported(l->tls, label, out, e);
+}
+
 bool st_link_quiet(struct st_link *l)
 {
     struct st_err e = {0};

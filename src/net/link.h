@@ -27,6 +27,8 @@ int st_link_send(struct st_link *l, const struct iovec *v, int n, size_t *sent, 
 int st_link_recv(struct st_link *l, void *p, size_t len, size_t *got, struct st_err *e) ST_MUST_CHECK;
 /* Waits until there may be something to receive (read) or room to send (write). IO `timed out` at the deadline. */
 int st_link_wait(struct st_link *l, bool read, bool write, double deadline, struct st_err *e) ST_MUST_CHECK;
+/* Bytes that bind to this connection (st_tls_exporter() in net/tls.h). UNSUPPORTED: no TLS, or none that can. */
+int st_link_exporter(struct st_link *l, const char *label, uint8_t out[32], struct st_err *e) ST_MUST_CHECK;
 /* True when nothing was received that nobody asked for and the other side has not closed: good for another use. */
 bool st_link_quiet(struct st_link *l);
 

@@ -1,6 +1,7 @@
 #include "net/link_tls.h"
 
 #include "base/hooks.h"
+#include "net/tls.h"
 #include "net/wait.h"
 
 #include <arpa/inet.h>
@@ -240,6 +241,11 @@ int st_tls_recv(struct st_tls *t, void *p, size_t len, size_t *got, struct st_er
         t->read_waits = 0;
     }
     return 0;
+}
+
+int st_tls_exported(struct st_tls *t, const char *label, uint8_t out[ST_TLS_EXPORTER], struct st_err *e)
+{
+    return st_tls_exporter(t->ssl, label, out, e);
 }
 
 bool st_tls_pending(const struct st_tls *t)

@@ -15,6 +15,8 @@ int st_tls_open(int fd, const char *host, const char *ca, double deadline, struc
 void st_tls_close(struct st_tls *t);
 int st_tls_send(struct st_tls *t, const struct iovec *v, int n, size_t *sent, struct st_err *e) ST_MUST_CHECK;
 int st_tls_recv(struct st_tls *t, void *p, size_t len, size_t *got, struct st_err *e) ST_MUST_CHECK;
+/* As st_tls_exporter() of net/tls.h. */
+int st_tls_exported(struct st_tls *t, const char *label, uint8_t out[32], struct st_err *e) ST_MUST_CHECK;
 /* Bytes are decrypted already: there is nothing to wait for. */
 bool st_tls_pending(const struct st_tls *t);
 /* What poll(2) should wait for. */

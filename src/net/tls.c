@@ -42,3 +42,14 @@ int st_tls_server(const char *cert, const char *key, SSL_CTX **out, struct st_er
         *out = tls;
     return rc;
 }
+
+int st_tls_exporter(SSL *ssl, const char *label, uint8_t out[ST_TLS_EXPORTER], struct st_err *e)
+{
+    /* Before 1.3 two connections can be made to share these bytes (RFC 7627). */
+    if (SSL_version(ssl) != TLS1_3_VERSION || !SSL_is_init_finished(ssl) ||
+        SSL_export_keying_material(ssl, out, ST_TLS_EXPORTER, label, strlen(label), NULL, 0, 0) != 1) {
+        ERR_clear_error();
+        return st_fail(e, ST_UNSUPPORTED, "nothing can be bound to this connection: want TLS 1.3");
+    }
+    return 0;
+}

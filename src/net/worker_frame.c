@@ -86,7 +86,7 @@ int st_worker_head_parse(const uint8_t p[ST_WORKER_HEAD], uint64_t max, struct s
     if (version != ST_WORKER_VERSION)
         return st_fail(e, ST_UNSUPPORTED, "worker protocol version %" PRIu32 "; this side has %u", version,
                        ST_WORKER_VERSION);
-    if (type < ST_WORKER_HELLO || type > ST_WORKER_FAILURE)
+    if (type < ST_WORKER_HELLO || (type > ST_WORKER_FAILURE && type < ST_WORKER_CHALLENGE) || type > ST_WORKER_ADMITTED)
         return st_fail(e, ST_INPUT, "frame of unknown type %" PRIu32, type);
     if (out->len > max)
         return st_fail(e, ST_INPUT, "oversized frame: %" PRIu64 " bytes, at most %" PRIu64, out->len, max);
@@ -165,7 +165,7 @@ int st_worker_welcome_parse(struct st_span p, struct st_worker_welcome *out, str
 static int take_format(struct reader *r, const char *field, enum st_worker_format *out)
 {
     uint32_t format = 0;
-    if (take_u32(r, field, ST_WORKER_FIELD, ST_WORKER_F32, &format))
+    if (take_u32(r, field, ST_WORKER_FIELD, ST_WORKER_OUTPUTS, &format))
         return r->e->code;
     *out = (enum st_worker_format)format;
     return 0;
@@ -251,6 +251,28 @@ int st_worker_failure_parse(struct st_span p, struct st_worker_failure *out, str
         return e->code;
     out->code = (int)code;
     return 0;
+}
+
+int st_worker_challenge_parse(struct st_span p, uint8_t nonce[ST_WORKER_NONCE], struct st_err *e)
+{
+    struct reader r = {p.p, p.len, e};
+    const uint8_t *from = take_bytes(&r, ST_WORKER_NONCE, "CHALLENGE nonce");
+    if (!from || take_end(&r, "CHALLENGE"))
+        return e->code;
+    memcpy(nonce, from, ST_WORKER_NONCE);
+    return 0;
+}
+
+int st_worker_evidence_parse(struct st_span p, struct st_err *e)
+{
+    if (p.len < 1 || p.len > ST_WORKER_MAX_EVIDENCE)
+        return st_fail(e, ST_INPUT, "EVIDENCE: want 1..%u bytes, got %zu", ST_WORKER_MAX_EVIDENCE, p.len);
+    return 0;
+}
+
+int st_worker_admitted_parse(struct st_span p, struct st_err *e)
+{
+    return take_end(&(struct reader){p.p, p.len, e}, "ADMITTED");
 }
 
 static void add_u32(struct st_buf *b, uint32_t v)
@@ -344,4 +366,21 @@ void st_worker_failure_add(struct st_buf *b, uint64_t id, int code, const char *
     add_head(b, ST_WORKER_FAILURE, id, 8 + (uint64_t)strnlen(text, max));
     add_u32(b, code >= ST_INTERNAL && code <= ST_MEMORY ? (uint32_t)code : ST_INTERNAL);
     add_text(b, text, max);
+}
+
+void st_worker_challenge_add(struct st_buf *b, const uint8_t nonce[ST_WORKER_NONCE])
+{
+    add_head(b, ST_WORKER_CHALLENGE, 0, ST_WORKER_NONCE);
+    st_buf_add(b, nonce, ST_WORKER_NONCE);
+}
+
+void st_worker_evidence_add(struct st_buf *b, struct st_span bundle)
+{
+    add_head(b, ST_WORKER_EVIDENCE, 0, bundle.len);
+    st_buf_add(b, bundle.p, bundle.len);
+}
+
+void st_worker_admitted_add(struct st_buf *b)
+{
+    add_head(b, ST_WORKER_ADMITTED, 0, 0);
 }

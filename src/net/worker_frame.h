@@ -6,15 +6,21 @@
  *
  * - frame: magic "STWORKER", u32 version, u32 type, u64 id, u64 length of the payload
  * - HELLO, of the client: digest [32] of the model that it wants (zeros = any), u32 0
- * - WELCOME, of the worker: digest [32], u32 max rows per product, u32 flags (none yet), u64 max payload of a request,
- *   text parameter set of its hints ("" = none), u32 n >= 1, then n times {text name, u32 n_out, u32 n_in, u32 is
- *   expert}; a matrix's id is its place
- * - MULTIPLY, of the client: u32 format (0 = residues mod q, 1 = f32), u32 n_row, u32 n_weight, u32 weight ids, rows
- *   [n_row][n_in]; the matrices are different ones and have the same n_in
+ * - WELCOME, of the worker: digest [32], u32 max rows per product, u32 flags (enum st_worker_flag), u64 max payload of
+ *   a request, text parameter set of its hints ("" = none), u32 n >= 1, then n times {text name, u32 n_out, u32 n_in,
+ *   u32 is expert}; a matrix's id is its place
+ * - CHALLENGE, of either side: nonce [32] that the other side's evidence must hold. The worker's follows its WELCOME
+ *   where that has PROVE; the client's may come once, where it has PROVES
+ * - EVIDENCE, the answer: a bundle (JSON, attest/evidence.h) for that nonce and this connection (service/proof.h)
+ * - ADMITTED, of the worker: nothing; the client's evidence was good. Before it, where WELCOME has PROVE, a client may
+ *   send CHALLENGE and EVIDENCE alone
+ * - MULTIPLY, of the client: u32 format (enum st_worker_format), u32 n_row, u32 n_weight, u32 weight ids, rows
+ *   [n_row][n_in]; the matrices are different ones and have the same n_in. Format 2, for a preparer: rows stand over
+ *   the outputs of all matrices, [n_row][sum of n_out]
  * - PRODUCT, of the worker: u32 format, u32 n_row, u32 n_weight, u32 microseconds of work, then per weight
- *   [n_row][n_out]
+ *   [n_row][n_out]. Format 2: [n_row][n_in] once, the sum over the matrices of W^T times the row's part
  * - HINT, of the client: u32 weight id, u32 first column, u32 number of columns
- * - COLUMNS, of the worker: the same three, then per column f32 scale, f32 norm, u32 h[m]
+ * - COLUMNS, of the worker: the same three, then per column f32 scale, f32 norm, u32 h[m]; of a preparer m = 0
  * - FAILURE, of the worker: u32 code (base/err.h), text; id 0 when it is about the connection, which then ends
  *
  * Ids of a client's requests are its own choice, but not 0. Replies carry the id of their request and may come in any
@@ -28,6 +34,8 @@
 #define ST_WORKER_VERSION 1u
 #define ST_WORKER_HEAD 32 /* bytes of a frame's head */
 #define ST_WORKER_MAX_PAYLOAD (1u << 30)
+#define ST_WORKER_MAX_EVIDENCE (4u << 20)
+#define ST_WORKER_NONCE 32
 #define ST_WORKER_MAX_NAME 160
 #define ST_WORKER_MAX_WEIGHTS (1u << 20)
 #define ST_WORKER_MAX_GROUP 16
@@ -42,8 +50,15 @@ enum st_worker_type {
     ST_WORKER_HINT,
     ST_WORKER_COLUMNS,
     ST_WORKER_FAILURE,
+    ST_WORKER_CHALLENGE = 9,
+    ST_WORKER_EVIDENCE,
+    ST_WORKER_ADMITTED,
 };
-enum st_worker_format { ST_WORKER_FIELD, ST_WORKER_F32 };
+/* Residues mod q; floats; residues over the outputs, which a preparer multiplies with the transposed weights. */
+enum st_worker_format { ST_WORKER_FIELD, ST_WORKER_F32, ST_WORKER_OUTPUTS };
+/* Of a WELCOME. PROVE: clients must prove what they run first. PROVES: it proves what it runs. PREPARES: it takes
+ * format 2 and tells scales and norms. */
+enum st_worker_flag { ST_WORKER_FLAG_PROVE = 2, ST_WORKER_FLAG_PROVES = 4, ST_WORKER_FLAG_PREPARES = 8 };
 
 struct st_worker_head {
     enum st_worker_type type;
@@ -100,6 +115,10 @@ int st_worker_hint_parse(struct st_span p, struct st_worker_hint *out, struct st
 int st_worker_columns_parse(struct st_span p, uint32_t m, struct st_worker_hint *out, struct st_span *records,
                             struct st_err *e) ST_MUST_CHECK;
 int st_worker_failure_parse(struct st_span p, struct st_worker_failure *out, struct st_err *e) ST_MUST_CHECK;
+int st_worker_challenge_parse(struct st_span p, uint8_t nonce[ST_WORKER_NONCE], struct st_err *e) ST_MUST_CHECK;
+/* Its length alone: what is in it is for attest/evidence.h. */
+int st_worker_evidence_parse(struct st_span p, struct st_err *e) ST_MUST_CHECK;
+int st_worker_admitted_parse(struct st_span p, struct st_err *e) ST_MUST_CHECK;
 
 /* Whole frames appended to a buffer; the large ones give only what stands before their rows or values. */
 void st_worker_hello_add(struct st_buf *b, const uint8_t digest[32]);
@@ -109,5 +128,8 @@ void st_worker_product_add(struct st_buf *b, uint64_t id, const struct st_worker
 void st_worker_hint_add(struct st_buf *b, uint64_t id, const struct st_worker_hint *h);
 void st_worker_columns_add(struct st_buf *b, uint64_t id, const struct st_worker_hint *h, size_t records_len);
 void st_worker_failure_add(struct st_buf *b, uint64_t id, int code, const char *text);
+void st_worker_challenge_add(struct st_buf *b, const uint8_t nonce[ST_WORKER_NONCE]);
+void st_worker_evidence_add(struct st_buf *b, struct st_span bundle);
+void st_worker_admitted_add(struct st_buf *b);
 
 #endif

@@ -1,11 +1,10 @@
 #include "service/release.h"
-#include "attest/policy.h"
-#include "base/file.h"
 #include "base/hooks.h"
 #include "base/log.h"
 #include "crypto/digest.h"
 #include "protect/sealed/recipient_hpke.h"
 #include "protect/sealed/vault.h"
+#include "service/proof.h"
 #include "service/release_message.h"
 
 #include <inttypes.h>
@@ -102,17 +101,6 @@ static int check_binding(const struct st_release_request *q, struct st_err *e)
     return 0;
 }
 
-/* The first check that did not pass, for the log. */
-static int bad_verdict(const struct st_policy *p, const struct st_verdict *v, struct st_err *e)
-{
-    for (size_t i = 0; i < v->found.n_check; i++) {
-        const struct st_check *c = &v->found.checks[i];
-        if (!st_policy_tolerates(p, c))
-            return st_fail(e, v->code, "%s: %s", c->name, c->detail);
-    }
-    return st_fail(e, ST_VERIFY, "evidence without a check");
-}
-
 static int judge(struct st_release *r, const struct st_release_request *q, int64_t unix_at, struct st_err *e)
 {
     const struct st_binding *b = &q->evidence.binding;
@@ -125,7 +113,7 @@ static int judge(struct st_release *r, const struct st_release_request *q, int64
     int rc = st_policy_judge(&j, &v, e);
     if (rc)
         return rc;
-    rc = v.good ? 0 : bad_verdict(r->policy, &v, e);
+    rc = st_proof_verdict(r->policy, &v, e);
     st_verdict_wipe(&v);
     return rc;
 }
@@ -278,22 +266,6 @@ static void put_metrics(void *arg, struct st_buf *b)
 
 /* ---- life ---- */
 
-static int read_policy(struct st_release *r, struct st_err *e)
-{
-    const char *path = r->o.policy;
-    struct st_buf b = {0};
-    int rc = st_file_read(path, ST_POLICY_MAX_BYTES, &b, e);
-    if (!rc)
-        rc = st_policy_parse(b.p, b.len, path, &r->policy, e);
-    st_buf_free(&b);
-    if (!rc && st_policy_signature_only(r->policy))
-        rc = st_fail(e, ST_POLICY, "%.200s: signature_only is for `sotto attest verify`; no key is given on it", path);
-    if (!rc && !st_policy_pins(r->policy))
-        rc = st_fail(e, ST_POLICY, "%.200s: names no measurements: any program on such a machine would get the key",
-                     path);
-    return rc;
-}
-
 /* The key that this service has opens it, as an enclave's request will want. */
 static int try_container(const struct st_release *r, const struct known *k, const struct st_container *c,
                          struct st_err *e)
@@ -387,7 +359,8 @@ static int set_up(struct st_release *r, struct st_err *e)
     o->listen.refuses_head = refuses_head;
     o->listen.metrics = put_metrics;
     o->listen.arg = r;
-    if (st_alloc(&r->slots, NONCES, sizeof *r->slots, "challenges", e) || read_policy(r, e) ||
+    if (st_alloc(&r->slots, NONCES, sizeof *r->slots, "challenges", e) ||
+        st_proof_policy(o->policy, "the key", &r->policy, e) ||
         (o->hpke_key && st_hpke_file_private(o->hpke_key, &r->key, e)))
         return e->code;
     for (size_t i = 0; i < o->n_container; i++)

@@ -45,6 +45,9 @@ static int set_limits(struct st_worker *w, struct st_err *e)
     o->send_s = o->send_s > 0 ? o->send_s : 30;
     o->grace_s = o->grace_s > 0 ? o->grace_s : 30;
     w->max_payload = 12 + 4 * ST_WORKER_MAX_GROUP + 4 * (uint64_t)max_in * o->max_row;
+    uint64_t outputs = 12 + 4 * ST_WORKER_MAX_GROUP * (1 + 2 * (uint64_t)widest); /* two secrets of a check */
+    if (o->preparer && outputs > w->max_payload)
+        w->max_payload = outputs < ST_WORKER_MAX_PAYLOAD ? outputs : ST_WORKER_MAX_PAYLOAD;
     size_t available = st_mem_available();
     size_t most = available < SIZE_MAX ? available / 4 : (size_t)4 << 30;
     size_t least = st_worker_memory_need(4 * (size_t)widest, 4 * (size_t)widest);
@@ -53,11 +56,38 @@ static int set_limits(struct st_worker *w, struct st_err *e)
     return 0;
 }
 
+/* Norms take a pass over the weights: made once, not when a client asks. */
+static int make_norms(struct st_worker *w, struct st_err *e)
+{
+    const struct st_served *s = w->o.served;
+    if (!w->o.preparer)
+        return 0;
+    if (st_alloc(&w->norms, s->n, sizeof *w->norms, "norms of columns", e))
+        return e->code;
+    for (uint32_t i = 0; i < s->n; i++) {
+        const struct st_served_weight *m = &s->weights[i];
+        if (st_alloc(&w->norms[i], m->n_out, sizeof **w->norms, "norms of columns", e))
+            return e->code;
+        for (uint32_t j = 0; j < m->n_out; j++)
+            w->norms[i][j] = st_served_norm(st_served_square(m->w + (size_t)j * m->n_in, m->n_in));
+    }
+    return 0;
+}
+
+static void free_norms(struct st_worker *w)
+{
+    for (uint32_t i = 0; w->norms && i < w->o.served->n; i++)
+        free(w->norms[i]);
+    free(w->norms);
+}
+
 /* The same for every client: made once. */
 static int make_welcome(struct st_worker *w, struct st_err *e)
 {
     const struct st_served *s = w->o.served;
     struct st_worker_welcome out = {.max_row = w->o.max_row, .max_payload = w->max_payload, .n = s->n};
+    out.flags = (w->o.proof.policy ? ST_WORKER_FLAG_PROVE : 0) | (w->o.proof.collection ? ST_WORKER_FLAG_PROVES : 0) |
+                (w->o.preparer ? ST_WORKER_FLAG_PREPARES : 0);
     memcpy(out.digest, w->o.digest, 32);
     if (w->o.hints) {
         const struct st_hint_source *h = st_hints_source(w->o.hints);
@@ -149,14 +179,19 @@ static int set_up(struct st_worker_run *run, struct st_err *e)
         return st_fail(e, ST_USAGE, "want 1 to %d addresses to listen on", MAX_LISTEN);
     if (!w->o.tls_cert != !w->o.tls_key)
         return st_fail(e, ST_USAGE, "--tls-cert and --tls-key belong together");
-    if (set_limits(w, e) || make_welcome(w, e))
+    if (w->o.preparer && (!w->o.proof.collection || w->o.hints))
+        return st_fail(e, ST_USAGE, "a preparer proves itself, and has no hints");
+    if (set_limits(w, e) || make_norms(w, e) || make_welcome(w, e))
         return e->code;
     if (w->o.tls_cert && st_tls_server(w->o.tls_cert, w->o.tls_key, &w->tls, e))
         return e->code;
+    if (w->tls && (w->o.proof.policy || w->o.proof.collection))
+        SSL_CTX_set_min_proto_version(w->tls, TLS1_3_VERSION); /* proofs are bound to its exporter */
+    w->memory.wipe = w->o.preparer;
     w->base = event_base_new();
     if (!w->base)
         return st_fail(e, ST_IO, "no event loop");
-    if (st_worker_queue_new(&w->o, w->o.max_row, &w->queue, e))
+    if (st_worker_proofs_new(w, e) || st_worker_queue_new(&w->o, w->o.max_row, &w->queue, e))
         return e->code;
     if (add_event(&run->signals[0], evsignal_new(w->base, SIGTERM, on_signal, run), NULL, e) ||
         add_event(&run->signals[1], evsignal_new(w->base, SIGINT, on_signal, run), NULL, e) ||
@@ -182,6 +217,7 @@ static void tear_down(struct st_worker_run *run)
         st_worker_unlisten(run->listeners[i]);
     while (w->conns)
         st_worker_peer_free(w->conns);
+    st_worker_proofs_free(w->proofs);
     st_http_server_free(run->metrics);
     for (struct st_worker_request *r = st_worker_queue_free(w->queue), *next; r; r = next) {
         next = r->next;
@@ -195,6 +231,7 @@ static void tear_down(struct st_worker_run *run)
     if (w->base)
         event_base_free(w->base);
     SSL_CTX_free(w->tls);
+    free_norms(w);
     st_buf_free(&w->welcome);
 }
 

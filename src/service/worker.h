@@ -7,12 +7,19 @@
  * one client keep their order. A client with max_pending requests, or whose next request finds no memory, is not read
  * for a while (back-pressure). A request that cannot be served is answered by a FAILURE with its id; a frame that
  * breaks the protocol ends its connection after a FAILURE with id 0. SIGTERM drains: no new connection, running
- * requests finish within grace_s. Logs and metrics count; they never hold rows. */
+ * requests finish within grace_s. Logs and metrics count; they never hold rows.
+ *
+ * Weights that clients may not learn: with proof.policy a client gets no product and no hint before its evidence was
+ * good, for this connection; what it hears of a refusal is always the same. With proof.collection the worker proves
+ * itself to clients that ask. A preparer is a worker that clients trust by such a proof: it tells scales and norms of
+ * columns, and multiplies secrets of theirs with the weights and with the transposed weights; what it was sent is
+ * overwritten when the reply has left. All of these want TLS 1.3 on every listener. */
 #ifndef ST_SERVICE_WORKER_H
 #define ST_SERVICE_WORKER_H
 
 #include "field/backend.h"
 #include "model/hints.h"
+#include "service/proof.h"
 
 struct st_worker_opts {
     const struct st_served *served; /* borrowed */
@@ -23,6 +30,8 @@ struct st_worker_opts {
     const char *const *listen; /* tcp://HOST:PORT, tls://HOST:PORT, unix:PATH, shm:PATH */
     int n_listen;
     const char *tls_cert, *tls_key; /* make tcp listeners tls ones; NULL = plain */
+    struct st_proof_sides proof;    /* borrowed; policy: of clients */
+    bool preparer;                  /* needs proof.collection, and takes no hints */
     const char *metrics;            /* HOST:PORT for /health and /metrics; NULL = none */
     uint32_t max_row;               /* rows of one product, all clients together, at most the device's; 0 = 512 */
     uint32_t max_conn, max_pending; /* 0 = 256, 8 */

@@ -2,10 +2,12 @@
 
 #include "base/hooks.h"
 #include "field/fq.h"
+#include "field/kernels.h"
 #include "net/address.h"
 #include "service/worker_conn.h"
 
 #include <math.h>
+#include <openssl/crypto.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,6 +60,7 @@ struct st_worker_client {
     int n_address;
     char *tls_ca;
     uint8_t digest[32];
+    struct st_worker_terms terms;
     double timeout_s;
     int next;     /* where the next connection is tried first */
     int current;  /* of conn */
@@ -72,8 +75,8 @@ struct st_worker_client {
     struct st_buf head;
     struct st_transport transport;
     struct st_hint_source hints;
-    const struct st_lwe_params *params;
-    pthread_mutex_t lock; /* of stats, which other threads may read */
+    const struct st_lwe_params *params; /* NULL: of a preparer, without hints */
+    pthread_mutex_t lock;               /* of stats, which other threads may read */
     struct st_worker_client_stats stats;
 };
 
@@ -151,12 +154,18 @@ static int check_product(const struct slot *s, struct st_span payload, uint32_t 
     return 0;
 }
 
+/* Coefficients of a column of hints. */
+static uint32_t columns_m(const struct st_worker_client *c)
+{
+    return c->params ? c->params->m : 0;
+}
+
 static int check_columns(const struct st_worker_client *c, const struct slot *s, struct st_span payload,
                          struct st_err *e)
 {
     struct st_worker_hint r;
     struct st_span records;
-    if (st_worker_columns_parse(payload, c->params->m, &r, &records, e))
+    if (st_worker_columns_parse(payload, columns_m(c), &r, &records, e))
         return e->code;
     if (r.weight != s->columns.weight || r.first != s->columns.first || r.n != s->columns.n)
         return st_fail(e, ST_INPUT, "COLUMNS of other columns than were asked for");
@@ -201,7 +210,7 @@ static int try_address(struct st_worker_client *c, int i, double deadline, struc
     struct st_worker_list list = {0};
     const struct st_worker_taker taker = {.place = place, .arrived = arrived, .arg = c};
     c->current = i;
-    if (st_worker_conn_open(c->addresses[i].text, c->tls_ca, c->digest, deadline, &taker, &c->conn, &list, e))
+    if (st_worker_conn_open(c->addresses[i].text, &c->terms, deadline, &taker, &c->conn, &list, e))
         return blame(c, e);
     st_worker_list_free(&c->list);
     c->list = list;
@@ -352,17 +361,16 @@ static uint32_t find_matrix(const struct st_worker_client *c, const struct st_ex
     return (uint32_t)id;
 }
 
-/* What to ask for, and the length of the reply's payload. Nothing of it is the worker's word: shapes are the plan's. */
-static int describe(const struct st_worker_client *c, const struct st_exchange *x, const struct st_exposed *rows,
-                    struct st_worker_multiply *m, size_t *len, struct st_err *e)
+/* What to ask for with rows of rows_len bytes, and the length of the reply's payload. Nothing of it is the worker's
+ * word: shapes are the plan's. */
+static int describe(const struct st_worker_client *c, const struct st_exchange *x, enum st_worker_format format,
+                    size_t rows_len, struct st_worker_multiply *m, size_t *len, struct st_err *e)
 {
     const struct st_worker_welcome *w = &c->list.welcome;
     const char *address = c->addresses[c->current].text;
     uint64_t n_in = 0, n_out = 0;
     *e = (struct st_err){0};
-    *m = (struct st_worker_multiply){.format = rows->format == ST_EXPOSED_F32 ? ST_WORKER_F32 : ST_WORKER_FIELD,
-                                     .n_row = x->n_row,
-                                     .n_weight = (uint32_t)x->n_op};
+    *m = (struct st_worker_multiply){.format = format, .n_row = x->n_row, .n_weight = (uint32_t)x->n_op};
     if (x->n_op < 1 || x->n_op > ST_WORKER_MAX_GROUP || x->n_row < 1)
         return st_fail(e, ST_INTERNAL, "exchange of %u rows and %d matrices", x->n_row, x->n_op);
     for (int i = 0; i < x->n_op; i++) {
@@ -373,12 +381,17 @@ static int describe(const struct st_worker_client *c, const struct st_exchange *
         n_in = in;
         n_out += out;
     }
-    if (rows->len != x->n_row * n_in * 4)
-        return st_fail(e, ST_INTERNAL, "exchange of %zu bytes, want %u rows of %llu values", rows->len, x->n_row,
+    if (format == ST_WORKER_OUTPUTS) {
+        uint64_t turned = n_in;
+        n_in = n_out;
+        n_out = turned;
+    }
+    if (rows_len != x->n_row * n_in * 4)
+        return st_fail(e, ST_INTERNAL, "exchange of %zu bytes, want %u rows of %llu values", rows_len, x->n_row,
                        (unsigned long long)n_in);
     if (x->n_row > w->max_row)
         return st_fail(e, ST_INPUT, "worker %s: takes %u rows at a time, want %u", address, w->max_row, x->n_row);
-    uint64_t up = 12 + 4 * (uint64_t)m->n_weight + rows->len, down;
+    uint64_t up = 12 + 4 * (uint64_t)m->n_weight + rows_len, down;
     if (up > w->max_payload)
         return st_fail(e, ST_INPUT, "worker %s: takes requests of %llu bytes, want %llu", address,
                        (unsigned long long)w->max_payload, (unsigned long long)up);
@@ -397,9 +410,9 @@ static int failed(struct st_worker_client *c, struct st_err *e)
     return e->code;
 }
 
-static int submit(void *ctx, const struct st_exchange *x, const struct st_exposed *rows, struct st_err *e)
+static int submit_as(struct st_worker_client *c, const struct st_exchange *x, enum st_worker_format format,
+                     struct st_span rows, struct st_err *e)
 {
-    struct st_worker_client *c = ctx;
     struct st_worker_multiply m;
     struct slot *s = NULL;
     size_t len = 0;
@@ -411,7 +424,7 @@ static int submit(void *ctx, const struct st_exchange *x, const struct st_expose
             slot_forget(&c->slots[i]);
     if (connected(c, deadline, e))
         return failed(c, e);
-    if (describe(c, x, rows, &m, &len, e)) {
+    if (describe(c, x, format, rows.len, &m, &len, e)) {
         c->refused = e->code == ST_INPUT; /* what it says of itself has changed since it was chosen */
         return failed(c, e);
     }
@@ -421,10 +434,16 @@ static int submit(void *ctx, const struct st_exchange *x, const struct st_expose
     s->type = ST_WORKER_PRODUCT;
     s->asked = m;
     st_buf_clear(&c->head);
-    st_worker_multiply_add(&c->head, s->wire, &m, rows->len);
-    if (slot_send(c, s, (struct st_span){rows->p, rows->len}, deadline, e))
+    st_worker_multiply_add(&c->head, s->wire, &m, rows.len);
+    if (slot_send(c, s, rows, deadline, e))
         return failed(c, e);
     return 0;
+}
+
+static int submit(void *ctx, const struct st_exchange *x, const struct st_exposed *rows, struct st_err *e)
+{
+    return submit_as(ctx, x, rows->format == ST_EXPOSED_F32 ? ST_WORKER_F32 : ST_WORKER_FIELD,
+                     (struct st_span){rows->p, rows->len}, e);
 }
 
 static int complete(void *ctx, const struct st_exchange *x, struct st_exposed *reply, struct st_err *e)
@@ -454,11 +473,29 @@ static int complete(void *ctx, const struct st_exchange *x, struct st_exposed *r
     return 0;
 }
 
+int st_worker_client_product(struct st_worker_client *c, struct st_exchange *x, enum st_worker_format format,
+                             const uint32_t *rows, size_t n_value, uint32_t *out, size_t n_out, struct st_err *e)
+{
+    struct st_exposed reply;
+    x->id = c->next_wire; /* no other is outstanding */
+    if (submit_as(c, x, format, (struct st_span){(const uint8_t *)rows, n_value * 4}, e) || complete(c, x, &reply, e))
+        return e->code;
+    int rc = 0;
+    if (reply.len != n_out * 4)
+        rc = st_fail(e, ST_INTERNAL, "product of %zu values, want %zu", reply.len / 4, n_out);
+    else if (st_field_kernels()->most(reply.p, n_out) >= ST_FQ)
+        rc = st_fail(e, ST_VERIFY, "worker %s: a value of its product is no residue", c->addresses[c->current].text);
+    else
+        memcpy(out, reply.p, reply.len);
+    OPENSSL_cleanse(reply.p, reply.len);
+    return rc;
+}
+
 /* Asks for the next columns of a matrix. */
 static int ask_columns(struct st_worker_client *c, const struct st_worker_hint *h, struct slot **out, struct st_err *e)
 {
     struct slot *s;
-    if (slot_take(c, COLUMNS_HEAD + h->n * (size_t)ST_WORKER_COLUMN(c->params->m), &s, e))
+    if (slot_take(c, COLUMNS_HEAD + h->n * (size_t)ST_WORKER_COLUMN(columns_m(c)), &s, e))
         return e->code;
     s->exchange = 0;
     s->type = ST_WORKER_COLUMNS;
@@ -520,7 +557,7 @@ static int read_columns(struct st_worker_client *c, uint32_t id, uint32_t per, s
                         void *arg, struct st_err *e)
 {
     const struct st_worker_weight w = c->list.welcome.weights[id]; /* a copy: the list goes with the connection */
-    uint32_t m = c->params->m, asked = 0, given = 0, n_asked = 0, n_given = 0;
+    uint32_t m = columns_m(c), asked = 0, given = 0, n_asked = 0, n_given = 0;
     struct slot *ahead[HINT_AHEAD];
     int rc = 0;
     while (!rc && given < w.n_out) {
@@ -557,15 +594,15 @@ static int read_hints(void *ctx, const char *name, uint32_t n_out, uint32_t n_in
         return e->code;
     const char *address = c->addresses[c->current].text;
     int64_t id = st_worker_list_find(&c->list, name);
-    if (strcmp(c->list.welcome.params, c->params->name) != 0)
+    if (c->params && strcmp(c->list.welcome.params, c->params->name) != 0)
         return st_fail(e, ST_USAGE, "worker %s: its hints are of parameter set `%s`, want `%s`", address,
                        c->list.welcome.params, c->params->name);
     if (!st_worker_client_has(c, name, n_out, n_in))
         return st_fail(e, ST_INPUT, "worker %s: has no matrix %s [%u,%u]", address, name, n_out, n_in);
-    size_t per = HINT_PIECE / ST_WORKER_COLUMN(c->params->m) + 1;
+    size_t per = HINT_PIECE / ST_WORKER_COLUMN(columns_m(c)) + 1;
     if (per > n_out)
         per = n_out;
-    if (columns_init(&k, (uint32_t)per, c->params->m, e))
+    if (columns_init(&k, (uint32_t)per, columns_m(c), e))
         return e->code;
     int rc = read_columns(c, (uint32_t)id, (uint32_t)per, &k, sink, arg, e);
     columns_free(&k);
@@ -599,6 +636,11 @@ int st_worker_client_new(const struct st_worker_client_opts *o, struct st_worker
     }
     if (o->tls_ca && !(c->tls_ca = strdup(o->tls_ca)))
         goto no_memory;
+    c->terms = (struct st_worker_terms){.tls_ca = c->tls_ca,
+                                        .digest = c->digest,
+                                        .proof = o->proof,
+                                        .private_weights = o->private_weights,
+                                        .preparer = o->preparer};
     if (connected(c, st_now() + c->timeout_s, e))
         goto fail;
     *out = c;
@@ -647,6 +689,12 @@ int st_worker_client_hints(struct st_worker_client *c, const struct st_hint_sour
     c->hints = (struct st_hint_source){.digest = c->digest, .params = c->params->name, .read = read_hints, .ctx = c};
     *out = &c->hints;
     return 0;
+}
+
+const struct st_hint_source *st_worker_client_scales(struct st_worker_client *c)
+{
+    c->hints = (struct st_hint_source){.digest = c->digest, .params = "", .read = read_hints, .ctx = c};
+    return &c->hints;
 }
 
 bool st_worker_client_has(const struct st_worker_client *c, const char *name, uint32_t n_out, uint32_t n_in)

@@ -113,18 +113,160 @@ static void hex8(const uint8_t digest[32], char out[17])
     out[16] = 0;
 }
 
-static int greet(struct st_worker_conn *c, const uint8_t digest[32], double deadline, struct st_worker_list *list,
-                 struct st_err *e)
+static const char *name_of(enum st_worker_type t)
+{
+    switch (t) {
+    case ST_WORKER_WELCOME:
+        return "WELCOME";
+    case ST_WORKER_CHALLENGE:
+        return "CHALLENGE";
+    case ST_WORKER_EVIDENCE:
+        return "EVIDENCE";
+    default:
+        return "ADMITTED";
+    }
+}
+
+/* The next frame whole, of that type; a FAILURE in its place is what the worker says. *payload is the caller's. */
+static int receive_frame(struct st_worker_conn *c, enum st_worker_type want, uint64_t max, double deadline,
+                         uint8_t **payload, struct st_err *e)
+{
+    struct st_err said = {0};
+    *payload = NULL;
+    if (st_worker_head_parse(c->head, max, &c->now, e) ||
+        st_alloc(payload, (size_t)c->now.len + 1, 1, "a frame of the worker", e) ||
+        receive_all(c, *payload, (size_t)c->now.len, deadline, e))
+        return e->code;
+    if (c->now.type == want)
+        return 0;
+    if (c->now.type != ST_WORKER_FAILURE)
+        return st_fail(e, ST_INPUT, "frame of type %d instead of a %s", (int)c->now.type, name_of(want));
+    if (st_worker_says((struct st_span){*payload, (size_t)c->now.len}, true, &said, e))
+        return e->code;
+    *e = said;
+    return e->code;
+}
+
+static int receive_next(struct st_worker_conn *c, enum st_worker_type want, uint64_t max, double deadline,
+                        uint8_t **payload, struct st_err *e)
+{
+    *payload = NULL;
+    if (receive_all(c, c->head, ST_WORKER_HEAD, deadline, e))
+        return e->code;
+    return receive_frame(c, want, max, deadline, payload, e);
+}
+
+static int send_buf(struct st_worker_conn *c, struct st_buf *b, double deadline, struct st_err *e)
+{
+    int rc = b->failed ? st_fail(e, ST_MEMORY, "greeting: no memory")
+                       : st_worker_conn_send(c, (struct st_span){(const uint8_t *)b->p, b->len}, (struct st_span){0},
+                                             deadline, e);
+    st_buf_free(b);
+    return rc;
+}
+
+/* Proofs: the worker's first, so that this side says nothing of itself to one that is not what it should be. */
+
+struct proving {
+    struct st_worker_conn *conn;
+    const struct st_worker_terms *terms;
+    const struct st_worker_welcome *welcome;
+    double deadline;
+    struct st_proof about; /* the exporter and the digest of the model */
+};
+
+static int check_flags(const struct proving *p, struct st_err *e)
+{
+    const struct st_worker_terms *t = p->terms;
+    uint32_t flags = p->welcome->flags;
+    if (t->preparer && !(flags & ST_WORKER_FLAG_PREPARES))
+        return st_fail(e, ST_INPUT, "is no preparer (sotto-worker --preparer)");
+    if (t->proof.policy && !(flags & ST_WORKER_FLAG_PROVES))
+        return st_fail(e, ST_POLICY, "does not prove what it runs (sotto-worker --evidence)");
+    if (t->private_weights && !(flags & ST_WORKER_FLAG_PROVE))
+        return st_fail(
+            e, ST_POLICY,
+            "does not ask what this side runs: its weights are not private (sotto-worker --private-weights)");
+    if ((flags & ST_WORKER_FLAG_PROVE) && !t->proof.collection)
+        return st_fail(e, ST_POLICY,
+                       "serves only sides that prove what they run (--private-weights, --evidence KINDS)");
+    return 0;
+}
+
+static int judge_worker(struct proving *p, struct st_err *e)
+{
+    struct st_proof proof = p->about;
+    struct st_buf frame = {0};
+    uint8_t *evidence = NULL;
+    proof.role = p->terms->preparer ? ST_PROOF_PREPARER : ST_PROOF_WORKER;
+    proof.asked = st_unix_time();
+    if (st_random(proof.nonce, sizeof proof.nonce, e))
+        return e->code;
+    st_worker_challenge_add(&frame, proof.nonce);
+    int rc = send_buf(p->conn, &frame, p->deadline, e);
+    if (!rc)
+        rc = receive_next(p->conn, ST_WORKER_EVIDENCE, ST_WORKER_MAX_EVIDENCE, p->deadline, &evidence, e);
+    if (!rc &&
+        (rc = st_proof_judge(p->terms->proof.policy, &proof, (struct st_span){evidence, (size_t)p->conn->now.len}, e)))
+        st_err_prefix(e, "its evidence");
+    free(evidence);
+    return rc;
+}
+
+static int prove_ourselves(struct proving *p, const uint8_t nonce[ST_WORKER_NONCE], struct st_err *e)
+{
+    struct st_proof proof = p->about;
+    struct st_buf bundle = {0}, frame = {0};
+    uint8_t *none = NULL;
+    proof.role = ST_PROOF_CLIENT;
+    memcpy(proof.nonce, nonce, sizeof proof.nonce);
+    int rc = st_proof_make(p->terms->proof.collection, &proof, &bundle, e);
+    if (rc)
+        st_err_prefix(e, "evidence of this side");
+    else {
+        st_worker_evidence_add(&frame, (struct st_span){(const uint8_t *)bundle.p, bundle.len});
+        rc = send_buf(p->conn, &frame, p->deadline, e);
+    }
+    if (!rc)
+        rc = receive_next(p->conn, ST_WORKER_ADMITTED, 0x1000, p->deadline, &none, e);
+    if (!rc)
+        rc = st_worker_admitted_parse((struct st_span){none, (size_t)p->conn->now.len}, e);
+    free(none);
+    st_buf_free(&bundle);
+    return rc;
+}
+
+static int prove(struct proving *p, struct st_err *e)
+{
+    bool asked = p->welcome->flags & ST_WORKER_FLAG_PROVE;
+    uint8_t nonce[ST_WORKER_NONCE], *challenge = NULL;
+    if (check_flags(p, e))
+        return e->code;
+    if (!asked && !p->terms->proof.policy)
+        return 0;
+    memcpy(p->about.digest, p->welcome->digest, sizeof p->about.digest);
+    int rc = st_link_exporter(p->conn->link, ST_PROOF_EXPORTER, p->about.exporter, e);
+    if (!rc && asked) {
+        rc = receive_next(p->conn, ST_WORKER_CHALLENGE, ST_WORKER_NONCE + 0x1000, p->deadline, &challenge, e);
+        if (!rc)
+            rc = st_worker_challenge_parse((struct st_span){challenge, (size_t)p->conn->now.len}, nonce, e);
+        free(challenge);
+    }
+    if (!rc && p->terms->proof.policy)
+        rc = judge_worker(p, e);
+    return !rc && asked ? prove_ourselves(p, nonce, e) : rc;
+}
+
+static int greet(struct st_worker_conn *c, const struct st_worker_terms *t, double deadline,
+                 struct st_worker_list *list, struct st_err *e)
 {
     struct st_buf hello = {0};
     struct st_worker_welcome w = {0};
     uint8_t *payload = NULL;
     static const uint8_t any[32];
     char want[17], has[17];
-    st_worker_hello_add(&hello, digest);
-    int rc = hello.failed ? st_fail(e, ST_MEMORY, "greeting: no memory")
-                          : st_worker_conn_send(c, (struct st_span){(const uint8_t *)hello.p, hello.len},
-                                                (struct st_span){0}, deadline, e);
+    st_worker_hello_add(&hello, t->digest);
+    int rc = send_buf(c, &hello, deadline, e);
     /* A worker that refuses may close before it has read our greeting; what it said comes first. */
     if (rc == ST_IO && st_now() < deadline) {
         *e = (struct st_err){0};
@@ -134,37 +276,25 @@ static int greet(struct st_worker_conn *c, const uint8_t digest[32], double dead
         const struct st_err why = *e;
         st_fail(e, ST_IO, "%s instead of a greeting (no sotto-worker, or one that wants tls:// or shm:)", why.msg);
     }
-    if (rc || (rc = st_worker_head_parse(c->head, MAX_WELCOME, &c->now, e)) ||
-        (rc = st_alloc(&payload, (size_t)c->now.len + 1, 1, "the worker's list of matrices", e)) ||
-        (rc = receive_all(c, payload, (size_t)c->now.len, deadline, e)))
-        goto out;
-    struct st_span p = {payload, (size_t)c->now.len};
-    if (c->now.type == ST_WORKER_FAILURE) {
-        struct st_err said = {0};
-        rc = st_worker_says(p, true, &said, e);
-        if (!rc) {
-            *e = said;
-            rc = said.code;
-        }
-    } else if (c->now.type != ST_WORKER_WELCOME)
-        rc = st_fail(e, ST_INPUT, "frame of type %d instead of a WELCOME", (int)c->now.type);
-    else
-        rc = st_worker_welcome_parse(p, &w, e);
-    if (!rc && memcmp(digest, any, 32) != 0 && memcmp(w.digest, digest, 32) != 0) {
-        hex8(digest, want);
+    if (!rc)
+        rc = receive_frame(c, ST_WORKER_WELCOME, MAX_WELCOME, deadline, &payload, e);
+    if (!rc)
+        rc = st_worker_welcome_parse((struct st_span){payload, (size_t)c->now.len}, &w, e);
+    if (!rc && memcmp(t->digest, any, 32) != 0 && memcmp(w.digest, t->digest, 32) != 0) {
+        hex8(t->digest, want);
         hex8(w.digest, has);
         rc = st_fail(e, ST_VERIFY, "it serves another model: want digest %s..., got %s...", want, has);
     }
     if (!rc)
+        rc = prove(&(struct proving){.conn = c, .terms = t, .welcome = &w, .deadline = deadline}, e);
+    if (!rc)
         rc = st_worker_list_init(list, &w, e);
-out:
     free(w.weights);
     free(payload);
-    st_buf_free(&hello);
     return rc;
 }
 
-int st_worker_conn_open(const char *address, const char *tls_ca, const uint8_t digest[32], double deadline,
+int st_worker_conn_open(const char *address, const struct st_worker_terms *terms, double deadline,
                         const struct st_worker_taker *taker, struct st_worker_conn **out, struct st_worker_list *list,
                         struct st_err *e)
 {
@@ -175,7 +305,7 @@ int st_worker_conn_open(const char *address, const char *tls_ca, const uint8_t d
     if (st_alloc(&c, 1, sizeof *c, "connection", e))
         return e->code;
     c->taker = *taker;
-    if (st_link_open(address, tls_ca, deadline, &c->link, e) || greet(c, digest, deadline, list, e)) {
+    if (st_link_open(address, terms->tls_ca, deadline, &c->link, e) || greet(c, terms, deadline, list, e)) {
         st_worker_list_free(list);
         st_worker_conn_close(c);
         return e->code;

@@ -7,6 +7,7 @@
 
 #include "net/link.h"
 #include "net/worker_frame.h"
+#include "service/proof.h"
 
 /* The matrices of a worker, to be found by name. */
 struct st_worker_list {
@@ -29,9 +30,17 @@ struct st_worker_taker {
     void *arg;
 };
 
-/* digest: of the model that the worker must have; zeros = any. Fills list, which the caller frees. IO, VERIFY,
- * UNSUPPORTED, INPUT as of st_worker_client_new(); messages do not name the address. */
-int st_worker_conn_open(const char *address, const char *tls_ca, const uint8_t digest[32], double deadline,
+/* What is asked of every connection. */
+struct st_worker_terms {
+    const char *tls_ca;          /* PEM; NULL = the system's */
+    const uint8_t *digest;       /* [32] of the model that the worker must have; zeros = any */
+    struct st_proof_sides proof; /* policy: of the worker; it proves itself first, then this side does if it must */
+    bool private_weights;        /* a worker that does not ask this side for evidence is refused */
+    bool preparer;               /* it must be one */
+};
+/* Greets, and lets both sides prove what they must. Fills list, which the caller frees. IO, VERIFY, UNSUPPORTED, INPUT
+ * as of st_worker_client_new(), POLICY also; messages do not name the address. */
+int st_worker_conn_open(const char *address, const struct st_worker_terms *terms, double deadline,
                         const struct st_worker_taker *taker, struct st_worker_conn **out, struct st_worker_list *list,
                         struct st_err *e) ST_MUST_CHECK;
 void st_worker_conn_close(struct st_worker_conn *c);

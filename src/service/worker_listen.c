@@ -104,7 +104,7 @@ static int listen_port(struct st_worker_listener *l, int *out, struct st_err *e)
                "%s is open to the network without TLS: rows are masked, but nothing authenticates who "
                "sends or answers",
                l->text);
-    if (l->worker->o.hints && !st_net_is_loopback(a->host))
+    if (l->worker->o.hints && !l->worker->o.proof.policy && !st_net_is_loopback(a->host))
         st_log(ST_LOG_WARN, "%s: whoever reaches it gets the hints, from which the weights follow", l->text);
     return 0;
 }
@@ -120,6 +120,10 @@ int st_worker_listen(struct st_worker *w, const char *address, struct st_worker_
     snprintf(l->text, sizeof l->text, "%s", address);
     int rc = st_address_parse(address, ST_WORKER_PORT, &l->address, e);
     bool file = l->address.kind == ST_ADDRESS_UNIX || l->address.kind == ST_ADDRESS_SHM;
+    if (!rc && w->proofs && (file || !w->tls))
+        rc = st_fail(e, ST_USAGE,
+                     "%s: what is proved is bound to a TLS connection: want tls://HOST:PORT (--tls-cert, --tls-key)",
+                     address);
     if (!rc)
         rc = file ? listen_file(l, &fd, e) : listen_port(l, &fd, e);
     if (!rc) {

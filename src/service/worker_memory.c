@@ -1,6 +1,7 @@
 #include "service/worker_priv.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define ALIGN 64
 
@@ -79,6 +80,8 @@ int st_worker_memory_take(struct st_worker_memory *m, size_t rows_len, size_t va
 
 void st_worker_memory_give(struct st_worker_memory *m, struct st_worker_request *r)
 {
+    if (m->wipe && r->memory)
+        explicit_bzero(r->memory, r->cap);
     r->next = m->idle;
     m->idle = r;
 }

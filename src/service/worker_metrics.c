@@ -37,6 +37,8 @@ static void put_metrics(const struct st_worker *w, struct st_buf *b)
     put_count(b, "connections_total", "counter", "Connections accepted.", n->connections_total);
     put_count(b, "requests_total", "counter", "Products asked for.", n->requests);
     put_count(b, "hints_total", "counter", "Pieces of hints asked for.", n->hints);
+    put_count(b, "clients_admitted_total", "counter", "Clients that proved what they run.", n->admitted);
+    put_count(b, "clients_refused_total", "counter", "Clients whose evidence was not good.", n->refused);
     put_count(b, "failures_total", "counter", "Requests and connections that ended in a failure.", n->failures);
     put_count(b, "rows_total", "counter", "Rows computed.", n->rows);
     put_count(b, "received_bytes_total", "counter", "Bytes from clients.", n->bytes_in);

@@ -17,10 +17,12 @@ enum {
     LEAVING = 64,         /* connections beyond the limit that only hear why, or finish */
 };
 #define HELLO_S 10.0
+#define PROVE_S 60.0 /* a platform may take its time */
 #define LINGER_S 2.0
 
 enum state {
     GREETING, /* before HELLO */
+    PROVING,  /* before the client's evidence was good */
     OPEN,
     CLOSING,  /* reads nothing more, sends what is due */
     LINGERING /* all is sent */
@@ -35,6 +37,7 @@ struct st_worker_peer {
     bool watch_read, watch_write;
     enum state state;
     struct st_worker_lane lane;
+    struct st_worker_proving proving;
 
     enum input input;
     uint8_t stage[STAGE];
@@ -179,6 +182,7 @@ static void abandon(struct st_worker_peer *c)
 {
     struct st_worker *w = c->worker;
     stop_waiting(c);
+    st_worker_proofs_forget(w, &c->proving);
     if (c->filling)
         give(w, c->filling);
     c->filling = NULL;
@@ -244,7 +248,7 @@ static void next_frame(struct st_worker_peer *c)
     c->input = IN_HEAD;
     c->part_len = 0;
     c->part_want = ST_WORKER_HEAD;
-    c->frame_until = 0;
+    c->frame_until = c->state == PROVING ? c->proving.until : 0;
     c->active = st_now();
 }
 
@@ -259,22 +263,76 @@ static int greet(struct st_worker_peer *c, struct st_err *e)
         return st_fail(
             e, ST_VERIFY, "another model: asked for %02x%02x%02x%02x..., this worker serves %02x%02x%02x%02x...",
             digest[0], digest[1], digest[2], digest[3], w->o.digest[0], w->o.digest[1], w->o.digest[2], w->o.digest[3]);
+    if (w->o.proof.policy && st_worker_proofs_challenge(&c->proving, e))
+        return e->code;
     struct st_worker_request *r = small_reply(c);
     if (!r)
         return st_fail(e, ST_MEMORY, "no memory for a reply");
     r->body = (struct st_span){(const uint8_t *)w->welcome.p, w->welcome.len};
     put(c, r);
     c->state = OPEN;
+    if (w->o.proof.policy) {
+        if (!(r = small_reply(c)))
+            return st_fail(e, ST_MEMORY, "no memory for a reply");
+        st_worker_challenge_add(&r->head, c->proving.nonce);
+        put(c, r);
+        c->proving.until = st_now() + PROVE_S;
+        c->state = PROVING;
+    }
     next_frame(c);
     return 0;
 }
+
+/* Proofs ----------------------------------------------------------------------------------------------------------- */
+
+static int take_challenge(struct st_worker_peer *c, struct st_err *e)
+{
+    if (st_worker_challenge_parse((struct st_span){c->part, c->part_len}, c->proving.theirs, e))
+        return e->code;
+    c->proving.has_asked = true;
+    c->n_pending++;
+    next_frame(c);
+    st_worker_proofs_ask(c->worker, &c->proving);
+    return 0;
+}
+
+void st_worker_peer_proved(struct st_worker_peer *c, const struct st_buf *evidence)
+{
+    struct st_err why;
+    c->n_pending--;
+    struct st_worker_request *r = evidence ? small_reply(c) : NULL;
+    if (r) {
+        st_worker_evidence_add(&r->head, (struct st_span){(const uint8_t *)evidence->p, evidence->len});
+        put(c, r);
+    } else {
+        st_fail(&why, ST_IO, "this worker cannot prove what it runs; the log here says why");
+        (void)break_off(c, &why); /* without memory for that line it closes without it */
+    }
+    wake(c);
+}
+
+static int take_evidence(struct st_worker_peer *c, const struct st_worker_request *evidence, struct st_err *e)
+{
+    if (st_worker_proofs_judge(c->worker, &c->proving,
+                               (struct st_span){(const uint8_t *)evidence->rows, evidence->rows_len}, e))
+        return e->code;
+    struct st_worker_request *r = small_reply(c);
+    if (!r)
+        return st_fail(e, ST_MEMORY, "no memory for a reply");
+    st_worker_admitted_add(&r->head);
+    put(c, r);
+    c->state = OPEN;
+    return 0;
+}
+
+/* Hints ------------------------------------------------------------------------------------------------------------ */
 
 static int check_hint(struct st_worker_peer *c, const struct st_worker_hint *h, struct st_span *records,
                       struct st_err *e)
 {
     const struct st_worker *w = c->worker;
     const void *p;
-    if (!w->o.hints)
+    if (!w->o.hints && !w->o.preparer)
         return st_fail(e, ST_INPUT, "missing hints: this worker was started without --hints");
     if (h->weight >= w->o.served->n)
         return st_fail(e, ST_INPUT, "HINT weight: want 0..%" PRIu32 ", got %" PRIu32, w->o.served->n - 1, h->weight);
@@ -282,6 +340,10 @@ static int check_hint(struct st_worker_peer *c, const struct st_worker_hint *h, 
     if (h->first >= m->n_out || h->n > m->n_out - h->first)
         return st_fail(e, ST_INPUT, "HINT columns: %s has %" PRIu32 ", got %" PRIu32 " from %" PRIu32 " on", m->name,
                        m->n_out, h->n, h->first);
+    if (w->o.preparer) {
+        *records = (struct st_span){NULL, h->n * (size_t)ST_WORKER_COLUMN(0)};
+        return 0;
+    }
     /* What the file says of itself is not for clients: it names its path. */
     if (st_hints_columns(w->o.hints, m->name, h->first, h->n, &p, &records->len, e))
         return st_fail(e, ST_INPUT, "%s: this worker has no hints of it", m->name);
@@ -289,6 +351,15 @@ static int check_hint(struct st_worker_peer *c, const struct st_worker_hint *h, 
         return st_fail(e, ST_INPUT, "HINT columns: %" PRIu32 " are too many for one frame", h->n);
     records->p = p;
     return 0;
+}
+
+/* A preparer's columns: scale and norm, from the weights. */
+static void add_columns(const struct st_worker *w, const struct st_worker_hint *h, struct st_buf *out)
+{
+    for (uint32_t j = h->first; j < h->first + h->n; j++) {
+        st_buf_add(out, &w->o.served->weights[h->weight].scale[j], 4);
+        st_buf_add(out, &w->norms[h->weight][j], 4);
+    }
 }
 
 static int answer_hint(struct st_worker_peer *c, struct st_err *e)
@@ -306,29 +377,28 @@ static int answer_hint(struct st_worker_peer *c, struct st_err *e)
     if (!r)
         return st_fail(e, ST_MEMORY, "no memory for a reply");
     st_worker_columns_add(&r->head, c->head.id, &h, records.len);
-    r->body = records;
+    if (c->worker->o.preparer)
+        add_columns(c->worker, &h, &r->head);
+    else
+        r->body = records;
     put(c, r);
     return 0;
 }
 
-/* The head of a frame is in. */
-static int begin_frame(struct st_worker_peer *c, struct st_err *e)
+/* Which frames a client may send now. */
+static int expect_type(const struct st_worker_peer *c, enum st_worker_type t, struct st_err *e)
 {
-    if (st_worker_head_parse(c->part, c->worker->max_payload, &c->head, e))
-        return e->code;
-    enum st_worker_type t = c->head.type;
-    if (c->state == GREETING ? t != ST_WORKER_HELLO : t != ST_WORKER_MULTIPLY && t != ST_WORKER_HINT)
-        return st_fail(e, ST_INPUT, "frame of type %d where %s is expected", (int)t,
-                       c->state == GREETING ? "HELLO" : "MULTIPLY or HINT");
-    if (t != ST_WORKER_HELLO && c->head.id == 0)
-        return st_fail(e, ST_INPUT, "frame id: want another one than 0");
-    if (t != ST_WORKER_MULTIPLY && c->head.len > PART)
-        return st_fail(e, ST_INPUT, "oversized frame: %" PRIu64 " bytes, at most %d", c->head.len, PART);
-    c->input = IN_PART;
-    c->part_len = 0;
-    c->part_want = t == ST_WORKER_MULTIPLY && c->head.len > 12 ? 12 : (size_t)c->head.len;
-    c->frame_until = time_for(c->worker->o.receive_s, c->head.len);
-    return 0;
+    bool proves = c->worker->o.proof.collection && !c->proving.has_asked && t == ST_WORKER_CHALLENGE;
+    bool asks = t == ST_WORKER_MULTIPLY || t == ST_WORKER_HINT;
+    if (c->state == GREETING ? t == ST_WORKER_HELLO : proves || (c->state == PROVING ? t == ST_WORKER_EVIDENCE : asks))
+        return 0;
+    if (c->state == PROVING && asks)
+        return st_fail(e, ST_UNSUPPORTED,
+                       "this worker serves only sides that prove what they run (--private-weights, --evidence)");
+    return st_fail(e, ST_INPUT, "frame of type %d where %s is expected", (int)t,
+                   c->state == GREETING  ? "HELLO"
+                   : c->state == PROVING ? "EVIDENCE"
+                                         : "MULTIPLY or HINT");
 }
 
 /* Whether this request can be served; the length of its reply. */
@@ -336,7 +406,10 @@ static int check_multiply(const struct st_worker *w, const struct st_worker_mult
                           struct st_err *e)
 {
     const struct st_served *s = w->o.served;
-    uint64_t per_row = 0;
+    uint64_t per_row = 0, over = 0;
+    bool outputs = m->format == ST_WORKER_OUTPUTS;
+    if (outputs && !w->o.preparer)
+        return st_fail(e, ST_INPUT, "MULTIPLY format: rows over outputs are for a preparer, which this worker is not");
     for (uint32_t i = 0; i < m->n_weight; i++) {
         if (m->weights[i] >= s->n)
             return st_fail(e, ST_INPUT, "MULTIPLY weight: want 0..%" PRIu32 ", got %" PRIu32, s->n - 1, m->weights[i]);
@@ -346,14 +419,17 @@ static int check_multiply(const struct st_worker *w, const struct st_worker_mult
         if (s->weights[m->weights[i]].n_in != s->weights[m->weights[0]].n_in)
             return st_fail(e, ST_INPUT, "MULTIPLY weights: want one n_in, got %" PRIu32 " and %" PRIu32,
                            s->weights[m->weights[0]].n_in, s->weights[m->weights[i]].n_in);
-        per_row += 4 * (uint64_t)s->weights[m->weights[i]].n_out;
+        over += s->weights[m->weights[i]].n_out;
     }
     if (m->n_row > w->o.max_row)
         return st_fail(e, ST_INPUT, "MULTIPLY rows: want at most %" PRIu32 ", got %" PRIu32, w->o.max_row, m->n_row);
     uint32_t n_in = s->weights[m->weights[0]].n_in;
-    if (m->rows.len != (uint64_t)m->n_row * n_in * 4)
-        return st_fail(e, ST_INPUT, "MULTIPLY rows: %s has %" PRIu32 " inputs, got rows of %zu",
-                       s->weights[m->weights[0]].name, n_in, m->rows.len / 4 / m->n_row);
+    uint64_t want = outputs ? over : n_in;
+    per_row = 4 * (outputs ? n_in : over);
+    if (m->rows.len != m->n_row * want * 4 || (outputs && over >= 1u << 24))
+        return st_fail(e, ST_INPUT, "MULTIPLY rows: %s has %" PRIu64 " %s, got rows of %zu",
+                       s->weights[m->weights[0]].name, want, outputs ? "outputs with its group" : "inputs",
+                       m->rows.len / 4 / m->n_row);
     if (per_row * m->n_row > ST_WORKER_MAX_PAYLOAD - 16 ||
         st_worker_memory_need(m->rows.len, per_row * m->n_row) > w->memory.budget)
         return st_fail(e, ST_INPUT, "MULTIPLY rows: a reply of %" PRIu64 " bytes is too long; ask for fewer rows",
@@ -368,7 +444,11 @@ static int admit(struct st_worker_peer *c, bool *moved, struct st_err *e)
     struct st_worker *w = c->worker;
     struct st_err why;
     size_t values_len = 0;
-    if (check_multiply(w, &c->what, &values_len, &why)) {
+    if (c->head.type == ST_WORKER_EVIDENCE) {
+        size_t most = w->memory.budget < ST_WORKER_MAX_EVIDENCE ? w->memory.budget : ST_WORKER_MAX_EVIDENCE;
+        if (c->what.rows.len < 1 || st_worker_memory_need(c->what.rows.len, 0) > most)
+            return st_fail(e, ST_INPUT, "EVIDENCE: want 1..%zu bytes, got %zu", most, c->what.rows.len);
+    } else if (check_multiply(w, &c->what, &values_len, &why)) {
         c->skip = c->what.rows.len;
         c->input = IN_SKIP;
         return put_failure(c, c->head.id, &why) ? st_fail(e, ST_MEMORY, "no memory for a reply") : 0;
@@ -396,17 +476,52 @@ static int admit(struct st_worker_peer *c, bool *moved, struct st_err *e)
     return 0;
 }
 
-static void end_rows(struct st_worker_peer *c)
+/* The head of a frame is in. */
+static int begin_frame(struct st_worker_peer *c, struct st_err *e)
+{
+    uint64_t max = c->worker->max_payload;
+    if (c->state == PROVING && max < ST_WORKER_MAX_EVIDENCE)
+        max = ST_WORKER_MAX_EVIDENCE;
+    if (st_worker_head_parse(c->part, max, &c->head, e))
+        return e->code;
+    enum st_worker_type t = c->head.type;
+    if (expect_type(c, t, e))
+        return e->code;
+    if ((t == ST_WORKER_MULTIPLY || t == ST_WORKER_HINT) && c->head.id == 0)
+        return st_fail(e, ST_INPUT, "frame id: want another one than 0");
+    if (t != ST_WORKER_MULTIPLY && t != ST_WORKER_EVIDENCE && c->head.len > PART)
+        return st_fail(e, ST_INPUT, "oversized frame: %" PRIu64 " bytes, at most %d", c->head.len, PART);
+    if (t == ST_WORKER_EVIDENCE) {
+        bool moved;
+        c->what = (struct st_worker_multiply){.rows.len = (size_t)c->head.len};
+        return admit(c, &moved, e);
+    }
+    c->input = IN_PART;
+    c->part_len = 0;
+    c->part_want = t == ST_WORKER_MULTIPLY && c->head.len > 12 ? 12 : (size_t)c->head.len;
+    c->frame_until = time_for(c->worker->o.receive_s, c->head.len);
+    return 0;
+}
+
+static int end_rows(struct st_worker_peer *c, struct st_err *e)
 {
     struct st_worker_request *r = c->filling;
     c->filling = NULL;
+    if (c->head.type == ST_WORKER_EVIDENCE) {
+        int rc = take_evidence(c, r, e);
+        c->n_pending--;
+        give(c->worker, r);
+        next_frame(c);
+        return rc;
+    }
     c->worker->n.requests++;
     next_frame(c);
-    if (r->what.format == ST_WORKER_FIELD && st_field_kernels()->most(r->rows, r->rows_len / 4) >= ST_FQ) {
+    if (r->what.format != ST_WORKER_F32 && st_field_kernels()->most(r->rows, r->rows_len / 4) >= ST_FQ) {
         st_fail(&r->err, ST_INPUT, "MULTIPLY rows: a value is no residue, want less than %u", ST_FQ);
         st_worker_peer_reply(c, r);
     } else
         st_worker_queue_push(c->worker->queue, r, c->worker->n_conn == 1);
+    return 0;
 }
 
 static int end_part(struct st_worker_peer *c, struct st_err *e)
@@ -415,6 +530,8 @@ static int end_part(struct st_worker_peer *c, struct st_err *e)
         return greet(c, e);
     if (c->head.type == ST_WORKER_HINT)
         return answer_hint(c, e);
+    if (c->head.type == ST_WORKER_CHALLENGE)
+        return take_challenge(c, e);
     size_t need;
     if (st_worker_multiply_begin((struct st_span){c->part, c->part_len}, c->head.len, &c->what, &need, e))
         return e->code;
@@ -438,9 +555,7 @@ static int step(struct st_worker_peer *c, bool *moved, struct st_err *e)
             return e->code;
         *moved = n > 0;
         c->have += n;
-        if (c->have == c->filling->rows_len)
-            end_rows(c);
-        return 0;
+        return c->have == c->filling->rows_len ? end_rows(c, e) : 0;
     case IN_SKIP: {
         uint8_t waste[STAGE];
         if (take(c, waste, c->skip < sizeof waste ? (size_t)c->skip : sizeof waste, &n, e))
@@ -478,7 +593,7 @@ static bool is_reading(const struct st_worker_peer *c)
 static int receive_some(struct st_worker_peer *c, bool *any, struct st_err *e)
 {
     bool moved = true;
-    while (moved && (is_reading(c) || (c->input == IN_MEMORY && c->state == OPEN))) {
+    while (moved && (is_reading(c) || (c->input == IN_MEMORY && c->state <= OPEN))) {
         bool in_frame = c->input != IN_HEAD;
         if (step(c, &moved, e)) {
             if (e->code == ST_IO)
@@ -580,14 +695,14 @@ static void on_event(evutil_socket_t fd, short what, void *arg)
     turn(arg);
 }
 
-/* Whether there is room for one more. The oldest client that has not even said HELLO gives way. */
+/* Whether there is room for one more. The oldest client that has not said HELLO, or proved what it must, gives way. */
 static bool has_room(struct st_worker *w)
 {
     struct st_worker_peer *old = NULL;
     uint32_t n = 0;
     for (struct st_worker_peer *c = w->conns; c; c = c->next) {
         n += c->state <= OPEN;
-        if (c->state == GREETING)
+        if (c->state < OPEN)
             old = c;
     }
     if (n < w->o.max_conn)
@@ -608,6 +723,8 @@ void st_worker_peer_new(struct st_worker *w, struct st_accepted *s)
     }
     c->worker = w;
     c->stream = s;
+    c->proving.conn = c;
+    c->proving.stream = s;
     c->out_last = &c->out;
     next_frame(c);
     c->frame_until = c->active + HELLO_S;

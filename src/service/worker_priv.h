@@ -40,6 +40,7 @@ struct st_worker_request {
 /* worker_memory.c: requests and their memory, within a budget. ----------------------------------------------------- */
 struct st_worker_memory {
     size_t budget, total; /* bytes of all requests, idle ones too */
+    bool wipe;            /* overwrite what comes back */
     struct st_worker_request *idle;
 };
 /* Room for rows and values. *out NULL: not now. */
@@ -62,11 +63,36 @@ struct st_worker_request *st_worker_queue_done(struct st_worker_queue *q);
 /* The client leaves: its waiting requests come back in a list, those being computed lose it. */
 struct st_worker_request *st_worker_queue_forget(struct st_worker_queue *q, const struct st_worker_peer *c);
 
+/* worker_proof.c: what the two ends of a connection prove to each other (service/proof.h). --------------------------
+ */
+struct st_worker_proving { /* of one client */
+    struct st_worker_proving *next;
+    struct st_worker_peer *conn;
+    struct st_accepted *stream;
+    uint8_t nonce[ST_PROOF_NONCE]; /* of this side's challenge */
+    uint8_t theirs[ST_PROOF_NONCE];
+    int64_t asked;  /* unix time of this side's */
+    double until;   /* its answer must be here by then */
+    bool has_asked; /* theirs has come */
+};
+struct st_worker_proofs;
+int st_worker_proofs_new(struct st_worker *w, struct st_err *e) ST_MUST_CHECK;
+void st_worker_proofs_free(struct st_worker_proofs *p);
+/* A nonce for the client. */
+int st_worker_proofs_challenge(struct st_worker_proving *c, struct st_err *e) ST_MUST_CHECK;
+/* 0 when the client's evidence is good. Else VERIFY and the one line that it hears; the log says what was wrong. */
+int st_worker_proofs_judge(struct st_worker *w, const struct st_worker_proving *c, struct st_span evidence,
+                           struct st_err *e) ST_MUST_CHECK;
+/* Collects evidence for `theirs`: then st_worker_peer_proved(). One at a time, in the order of asking. */
+void st_worker_proofs_ask(struct st_worker *w, struct st_worker_proving *c);
+void st_worker_proofs_forget(struct st_worker *w, const struct st_worker_proving *c);
+
 /* worker_metrics.c ------------------------------------------------------------------------------------------------- */
 struct st_http_server;
 enum { ST_WORKER_N_BUCKET = 11 };
 struct st_worker_counts {
     uint64_t connections_total, requests, hints, failures, rows, batches, bytes_in, bytes_out;
+    uint64_t admitted, refused;             /* clients that proved what they run, or did not */
     uint64_t batch[ST_WORKER_N_BUCKET + 1]; /* by rows: 1, 2, 4 ... 1024, more */
     double work_s;
 };
@@ -89,6 +115,8 @@ void st_worker_peer_new(struct st_worker *w, struct st_accepted *s);
 void st_worker_peer_free(struct st_worker_peer *c);
 /* A request of this client is done: send the reply. */
 void st_worker_peer_reply(struct st_worker_peer *c, struct st_worker_request *r);
+/* This side's evidence for the client's challenge; NULL: there is none, the log says why. */
+void st_worker_peer_proved(struct st_worker_peer *c, const struct st_buf *evidence);
 /* Memory came back: try again. */
 void st_worker_peer_retry(struct st_worker_peer *c);
 /* All clients: no further request; each ends when its last reply has left. */
@@ -103,7 +131,9 @@ struct st_worker {
     SSL_CTX *tls;
     struct st_worker_memory memory;
     struct st_worker_queue *queue;
-    struct st_buf welcome; /* the whole frame */
+    struct st_worker_proofs *proofs; /* NULL: nobody proves anything */
+    float **norms;                   /* of a preparer: [served->n][n_out] */
+    struct st_buf welcome;           /* the whole frame */
     struct st_worker_counts n;
     struct st_worker_peer *conns, *waiting; /* waiting: for memory, the longest first */
     uint32_t n_conn;

@@ -1,4 +1,5 @@
 #include "base/hooks.h"
+#include "field/product_transposed.h"
 #include "service/worker_priv.h"
 
 #include <errno.h>
@@ -35,8 +36,23 @@ struct st_worker_queue {
 
 static bool same_work(const struct st_worker_request *a, const struct st_worker_request *b)
 {
+    if (a->what.format ==
+        ST_WORKER_OUTPUTS) /* one product of all matrices, which is not laid out as those of a batch */
+        return a == b;
     return a->what.format == b->what.format && a->what.n_weight == b->what.n_weight &&
            memcmp(a->what.weights, b->what.weights, a->what.n_weight * sizeof *a->what.weights) == 0;
+}
+
+/* With the transposed weights, from where they lie: a rare request, which no device is needed for. */
+static void multiply_outputs(const struct st_worker_queue *q, const struct st_worker_multiply *m, const void *rows,
+                             void *values)
+{
+    struct st_transposed_matrix of[ST_WORKER_MAX_GROUP];
+    for (uint32_t i = 0; i < m->n_weight; i++) {
+        const struct st_served_weight *w = &q->served->weights[m->weights[i]];
+        of[i] = (struct st_transposed_matrix){w->w, w->n_out};
+    }
+    st_field_transposed(of, m->n_weight, q->served->weights[m->weights[0]].n_in, rows, m->n_row, values);
 }
 
 /* The oldest request and all others for the same matrices, as many as there are rows for. A client whose earlier
@@ -81,6 +97,10 @@ static int multiply(struct st_worker_queue *q, const struct st_worker_multiply *
                     uint8_t *values, struct st_err *e)
 {
     struct st_backend_job jobs[ST_WORKER_MAX_GROUP];
+    if (m->format == ST_WORKER_OUTPUTS) {
+        multiply_outputs(q, m, rows, values);
+        return 0;
+    }
     for (uint32_t i = 0; i < m->n_weight; i++) {
         jobs[i] = (struct st_backend_job){m->weights[i], values};
         values += (size_t)n_row * q->served->weights[m->weights[i]].n_out * 4;

@@ -22,16 +22,6 @@ enum {
     OPT_UPSTREAM = ST_KEY(1),
     OPT_MODEL,
     OPT_EVIDENCE,
-    OPT_TSM,
-    OPT_GRAMINE,
-    OPT_TPM,
-    OPT_TPM_AK,
-    OPT_TPM_CERTS,
-    OPT_EVENT_LOG,
-    OPT_NVML,
-    OPT_SIM_KEY,
-    OPT_SIM_MEASUREMENT,
-    OPT_ENDORSEMENTS,
     OPT_ROTATE,
     OPT_KEY_GRACE,
     OPT_CHUNK,
@@ -39,6 +29,7 @@ enum {
     OPT_MAX_REQUESTS,
     OPT_ENGINE_WAIT,
     OPT_NO_SANDBOX,
+    OPT_COLLECTOR, /* and so many behind it as there are */
 };
 
 static const struct argp_option options[] = {
@@ -55,55 +46,9 @@ static const struct argp_option options[] = {
      1},
     {"engine-wait", OPT_ENGINE_WAIT, "SECONDS", 0, "At the start, for the engine to answer; default 600", 1},
     {"no-sandbox", OPT_NO_SANDBOX, NULL, 0, "Keep all system calls and files (base/sandbox.h)", 1},
-    {"tsm", OPT_TSM, "DIR", 0, "tdx, snp: default /sys/kernel/config/tsm/report", 2},
-    {"gramine", OPT_GRAMINE, "DIR", 0, "sgx: default /dev/attestation", 2},
-    {"tpm", OPT_TPM, "TCTI", 0, "tpm: how to reach it, as in device:/dev/tpmrm0; default: the system's", 2},
-    {"tpm-ak", OPT_TPM_AK, "HANDLE", 0,
-     "tpm: attestation key, as in 0x81000003; default: one that the TPM makes, always the same", 2},
-    {"tpm-certs", OPT_TPM_CERTS, "FILE", 0, "tpm: certificates of that key (PEM)", 2},
-    {"event-log", OPT_EVENT_LOG, "FILE", 0, "tpm: default the kernel's", 2},
-    {"nvml", OPT_NVML, "FILE", 0, "nvgpu: NVIDIA's library; default libnvidia-ml.so.1", 2},
-    {"sim-key", OPT_SIM_KEY, "FILE", 0, "sim: seed of who signs, 64 hexadecimal digits; proves nothing", 2},
-    {"sim-measurement", OPT_SIM_MEASUREMENT, "HEX", 0, "sim: what is stated as measured, 64 digits", 2},
-    {"endorsements", OPT_ENDORSEMENTS, "DIR", 0, "Certificates, revocation lists, reference values that go along", 2},
+    ST_EVIDENCE_OPTIONS(OPT_COLLECTOR, 2),
     {0},
 };
-
-static int set_collector(struct st_cli_evidence *ev, int key, char *arg, struct st_err *e)
-{
-    struct st_collect_opts *c = &ev->collect;
-    switch (key) {
-    case OPT_TSM:
-        c->tsm = arg;
-        return 0;
-    case OPT_GRAMINE:
-        c->gramine = arg;
-        return 0;
-    case OPT_TPM:
-        c->tcti = arg;
-        return 0;
-    case OPT_TPM_AK:
-        c->tpm_ak = arg;
-        return 0;
-    case OPT_TPM_CERTS:
-        c->tpm_certs = arg;
-        return 0;
-    case OPT_EVENT_LOG:
-        c->event_log = arg;
-        return 0;
-    case OPT_NVML:
-        c->nvml = arg;
-        return 0;
-    case OPT_SIM_KEY:
-        c->sim_key = arg;
-        return 0;
-    case OPT_SIM_MEASUREMENT:
-        return st_evidence_sim_measurement(ev, arg, e);
-    default:
-        c->endorsements = arg;
-        return 0;
-    }
-}
 
 static int set_size(const char *name, char *arg, uint32_t min, uint32_t max, size_t *out, struct st_err *e)
 {
@@ -144,7 +89,7 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
         o->no_sandbox = true;
         return 0;
     default:
-        return set_collector(&o->evidence, key, arg, e);
+        return st_evidence_set(&o->evidence, key - OPT_COLLECTOR, arg, e);
     }
 }
 

@@ -1,6 +1,7 @@
 /* sotto-worker --model DIR: serves the model's matrices to trusted sides (service/worker.h). */
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/secret.h"
 #include "cli/cli.h"
 #include "service/worker.h"
 #include "text/json.h"
@@ -16,7 +17,9 @@ struct serve_opts {
     const char *model, *device, *hints, *tls_cert, *tls_key, *metrics;
     const char *listen[MAX_LISTEN];
     int n_listen;
-    bool embedding, private_weights;
+    bool embedding, private_weights, preparer;
+    const char *client_policy;
+    struct st_cli_evidence evidence;
     uint32_t max_row, max_conn, max_pending;
     uint64_t max_memory;
     double idle_s, grace_s;
@@ -38,6 +41,10 @@ enum {
     OPT_IDLE,
     OPT_GRACE,
     OPT_PRIVATE_WEIGHTS,
+    OPT_CLIENT_POLICY,
+    OPT_PREPARER,
+    OPT_EVIDENCE,
+    OPT_COLLECTOR, /* and so many behind it as there are */
 };
 
 static const struct argp_option options[] = {
@@ -62,7 +69,19 @@ static const struct argp_option options[] = {
     {"idle", OPT_IDLE, "SECONDS", 0, "Clients that ask nothing for so long are let go; default 600", 0},
     {"grace", OPT_GRACE, "SECONDS", 0, "SIGTERM lets running requests finish so long; default 30", 0},
     {"private-weights", OPT_PRIVATE_WEIGHTS, NULL, 0,
-     "Serve only sides that prove not to learn the weights: refused so far", 0},
+     "The weights are not for those who ask: no product and no hint before evidence that --client-policy accepts; "
+     "wants "
+     "TLS",
+     1},
+    {"client-policy", OPT_CLIENT_POLICY, "FILE", 0,
+     "What clients must prove (docs/attestation.md); a policy that pins no measurement is refused", 1},
+    {"evidence", OPT_EVIDENCE, "KINDS", 0,
+     "What proves this machine to clients that ask: tdx, snp, sgx, tpm, nvgpu, sim; with commas; wants TLS", 1},
+    {"preparer", OPT_PREPARER, NULL, 0,
+     "Inside a TEE of the weights' owner: makes what checks and one-time pads of sides without weights need, which the "
+     "worker that computes for them must not make; wants --evidence",
+     1},
+    ST_EVIDENCE_OPTIONS(OPT_COLLECTOR, 2),
     {0},
 };
 
@@ -117,8 +136,17 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
     case OPT_PRIVATE_WEIGHTS:
         o->private_weights = true;
         return 0;
+    case OPT_CLIENT_POLICY:
+        o->client_policy = arg;
+        return 0;
+    case OPT_PREPARER:
+        o->preparer = true;
+        return 0;
+    case OPT_EVIDENCE:
+        return st_evidence_kinds(&o->evidence, arg, e);
     default:
-        return set_limit(o, key, arg, e);
+        return key >= OPT_COLLECTOR ? st_evidence_set(&o->evidence, key - OPT_COLLECTOR, arg, e)
+                                    : set_limit(o, key, arg, e);
     }
 }
 
@@ -129,6 +157,9 @@ struct serving {
     struct st_model *model;
     struct st_served served;
     struct st_hints *hints;
+    struct st_policy *policy;
+    struct st_collection *collection;
+    uint8_t sim_root[32];
     const struct st_backend *backend;
     struct st_backend_weight *weights;
     void *device;
@@ -157,7 +188,8 @@ static void print_json(const struct serving *s)
     st_buf_addf(&b, ",\"weights\":%" PRIu32 ",\"weight_bytes\":%" PRIu64 ",\"hints\":", s->served.n, s->bytes);
     const char *params = s->hints ? st_hints_source(s->hints)->params : "";
     st_json_quote(&b, params, strlen(params));
-    st_buf_add_str(&b, ",\"listening\":[");
+    st_buf_addf(&b, ",\"private_weights\":%s,\"preparer\":%s,\"listening\":[", s->policy ? "true" : "false",
+                s->o->preparer ? "true" : "false");
     const int first = s->o->metrics ? 1 : 0; /* the metrics' own address */
     for (int i = first; i < s->n_address; i++) {
         st_buf_add_str(&b, i > first ? "," : "");
@@ -173,6 +205,23 @@ static void print_json(const struct serving *s)
     st_buf_free(&b);
 }
 
+static void print_proofs(const struct serving *s)
+{
+    char hex[65];
+    if (s->policy)
+        printf("  clients: prove what they run, by %s; else nothing of the weights leaves\n", s->o->client_policy);
+    if (!s->collection)
+        return;
+    printf("  evidence:");
+    for (size_t i = 0; i < s->o->evidence.n_kind; i++)
+        printf(" %s", s->o->evidence.kinds[i]);
+    puts("");
+    if (st_evidence_has(&s->o->evidence, "sim")) {
+        digest_text(s->sim_root, hex);
+        printf("  sim_root: %s (simulated evidence proves nothing)\n", hex);
+    }
+}
+
 static void print_banner(const struct serving *s)
 {
     char size[ST_MEM_TEXT];
@@ -180,6 +229,13 @@ static void print_banner(const struct serving *s)
            s->backend->describe(s->device), s->served.n, st_mem_text(s->bytes, size));
     for (int i = 0; i < s->n_address; i++)
         printf("  %s %s\n", i == 0 && s->o->metrics ? "metrics on  " : "listening on", s->addresses[i]);
+    print_proofs(s);
+    if (s->o->preparer) {
+        puts("  sees: secrets of the sides that it prepares for: masks of one-time pads, and what replies are checked "
+             "with.\n"
+             "  They believe its evidence; whoever looks into this process can read their rows and forge replies.");
+        return;
+    }
     printf("  hints: %s\n", s->hints ? st_hints_source(s->hints)->params : "none (the scheme lwe needs them: --hints)");
     puts("  sees: masked rows, how many and when, and which matrices they go to. It has no prompt, reply or key, and "
          "no\n"
@@ -219,6 +275,39 @@ static int open_model(struct serving *s, struct st_err *e)
     return 0;
 }
 
+static int check_proofs(const struct serve_opts *o, struct st_err *e)
+{
+    if (!o->private_weights != !o->client_policy)
+        return st_fail(e, ST_USAGE, "--private-weights and --client-policy belong together");
+    if (o->preparer && !o->evidence.n_kind)
+        return st_fail(e, ST_USAGE, "--preparer: want --evidence KINDS, which prove what it runs");
+    if (o->preparer && o->hints)
+        return st_fail(e, ST_USAGE, "--preparer: hands out no hints; those are for the worker that computes");
+    if ((o->private_weights || o->evidence.n_kind) && !o->tls_cert)
+        return st_fail(e, ST_USAGE, "%s: what is proved is bound to a TLS connection: want --tls-cert and --tls-key",
+                       o->private_weights ? "--private-weights" : "--evidence");
+    if (st_evidence_has(&o->evidence, "sim") && !o->evidence.collect.sim_key)
+        return st_fail(e, ST_USAGE, "--evidence sim wants --sim-key FILE");
+    return 0;
+}
+
+static int open_proofs(struct serving *s, struct st_err *e)
+{
+    const struct serve_opts *o = s->o;
+    const char *sim_key = st_evidence_has(&o->evidence, "sim") ? o->evidence.collect.sim_key : NULL;
+    if (o->client_policy && st_proof_policy(o->client_policy, "the weights", &s->policy, e))
+        return e->code;
+    if (o->evidence.n_kind) {
+        /* tpm2-tss writes to standard error by itself; the one line of an error is ours. */
+        setenv("TSS2_LOG", "all+NONE", 0);
+        if (st_collection_open(o->evidence.kinds, o->evidence.n_kind, &o->evidence.collect, &s->collection, e))
+            return e->code;
+    }
+    if (o->preparer)
+        st_secret_process();
+    return sim_key ? st_collect_sim_root(sim_key, s->sim_root, e) : 0;
+}
+
 static int open_device(struct serving *s, struct st_err *e)
 {
     if (st_backend_find(s->o->device ? s->o->device : "cpu", &s->backend, e) ||
@@ -247,10 +336,11 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     struct serving s = {.cli = cli, .o = o};
     if (!o->model)
         return st_fail(e, ST_USAGE, "serve: want --model DIR (see sotto-worker --help)");
-    if (o->private_weights)
-        return st_fail(e, ST_UNSUPPORTED,
-                       "--private-weights: needs mutual attestation, which this version does not have");
-    int rc = open_model(&s, e);
+    if (check_proofs(o, e))
+        return e->code;
+    int rc = open_proofs(&s, e);
+    if (!rc)
+        rc = open_model(&s, e);
     if (!rc)
         rc = open_device(&s, e);
     if (!rc) {
@@ -263,6 +353,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
                                          .n_listen = o->n_listen ? o->n_listen : 1,
                                          .tls_cert = o->tls_cert,
                                          .tls_key = o->tls_key,
+                                         .proof = {s.policy, s.collection},
+                                         .preparer = o->preparer,
                                          .metrics = o->metrics,
                                          .max_row = o->max_row,
                                          .max_conn = o->max_conn,
@@ -277,6 +369,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     if (s.device)
         s.backend->close(s.device);
     free(s.weights);
+    st_collection_close(s.collection);
+    st_policy_free(s.policy);
     st_hints_close(s.hints);
     st_served_free(&s.served);
     st_model_close(s.model);
@@ -290,13 +384,20 @@ const struct st_cmd st_cmd_worker_serve = {
         "Serves the linear layers of a model to trusted sides (`sotto serve --protect masked`), which keep everything "
         "else: prompts, cache, sampling, replies. Rows come masked; several clients' rows for the same matrices are "
         "computed together. Listens on 127.0.0.1 unless told; beyond that use --tls-cert. SIGTERM lets running "
-        "requests finish.",
+        "requests finish. With --private-weights clients must prove what they run before they get hints and products, "
+        "from which weights follow. With --preparer it is another thing: a machine that sides without weights trust by "
+        "its evidence, beside the worker that computes for them (docs/masked.md).",
     .examples = "  sotto-worker --model models/demo\n"
                 "  sotto-worker prepare models/demo --out demo.hints\n"
                 "  sotto-worker --model models/demo --hints demo.hints \\\n"
                 "      --listen unix:/run/sotto/worker\n"
                 "  sotto-worker --model M --hints M.hints --listen tcp://0.0.0.0:7790 \\\n"
-                "      --tls-cert c.pem --tls-key k.pem",
+                "      --tls-cert c.pem --tls-key k.pem\n"
+                "  sotto-worker --model M --hints M.hints --listen tls://0.0.0.0:7790 \\\n"
+                "      --tls-cert c.pem --tls-key k.pem \\\n"
+                "      --private-weights --client-policy trusted-side.json\n"
+                "  sotto-worker --model M --preparer --evidence snp \\\n"
+                "      --listen tls://0.0.0.0:7790 --tls-cert c.pem --tls-key k.pem",
     .shared = ST_CLI_JSON | ST_CLI_THREADS,
     .options = options,
     .opts_size = sizeof(struct serve_opts),

@@ -89,15 +89,7 @@ static uint64_t largest_square(const struct st_served_weight *w)
 {
     uint64_t most = 0;
     for (uint32_t j = 0; j < w->n_out; j++) {
-        const int8_t *row = w->w + (size_t)j * w->n_in;
-        uint64_t sum = 0;
-        for (uint32_t i = 0; i < w->n_in;) {
-            uint32_t part = 0; /* 2^17 squares of at most 2^14 fit 32 bits */
-            uint32_t end = w->n_in - i < 1u << 17 ? w->n_in : i + (1u << 17);
-            for (; i < end; i++)
-                part += (uint32_t)(row[i] * row[i]);
-            sum += part;
-        }
+        uint64_t sum = st_served_square(w->w + (size_t)j * w->n_in, w->n_in);
         most = sum > most ? sum : most;
     }
     return most;
@@ -117,7 +109,7 @@ static int fill_norm(void *ctx, int group, struct st_err *e)
     g->norm = 1;
     for (int k = 0; k < g->n_op; k++) {
         const struct st_served_weight *w = &f->served->weights[g->served[k]];
-        g->norm = fmax(g->norm, sqrt((double)largest_square(w)));
+        g->norm = fmax(g->norm, st_served_norm(largest_square(w)));
         memcpy(scale, w->scale, w->n_out * sizeof *scale);
         scale += w->n_out;
     }
@@ -128,7 +120,7 @@ int st_mask_groups_init(struct st_mask_groups *g, const struct st_plan *plan, co
                         struct st_pool *pool, struct st_err *e)
 {
     bool *used = NULL;
-    *g = (struct st_mask_groups){.plan = plan, .weights = true};
+    *g = (struct st_mask_groups){.plan = plan, .weights = true, .served = served};
     int rc = st_alloc(&used, served->n, sizeof *used, "exchange groups", e);
     if (!rc)
         rc = find_groups(g, served, used, e);
@@ -141,6 +133,48 @@ int st_mask_groups_init(struct st_mask_groups *g, const struct st_plan *plan, co
     if (rc)
         st_mask_groups_free(g);
     return rc;
+}
+
+/* Columns of one matrix as they come. */
+struct telling {
+    struct st_mask_group *g;
+    const struct st_served_weight *w;
+    float *scale; /* of the matrix, in its group */
+    uint32_t next;
+};
+
+static int take_scales(void *arg, const struct st_hint_columns *c, struct st_err *e)
+{
+    struct telling *t = arg;
+    const double most = 128 * sqrt(t->g->d);
+    if (c->first != t->next || c->n > t->w->n_out - t->next)
+        return st_fail(e, ST_INPUT, "scales of %s: want columns from %u on, got %u from %u", t->w->name, t->next, c->n,
+                       c->first);
+    for (uint32_t j = 0; j < c->n; j++) {
+        if (!isfinite(c->scale[j]) || c->scale[j] < 0 || !(c->norm[j] >= 0 && c->norm[j] <= most))
+            return st_fail(e, ST_INPUT, "scales of %s: column %u has no valid scale and norm", t->w->name, t->next + j);
+        t->scale[t->next + j] = c->scale[j];
+        t->g->norm = fmax(t->g->norm, c->norm[j]);
+    }
+    t->next += c->n;
+    return 0;
+}
+
+int st_mask_groups_scales(struct st_mask_groups *g, const struct st_hint_source *from, struct st_err *e)
+{
+    for (int i = 0; i < g->n; i++) {
+        struct telling t = {.g = &g->g[i], .scale = g->g[i].scale};
+        g->g[i].norm = 1;
+        for (int k = 0; k < g->g[i].n_op; k++, t.scale += t.w->n_out) {
+            t.w = &g->served->weights[g->g[i].served[k]];
+            t.next = 0;
+            if (from->read(from->ctx, t.w->name, t.w->n_out, t.w->n_in, take_scales, &t, e))
+                return e->code;
+            if (t.next != t.w->n_out)
+                return st_fail(e, ST_INPUT, "scales of %s: want %u columns, got %u", t.w->name, t.w->n_out, t.next);
+        }
+    }
+    return 0;
 }
 
 void st_mask_groups_free(struct st_mask_groups *g)

@@ -12,12 +12,15 @@ struct st_mask_groups {
     float *scale; /* of all groups */
     const struct st_plan *plan;
     bool weights; /* all their matrices are on this side: norms and scales are filled in */
+    const struct st_served *served;
 };
 
 /* INTERNAL: a group in two places; INPUT: a matrix that is not served, or in another shape. Norms of columns take one
  * pass over the weights, on the pool's threads. */
 int st_mask_groups_init(struct st_mask_groups *g, const struct st_plan *plan, const struct st_served *served,
                         struct st_pool *pool, struct st_err *e) ST_MUST_CHECK;
+/* Norms and scales of a side without weights, from whoever is trusted to tell them. INPUT: names the matrix. */
+int st_mask_groups_scales(struct st_mask_groups *g, const struct st_hint_source *from, struct st_err *e) ST_MUST_CHECK;
 void st_mask_groups_free(struct st_mask_groups *g);
 /* The group of an exchange. INTERNAL: none begins with its ops. */
 int st_mask_groups_find(const struct st_mask_groups *g, const struct st_exchange *x, int *out,

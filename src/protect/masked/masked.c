@@ -165,7 +165,7 @@ static void mask_rows(struct st_masked *m, struct flight *f, const struct st_tru
 static int redraw(struct st_masked *m, struct st_err *e)
 {
     st_mask_checks_wipe(&m->checks);
-    if (st_mask_checks_init(&m->checks, &m->groups, m->o.scheme_opts.served, m->o.scheme_opts.pool, false, e))
+    if (st_mask_checks_init(&m->checks, &m->groups, m->o.scheme_opts.preparer, m->o.scheme_opts.pool, false, e))
         return e->code;
     m->redraw = false;
     pthread_mutex_lock(&m->lock);
@@ -422,9 +422,10 @@ static int check_policy(const struct st_masked *m, struct st_err *e)
         return st_fail(e, ST_POLICY,
                        "%s: replies are floats, which no exact check can verify: refused without --no-integrity",
                        o->scheme->name);
-    if (!m->groups.weights)
+    if (!m->groups.weights && !o->scheme_opts.preparer)
         return st_fail(e, ST_POLICY,
-                       "%s: this side has no weights, so it cannot check replies: refused without --no-integrity",
+                       "%s: this side has no weights, so it cannot check replies: refused without --preparer or "
+                       "--no-integrity",
                        o->scheme->name);
     return 0;
 }
@@ -451,9 +452,13 @@ static int set_up(struct st_masked *m, struct st_err *e)
         return e->code;
     m->integrity = !o->no_integrity;
     m->may_keep = o->offload == ST_MASKED_OFFLOAD_AUTO && m->groups.weights;
-    so->check_hints = so->check_hints && m->groups.weights;
+    if (m->groups.weights)
+        so->preparer = NULL;
+    else if (so->preparer && st_mask_groups_scales(&m->groups, so->preparer->scales, e))
+        return e->code;
+    so->check_hints = so->check_hints && (m->groups.weights || so->preparer);
     if ((m->integrity || so->check_hints) &&
-        st_mask_checks_init(&m->checks, &m->groups, so->served, so->pool, so->progress, e))
+        st_mask_checks_init(&m->checks, &m->groups, so->preparer, so->pool, so->progress, e))
         return e->code;
     so->max_row = so->max_row ? so->max_row : o->pads.max_row;
     so->groups = m->groups.g;
@@ -465,8 +470,9 @@ static int set_up(struct st_masked *m, struct st_err *e)
     o->pads.state = m->scheme;
     o->pads.groups = m->groups.g;
     o->pads.n_group = m->groups.n;
-    snprintf(m->describe, sizeof m->describe, "%s; integrity %s", o->scheme->strength(m->scheme),
-             m->integrity ? "checked" : "NOT checked");
+    snprintf(m->describe, sizeof m->describe, "%s; integrity %s%s", o->scheme->strength(m->scheme),
+             m->integrity ? "checked" : "NOT checked",
+             so->preparer ? "; prepared by an attested holder of the weights" : "");
     return st_pads_new(&o->pads, &m->pads, e) || say_plan(m, e) ? e->code : 0;
 }
 

@@ -26,14 +26,27 @@ struct st_mask_group {
     float *scale;             /* [n] of all columns */
 };
 
+/* Who makes, for a side without weights, what only a holder of weights can: an attested preparer
+ * (service/preparer.h). It is trusted with what it is sent. May be called from several threads. */
+struct st_preparer {
+    /* n pads [d + n] of a group hold their masks: puts the products with the weights behind them. */
+    int (*fill)(void *ctx, const struct st_mask_group *g, uint32_t n, uint32_t *pads, struct st_err *e);
+    /* s [n_vec][n] over the outputs of a group -> ws [n_vec][d] = sum of W^T s, canonical. */
+    int (*combine)(void *ctx, const struct st_mask_group *g, const uint32_t *s, uint32_t n_vec, uint32_t *ws,
+                   struct st_err *e);
+    const struct st_hint_source *scales; /* of columns, with their norms; m = 0 */
+    void *ctx;
+};
+
 struct st_scheme_opts {
     const struct st_served *served; /* w is NULL where this side has no weights */
-    /* Where this side has no weights, norm and scale are empty and open() fills them in (lwe: from the hints; f32: not
-     * used). */
+    /* Where this side has neither weights nor a preparer, norm and scale are empty and open() fills them in (lwe: from
+     * the hints; f32: not used). */
     struct st_mask_group *groups;
     int n_group;
-    const struct st_freivalds *checks; /* [n_group] of the integrity check; NULL without weights */
-    const uint8_t *digest;             /* [32] of the model */
+    const struct st_preparer *preparer; /* where this side has no weights; NULL = none */
+    const struct st_freivalds *checks;  /* [n_group] of the integrity check; NULL without weights and preparer */
+    const uint8_t *digest;              /* [32] of the model */
     const struct st_plan *plan;
     const struct st_lwe_params *params;   /* lwe */
     bool hints32;                         /* lwe: keep hints whole; else in 24 bits, for rows that are wide enough */
@@ -53,8 +66,8 @@ struct st_scheme {
     /* What every output says about its strength, its name first: "lwe-1280-12.8: hidden under Module-LWE (140 bits
      * classical)", "remo-32: breakable: ...". */
     const char *(*strength)(const void *s);
-    /* UNSUPPORTED, POLICY (no weights here for otp), MEMORY (says how much), VERIFY (hints do not belong to the
-     * weights; names the layer). */
+    /* UNSUPPORTED, POLICY (for otp no weights here, and no preparer), MEMORY (says how much), VERIFY (hints do not
+     * belong to the weights; names the layer). */
     int (*open)(const struct st_scheme_opts *o, void **out, struct st_err *e);
     void (*close)(void *s);
     /* Part of q/2 that masks take from the range of a group, in units of ||X||_2 (rows.h): 0 for exact pads. */

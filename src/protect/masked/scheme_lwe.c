@@ -105,14 +105,15 @@ static void read_part(void *arg, int thread, int n_threads)
 
 static int take_scales(struct reading *r, const struct st_hint_columns *c, struct st_err *e)
 {
+    const bool known = r->w->w || r->o->preparer; /* what the hints say of scales counts for nothing then */
     double most = 128 * sqrt(r->g->d);
     for (uint32_t j = 0; j < c->n; j++) {
         if (!isfinite(c->scale[j]) || c->scale[j] < 0 || !(c->norm[j] >= 0 && c->norm[j] <= most))
             return st_fail(e, ST_INPUT, "hints of %s: column %u has no valid scale and norm", r->w->name, c->first + j);
-        if (r->w->w && c->scale[j] != r->w->scale[c->first + j])
+        if (known && c->scale[j] != r->scale[c->first + j])
             return st_fail(e, ST_VERIFY, "hints of %s: column %u has another scale than the weights", r->w->name,
                            c->first + j);
-        if (!r->w->w) {
+        if (!known) {
             r->scale[c->first + j] = c->scale[j];
             r->g->norm = fmax(r->g->norm, c->norm[j]);
         }

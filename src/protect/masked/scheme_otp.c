@@ -1,4 +1,5 @@
-/* Exact one-time pads: a mask uniform in Z_q^d for every row, and its product with the weights, formed here. Hides rows
+/* Exact one-time pads: a mask uniform in Z_q^d for every row, and its product with the weights, formed here or by an
+ * attested preparer. Hides rows
  * whatever the worker computes; costs a product of full size for every row, ahead of time. Source: Slalom, arXiv
  * 1806.03287. */
 #include "base/buf.h"
@@ -12,6 +13,7 @@ struct otp {
     const struct st_served *served;
     const struct st_mask_group *groups;
     const struct st_limb_kernels *limb;
+    const struct st_preparer *preparer;
     size_t bytes;
 };
 
@@ -27,17 +29,18 @@ static int otp_open(const struct st_scheme_opts *o, void **out, struct st_err *e
     for (int i = 0; i < o->n_group; i++)
         for (int k = 0; k < o->groups[i].n_op; k++) {
             const struct st_served_weight *w = &o->served->weights[o->groups[i].served[k]];
-            if (!w->w)
+            if (!w->w && !o->preparer)
                 return st_fail(e, ST_POLICY,
                                "otp: the product of a pad and the weights must be formed on this side, which has no "
-                               "weights (`%s`); whoever else forms it knows the pad: use --scheme lwe",
+                               "weights (`%s`); whoever else forms it knows the pad: use --scheme lwe, or an attested "
+                               "--preparer",
                                w->name);
-            bytes += (size_t)w->n_out * w->n_in;
+            bytes += o->preparer ? 0 : (size_t)w->n_out * w->n_in;
         }
     struct otp *p;
     if (st_alloc(&p, 1, sizeof *p, "scheme otp", e))
         return e->code;
-    *p = (struct otp){.served = o->served, .groups = o->groups, .bytes = bytes};
+    *p = (struct otp){.served = o->served, .groups = o->groups, .preparer = o->preparer, .bytes = bytes};
     if (st_limb_find(NULL, &p->limb, e)) {
         free(p);
         return e->code;
@@ -102,10 +105,9 @@ static void multiply(const struct make *m, uint32_t from, uint32_t len)
     }
 }
 
-static int otp_make(void *s, int group, uint32_t n, struct st_stream *random, uint32_t *pads, struct st_err *e)
+/* The masks stand in the pads: their products, from the weights of this side. */
+static int products(const struct otp *p, const struct st_mask_group *g, uint32_t n, uint32_t *pads, struct st_err *e)
 {
-    const struct otp *p = s;
-    const struct st_mask_group *g = &p->groups[group];
     struct st_locked scratch;
     uint32_t cut = g->d < ST_LIMB_MAX_K ? g->d : ST_LIMB_MAX_K;
     size_t limbs = (size_t)n * 4 * cut, part = g->d > cut ? (size_t)n * g->n * sizeof *pads : 0;
@@ -114,12 +116,19 @@ static int otp_make(void *s, int group, uint32_t n, struct st_stream *random, ui
     struct make m = {.p = p, .g = g, .n = n, .stride = g->d + g->n, .pads = pads, .limbs = scratch.p};
     if (part)
         m.part = (uint32_t *)(scratch.p + limbs);
-    for (uint32_t i = 0; i < n; i++)
-        draw(random, pads + (size_t)i * m.stride, g->d);
     for (uint32_t from = 0; from < g->d; from += cut)
         multiply(&m, from, g->d - from < cut ? g->d - from : cut);
     st_locked_free(&scratch);
     return 0;
+}
+
+static int otp_make(void *s, int group, uint32_t n, struct st_stream *random, uint32_t *pads, struct st_err *e)
+{
+    const struct otp *p = s;
+    const struct st_mask_group *g = &p->groups[group];
+    for (uint32_t i = 0; i < n; i++)
+        draw(random, pads + (size_t)i * (g->d + g->n), g->d);
+    return p->preparer ? p->preparer->fill(p->preparer->ctx, g, n, pads, e) : products(p, g, n, pads, e);
 }
 
 static size_t otp_bytes(const void *s)
