@@ -608,6 +608,7 @@ static void options_of_masked_layers_that_do_not_go_together_are_named(void **st
         {"--protect masked --worker unix:/x --private-weights", 2, "want --evidence KINDS"},
         {"--protect masked --worker unix:/x --private-weights --evidence sim", 2, "--sim-key"},
         {"--protect masked --worker unix:/x --private-weights --evidence snp", 2, "want tls://"},
+        {"--protect masked --worker tls://x:1 --private-weights --evidence snp --record r", 2, "--record: holds"},
         {"--protect masked --worker unix:/x --worker-policy p", 2, "--worker-policy: worker unix:/x"},
         {"--protect masked --worker unix:/x --preparer tls://x:1", 2, "--preparer-policy belong together"},
         {"--protect masked --worker unix:/x --preparer tls://x:1 --preparer-policy p", 2, "has the weights"},

@@ -423,6 +423,34 @@ static void nonsense_in_the_place_of_evidence_is_refused_alike(void **state)
     stop();
 }
 
+static void no_byte_of_evidence_can_be_changed(void **state)
+{
+    (void)state;
+    struct st_proof p = {
+        .role = ST_PROOF_CLIENT, .nonce = {1}, .exporter = {2}, .digest = {3}, .asked = st_unix_time()};
+    struct st_buf json = {0};
+    struct st_err e = {0};
+    assert_ok(st_proof_make(good, &p, &json, &e), &e);
+    while (json.len && json.p[json.len - 1] != '}') /* what stands behind says nothing */
+        json.len--;
+    char *copy = malloc(json.len);
+    assert_ok(st_proof_judge(policy, &p, (struct st_span){(uint8_t *)json.p, json.len}, &e), &e);
+    for (size_t i = 0; i < json.len; i++) {
+        memcpy(copy, json.p, json.len);
+        copy[i] ^= 1;
+        if (st_proof_judge(policy, &p, (struct st_span){(uint8_t *)copy, json.len}, &e) == 0)
+            fail_msg("byte %zu of %zu, '%c'", i, json.len, json.p[i]);
+        if (i) /* cut short */
+            assert_int_not_equal(st_proof_judge(policy, &p, (struct st_span){(uint8_t *)json.p, i}, &e), 0);
+    }
+    /* An old challenge, by the policy's max_age_s. */
+    p.asked -= 120;
+    expect_refusal(st_proof_judge(policy, &p, (struct st_span){(uint8_t *)json.p, json.len}, &e), &e, ST_POLICY,
+                   "policy.max_age");
+    free(copy);
+    st_buf_free(&json);
+}
+
 /* Ends TLS in the middle, with the worker's own certificate and key, and hands everything on. */
 struct middle {
     const char *to;
@@ -545,6 +573,35 @@ static void a_new_connection_is_proved_anew(void **state)
     stop();
 }
 
+/* The preparer ----------------------------------------------------------------------------------------------------- */
+
+static int prepare(const char *address, const struct st_policy *by, struct st_preparer_client **p, struct st_err *e)
+{
+    const struct st_preparer_opts o = {
+        .address = address, .tls_ca = cert, .digest = digest, .plan = &plan, .proof = {.policy = by}, .timeout_s = 10};
+    *e = (struct st_err){0};
+    return st_preparer_client_new(&o, p, e);
+}
+
+static void a_preparer_whose_evidence_does_not_hold_any_more_ends(void **state)
+{
+    (void)state;
+    struct st_preparer_client *c;
+    struct st_err e;
+    char path[96];
+    int status = 0;
+    struct st_collection *its = machine(SEED, "its", 7);
+    const char *address = start_tls((struct st_worker_opts){.proof = {.collection = its}, .preparer = true});
+    assert_ok(prepare(address, policy, &c, &e), &e);
+    save(in_dir(path, "its"), OTHER_SEED);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    child = 0;
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), ST_VERIFY);
+    st_preparer_client_free(c);
+    st_collection_close(its);
+}
+
 static void listeners_that_nothing_can_be_bound_to_are_refused(void **state)
 {
     (void)state;
@@ -577,16 +634,6 @@ static void policies_that_pin_nothing_give_nothing_away(void **state)
         expect_refusal(st_proof_policy(path, "the weights", &p, &e), &e, ST_POLICY, says[i]);
         assert_null(p);
     }
-}
-
-/* The preparer ----------------------------------------------------------------------------------------------------- */
-
-static int prepare(const char *address, const struct st_policy *by, struct st_preparer_client **p, struct st_err *e)
-{
-    const struct st_preparer_opts o = {
-        .address = address, .tls_ca = cert, .digest = digest, .plan = &plan, .proof = {.policy = by}, .timeout_s = 10};
-    *e = (struct st_err){0};
-    return st_preparer_client_new(&o, p, e);
 }
 
 static int take_scales(void *arg, const struct st_hint_columns *c, struct st_err *e)
@@ -685,9 +732,11 @@ int main(void)
         CASE(evidence_holds_for_its_challenge_connection_end_and_model_alone),
         CASE(evidence_made_for_something_else_is_not_taken),
         CASE(nonsense_in_the_place_of_evidence_is_refused_alike),
+        CASE(no_byte_of_evidence_can_be_changed),
         CASE(whoever_ends_tls_in_the_middle_gets_nothing),
         CASE(a_worker_proves_itself_to_clients_that_ask),
         CASE(a_new_connection_is_proved_anew),
+        CASE(a_preparer_whose_evidence_does_not_hold_any_more_ends),
         CASE(listeners_that_nothing_can_be_bound_to_are_refused),
         CASE(policies_that_pin_nothing_give_nothing_away),
         CASE(a_preparer_multiplies_both_ways_and_tells_scales),

@@ -2,6 +2,7 @@
 #include "cli/key_open.h"
 #include "model/kit.h"
 #include "net/address.h"
+#include "service/host.h"
 
 #include <string.h>
 
@@ -27,6 +28,9 @@ int st_attested_check(const struct st_cli *cli, bool sealed, struct st_err *e)
     const char *private = o->private_weights ? "--private-weights" : o->preparer ? "--preparer" : NULL;
     if (sealed && private)
         return st_fail(e, ST_USAGE, "%s: is for a kit; what leaves of a sealed model lies open in its file", private);
+    if (o->private_weights && o->record)
+        return st_fail(e, ST_USAGE,
+                       "--record: holds products from which the weights follow; not with --private-weights");
     if (o->private_weights && !ev->n_kind)
         return st_fail(e, ST_USAGE, "--private-weights: want --evidence KINDS, which prove what this side runs");
     if (o->private_weights && st_evidence_has(ev, "sim") && !ev->collect.sim_key)
@@ -51,6 +55,8 @@ int st_attested_open(const struct st_cli *cli, const char *path, struct st_attes
         return st_fail(e, ST_USAGE, "%s: has the weights; --%s is for a kit (sotto-worker prepare --kit)", path,
                        o->private_weights ? "private-weights" : "preparer");
     collect.tcti = st_key_tcti(cli);
+    if (o->private_weights && st_host_harden(e)) /* hints and products come in: nobody else reads this memory */
+        return e->code;
     if ((o->worker_policy &&
          st_proof_policy(o->worker_policy, "this side's rows and evidence", &out->worker_policy, e)) ||
         (o->preparer_policy &&

@@ -157,6 +157,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     st_worker_peer_sweep(&run->w);
+    st_worker_proofs_watch(&run->w);
     if (run->w.draining && st_now() > run->drain_until) {
         st_log(ST_LOG_WARN, "%u connections were not done in time", run->w.n_conn);
         event_base_loopbreak(run->w.base);
@@ -244,6 +245,8 @@ int st_worker_run(const struct st_worker_opts *o, struct st_err *e)
         if (event_base_loop(run.w.base, EVLOOP_ONCE | awake) != 0 || event_base_got_break(run.w.base))
             break;
     }
+    if (!rc && run.w.lost.code)
+        rc = st_fail(e, run.w.lost.code, "%s", run.w.lost.msg);
     tear_down(&run);
     return rc;
 }

@@ -12,8 +12,9 @@
  * Weights that clients may not learn: with proof.policy a client gets no product and no hint before its evidence was
  * good, for this connection; what it hears of a refusal is always the same. With proof.collection the worker proves
  * itself to clients that ask. A preparer is a worker that clients trust by such a proof: it tells scales and norms of
- * columns, and multiplies secrets of theirs with the weights and with the transposed weights; what it was sent is
- * overwritten when the reply has left. All of these want TLS 1.3 on every listener. */
+ * columns, and multiplies secrets of theirs with the weights and with the transposed weights; a request's memory is
+ * overwritten when its reply has left (not what the device and TLS copied of it). When evidence of this side does not
+ * hold any more, all connections end. All of these want TLS 1.3 on every listener. */
 #ifndef ST_SERVICE_WORKER_H
 #define ST_SERVICE_WORKER_H
 
@@ -43,7 +44,8 @@ struct st_worker_opts {
     void (*ready)(void *arg, const char *listening);
     void *arg;
 };
-/* Runs until SIGTERM or SIGINT. IO, USAGE: names the address; VERIFY: hints of another model. */
+/* Runs until SIGTERM or SIGINT. IO, USAGE: names the address; VERIFY: hints of another model, or its evidence does not
+ * hold any more. */
 int st_worker_run(const struct st_worker_opts *o, struct st_err *e) ST_MUST_CHECK;
 
 #endif

@@ -78,6 +78,9 @@ struct st_worker_proving { /* of one client */
 struct st_worker_proofs;
 int st_worker_proofs_new(struct st_worker *w, struct st_err *e) ST_MUST_CHECK;
 void st_worker_proofs_free(struct st_worker_proofs *p);
+/* Once a second: whether the machine is still what this side's evidence says. When it is not, w->lost says so and the
+ * loop breaks. */
+void st_worker_proofs_watch(struct st_worker *w);
 /* A nonce for the client. */
 int st_worker_proofs_challenge(struct st_worker_proving *c, struct st_err *e) ST_MUST_CHECK;
 /* 0 when the client's evidence is good. Else VERIFY and the one line that it hears; the log says what was wrong. */
@@ -139,6 +142,7 @@ struct st_worker {
     uint32_t n_conn;
     bool draining;
     double awake_until; /* the event loop does not sleep before */
+    struct st_err lost; /* code not 0: this side's evidence does not hold any more */
 };
 
 #endif

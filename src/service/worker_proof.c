@@ -13,7 +13,7 @@
 
 struct st_worker_proofs {
     struct st_worker *worker;
-    struct st_background *collect;
+    struct st_background *collect, *check;
     struct st_worker_proving *waiting; /* for their evidence, the longest first */
     struct st_worker_proving *now;     /* whose is being collected; NULL: has left meanwhile, or none is */
     double said;                       /* when a refusal was logged last */
@@ -22,6 +22,8 @@ struct st_worker_proofs {
     struct st_proof asked;
     struct st_buf result;
     struct st_err why;
+    /* The checking thread's, while it is busy. */
+    struct st_err changed;
 };
 
 /* Clients ---------------------------------------------------------------------------------------------------------- */
@@ -135,6 +137,28 @@ void st_worker_proofs_forget(struct st_worker *w, const struct st_worker_proving
         }
 }
 
+static void check(void *arg)
+{
+    struct st_worker_proofs *p = arg;
+    p->changed = (struct st_err){0};
+    if (st_collection_unchanged(p->worker->o.proof.collection, &p->changed) == 0)
+        p->changed.code = 0;
+}
+
+static void checked(void *arg)
+{
+    struct st_worker_proofs *p = arg;
+    p->worker->lost = p->changed;
+    if (p->changed.code)
+        event_base_loopbreak(p->worker->base);
+}
+
+void st_worker_proofs_watch(struct st_worker *w)
+{
+    if (w->proofs && w->proofs->check)
+        (void)st_background_run(w->proofs->check);
+}
+
 int st_worker_proofs_new(struct st_worker *w, struct st_err *e)
 {
     if (!w->o.proof.policy && !w->o.proof.collection)
@@ -143,15 +167,21 @@ int st_worker_proofs_new(struct st_worker *w, struct st_err *e)
         return e->code;
     w->proofs->worker = w;
     const struct st_background_opts o = {.work = collect, .done = collected, .arg = w->proofs};
-    return w->o.proof.collection ? st_background_new(w->base, &o, &w->proofs->collect, e) : 0;
+    const struct st_background_opts watch = {.work = check, .done = checked, .arg = w->proofs};
+    if (!w->o.proof.collection)
+        return 0;
+    return st_background_new(w->base, &o, &w->proofs->collect, e) ||
+                   st_background_new(w->base, &watch, &w->proofs->check, e)
+               ? e->code
+               : 0;
 }
 
 void st_worker_proofs_free(struct st_worker_proofs *p)
 {
     if (!p)
         return;
-    if (p->collect)
-        st_background_free(p->collect);
+    st_background_free(p->check);
+    st_background_free(p->collect);
     st_buf_free(&p->result);
     free(p);
 }
