@@ -5,8 +5,9 @@
  *
  * pads: for `otp` (the refill of one-time pads, a product of full size) and `lwe`, on one core, processor time:
  * microseconds per row and layer, tokens per second of 32 such layers, and the ratio to otp in the same run.
- * online: microseconds per row and layer of mask, check and unmask, and processor time of all with wiping and
- * bookkeeping, for exchanges of 1, 8 and 64 rows. LAYERS layers take turns, each with pads and secrets of its own, so
+ * online: microseconds per row and layer of mask, check and unmask, the way out and back, on which a token waits for
+ * them; of what is done meanwhile, as the worker computes; and processor time of all with taking pads and giving them
+ * back, for exchanges of 1, 8 and 64 rows. LAYERS layers take turns, each with pads and secrets of its own, so
  * that those are not in the first caches by chance. The worker's product is not timed; its matrices have one value in a
  * row, so that forming it leaves the caches as a worker elsewhere would.
  *
@@ -74,7 +75,7 @@ static void *take(size_t n, size_t size)
 static void print(const struct bench *b, const char *what, const char *scheme, uint32_t rows, const char *unit,
                   double value)
 {
-    printf(b->csv ? "%s,%s,%u,%s,%.3f\n" : "%-8s %-22s %3u rows  %-22s %10.2f\n", what, scheme, rows, unit, value);
+    printf(b->csv ? "%s,%s,%u,%s,%.3f\n" : "%-8s %-22s %3u rows  %-30s %10.2f\n", what, scheme, rows, unit, value);
     fflush(stdout);
 }
 
@@ -176,22 +177,18 @@ static int read_hints(void *ctx, const char *name, uint32_t n_out, uint32_t n_in
 
 static const uint8_t digest[ST_LWE_DIGEST];
 
-static struct st_scheme_opts scheme_opts(struct bench *b, bool hints32)
+static struct st_scheme_opts scheme_opts(struct bench *b)
 {
-    return (struct st_scheme_opts){.served = &b->served,
-                                   .digest = digest,
-                                   .plan = &b->model.plan,
-                                   .params = b->params,
-                                   .hints32 = hints32,
-                                   .hints = &b->hints};
+    return (struct st_scheme_opts){
+        .served = &b->served, .digest = digest, .plan = &b->model.plan, .params = b->params, .hints = &b->hints};
 }
 
 /* Microseconds per row of all groups of one layer. */
-static double time_pads(struct bench *b, const char *name, bool hints32)
+static double time_pads(struct bench *b, const char *name)
 {
     const struct st_scheme *scheme;
     struct st_mask_groups groups;
-    struct st_scheme_opts o = scheme_opts(b, hints32);
+    struct st_scheme_opts o = scheme_opts(b);
     struct st_stream *random;
     struct st_err e = {0};
     void *state;
@@ -225,20 +222,14 @@ static double time_pads(struct bench *b, const char *name, bool hints32)
 
 static void bench_pads(struct bench *b)
 {
-    char lwe24[80], lwe32[80];
-    const struct {
-        const char *scheme, *name;
-        bool hints32;
-    } rows[] = {{"otp", "otp", false}, {"lwe", lwe24, false}, {"lwe", lwe32, true}};
     double otp = 0;
-    snprintf(lwe24, sizeof lwe24, "%s/24", b->params->name);
-    snprintf(lwe32, sizeof lwe32, "%s/32", b->params->name);
-    for (int i = 0; i < 3; i++) {
-        double us = time_pads(b, rows[i].scheme, rows[i].hints32);
+    for (int i = 0; i < 2; i++) {
+        const char *name = i ? b->params->name : "otp";
+        double us = time_pads(b, i ? "lwe" : "otp");
         otp = i ? otp : us;
-        print(b, "pads", rows[i].name, b->batch, "us/layer/row", us);
-        print(b, "pads", rows[i].name, b->batch, "tokens/s/core", 1e6 / (us * MODEL_LAYERS));
-        print(b, "pads", rows[i].name, b->batch, "times otp", otp / us);
+        print(b, "pads", name, b->batch, "us/layer/row", us);
+        print(b, "pads", name, b->batch, "tokens/s/core", 1e6 / (us * MODEL_LAYERS));
+        print(b, "pads", name, b->batch, "times otp", otp / us);
     }
 }
 
@@ -336,6 +327,7 @@ static double exchange(struct bench *b, struct st_masked *m, const struct buffer
     double t0 = thread_seconds();
     if (h->enter(h->ctx, x, &in, &rows, &e))
         die(&e);
+    h->meanwhile(h->ctx, x);
     double t1 = thread_seconds();
     work(b, x, rows.p, f->v);
     double t2 = thread_seconds();
@@ -348,7 +340,7 @@ static void bench_online(struct bench *b)
 {
     static const uint32_t sizes[] = {1, 8, 64};
     struct st_masked_opts o = {.scheme = &random_scheme,
-                               .scheme_opts = scheme_opts(b, false),
+                               .scheme_opts = scheme_opts(b),
                                .offload = ST_MASKED_OFFLOAD_ALL,
                                .pads = {.n_threads = 1, .batch = MAX_ROWS, .max_row = MAX_ROWS}};
     struct buffers f = {.in = take((size_t)MAX_ROWS * MAX_IN, sizeof(float)),
@@ -384,9 +376,12 @@ static void bench_online(struct bench *b)
         st_masked_stats(m, &after);
         double mask = after.mask_s - before.mask_s, check = after.check_s - before.check_s;
         double unmask = after.unmask_s - before.unmask_s, per_row = 1e6 / (double)rows;
+        double meanwhile = after.meanwhile_s - before.meanwhile_s;
         print(b, "online", "any", sizes[s], "mask us/layer/row", mask * per_row);
         print(b, "online", "any", sizes[s], "check us/layer/row", check * per_row);
         print(b, "online", "any", sizes[s], "unmask us/layer/row", unmask * per_row);
+        print(b, "online", "any", sizes[s], "way out and back us/layer/row", (mask + check + unmask) * per_row);
+        print(b, "online", "any", sizes[s], "meanwhile us/layer/row", meanwhile * per_row);
         print(b, "online", "any", sizes[s], "all us/layer/row", used * per_row);
     }
     st_masked_free(m);

@@ -19,7 +19,7 @@ import sys
 from engine_vs_llamacpp import SHAPES, cpu_name, run, write_hf
 
 TARGET = 0.6
-COSTS = ["token_us", "trusted_us", "mask_us", "check_us", "unmask_us", "rest_us", "worker_us", "link_us", "pad_us", "pad_wait_us"]
+COSTS = ["token_us", "trusted_us", "mask_us", "meanwhile_us", "check_us", "unmask_us", "rest_us", "worker_us", "link_us", "pad_us", "pad_wait_us"]
 
 
 def prepare(a, shape):

@@ -468,6 +468,128 @@ static void several_exchanges_are_in_flight_and_come_back_in_any_order(void **st
     tear_down(&s);
 }
 
+static void begin(struct setup *s, const struct rows *r, struct st_exchange *x)
+{
+    struct st_err e;
+    *x = (struct st_exchange){.plan = &s->m->plan, .ops = r->ops, .n_op = r->n_op};
+    assert_ok(st_boundary_submit(&s->b, x, &r->in, &e), &e);
+}
+
+static void zeros(void *arg, struct st_exposed *reply)
+{
+    (void)arg;
+    memset(reply->p, 0, reply->len);
+}
+
+/* What the check expects was formed while the worker computed, from secrets that are drawn anew after a reject. */
+static void replies_on_their_way_outlive_the_reject_of_another(void **state)
+{
+    (void)state;
+    struct setup s;
+    struct st_err e;
+    struct rows r[3];
+    struct st_exchange x[3];
+    set_up(&s, &(struct tiny){.seed = 19}, "otp");
+    with_reference(&s);
+    for (int i = 0; i < 3; i++) {
+        rows_make(&r[i], &s, i, 2, (uint64_t)i);
+        assert_ok(send(&s, &s.ref, &r[i], r[i].want, &e), &e);
+    }
+    begin(&s, &r[0], &x[0]);
+    begin(&s, &r[1], &x[1]);
+    s.worker.twist = zeros;
+    expect_refusal(st_boundary_complete(&s.b, &x[0], s.m->mats, r[0].outs, &e), &e, ST_VERIFY, "not the product");
+    s.worker.twist = NULL;
+    begin(&s, &r[2], &x[2]);
+    assert_int_equal(stats_of(&s).n_redraw, 1);
+    for (int i = 1; i < 3; i++) {
+        assert_ok(st_boundary_complete(&s.b, &x[i], s.m->mats, r[i].outs, &e), &e);
+        assert_memory_equal(r[i].outs[0].p, r[i].want[0].p, (size_t)2 * r[i].outs[0].width * sizeof(float));
+    }
+    assert_all_wiped(&s);
+    for (int i = 0; i < 3; i++)
+        rows_free(&r[i]);
+    tear_down(&s);
+}
+
+static void a_caller_that_does_nothing_meanwhile_is_checked_all_the_same(void **state)
+{
+    (void)state;
+    struct setup s;
+    struct st_err e;
+    struct rows r;
+    set_up(&s, &(struct tiny){.seed = 20}, "otp");
+    with_reference(&s);
+    struct st_protection_hooks hooks = *s.b.hooks;
+    hooks.meanwhile = NULL;
+    s.b.hooks = &hooks;
+    rows_make(&r, &s, 0, 3, 1);
+    assert_ok(send(&s, &s.b, &r, r.outs, &e), &e);
+    assert_ok(send(&s, &s.ref, &r, r.want, &e), &e);
+    for (int k = 0; k < r.n_op; k++)
+        assert_memory_equal(r.outs[k].p, r.want[k].p, (size_t)3 * r.outs[k].width * sizeof(float));
+    s.worker.twist = zeros;
+    expect_refusal(send(&s, &s.b, &r, r.outs, &e), &e, ST_VERIFY, "not the product");
+    assert_true(stats_of(&s).meanwhile_s == 0);
+    rows_free(&r);
+    tear_down(&s);
+}
+
+/* A scheme that tells where its last block of pads lies. */
+static int (*made_by)(void *s, int group, uint32_t n, struct st_stream *random, uint32_t *pads, struct st_err *e);
+static uint32_t *made_at[16];
+
+static int make_and_tell(void *s, int group, uint32_t n, struct st_stream *random, uint32_t *pads, struct st_err *e)
+{
+    __atomic_store_n(&made_at[group], pads, __ATOMIC_RELAXED);
+    return made_by(s, group, n, random, pads, e);
+}
+
+static size_t n_zero(const uint32_t *p, size_t n)
+{
+    size_t zero = 0;
+    for (size_t i = 0; i < n; i++)
+        zero += p[i] == 0;
+    return zero;
+}
+
+static void pads_are_zeros_as_soon_as_they_were_used(void **state)
+{
+    (void)state;
+    static const char *const schemes[] = {"otp", "lwe", "remo"};
+    enum { ROWS = 3, PADS = 70 };
+    for (int i = 0; i < 3; i++)
+        for (int wrong = 0; wrong < 2; wrong++) {
+            struct setup s;
+            struct st_err e;
+            struct rows r;
+            struct st_exchange x;
+            plant(&s, &(struct tiny){.seed = 21}, &(struct st_masked_place){0});
+            struct st_masked_opts o = options(&s, schemes[i]);
+            struct st_scheme tells = *o.scheme;
+            made_by = tells.make;
+            tells.make = make_and_tell;
+            o.scheme = &tells;
+            o.pads.max_row = o.pads.batch = PADS; /* one block of each group */
+            mask(&s, &o);
+            rows_make(&r, &s, 2, ROWS, 1); /* gate, up: 64 inputs, 2 x 96 outputs */
+            enum { D = 64, WORDS = 64 + 2 * 96 };
+            begin(&s, &r, &x);
+            const uint32_t *pad = __atomic_load_n(&made_at[2], __ATOMIC_RELAXED);
+            for (int k = 0; k < ROWS; k++) {
+                assert_int_equal(n_zero(pad + k * WORDS, D), D);
+                assert_true(n_zero(pad + k * WORDS + D, WORDS - D) < 9);
+            }
+            s.worker.twist = wrong ? i == 2 ? infinite : zeros : NULL;
+            int rc = st_boundary_complete(&s.b, &x, s.m->mats, r.outs, &e);
+            assert_int_equal(rc, wrong ? ST_VERIFY : 0);
+            assert_int_equal(n_zero(pad, ROWS * WORDS), ROWS * WORDS);
+            assert_true(n_zero(pad + ROWS * WORDS, (PADS - ROWS) * WORDS) < 100); /* the others wait */
+            rows_free(&r);
+            tear_down(&s);
+        }
+}
+
 static void nothing_is_allocated_per_token(void **state)
 {
     (void)state;
@@ -597,6 +719,7 @@ static void long_prefills_stay_here_and_the_plan_says_so(void **state)
     plant(&s, &(struct tiny){.seed = 15}, &(struct st_masked_place){.embedding = true});
     struct st_masked_opts o = options(&s, "otp");
     o.offload = ST_MASKED_OFFLOAD_AUTO;
+    o.keep_rows = 32;
     mask(&s, &o);
     int n_op = 0;
     const struct st_protection_hooks *h = s.b.hooks;
@@ -716,6 +839,9 @@ int main(void)
         cmocka_unit_test(a_failed_exchange_leaves_no_pad_behind),
         cmocka_unit_test(rows_that_are_no_numbers_never_leave),
         cmocka_unit_test(several_exchanges_are_in_flight_and_come_back_in_any_order),
+        cmocka_unit_test(replies_on_their_way_outlive_the_reject_of_another),
+        cmocka_unit_test(a_caller_that_does_nothing_meanwhile_is_checked_all_the_same),
+        cmocka_unit_test(pads_are_zeros_as_soon_as_they_were_used),
         cmocka_unit_test(nothing_is_allocated_per_token),
         cmocka_unit_test(set_up_and_redrawing_take_all_threads_of_a_pool),
         cmocka_unit_test(integrity_is_given_up_only_when_asked),

@@ -155,7 +155,7 @@ static void no_pad_is_handed_out_twice(void **state)
             assert_false(is_zero(pads[k], groups[g].d + groups[g].n));
             see(&seen, pads[k]);
         }
-        st_pads_done(p, g, n, pads);
+        st_pads_done(p, g, n, pads, 0);
         assert_null(pads[0]);
         if (i % 500 == 250)
             st_pads_discard(p);
@@ -193,7 +193,7 @@ static void *take_many(void *arg)
                 see(&t->seen, held[k][r]);
         }
         for (int k = 1; k >= 0; k--)
-            st_pads_done(t->p, k, n[k], held[k]);
+            st_pads_done(t->p, k, n[k], held[k], 0);
         if (t->seed == 1 && i % 100 == 99)
             st_pads_discard(t->p);
     }
@@ -241,12 +241,13 @@ static void a_pad_is_wiped_once_it_was_used(void **state)
     atomic_store(&d.hold, true);
     take(p, 2, 8, pads);
     memcpy(where, pads, sizeof where);
-    st_pads_done(p, 2, 7, pads);
+    st_pads_done(p, 2, 7, pads, 0);
     for (int i = 0; i < 7; i++)
         assert_true(is_zero(where[i], 49));
     assert_false(is_zero(where[7], 49));
     assert_int_equal(stats(p).taken - stats(p).wiped, 1);
-    st_pads_done(p, 2, 1, pads + 7);
+    memset(pads[7], 0, 30 * sizeof **pads); /* by whoever used it */
+    st_pads_done(p, 2, 1, pads + 7, 30);
     assert_true(is_zero(where[7], 49));
     atomic_store(&d.hold, false);
     st_pads_free(p);
@@ -269,11 +270,11 @@ static void all_groups_are_filled_evenly_and_making_pauses_when_they_are_full(vo
     /* A group is made again a batch at a time, not a pad. */
     uint32_t *pads[8];
     take(p, 0, 7, pads);
-    st_pads_done(p, 0, 7, pads);
+    st_pads_done(p, 0, 7, pads, 0);
     usleep(20000);
     assert_int_equal(stats(p).ready, 64 * N_GROUP - 7);
     take(p, 0, 1, pads);
-    st_pads_done(p, 0, 1, pads);
+    st_pads_done(p, 0, 1, pads, 0);
     wait_until_full(p);
     assert_int_equal(atomic_load(&d.n_make), 8 * N_GROUP + 1);
     st_pads_free(p);
@@ -298,7 +299,7 @@ static void a_dry_pool_waits_and_counts_it_then_gives_up(void **state)
     atomic_store(&d.hold, false);
     wait_until_full(p);
     take(p, 1, 20, pads);
-    st_pads_done(p, 1, 20, pads);
+    st_pads_done(p, 1, 20, pads, 0);
     assert_int_equal(stats(p).n_wait, 1);
     /* More than it can ever hold, or of a group that is not there. */
     assert_int_equal(st_pads_take(p, 1, 65, pads, &e), ST_INTERNAL);
@@ -321,7 +322,7 @@ static void an_error_of_the_scheme_reaches_the_taker_and_the_next_one_is_served(
     assert_string_equal(e.msg, "model.layers.0.q_proj.weight: no room for a secret");
     take(p, 0, 4, pads);
     assert_false(is_zero(pads[0], 32));
-    st_pads_done(p, 0, 4, pads);
+    st_pads_done(p, 0, 4, pads, 0);
     st_pads_free(p);
 }
 
@@ -342,9 +343,9 @@ static void a_pool_holds_what_one_exchange_may_take_or_says_how_much_that_is(voi
     for (o.max_row = 1; o.max_row <= 64; o.max_row += 7) {
         p = start(&o);
         take(p, 2, 1, &one);
-        st_pads_done(p, 2, 1, &one);
+        st_pads_done(p, 2, 1, &one, 0);
         take(p, 2, o.max_row, pads);
-        st_pads_done(p, 2, o.max_row, pads);
+        st_pads_done(p, 2, o.max_row, pads, 0);
         st_pads_free(p);
     }
 }
@@ -366,16 +367,16 @@ static void a_forked_child_gets_no_pad(void **state)
         ok = ok && st_pads_take(p, 0, 1, pads + 1, &e) == ST_INTERNAL && strstr(e.msg, "fork");
         ok = ok && stats(p).ready == 0;
         st_pads_discard(p);
-        st_pads_done(p, 0, 1, pads);
+        st_pads_done(p, 0, 1, pads, 0);
         st_pads_free(p);
         _exit(ok ? 0 : 1);
     }
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     assert_false(is_zero(pads[0], 32));
-    st_pads_done(p, 0, 1, pads);
+    st_pads_done(p, 0, 1, pads, 0);
     take(p, 0, 1, pads);
-    st_pads_done(p, 0, 1, pads);
+    st_pads_done(p, 0, 1, pads, 0);
     st_pads_free(p);
 }
 
@@ -477,7 +478,7 @@ static void nothing_is_written_to_any_file(void **state)
     struct st_pads *p = start(&o);
     for (int i = 0; i < 300; i++) {
         take(p, i % N_GROUP, 20, pads);
-        st_pads_done(p, i % N_GROUP, 20, pads);
+        st_pads_done(p, i % N_GROUP, 20, pads, 0);
     }
     assert_int_equal(n_writable(), writable);
     st_pads_discard(p);
@@ -569,13 +570,13 @@ static void a_new_generation_discards_every_pad(void **state)
     for (int i = 1; i < 7; i++)
         for (int k = 0; k < 8; k++)
             see(&seen, pads[0] + 32 * (8 * i + k));
-    st_pads_done(p, 0, 8, pads);
+    st_pads_done(p, 0, 8, pads, 0);
     wait_until_full(p);
     m = (struct messages){uevent, sizeof uevent, true, false};
     take(p, 0, 8, pads);
     for (int i = 0; i < 8; i++)
         see(&seen, pads[i]);
-    st_pads_done(p, 0, 8, pads);
+    st_pads_done(p, 0, 8, pads, 0);
     struct st_pads_stats st = stats(p);
     assert_int_equal(st.n_generation, 1);
     assert_int_equal(st.discarded, 64 * N_GROUP);
@@ -598,7 +599,7 @@ static void pads_begun_before_a_discard_are_not_handed_out(void **state)
     st_pads_discard(p);
     atomic_store(&d.hold, false);
     take(p, 0, 8, pads);
-    st_pads_done(p, 0, 8, pads);
+    st_pads_done(p, 0, 8, pads, 0);
     wait_until_full(p);
     struct st_pads_stats st = stats(p);
     assert_int_equal(st.made, st.taken + st.discarded + st.ready);

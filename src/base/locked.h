@@ -28,6 +28,7 @@ struct st_locked_opts {
     const char *swaps;   /* table of swap areas; NULL = /proc/swaps */
     bool allow_unlocked; /* even where it would be refused: the system swaps, or secretmem */
     bool secretmem;      /* try memfd_secret first; and what can be locked in no way is refused without swap, too */
+    bool huge; /* in pages of 2 MiB where the system has them: for areas read in long pieces, most of it used */
 };
 
 /* MEMORY; UNSUPPORTED: the kernel cannot empty it in a forked child; POLICY: cannot be locked while the system swaps,

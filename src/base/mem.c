@@ -2,6 +2,7 @@
 #include "base/buf.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -59,6 +60,12 @@ void st_area_free(struct st_area *a)
     if (a->p)
         munmap(a->p, a->len);
     *a = (struct st_area){0};
+}
+
+void st_warm(const void *p, size_t len)
+{
+    for (size_t at = 0; at < len; at += 64)
+        (void)*((const volatile uint8_t *)p + at);
 }
 
 const char *st_mem_text(size_t bytes, char out[ST_MEM_TEXT])

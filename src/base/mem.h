@@ -23,6 +23,10 @@ struct st_area {
 int st_area_new(struct st_area *a, size_t n, size_t size, const char *what, struct st_err *e) ST_MUST_CHECK;
 void st_area_free(struct st_area *a);
 
+/* Brings memory into the caches of this processor by reading of every line. (Prefetch instructions are dropped when
+ * more of them come than the processor has places for, after a few lines.) */
+void st_warm(const void *p, size_t len);
+
 /* "12.3 MiB" into out (also returned), for messages. */
 #define ST_MEM_TEXT 24
 const char *st_mem_text(size_t bytes, char out[ST_MEM_TEXT]);

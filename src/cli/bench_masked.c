@@ -155,7 +155,7 @@ static void wait_for_pads(struct bench *b)
 }
 
 struct costs { /* microseconds per token */
-    double total, trusted, mask, check, unmask, rest, worker, link, pad, pad_wait;
+    double total, trusted, mask, meanwhile, check, unmask, rest, worker, link, pad, pad_wait;
     double exchanges, up, down;
 };
 
@@ -167,6 +167,7 @@ static void costs_of(const struct round *r, struct costs *c)
     *c = (struct costs){.total = r->speed.decode_tps > 0 ? 1e6 / r->speed.decode_tps : 0,
                         .trusted = (r->to.cpu_s - r->from.cpu_s - (z->masked.pads.make_s - a->masked.pads.make_s)) * us,
                         .mask = (z->masked.mask_s - a->masked.mask_s) * us,
+                        .meanwhile = (z->masked.meanwhile_s - a->masked.meanwhile_s) * us,
                         .check = (z->masked.check_s - a->masked.check_s) * us,
                         .unmask = (z->masked.unmask_s - a->masked.unmask_s) * us,
                         .worker = (z->client.work_s - a->client.work_s) * us,
@@ -176,7 +177,7 @@ static void costs_of(const struct round *r, struct costs *c)
                         .exchanges = (double)(z->masked.n_exchange - a->masked.n_exchange) / n,
                         .up = (double)(z->client.bytes_up - a->client.bytes_up) / n,
                         .down = (double)(z->client.bytes_down - a->client.bytes_down) / n};
-    c->rest = c->trusted - c->mask - c->check - c->unmask;
+    c->rest = c->trusted - c->mask - c->meanwhile - c->check - c->unmask;
 }
 
 static void print_json(const struct bench *b, const struct costs *c)
@@ -192,9 +193,11 @@ static void print_json(const struct bench *b, const struct costs *c)
                 r->clients, r->speed.decode_tps, b->plain_tps,
                 b->plain_tps > 0 ? r->speed.decode_tps / b->plain_tps : 0, c->exchanges, c->up, c->down);
     st_buf_addf(&out,
-                ",\"token_us\":%.1f,\"trusted_us\":%.1f,\"mask_us\":%.1f,\"check_us\":%.1f,\"unmask_us\":%.1f,"
+                ",\"token_us\":%.1f,\"trusted_us\":%.1f,\"mask_us\":%.1f,\"meanwhile_us\":%.1f,\"check_us\":%.1f,"
+                "\"unmask_us\":%.1f,"
                 "\"rest_us\":%.1f,\"worker_us\":%.1f,\"link_us\":%.1f,\"pad_us\":%.1f,\"pad_wait_us\":%.1f",
-                c->total, c->trusted, c->mask, c->check, c->unmask, c->rest, c->worker, c->link, c->pad, c->pad_wait);
+                c->total, c->trusted, c->mask, c->meanwhile, c->check, c->unmask, c->rest, c->worker, c->link, c->pad,
+                c->pad_wait);
     st_buf_addf(&out, ",\"pads_capacity\":%zu,\"pad_bytes\":%zu,\"pad_fill_s\":%.2f,\"pinned\":%s,\"threads\":%d",
                 r->to.f.masked.pads.capacity, r->to.f.masked.pads.bytes, b->fill_s, b->o->pin ? "true" : "false",
                 st_engine_threads(b->m.engine));
@@ -215,8 +218,9 @@ static void print_text(const struct bench *b, const struct costs *c)
            r->clients, b->plain_tps, b->plain_tps > 0 ? r->speed.decode_tps / b->plain_tps : 0);
     printf("  token    %9.1f us: worker %.1f, link %.1f, this side's processor %.1f, waiting for pads %.1f\n", c->total,
            c->worker, c->link, c->trusted, c->pad_wait);
-    printf("  trusted  %9.1f us: masks %.1f, checks %.1f, unmasking %.1f, the rest %.1f\n", c->trusted, c->mask,
-           c->check, c->unmask, c->rest);
+    printf(
+        "  trusted  %9.1f us: masks %.1f, while the worker computes %.1f, checks %.1f, unmasking %.1f, the rest %.1f\n",
+        c->trusted, c->mask, c->meanwhile, c->check, c->unmask, c->rest);
     printf("  pads     %9.1f us of processor time per token, made in idle time (%zu pads in %.1f s)\n", c->pad,
            r->to.f.masked.pads.capacity, b->fill_s);
     printf("  link     %9.1f exchanges, %.0f bytes up, %.0f bytes down per token\n", c->exchanges, c->up, c->down);

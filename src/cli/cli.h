@@ -62,7 +62,7 @@ struct st_cli_masked {
     const char *worker_ca, *scheme, *params, *hints, *record, *reference;
     const char *worker_policy, *preparer, *preparer_policy; /* cli/attested.h */
     double timeout_s;
-    uint32_t rank, pad_threads;
+    uint32_t rank, pad_threads, keep_rows;
     uint64_t pad_memory;
     bool no_integrity, offload_all, embedding_remote, experts_all, allow_unlocked, private_weights, show_egress;
     const char *first; /* the first of these options that was given, for errors */

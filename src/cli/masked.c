@@ -236,7 +236,11 @@ static int open_masks(const struct st_cli *cli, struct st_masked_side *s, struct
                                                 .pool = s->pool,
                                                 .progress = !cli->quiet},
                                 .no_integrity = o->no_integrity,
-                                .offload = o->offload_all ? ST_MASKED_OFFLOAD_ALL : ST_MASKED_OFFLOAD_AUTO,
+                                .offload = o->offload_all || (cli->deterministic && !o->keep_rows)
+                                               ? ST_MASKED_OFFLOAD_ALL
+                                               : ST_MASKED_OFFLOAD_AUTO,
+                                .keep_rows = o->keep_rows,
+                                .n_threads = cli->n_threads,
                                 .pads = {.n_threads = (int)o->pad_threads, .allow_unlocked = o->allow_unlocked},
                                 .quarantine = quarantine,
                                 .quarantine_ctx = s};

@@ -105,7 +105,10 @@ static const struct {
      {"no-integrity", KEY_NO_INTEGRITY, NULL, 0, "Do not check what the worker returns; every output says so", 7}},
     {ST_CLI_MASKED,
      {"offload", KEY_OFFLOAD, "WHAT", 0,
-      "auto (default): a layer stays here when that is cheaper and its weights are here; all: none does", 7}},
+      "auto (default): layers whose weights are here stay here from so many rows on as was measured to be quicker, "
+      "with "
+      "--deterministic none; all: none does; ROWS: from so many rows on",
+      7}},
     {ST_CLI_MASKED,
      {"embedding", KEY_EMBEDDING, "WHERE", 0, "Rows of the embedding: local (default), or remote, fetched masked", 7}},
     {ST_CLI_MASKED,
@@ -395,10 +398,20 @@ static int set_model(struct st_cli *c, int key, char *arg, struct st_err *e)
     }
 }
 
+static int set_offload(struct st_cli_masked *m, const char *arg, struct st_err *e)
+{
+    m->offload_all = strcmp(arg, "all") == 0;
+    m->keep_rows = 0;
+    if (m->offload_all || strcmp(arg, "auto") == 0)
+        return 0;
+    if (st_opt_u32("--offload", arg, 1, 1u << 30, &m->keep_rows, e))
+        return st_fail(e, ST_USAGE, "--offload: want auto, all or a number of rows in 1..%u, got '%s'", 1u << 30, arg);
+    return 0;
+}
+
 static int set_masked_switch(struct st_cli_masked *m, int key, char *arg, struct st_err *e)
 {
-    static const char *const offload[] = {"auto", "all", NULL}, *const embedding[] = {"local", "remote", NULL},
-                             *const experts[] = {"local", "all", NULL};
+    static const char *const embedding[] = {"local", "remote", NULL}, *const experts[] = {"local", "all", NULL};
     int i = 0, rc = 0;
     switch (key) {
     case KEY_NO_INTEGRITY:
@@ -408,9 +421,7 @@ static int set_masked_switch(struct st_cli_masked *m, int key, char *arg, struct
         m->private_weights = true;
         return 0;
     case KEY_OFFLOAD:
-        rc = st_opt_choice("--offload", arg, offload, &i, e);
-        m->offload_all = i;
-        return rc;
+        return set_offload(m, arg, e);
     case KEY_EMBEDDING:
         rc = st_opt_choice("--embedding", arg, embedding, &i, e);
         m->embedding_remote = i;

@@ -67,6 +67,8 @@ int st_boundary_submit(struct st_boundary *b, struct st_exchange *x, const struc
         return e->code;
     if (b->transport->submit(b->transport->ctx, x, &rows, e))
         return failed(b, x, e);
+    if (b->hooks->meanwhile)
+        b->hooks->meanwhile(b->hooks->ctx, x);
     return 0;
 }
 

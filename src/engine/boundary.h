@@ -44,6 +44,8 @@ struct st_protection_hooks {
     /* out is the protection's and must stay until leave or drop of the same exchange. */
     int (*enter)(void *ctx, const struct st_exchange *x, const struct st_trusted *in, struct st_exposed *out,
                  struct st_err *e);
+    /* The rows are on their way: what leave will need and can be had without the reply. NULL = nothing. */
+    void (*meanwhile)(void *ctx, const struct st_exchange *x);
     /* outs[i] [n_row, n_out_i] = in W_i^T without bias; the memory is the caller's. */
     int (*leave)(void *ctx, const struct st_exchange *x, const struct st_exposed *reply,
                  struct st_trusted *outs /* [n_op] */, struct st_err *e);

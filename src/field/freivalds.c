@@ -113,24 +113,47 @@ void st_freivalds_wipe(struct st_freivalds *f)
     *f = (struct st_freivalds){0};
 }
 
+void st_freivalds_expect(const struct st_freivalds *f, const uint32_t *u, uint32_t n_row,
+                         uint32_t (*want)[ST_FREIVALDS_N])
+{
+    for (uint32_t r = 0; r < n_row; r++)
+        st_mask_kernels()->dots(u + (size_t)r * f->n_in, f->ws[0], f->ws[1], f->n_in, want[r]);
+}
+
+/* Not 0: row r is not what is wanted, or holds a residue that is not canonical. */
+static uint32_t differs(const struct st_freivalds *f, const uint32_t want[ST_FREIVALDS_N], const uint32_t *v,
+                        uint32_t n_row, uint32_t r)
+{
+    uint32_t got[ST_FREIVALDS_N] = {0}, part[ST_FREIVALDS_N], at = 0, bad = 0;
+    for (uint32_t k = 0; k < f->n_matrix; k++) {
+        uint32_t n = f->n_out[k];
+        bad |= st_mask_kernels()->dots(v + (size_t)r * n, f->secret->s[0] + at, f->secret->s[1] + at, n, part);
+        for (int i = 0; i < ST_FREIVALDS_N; i++)
+            got[i] = st_fq_add(got[i], part[i]);
+        v += (size_t)n_row * n;
+        at += n;
+    }
+    for (int i = 0; i < ST_FREIVALDS_N; i++)
+        bad |= got[i] ^ want[i];
+    return bad;
+}
+
+bool st_freivalds_meets(const struct st_freivalds *f, const uint32_t (*want)[ST_FREIVALDS_N], const uint32_t *v,
+                        uint32_t n_row)
+{
+    uint32_t bad = 0;
+    for (uint32_t r = 0; r < n_row; r++)
+        bad |= differs(f, want[r], v, n_row, r);
+    return bad == 0;
+}
+
 bool st_freivalds_check(const struct st_freivalds *f, const uint32_t *u, const uint32_t *v, uint32_t n_row)
 {
-    const struct st_mask_kernels *kernels = st_mask_kernels();
     uint32_t bad = 0;
     for (uint32_t r = 0; r < n_row; r++) {
-        uint32_t got[ST_FREIVALDS_N] = {0}, want[ST_FREIVALDS_N], part[ST_FREIVALDS_N], at = 0;
-        const uint32_t *from = v;
-        for (uint32_t k = 0; k < f->n_matrix; k++) {
-            uint32_t n = f->n_out[k];
-            bad |= kernels->dots(from + (size_t)r * n, f->secret->s[0] + at, f->secret->s[1] + at, n, part);
-            for (int i = 0; i < ST_FREIVALDS_N; i++)
-                got[i] = st_fq_add(got[i], part[i]);
-            from += (size_t)n_row * n;
-            at += n;
-        }
-        kernels->dots(u + (size_t)r * f->n_in, f->ws[0], f->ws[1], f->n_in, want);
-        for (int i = 0; i < ST_FREIVALDS_N; i++)
-            bad |= got[i] ^ want[i];
+        uint32_t want[1][ST_FREIVALDS_N];
+        st_freivalds_expect(f, u + (size_t)r * f->n_in, 1, want);
+        bad |= differs(f, want[0], v, n_row, r);
     }
     return bad == 0;
 }

@@ -49,5 +49,11 @@ void st_freivalds_wipe(struct st_freivalds *f);
 /* u [n_row][n_in] as sent (canonical); v as received, per matrix [n_row][n_out]: true when all residues are canonical
  * and all rows pass. */
 bool st_freivalds_check(const struct st_freivalds *f, const uint32_t *u, const uint32_t *v, uint32_t n_row);
+/* The same in two halves, of which the first needs no reply: want [n_row] = u . (W^T s). */
+void st_freivalds_expect(const struct st_freivalds *f, const uint32_t *u, uint32_t n_row,
+                         uint32_t (*want)[ST_FREIVALDS_N]);
+/* f must still have the secret of st_freivalds_expect(). */
+bool st_freivalds_meets(const struct st_freivalds *f, const uint32_t (*want)[ST_FREIVALDS_N], const uint32_t *v,
+                        uint32_t n_row) ST_MUST_CHECK;
 
 #endif

@@ -190,9 +190,10 @@ def test_low_rank_masks_give_the_logits_within_a_thousandth_and_say_that_they_br
 
 def test_the_planner_keeps_long_prompts_here_and_says_so(demo):
     ids = ",".join(str(3 + i % 1900) for i in range(200))
-    r = run("complete", DEMO, "--ids", ids, "-n", 8, "--json", *masked(demo, "otp", *EXACT))
-    assert r.returncode == 0 and "here:" in r.stderr, r.stderr
-    assert len(json.loads(r.stdout)["token_ids"]) == 8
+    for more, says in ([], "; measured: "), (["--offload", 16], "here: exchanges of 16 rows or more"), (EXACT, "here: nothing, as was asked for"):
+        r = run("complete", DEMO, "--ids", ids, "-n", 8, "--json", *masked(demo, "otp", *more))
+        assert r.returncode == 0 and says in r.stderr, r.stderr
+        assert len(json.loads(r.stdout)["token_ids"]) == 8
 
 
 def test_a_recording_holds_what_passed_and_never_goes_over_another(demo, tmp_path):
@@ -489,6 +490,6 @@ def test_the_demo_proves_equality_under_one_time_pads(tmp_path):
 def test_the_bench_says_where_the_time_of_a_token_goes(demo):
     b = sotto_json("bench", "masked", DEMO, *masked(demo, "otp"), "--gen", 16, "--clients", "1,2")
     assert b["exchanges_per_token"] == 25 and b["tokens_per_s"] > 0 and b["plain_tokens_per_s"] > 0
-    for key in ("trusted_us", "mask_us", "check_us", "unmask_us", "worker_us", "link_us", "pad_us", "clients_2_tokens_per_s"):
+    for key in ("trusted_us", "mask_us", "meanwhile_us", "check_us", "unmask_us", "worker_us", "link_us", "pad_us", "clients_2_tokens_per_s"):
         assert b[key] > 0, key
     assert b["bytes_up_per_token"] > 20000 and b["bytes_down_per_token"] > 40000

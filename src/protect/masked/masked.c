@@ -7,6 +7,7 @@
 #include "field/mask_kernels.h"
 #include "protect/masked/check.h"
 #include "protect/masked/groups.h"
+#include "protect/masked/planner.h"
 #include "protect/masked/rows.h"
 
 #include <math.h>
@@ -16,8 +17,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KEEP_ROWS 32
+#define KEEP_ROWS 32 /* where nothing could be measured */
 #define MAX_FLIGHT 32
+/* Of what one reply needs and of the next masks, as much as is brought into the second cache while it is waited for:
+ * half of a small one. */
+#define WARM ((size_t)512 << 10)
 
 /* One exchange between enter and leave. Buffers grow to the largest exchange they saw and are used again. */
 struct flight {
@@ -27,18 +31,23 @@ struct flight {
     uint32_t n_row;
     uint32_t *u; /* [n_row][d] as sent */
     float *alpha;
-    uint32_t **pads; /* [n_row] */
+    uint32_t **pads;                  /* [n_row] */
+    uint32_t (*want)[ST_FREIVALDS_N]; /* [n_row] what the check expects of the reply */
+    bool expecting;                   /* want is filled in */
+    size_t wiped;                     /* words of each pad, from its front */
     size_t cap_u, cap_row;
 };
 
 struct st_masked {
     struct st_masked_opts o;
+    const struct st_model *model;
     struct st_mask_groups groups;
     struct st_mask_checks checks;
     double *slack; /* [groups.n] what masks take of the range */
     void *scheme;
     struct st_pads *pads;
     bool integrity, may_keep, redraw;
+    struct st_mask_costs costs; /* n is 0 when they were not measured */
     struct flight flights[MAX_FLIGHT];
     struct st_protection_hooks hooks;
     pthread_mutex_t lock; /* of stats */
@@ -74,7 +83,8 @@ static int reserve(struct flight *f, size_t n_row, size_t n_value, struct st_err
 {
     if (n_row > f->cap_row) {
         f->cap_row = 0;
-        if (grow(&f->alpha, n_row, sizeof *f->alpha, e) || grow(&f->pads, n_row, sizeof *f->pads, e))
+        if (grow(&f->alpha, n_row, sizeof *f->alpha, e) || grow(&f->pads, n_row, sizeof *f->pads, e) ||
+            grow(&f->want, n_row, sizeof *f->want, e))
             return e->code;
         f->cap_row = n_row;
     }
@@ -98,8 +108,9 @@ static struct flight *find_flight(struct st_masked *m, const struct st_exchange 
 /* Pads and scales of an exchange are gone afterwards, whatever became of it. */
 static void forget(struct st_masked *m, struct flight *f)
 {
-    st_pads_done(m->pads, f->group, f->n_row, f->pads);
+    st_pads_done(m->pads, f->group, f->n_row, f->pads, f->wiped);
     OPENSSL_cleanse(f->alpha, f->n_row * sizeof *f->alpha);
+    OPENSSL_cleanse(f->want, f->n_row * sizeof *f->want);
     f->used = false;
 }
 
@@ -157,7 +168,9 @@ static void mask_rows(struct st_masked *m, struct flight *f, const struct st_tru
             st_mask_kernels()->mask(x, f->alpha[r], f->pads[r], u, d);
         else
             mask_id(id, f->alpha[r], f->pads[r], u, d);
+        explicit_bzero(f->pads[r], d * sizeof *u);
     }
+    f->wiped = d;
 }
 
 /* After a reject: the answers to it may have told something about s. When it fails there is no check, and replies to
@@ -165,6 +178,8 @@ static void mask_rows(struct st_masked *m, struct flight *f, const struct st_tru
 static int redraw(struct st_masked *m, struct st_err *e)
 {
     st_mask_checks_wipe(&m->checks);
+    for (int i = 0; i < MAX_FLIGHT; i++)
+        m->flights[i].expecting = false;
     if (st_mask_checks_init(&m->checks, &m->groups, m->o.scheme_opts.preparer, m->o.scheme_opts.pool, false, e))
         return e->code;
     m->redraw = false;
@@ -190,6 +205,8 @@ static int enter(void *ctx, const struct st_exchange *x, const struct st_trusted
     f->group = group;
     f->n_row = in->n_row;
     f->id = x->id;
+    f->expecting = false;
+    f->wiped = 0;
     const struct st_mask_group *g = group_of(m, f);
     size_t n = (size_t)in->n_row * g->d;
     if (in->width != g->d)
@@ -213,6 +230,55 @@ static int enter(void *ctx, const struct st_exchange *x, const struct st_trusted
     return 0;
 }
 
+/* While the worker computes. */
+
+static void expect(const struct st_masked *m, struct flight *f)
+{
+    if (f->expecting || !m->checks.of)
+        return;
+    st_freivalds_expect(&m->checks.of[f->group], f->u, f->n_row, f->want);
+    f->expecting = true;
+}
+
+/* Asks for p as far as *left goes. */
+static void warm(const void *p, size_t len, size_t *left)
+{
+    len = len < *left ? len : *left;
+    st_warm(p, len);
+    *left -= len;
+}
+
+/* What leave reads: the secrets of the check and the scales, which serve all rows, and the rest of the pads; then the
+ * masks of the group that comes next in the plan. */
+static void warm_up(struct st_masked *m, const struct flight *f)
+{
+    const struct st_mask_group *g = group_of(m, f);
+    int next = (f->group + 1) % m->groups.n;
+    size_t left = WARM, mask = m->groups.g[next].d * sizeof(uint32_t);
+    for (int i = 0; m->integrity && m->checks.of && i < ST_FREIVALDS_N; i++)
+        warm(m->checks.secret.s[i], g->n * sizeof(uint32_t), &left);
+    warm(g->scale, g->n * sizeof *g->scale, &left);
+    for (uint32_t r = 0; r < f->n_row; r++)
+        warm(f->pads[r] + g->d, g->n * sizeof(uint32_t), &left);
+    uint32_t n = left / mask < f->n_row ? (uint32_t)(left / mask) : f->n_row;
+    st_pads_warm(m->pads, next, n, m->groups.g[next].d);
+}
+
+static void meanwhile(void *ctx, const struct st_exchange *x)
+{
+    struct st_masked *m = ctx;
+    struct flight *f = find_flight(m, x);
+    double start = st_now();
+    if (!f)
+        return;
+    if (m->integrity)
+        expect(m, f);
+    warm_up(m, f);
+    pthread_mutex_lock(&m->lock);
+    m->stats.meanwhile_s += st_now() - start;
+    pthread_mutex_unlock(&m->lock);
+}
+
 /* Way back. */
 
 static bool all_finite(const float *v, size_t n)
@@ -224,7 +290,7 @@ static bool all_finite(const float *v, size_t n)
 }
 
 /* One verdict on all matrices and rows, before anything of the reply is used. */
-static bool passes(const struct st_masked *m, const struct flight *f, const void *reply)
+static bool passes(const struct st_masked *m, struct flight *f, const void *reply)
 {
     const struct st_mask_group *g = group_of(m, f);
     const uint32_t *v = reply;
@@ -232,7 +298,9 @@ static bool passes(const struct st_masked *m, const struct flight *f, const void
         return all_finite(reply, (size_t)f->n_row * g->n);
     if (!m->integrity)
         return st_field_kernels()->most(v, (size_t)f->n_row * g->n) < ST_FQ;
-    return m->checks.of && st_freivalds_check(&m->checks.of[f->group], f->u, v, f->n_row);
+    expect(m, f);
+    return f->expecting &&
+           st_freivalds_meets(&m->checks.of[f->group], (const uint32_t(*)[ST_FREIVALDS_N])f->want, v, f->n_row);
 }
 
 static int reject(struct st_masked *m, int group, struct st_err *e)
@@ -253,22 +321,25 @@ static void unmask_float(const float *v, const float *pad, float alpha, float *y
         y[i] = (v[i] - pad[i]) * back;
 }
 
-static void unmask_rows(const struct st_masked *m, const struct flight *f, const uint32_t *v, struct st_trusted *outs)
+/* Pads are wiped as they are used up: their lines are in the cache now. */
+static void unmask_rows(const struct st_masked *m, struct flight *f, const uint32_t *v, struct st_trusted *outs)
 {
     const struct st_mask_group *g = group_of(m, f);
     uint32_t column = 0;
     for (int k = 0; k < g->n_op; k++) {
         uint32_t n_out = outs[k].width;
         for (uint32_t r = 0; r < f->n_row; r++, v += n_out) {
-            const uint32_t *pad = f->pads[r] + g->d + column;
+            uint32_t *pad = f->pads[r] + g->d + column;
             float *y = outs[k].p + (size_t)r * n_out;
             if (m->o.scheme->domain == ST_MASK_F32)
                 unmask_float((const float *)v, (const float *)pad, f->alpha[r], y, n_out);
             else
                 st_mask_kernels()->unmask(v, pad, g->scale + column, 1 / f->alpha[r], y, n_out);
+            explicit_bzero(pad, n_out * sizeof *pad);
         }
         column += n_out;
     }
+    f->wiped = (size_t)g->d + column;
 }
 
 /* Outputs have the shapes of the served matrices. */
@@ -282,8 +353,8 @@ static int check_outs(const struct st_masked *m, const struct flight *f, const s
     return 0;
 }
 
-static int open_reply(struct st_masked *m, const struct flight *f, const struct st_exposed *reply,
-                      struct st_trusted *outs, struct st_err *e)
+static int open_reply(struct st_masked *m, struct flight *f, const struct st_exposed *reply, struct st_trusted *outs,
+                      struct st_err *e)
 {
     size_t want = (size_t)f->n_row * group_of(m, f)->n * sizeof(uint32_t);
     enum st_exposed_format format = m->o.scheme->domain == ST_MASK_F32 ? ST_EXPOSED_F32 : ST_EXPOSED_FIELD;
@@ -383,6 +454,28 @@ static void say_groups(const struct st_masked *m, struct st_buf *b)
     }
 }
 
+/* What stays here, and why: the figures of the first number of rows that does, else of the largest that was measured.
+ */
+static void say_kept(const struct st_masked *m, struct st_buf *b)
+{
+    const struct st_mask_costs *c = &m->costs;
+    uint32_t keep = m->o.keep_rows;
+    if (keep == UINT32_MAX)
+        st_buf_add_str(b, "here: nothing, the worker is quicker");
+    else
+        st_buf_addf(b, "here: exchanges of %u rows or more, with this side's weights", keep);
+    if (c->n) {
+        char site[ST_MASK_SITE];
+        int i = 0;
+        while (i < c->n - 1 && 1u << i < keep)
+            i++;
+        st_buf_addf(b, "; measured: %u rows of %s take %.2f ms here, %.2f ms elsewhere (pads %.2f, exchange %.2f)",
+                    1u << i, st_mask_site(m->groups.plan, &m->groups.g[c->group], site), c->here_s[i] * 1e3,
+                    (c->pads_s[i] + c->exchange_s[i]) * 1e3, c->pads_s[i] * 1e3, c->exchange_s[i] * 1e3);
+    }
+    st_buf_add_str(b, "; the number of rows alone decides\n");
+}
+
 static int say_plan(struct st_masked *m, struct st_err *e)
 {
     char up[ST_MEM_TEXT], down[ST_MEM_TEXT], kept[ST_MEM_TEXT];
@@ -400,10 +493,7 @@ static int say_plan(struct st_masked *m, struct st_err *e)
     say_groups(m, b);
     st_buf_addf(b, "\nembedding: %s\n", embedding ? "fetched from the worker by one-hot rows" : "table of this side");
     if (m->may_keep)
-        st_buf_addf(b,
-                    "here: exchanges of %u rows or more, with this side's weights, since making their pads costs as "
-                    "much as computing them; the number of rows alone decides\n",
-                    m->o.keep_rows);
+        say_kept(m, b);
     else
         st_buf_addf(b, "here: nothing, %s\n",
                     m->groups.weights ? "as was asked for" : "since this side has no weights");
@@ -444,6 +534,29 @@ static int set_slack(struct st_masked *m, struct st_err *e)
     return 0;
 }
 
+/* From how many rows on exchanges stay here. A worker that fails now may be replaced by the time that it is needed. */
+static void plan_rows(struct st_masked *m)
+{
+    const struct st_scheme_opts *so = &m->o.scheme_opts;
+    const struct st_mask_costs_opts co = {.model = m->model,
+                                          .groups = &m->groups,
+                                          .scheme = m->o.scheme,
+                                          .state = m->scheme,
+                                          .transport = so->transport,
+                                          .n_threads = m->o.n_threads,
+                                          .n_pad_threads = m->o.pads.n_threads,
+                                          .max_row = m->o.pads.max_row};
+    struct st_err e = {0};
+    if (m->o.keep_rows || !m->may_keep)
+        return;
+    if (m->o.scheme->domain == ST_MASK_FIELD && st_mask_costs_measure(&co, &m->costs, &e) == 0)
+        m->o.keep_rows = st_mask_costs_keep(&m->costs);
+    else {
+        m->o.keep_rows = KEEP_ROWS;
+        m->costs.n = 0;
+    }
+}
+
 static int set_up(struct st_masked *m, struct st_err *e)
 {
     struct st_masked_opts *o = &m->o;
@@ -470,6 +583,7 @@ static int set_up(struct st_masked *m, struct st_err *e)
     o->pads.state = m->scheme;
     o->pads.groups = m->groups.g;
     o->pads.n_group = m->groups.n;
+    plan_rows(m);
     snprintf(m->describe, sizeof m->describe, "%s; integrity %s%s", o->scheme->strength(m->scheme),
              m->integrity ? "checked" : "NOT checked",
              so->preparer ? "; prepared by an attested holder of the weights" : "");
@@ -483,11 +597,11 @@ int st_masked_new(const struct st_model *model, const struct st_masked_opts *o, 
     if (st_alloc(&m, 1, sizeof *m, "masked", e))
         return e->code;
     m->o = *o;
+    m->model = model;
     m->groups.plan = &model->plan;
-    m->hooks = (struct st_protection_hooks){.enter = enter, .leave = leave, .keep = keep, .drop = drop, .ctx = m};
+    m->hooks = (struct st_protection_hooks){
+        .enter = enter, .meanwhile = meanwhile, .leave = leave, .keep = keep, .drop = drop, .ctx = m};
     pthread_mutex_init(&m->lock, NULL);
-    if (!m->o.keep_rows)
-        m->o.keep_rows = KEEP_ROWS;
     if (set_up(m, e)) {
         st_masked_free(m);
         return e->code;
@@ -507,6 +621,7 @@ void st_masked_free(struct st_masked *m)
         free(f->u);
         free(f->alpha);
         free(f->pads);
+        free(f->want);
     }
     st_pads_free(m->pads);
     if (m->scheme)

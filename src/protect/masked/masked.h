@@ -3,7 +3,8 @@
  * activations, residuals, routing and sampling.
  *
  * One object per engine: it places ops of the plan outside, and gives the hooks of the boundary. For each exchange it
- * takes fresh pads, quantises rows to the field (rows.h), adds the masks; of the reply it checks length, canonical
+ * takes fresh pads, quantises rows to the field (rows.h), adds the masks; while the worker computes, it forms what the
+ * check will expect and brings near what the reply will be unmasked with; of the reply it checks length, canonical
  * residues and Freivalds' equation with one joint verdict, unmasks, and wipes the pads, whatever happened.
  *
  * The worker sees: which matrices, numbers of rows, times, masked rows. docs/masked.md says what follows. */
@@ -30,7 +31,8 @@ struct st_masked_opts {
     struct st_scheme_opts scheme_opts; /* served, digest, params, hints, transport, ...; groups are filled in here */
     bool no_integrity;                 /* do not check replies; without it and without weights: POLICY */
     enum st_masked_offload offload;
-    uint32_t keep_rows;       /* AUTO: exchanges of so many rows run here; 0 = 32 */
+    uint32_t keep_rows;       /* AUTO: exchanges of so many rows run here; 0 = measured (planner.h); remo: 32 */
+    int n_threads;            /* that compute what runs here, for measuring; 0 = all */
     struct st_pads_opts pads; /* memory, threads, wait; the rest is filled in here */
     /* A reply did not pass: the transport must not use this worker again. May be NULL. */
     void (*quarantine)(void *ctx);
@@ -51,7 +53,8 @@ struct st_masked_stats {
     uint64_t n_exchange, n_row, n_reject; /* replies that did not pass */
     uint64_t n_redraw;                    /* times that the secrets of the check were drawn anew */
     uint64_t n_kept;                      /* groups that the planner ran here */
-    double mask_s, check_s, unmask_s;     /* seconds of the trusted side */
+    double mask_s, check_s, unmask_s;     /* seconds of the trusted side; wiping of pads is in mask and unmask */
+    double meanwhile_s;                   /* what is done of it while the worker computes */
 };
 void st_masked_stats(struct st_masked *m, struct st_masked_stats *out);
 /* "lwe-1280-12.8: hidden under Module-LWE (140 bits classical); integrity checked", for banners, headers, status. */

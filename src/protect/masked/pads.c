@@ -291,14 +291,14 @@ int st_pads_take(struct st_pads *p, int group, uint32_t n, uint32_t **out, struc
     return rc;
 }
 
-void st_pads_done(struct st_pads *p, int group, uint32_t n, uint32_t **pads)
+void st_pads_done(struct st_pads *p, int group, uint32_t n, uint32_t **pads, size_t wiped)
 {
     struct group *g = &p->groups[group];
     if (!at_home(p))
         return;
     /* With the memset of the C library: OPENSSL_cleanse takes three times as long. */
     for (uint32_t i = 0; i < n; i++)
-        explicit_bzero(pads[i], g->words * sizeof **pads);
+        explicit_bzero(pads[i] + wiped, (g->words - wiped) * sizeof **pads);
     pthread_mutex_lock(&p->lock);
     for (uint32_t i = 0; i < n; i++) {
         struct block *b = &g->blocks[(size_t)(pads[i] - g->pads) / g->stride];
@@ -307,6 +307,21 @@ void st_pads_done(struct st_pads *p, int group, uint32_t n, uint32_t **pads)
         pads[i] = NULL;
     }
     p->stats.wiped += n;
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* With the lock: nobody discards them meanwhile. Those of the next block are left alone, as one exchange rarely needs
+ * them. */
+void st_pads_warm(struct st_pads *p, int group, uint32_t n, size_t words)
+{
+    const struct group *g = &p->groups[group];
+    if (!at_home(p))
+        return;
+    pthread_mutex_lock(&p->lock);
+    uint32_t block = g->take, from = g->blocks[block].next;
+    uint32_t to = g->blocks[block].state != READY ? from : p->batch - from < n ? p->batch : from + n;
+    for (; from < to; from++)
+        st_warm(pad_at(g, block, from), words * sizeof(uint32_t));
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -362,7 +377,7 @@ static int plan_blocks(struct st_pads *p, const struct st_pads_opts *o, size_t e
 static int lay_out(struct st_pads *p, const struct st_pads_opts *o, struct st_err *e)
 {
     size_t each = 0, total = LINE;
-    struct st_locked_opts lo = {.what = "pads", .allow_unlocked = o->allow_unlocked};
+    struct st_locked_opts lo = {.what = "pads", .allow_unlocked = o->allow_unlocked, .huge = true};
     for (int i = 0; i < o->n_group; i++) {
         p->groups[i].words = (size_t)o->groups[i].d + o->groups[i].n;
         each += p->groups[i].words * sizeof(uint32_t);

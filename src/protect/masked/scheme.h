@@ -49,7 +49,6 @@ struct st_scheme_opts {
     const uint8_t *digest;              /* [32] of the model */
     const struct st_plan *plan;
     const struct st_lwe_params *params;   /* lwe */
-    bool hints32;                         /* lwe: keep hints whole; else in 24 bits, for rows that are wide enough */
     const struct st_hint_source *hints;   /* lwe */
     bool check_hints;                     /* lwe: H s = B (W s); needs checks */
     uint32_t rank;                        /* remo: m; 0 = half of d */

@@ -37,9 +37,9 @@ struct lwe {
     char strength[160];
 };
 
-static uint32_t limbs_of(const struct st_scheme_opts *o, const struct st_mask_group *g)
+static uint32_t limbs_of(const struct st_mask_group *g)
 {
-    return g->d >= NARROW && !o->hints32 ? 3 : 4;
+    return g->d >= NARROW ? 3 : 4;
 }
 
 static const char *lwe_strength(const void *s)
@@ -223,13 +223,13 @@ static int alloc_planes(struct lwe *l, const struct st_scheme_opts *o, uint64_t 
     char need[ST_MEM_TEXT], have[ST_MEM_TEXT];
     size_t bytes = 0, room = st_mem_available(), m = l->params->m;
     for (int i = 0; i < o->n_group; i++) {
-        l->hints[i].n_limb = limbs_of(o, &l->groups[i]);
+        l->hints[i].n_limb = limbs_of(&l->groups[i]);
         bytes += l->groups[i].n * m * l->hints[i].n_limb;
         *wire += l->groups[i].n * m * sizeof(uint32_t);
     }
     if (bytes > room)
-        return st_fail(e, ST_MEMORY, "not enough memory for hints: %s needed, %s available%s", st_mem_text(bytes, need),
-                       st_mem_text(room, have), o->hints32 ? " (24-bit hints need a quarter less)" : "");
+        return st_fail(e, ST_MEMORY, "not enough memory for hints: %s needed, %s available", st_mem_text(bytes, need),
+                       st_mem_text(room, have));
     if (st_area_new(&l->planes, bytes, 1, "hints", e))
         return e->code;
     uint8_t *p = l->planes.p;
