@@ -62,6 +62,11 @@ void st_area_free(struct st_area *a)
     *a = (struct st_area){0};
 }
 
+void st_area_huge(const struct st_area *a)
+{
+    (void)madvise(a->p, a->len, MADV_HUGEPAGE);
+}
+
 void st_warm(const void *p, size_t len)
 {
     for (size_t at = 0; at < len; at += 64)

@@ -22,6 +22,9 @@ struct st_area {
 };
 int st_area_new(struct st_area *a, size_t n, size_t size, const char *what, struct st_err *e) ST_MUST_CHECK;
 void st_area_free(struct st_area *a);
+/* Asks for pages of 2 MiB, where the system has them, before the area is first written: for areas that are used as a
+ * whole and read in long pieces. A matter of speed. */
+void st_area_huge(const struct st_area *a);
 
 /* Brings memory into the caches of this processor by reading of every line. (Prefetch instructions are dropped when
  * more of them come than the processor has places for, after a few lines.) */

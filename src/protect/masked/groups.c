@@ -76,9 +76,10 @@ static int find_groups(struct st_mask_groups *g, const struct st_served *s, bool
         n_column += one->n;
         g->of_op[i] = g->n++;
     }
-    if (st_alloc(&g->scale, n_column, sizeof *g->scale, "scales", e))
+    if (st_area_new(&g->scale, n_column, sizeof(float), "scales", e))
         return e->code;
-    float *scale = g->scale;
+    st_area_huge(&g->scale);
+    float *scale = g->scale.p;
     for (int i = 0; i < g->n; scale += g->g[i++].n)
         g->g[i].scale = scale;
     return 0;
@@ -181,7 +182,7 @@ void st_mask_groups_free(struct st_mask_groups *g)
 {
     free(g->g);
     free(g->of_op);
-    free(g->scale);
+    st_area_free(&g->scale);
     *g = (struct st_mask_groups){0};
 }
 

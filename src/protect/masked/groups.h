@@ -3,13 +3,14 @@
 #ifndef ST_PROTECT_MASKED_GROUPS_H
 #define ST_PROTECT_MASKED_GROUPS_H
 
+#include "base/mem.h"
 #include "protect/masked/scheme.h"
 
 struct st_mask_groups {
     struct st_mask_group *g; /* [n] */
     int n;
-    int *of_op;   /* [plan->n_op] index into g for the first op of a group, else -1 */
-    float *scale; /* of all groups */
+    int *of_op;           /* [plan->n_op] index into g for the first op of a group, else -1 */
+    struct st_area scale; /* float, of all groups */
     const struct st_plan *plan;
     bool weights; /* all their matrices are on this side: norms and scales are filled in */
     const struct st_served *served;

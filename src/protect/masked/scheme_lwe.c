@@ -232,6 +232,7 @@ static int alloc_planes(struct lwe *l, const struct st_scheme_opts *o, uint64_t 
                        st_mem_text(room, have));
     if (st_area_new(&l->planes, bytes, 1, "hints", e))
         return e->code;
+    st_area_huge(&l->planes);
     uint8_t *p = l->planes.p;
     for (int i = 0; i < o->n_group; i++) {
         l->hints[i].p = p;
