@@ -170,6 +170,12 @@ def test_who_does_not_prove_itself_gets_no_hint_and_no_product(place, worker, pr
     refused(2, "has the weights", "complete", DEMO, *ASK[:-1], *sides(place, worker.address, preparer.address, "lwe"))
 
 
+def test_doctor_says_what_a_worker_wants(place, worker):
+    r = run(BIN, "doctor", "--worker", worker.address, "--worker-ca", place / "cert.pem", "--json")
+    check = {c["check"]: c for c in json.loads(r.stdout)["checks"]}["worker"]
+    assert check["status"] == "warn" and "serves only sides that prove what they run" in check["detail"]
+
+
 def test_who_is_no_preparer_is_sent_no_secret(place, worker, preparer):
     kit = ["complete", place / "demo.kit", *ASK[:-1]]
     with Worker(place, "plain", "--evidence", "sim", "--sim-key", place / "sim.key", "--sim-measurement",
