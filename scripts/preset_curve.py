@@ -54,8 +54,9 @@ def run(b, a, options, seed):
     secret = write_key(key, f"preset curve {b.name} {seed}")
     flags = [x for name, value in options.items() for x in (f"--{name}", value)]
     sotto("obfuscate", b.src, dst, "--key", key, "--dtype", "f32", *flags)
-    tau = np.array(noise_sweep.cipher.permutation(secret, noise_sweep.cipher.model_digest(b.src), b.n))
-    nats, _ = evaluate(model.read(dst), b.docs, tau)
+    seen = model.read(dst)  # of homophones the permutation has more ids; texts keep to the first
+    tau = np.array(noise_sweep.cipher.permutation(secret, noise_sweep.cipher.model_digest(b.src), seen.n_vocab))
+    nats, _ = evaluate(seen, b.docs, tau)
     rows = json.loads(sotto("audit", b.src, dst, "--key", key, "--tokenizer", b.tokenizer, "--text", b.tmp / "scored",
                             "--prior", b.tmp / "scored", "--attacks", ",".join(tried(b)), "--seed", seed + 1,
                             "--threads", 1, "--json"))["rows"]

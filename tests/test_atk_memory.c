@@ -48,8 +48,11 @@ static void a_process_of_the_same_user_finds_nothing(void **state)
         print_message("skipped: a sanitizer maps terabytes, and keeps what was freed\n");
         skip();
     }
+    char dir[64];
+    tiny_mkdir(dir);
     sealed_set_up(&s, "models/demo", "all-inside");
     s.audit.program = given ? given : "build/bin/sotto";
+    s.audit.dir = dir;
     int rc = st_atk_memory.run(&s.audit, &s.rows, &e);
     for (size_t i = 0; i < s.rows.n; i++) {
         const struct st_row *r = &s.rows.at[i];
@@ -58,6 +61,7 @@ static void a_process_of_the_same_user_finds_nothing(void **state)
     }
     size_t n = s.rows.n;
     sealed_tear_down(&s);
+    assert_int_equal(rmdir(dir), 0); /* nothing is left in it */
     if (rc == ST_UNSUPPORTED && strstr(e.msg, "to every process")) {
         print_message("skipped: %s\n", e.msg);
         skip();
@@ -74,6 +78,7 @@ static void without_the_program_it_is_not_run(void **state)
     sealed_set_up(&s, NULL, "all-inside");
     expect_refusal(st_atk_memory.run(&s.audit, &s.rows, &e), &e, ST_UNSUPPORTED, "needs the program");
     s.audit.program = "/nonexistent/sotto";
+    s.audit.dir = "/nonexistent";
     expect_refusal(st_atk_memory.run(&s.audit, &s.rows, &e), &e, ST_IO, "/nonexistent/sotto");
     assert_int_equal(s.rows.n, 0);
     sealed_tear_down(&s);

@@ -38,7 +38,7 @@ static double match(const struct whites *w, const struct st_dense *x, size_t n, 
     for (uint32_t i = 0; i < N; i++)
         seen[i] = i;
     const struct st_pairs p = {seen, w->p.truth, n};
-    assert_ok(st_pairs_match(w->pool, &w->y, x, &p, n_round, guess, &e), &e);
+    assert_ok(st_pairs_match(w->pool, &w->y, x, &p, n_round, NULL, guess, &e), &e);
     return hits(guess + n, w->p.truth + n, N - n);
 }
 

@@ -75,8 +75,8 @@ static void a_demo_audit_gives_rows_a_report_and_a_judged_gate(void **state)
     put("gate.json",
         "{\"version\": 1, \"limits\": [{\"attack\": \"null-space\", \"variant\": \"remo\", \"max\": 0.01}]}");
     refused(6,
-            sotto("audit demo --attacks null-space --text %s/text --prior %s/text --json --html %s/r.html --markdown "
-                  "%s/r.md --gate %s/gate.json --quiet",
+            sotto("audit demo --attacks null-space --adversary worker --text %s/text --prior %s/text --json --html "
+                  "%s/r.html --markdown %s/r.md --gate %s/gate.json --quiet",
                   work, work, work, work, work),
             "over the limit: null-space (remo");
     assert_ok(st_json_parse(out.p, out.len, "audit", &o, &e), &e);
@@ -86,6 +86,7 @@ static void a_demo_audit_gives_rows_a_report_and_a_judged_gate(void **state)
     json_decref(o);
     assert_ok(st_file_read(in_work("r.html"), 1u << 24, &page, &e), &e);
     assert_non_null(strstr(page.p, "</html>"));
+    assert_non_null(strstr(page.p, "<code>sotto audit demo --adversary worker --text"));
     assert_true(st_path_exists(in_work("r.md")) && st_path_exists(in_work("r.md.svg")));
     st_buf_free(&page);
     /* Nothing of the demo stays. */

@@ -5,8 +5,11 @@
 #include "audit/report.h"
 #include "audit/verdict.h"
 #include "cov_make.h"
-#include "engine/record.h"
+#include "record_bytes.h"
 #include "text/json.h"
+
+#include <stdatomic.h>
+#include <time.h>
 
 #define DEMO "models/demo"
 
@@ -43,45 +46,11 @@ static void make_pair(const char *src, const char *dst, const struct st_cov_key 
 
 /* ---- recordings ---- */
 
-static void put32(struct st_buf *b, uint32_t v)
-{
-    st_buf_add(b, &v, sizeof v);
-}
-
-static void put64(struct st_buf *b, uint64_t v)
-{
-    st_buf_add(b, &v, sizeof v);
-}
-
-/* One exchange of n_row rows that left; f32 values, all zero. */
-static void put_entry(struct st_buf *b, uint64_t id, int layer, const char *roles, uint32_t n_row, uint32_t n_in)
-{
-    char name[ST_RECORD_ROLES] = {0};
-    size_t at = b->len, len = (size_t)n_row * n_in * 4;
-    snprintf(name, sizeof name, "%s", roles);
-    put32(b, ST_RECORD_OUT);
-    put32(b, ST_EXPOSED_F32);
-    put64(b, id);
-    put32(b, (uint32_t)layer);
-    put32(b, (uint32_t)-1);
-    put32(b, n_row);
-    put32(b, n_in);
-    put32(b, 64);
-    put32(b, 0);
-    put64(b, len);
-    put64(b, at); /* nanoseconds */
-    st_buf_add(b, name, sizeof name);
-    assert_int_equal(b->len - at, ST_RECORD_HEAD);
-    memset(st_buf_room(b, len), 0, len);
-}
-
 /* Layers lo..hi - 1 of the demo model, n_row rows each. */
 static struct st_buf recording(int lo, int hi, uint32_t n_row, uint32_t n_in)
 {
     struct st_buf b = {0};
-    st_buf_add_str(&b, "STRECORD");
-    put32(&b, ST_RECORD_VERSION);
-    put32(&b, 0);
+    put_file_head(&b);
     for (int l = lo; l < hi; l++)
         put_entry(&b, (uint64_t)l, l, "q,k,v", n_row, n_in);
     return b;
@@ -193,12 +162,12 @@ static void noise_costs_accuracy_along_the_series(void **state)
     struct st_cov_key key = key_of(1);
     const char *a = in_work("a"), *b = in_work("b");
     (void)state;
+    expect_refusal(st_subject_sweep(s, "alpha_e", 0, &e), &e, ST_USAGE, "no target");
     make_pair(DEMO, a, &key, 0);
     make_pair(DEMO, b, &key, 1);
     assert_ok(st_subject_add_pair(s, a, &key, NULL, &e), &e);
     assert_ok(st_subject_sweep(s, "alpha_e", 0, &e), &e);
-    assert_ok(st_subject_add_pair(s, b, &key, NULL, &e), &e);
-    assert_ok(st_subject_sweep(s, "alpha_e", 1, &e), &e);
+    assert_ok(st_subject_add_pair(s, b, &key, NULL, &e), &e); /* measured, in a series or not */
     assert_true(fabs(st_subject_at(s, 0)->cost) < 0.05);
     assert_true(st_subject_at(s, 1)->cost > 0.1);
     assert_string_equal(st_subject_at(s, 1)->label, "tight alpha_e 1");
@@ -208,7 +177,7 @@ static void noise_costs_accuracy_along_the_series(void **state)
 
 /* ---- running ---- */
 
-static int n_run;
+static atomic_int n_run;
 
 static int run_one(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
 {
@@ -339,9 +308,10 @@ static int run_scores(const struct st_audit *a, struct st_rows *rows, struct st_
     const struct st_row all[] = {{.variant = "empty", .high = 1},
                                  {.variant = "odd", .score = NAN, .n = 3},
                                  {.variant = "good", .high = 0.5, .n = 3},
-                                 {.variant = "wide", .high = INFINITY, .n = 3}};
+                                 {.variant = "wide", .high = INFINITY, .n = 3},
+                                 {.variant = "gradient", .note = "no derivatives", .left_out = true}};
     (void)a;
-    for (size_t i = 0; i < 4; i++)
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (st_rows_add(rows, &all[i], e))
             return e->code;
     return 0;
@@ -367,10 +337,11 @@ static void what_is_no_score_is_listed_and_never_a_row(void **state)
     assert_ok(run_audit(s, all, 2, -1, NULL, &f, &e), &e);
     assert_int_equal(f.rows.n, 1);
     assert_string_equal(f.rows.at[0].variant, "good");
-    assert_int_equal(f.n_not_run, 4);
+    assert_int_equal(f.n_not_run, 5);
     assert_string_equal(f.not_run[0].why, "empty: there was nothing to score");
     assert_string_equal(f.not_run[2].why, "wide: there was nothing to score");
-    assert_string_equal(f.not_run[3].why, "it ended without a score");
+    assert_string_equal(f.not_run[3].why, "gradient: no derivatives");
+    assert_string_equal(f.not_run[4].why, "it ended without a score");
     st_findings_free(&f);
     st_subject_close(s);
 }
@@ -405,6 +376,77 @@ static void other_errors_and_a_signal_end_the_audit(void **state)
     expect_refusal(run_audit(s, all, 3, -1, &yes, &f, &e), &e, ST_IO, "cancelled");
     assert_int_equal(n_run, 0);
     st_findings_free(&f);
+    st_subject_close(s);
+}
+
+/* Until another has run: only beside it. */
+static int run_behind(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
+{
+    const struct timespec tick = {0, 1000000};
+    for (int i = 0; i < 10000 && !atomic_load(&n_run); i++)
+        nanosleep(&tick, NULL);
+    int n = atomic_load(&n_run);
+    return n ? run_one(a, rows, e) : st_fail(e, ST_INTERNAL, "nothing runs beside it");
+}
+
+struct heard {
+    double done;
+    int n;
+};
+
+static void hear(void *arg, const struct st_attack *a, const struct st_target *t, double done)
+{
+    struct heard *h = arg;
+    assert_non_null(a);
+    assert_non_null(t);
+    assert_true(done >= h->done && done <= 1 + 1e-9); /* never back */
+    h->done = done;
+    h->n++;
+}
+
+static void attacks_on_a_small_model_run_at_once_and_are_reported_in_their_order(void **state)
+{
+    static const struct st_attack behind = {.name = "behind", .metric = "share", .run = run_behind};
+    static const struct st_attack *const all[] = {&behind, &records, &broken};
+    struct st_err e = {0};
+    struct st_findings f;
+    struct heard h = {.n = 0};
+    struct st_pool *pool;
+    struct st_subject *s = with_recordings(1);
+    (void)state;
+    assert_ok(st_pool_new(3, &pool, &e), &e);
+    struct st_audit_run r = {.subject = s,
+                             .attacks = all,
+                             .n_attack = 2,
+                             .adversary = -1,
+                             .opts = {.pool = pool, .seed = 9, .memory = (uint64_t)4 << 30},
+                             .told = hear,
+                             .arg = &h};
+    n_run = 0;
+    assert_ok(st_audit_run(&r, &f, &e), &e);
+    assert_int_equal(f.n_lane, 3);
+    assert_int_equal(f.rows.n, 2);
+    assert_string_equal(f.rows.at[0].attack, "behind");
+    assert_string_equal(f.rows.at[1].attack, "on-records");
+    assert_string_equal(f.spent[0].attack, "behind");
+    assert_true(isnan(f.spent[0].cpu));
+    assert_true(h.n == 4 && h.done > 0.999);
+    st_findings_free(&f);
+    /* What was found beside one that fails stays; the first that failed is named. */
+    r.n_attack = 3;
+    r.told = NULL;
+    n_run = 0;
+    expect_refusal(st_audit_run(&r, &f, &e), &e, ST_INPUT, "broken: layer 3 is missing");
+    assert_true(f.rows.n >= 1);
+    st_findings_free(&f);
+    /* A budget that is none for several. */
+    r.n_attack = 1;
+    r.attacks = all + 1;
+    r.opts.memory = (uint64_t)1 << 30;
+    assert_ok(st_audit_run(&r, &f, &e), &e);
+    assert_int_equal(f.n_lane, 1);
+    st_findings_free(&f);
+    st_pool_free(pool);
     st_subject_close(s);
 }
 
@@ -629,6 +671,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_is_no_score_is_listed_and_never_a_row, make_work, drop_work),
         cmocka_unit_test_setup_teardown(an_attack_that_does_not_fit_costs_no_other_its_rows, make_work, drop_work),
         cmocka_unit_test_setup_teardown(other_errors_and_a_signal_end_the_audit, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(attacks_on_a_small_model_run_at_once_and_are_reported_in_their_order, make_work,
+                                        drop_work),
         cmocka_unit_test_setup_teardown(reports_hold_every_row_and_escape_it, make_work, drop_work),
         cmocka_unit_test(verdicts_say_the_worst_and_leave_out_the_noise_series),
         cmocka_unit_test(the_luckiest_of_many_rows_is_no_leak),

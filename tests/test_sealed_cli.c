@@ -254,15 +254,21 @@ static void a_publishers_key_comes_with_the_file_that_pins_it(void **state)
 /* Of a demo that was killed; that of one that still runs is locked, and one that others may write to is not ours. */
 static void what_a_killed_demo_left_is_removed_by_the_next(void **state)
 {
-    static const char *const names[] = {"", "/sotto-demo-abcdef", "/sotto-demo-mnopqr", "/sotto-demo-ghijkl"};
-    char path[4][160];
+    static const char *const names[] = {"", "/sotto-demo-abcdef", "/sotto-demo-mnopqr", "/sotto-demo-ghijkl",
+                                        "/elsewhere"};
+    char path[5][160];
     (void)state;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         snprintf(path[i], sizeof path[i], "%s/killed%s", dir, names[i]);
         assert_int_equal(mkdir(path[i], 0700), 0);
     }
     assert_int_equal(chmod(path[3], 0770), 0);
+    assert_int_equal(chmod(path[1], 0711), 0); /* others may pass */
     put("killed/sotto-demo-abcdef/key", "a key\n", 0400);
+    put("killed/elsewhere/kept", "not ours\n", 0600);
+    assert_int_equal(symlink("../elsewhere", "killed/sotto-demo-abcdef/link"), 0);
+    assert_int_equal(mkdir("killed/sotto-demo-abcdef/below", 0700), 0);
+    put("killed/sotto-demo-abcdef/below/file", "\n", 0600);
     int lock = open(path[2], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     assert_int_equal(flock(lock, LOCK_EX | LOCK_NB), 0);
     assert_int_equal(setenv("TMPDIR", "killed", 1), 0);
@@ -272,6 +278,7 @@ static void what_a_killed_demo_left_is_removed_by_the_next(void **state)
     assert_int_not_equal(access(path[1], F_OK), 0);
     assert_int_equal(access(path[2], F_OK), 0);
     assert_int_equal(access(path[3], F_OK), 0);
+    assert_int_equal(access("killed/elsewhere/kept", F_OK), 0);
     close(lock);
 }
 

@@ -233,7 +233,7 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     struct attn s = {.a = a};
     e->code = 0;
     if (c->kv_lora_rank)
-        return st_fail(e, ST_UNSUPPORTED, "%s: latent attention has no pairs of this kind", a->target->pair.base->path);
+        return st_fail(e, ST_UNSUPPORTED, "%s: latent attention has no pairs of this kind", a->target->pair.base->name);
     if (st_match_check(a, e) || st_alloc(&s.parts, 2 * (size_t)c->n_layer, sizeof *s.parts, "pairs", e) ||
         st_alloc(&s.guess, a->target->pair.seen->config.n_vocab, sizeof *s.guess, "pairs", e) ||
         add_family(&s, ST_VIEW_Q, e) || add_family(&s, ST_VIEW_K, e))

@@ -314,7 +314,7 @@ static int two_sided(struct function *f, struct st_rows *rows, struct st_err *e)
     struct sides s = {0};
     size_t n = f->base.said.n_row;
     if (f->seen.said.n_row != n)
-        return 0;
+        return st_rows_leave_out(rows, "two-sided", "with homophones rows and columns carry no permutation", e);
     e->code = 0;
     if (open_sides(f, &s, e))
         goto out;

@@ -43,14 +43,14 @@ static int with_pairs(const struct st_audit *a, const struct st_dense *y, const 
     const struct st_pairs p = st_known_pairs(&k);
     snprintf(note, sizeof note, "given %zu pairs of ids, %s", k.n,
              common ? "the commonest of the prior text" : "drawn by chance");
-    for (unsigned grown = 0; !e->code && grown < 2; grown++) {
+    uint32_t *guesses[] = {guess + y->n_row, guess}; /* before and behind growing */
+    int rc = st_pairs_match(a->pool, y, x, &p, ROUNDS, guesses[0], guesses[1], e);
+    for (unsigned grown = 0; !rc && grown < 2; grown++) {
         snprintf(name, sizeof name, "%zu %spairs%s", k.n, common ? "common " : "", grown ? ", grown" : "");
-        if (st_pairs_match(a->pool, y, x, &p, grown ? ROUNDS : 0, guess, e) ||
-            st_known_report(a, name, guess, &k, note, rows, e))
-            break;
+        rc = st_known_report(a, name, guesses[grown], &k, note, rows, e);
     }
     st_known_free(&k);
-    return e->code;
+    return rc;
 }
 
 static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
@@ -60,7 +60,7 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     uint32_t *guess = NULL, n = a->target->pair.base->config.n_vocab;
     const struct st_pairs none = {.n = 0};
     e->code = 0;
-    if (st_match_check(a, e) || whiten_both(a, &y, &x, e) || st_alloc(&guess, y.n_row, sizeof *guess, "pairs", e))
+    if (st_match_check(a, e) || whiten_both(a, &y, &x, e) || st_alloc(&guess, 2 * y.n_row, sizeof *guess, "pairs", e))
         goto out;
     for (size_t i = 0; i < (a->thorough ? 4 : 3); i++) {
         size_t k = (size_t)(of_d[i] * (double)x.n_col);
@@ -74,9 +74,12 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
             goto out;
     }
     size_t d = x.n_col < n / 2 ? x.n_col : n / 2;
-    if (with_pairs(a, &y, &x, d / 2, true, guess, rows, e) && e->code != ST_UNSUPPORTED)
-        goto out;
-    if (st_pairs_match(a->pool, &y, &x, &none, ROUNDS, guess, e) ||
+    if (with_pairs(a, &y, &x, d / 2, true, guess, rows, e)) {
+        if (e->code != ST_UNSUPPORTED || st_rows_leave_out(rows, "common pairs", e->msg, e))
+            goto out;
+        e->code = 0;
+    }
+    if (st_pairs_match(a->pool, &y, &x, &none, ROUNDS, NULL, guess, e) ||
         st_match_report(a, "no pairs, grown", guess, NULL, rows, e))
         goto out;
 out:

@@ -1,5 +1,5 @@
 /* Memory of a process that serves a sealed model, read by another process of the same user. The source is sealed again
- * under a passphrase of the attack's own, in a private directory; `sotto serve` opens it in a process of its own; and
+ * under a passphrase of the attack's own, in the audit's directory; `sotto serve` opens it in a process of its own; and
  * 1,000 pieces of 32 bytes of the weights inside are looked for. As root, both processes become an unprivileged user
  * first: against root nothing is promised.
  *   /proc/PID/mem  every mapping, as it is
@@ -38,7 +38,7 @@ static const char *const names[] = {"/proc/PID/mem", "ptrace", "core"};
 
 struct stage {
     const struct st_audit *a;
-    char dir[64], sealed[80], word[80];
+    char dir[128], sealed[144], word[144];
     int program;
     struct st_scan_patterns patterns;
 };
@@ -232,13 +232,16 @@ static int try_ways(struct stage *s, struct st_victim *v, size_t found[N_WAY], s
 
 /* ---- the stage ---- */
 
+/* As root: to the user that both processes become, who may pass through what lies above, and not look into it. */
 static int give_to_user(const struct stage *s, struct st_err *e)
 {
     const char *const paths[] = {s->dir, s->sealed, s->word};
-    for (size_t i = 0; geteuid() == 0 && i < sizeof paths / sizeof *paths; i++)
+    if (geteuid() != 0)
+        return 0;
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
         if (chown(paths[i], ST_VICTIM_USER, ST_VICTIM_USER))
             return st_fail(e, ST_IO, "%s: %s", paths[i], strerror(errno));
-    return 0;
+    return chmod(s->a->dir, 0711) ? st_fail(e, ST_IO, "%s: %s", s->a->dir, strerror(errno)) : 0;
 }
 
 static int seal(struct stage *s, struct st_err *e)
@@ -252,14 +255,12 @@ static int seal(struct stage *s, struct st_err *e)
 
 static int make_dir(struct stage *s, struct st_err *e)
 {
-    snprintf(s->dir, sizeof s->dir, "/tmp/sotto-audit-XXXXXX");
-    if (!mkdtemp(s->dir)) {
-        int rc = st_fail(e, ST_IO, "%s: %s", s->dir, strerror(errno));
+    if (snprintf(s->dir, sizeof s->dir, "%s/memory-XXXXXX", s->a->dir) >= (int)sizeof s->dir || !mkdtemp(s->dir)) {
         *s->dir = 0;
-        return rc;
+        return st_fail(e, ST_IO, "%s: no directory can be made in it", s->a->dir);
     }
-    snprintf(s->sealed, sizeof s->sealed, "%.60s/m.sealed", s->dir);
-    snprintf(s->word, sizeof s->word, "%.60s/word", s->dir);
+    snprintf(s->sealed, sizeof s->sealed, "%s/m.sealed", s->dir);
+    snprintf(s->word, sizeof s->word, "%s/word", s->dir);
     return 0;
 }
 
@@ -335,8 +336,8 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     struct stage *s;
     if (!a->target->container || !a->target->base)
         return st_fail(e, ST_UNSUPPORTED, "needs a sealed model and its source");
-    if (!a->program)
-        return st_fail(e, ST_UNSUPPORTED, "needs the program sotto, to start it");
+    if (!a->program || !a->dir)
+        return st_fail(e, ST_UNSUPPORTED, "needs the program sotto, to start it, and a directory");
     if (!a->thorough && a->target->base->matrix_bytes > LARGEST)
         return st_fail(e, ST_UNSUPPORTED, "a model of this size is sealed again with --thorough only");
     if (st_alloc(&s, 1, sizeof *s, "a scan", e))

@@ -121,15 +121,21 @@ static void take_entry(struct steps *s, const struct st_record_entry *entry)
     }
 }
 
-static int read_steps(const char *path, struct steps *s, struct st_err *e)
+static int read_steps(const struct st_audit *a, struct steps *s, struct st_err *e)
 {
+    const char *path = a->target->recording;
     struct st_record *record;
     struct st_record_entry entry;
     int rc;
     if (st_record_open(path, &record, e))
         return e->code;
-    while ((rc = st_record_next(record, &entry, e)) == 0 && entry.kind != ST_RECORD_END)
+    while ((rc = st_record_next(record, &entry, e)) == 0 && entry.kind != ST_RECORD_END) {
         take_entry(s, &entry);
+        if (a->cancel && *a->cancel) {
+            rc = st_fail(e, ST_IO, "cancelled");
+            break;
+        }
+    }
     st_record_close(record);
     if (!rc && s->buf.failed)
         rc = st_fail(e, ST_MEMORY, "recording %s: no memory for its steps", path);
@@ -138,17 +144,26 @@ static int read_steps(const char *path, struct steps *s, struct st_err *e)
     return rc;
 }
 
-/* What guessing the commonest length gets. */
-static double commonest(const size_t *lengths, size_t n)
+static int by_length(const void *a, const void *b)
 {
-    size_t most = 0;
-    for (size_t i = 0; i < n; i++) {
-        size_t as_long = 0;
-        for (size_t j = 0; j < n; j++)
-            as_long += lengths[j] == lengths[i];
-        most = as_long > most ? as_long : most;
+    size_t x = *(const size_t *)a, y = *(const size_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Where `length` would stand in n ascending ones, before all that are the same. */
+static size_t place_of(const size_t *ascending, size_t n, size_t length)
+{
+    size_t lo = 0;
+    while (n) {
+        size_t half = n / 2;
+        if (ascending[lo + half] < length) {
+            lo += half + 1;
+            n -= half + 1;
+        } else {
+            n = half;
+        }
     }
-    return (double)most / (double)n;
+    return lo;
 }
 
 /* What was asked, and what of it was seen. */
@@ -160,8 +175,22 @@ struct view {
     size_t n_seen;
     size_t *prompts, *replies; /* [n] of the text's documents, then of what was asked behind them; true ones */
     size_t n_text, n;
-    double *x, *y; /* [n_step + n] scratch */
+    size_t *ascending; /* [n] scratch */
+    double *x, *y;     /* [n_step + n] scratch */
 };
+
+/* What guessing the commonest of these lengths gets. */
+static double commonest(const struct view *v, const size_t *lengths, size_t n)
+{
+    size_t most = 0;
+    memcpy(v->ascending, lengths, n * sizeof *lengths);
+    qsort(v->ascending, n, sizeof *v->ascending, by_length);
+    for (size_t i = 0, next; i < n; i = next) {
+        next = i + place_of(v->ascending + i, n - i, v->ascending[i] + 1);
+        most = next - i > most ? next - i : most;
+    }
+    return (double)most / (double)n;
+}
 
 static int report_lengths(const struct view *v, bool replies, struct st_rows *rows, struct st_err *e)
 {
@@ -179,7 +208,7 @@ static int report_lengths(const struct view *v, bool replies, struct st_rows *ro
     snprintf(row.note, sizeof row.note, "%zu requests counted, %zu were made. Masks do not hide numbers of rows.",
              v->n_seen, v->n);
     st_row_share(&row, hits, n);
-    row.chance = commonest(want, n);
+    row.chance = commonest(v, want, n);
     return st_rows_add(rows, &row, e);
 }
 
@@ -187,10 +216,11 @@ static int report_which(const struct view *v, struct st_rows *rows, struct st_er
 {
     struct st_row row = {
         .metric = "chance to name the prompt, of those known, by its length", .unprotected = 1, .cost = NAN};
+    memcpy(v->ascending, v->prompts, v->n_text * sizeof *v->prompts);
+    qsort(v->ascending, v->n_text, sizeof *v->ascending, by_length);
     for (size_t i = 0; i < v->n_text; i++) {
-        size_t as_long = 0;
-        for (size_t j = 0; j < v->n_text; j++)
-            as_long += i < v->n_seen && v->prompts[j] == v->seen[i].prompt;
+        size_t as_long =
+            place_of(v->ascending, v->n_text, v->prompts[i] + 1) - place_of(v->ascending, v->n_text, v->prompts[i]);
         v->x[i] = i < v->n_seen && v->seen[i].prompt == v->prompts[i] ? 1 / (double)as_long : 0;
     }
     st_row_mean(&row, v->x, v->n_text, v->a->seed);
@@ -241,12 +271,13 @@ static int look(struct view *v, struct st_rows *rows, struct st_err *e)
 {
     int rc = st_alloc(&v->seen, v->n_step, sizeof *v->seen, "requests", e);
     if (!rc)
-        rc = st_alloc(&v->prompts, 2 * v->n, sizeof *v->prompts, "requests", e);
+        rc = st_alloc(&v->prompts, 3 * v->n, sizeof *v->prompts, "requests", e);
     if (!rc)
         rc = st_alloc(&v->x, 2 * (v->n_step + v->n), sizeof *v->x, "times", e);
     if (rc)
         return rc;
     v->replies = v->prompts + v->n;
+    v->ascending = v->replies + v->n;
     v->y = v->x + v->n_step + v->n;
     v->n_seen = st_steps_split(v->steps, v->n_step, piece_of(v->steps, v->n_step), v->seen);
     true_lengths(v);
@@ -266,7 +297,7 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     struct steps s = {0};
     if (!t->recording || t->text.n == 0)
         return st_fail(e, ST_UNSUPPORTED, "needs a recording and the text that was asked");
-    int rc = read_steps(t->recording, &s, e);
+    int rc = read_steps(a, &s, e);
     struct view v = {.a = a,
                      .steps = (const void *)s.buf.p,
                      .n_step = s.buf.len / sizeof(struct st_step_seen),

@@ -111,12 +111,11 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
         if (!rc)
             rc = take_rows(&found, i, rows, e);
         st_rows_free(&found);
-        if (rc && rc != ST_UNSUPPORTED)
+        if (rc && (rc != ST_UNSUPPORTED || st_rows_leave_out(rows, ways[i].name, e->msg, e)))
             goto out;
-    }
-    if (rows->n > from)
         e->code = 0;
-    else if (!e->code)
+    }
+    if (rows->n == from)
         st_fail(e, ST_UNSUPPORTED, "linking keys: no way of matching these two checkpoints");
 out:
     linking_free(&l);

@@ -8,9 +8,9 @@
  *
  * In all of them the first token of a document is known (BOS, or what the chat template begins with). Chance is what
  * the base alone guesses as the likeliest next token after what was recovered; of the gradient, which has no model of
- * language, one id of the vocabulary, and unprotected what the same descent finds from states of the base itself. The
- * search over candidates asks for no derivatives and finds more.
- * Source: arXiv 2603.01499, app. F; arXiv 2505.18332; forms ours. */
+ * language, one id of the vocabulary. Unprotected is what the same search or descent finds in states of the base
+ * itself: of the search less than all where the token is not among its candidates. It asks for no derivatives and finds
+ * more. Source: arXiv 2603.01499, app. F; arXiv 2505.18332; forms ours. */
 #include "audit/descend.h"
 #include "audit/known.h"
 #include "audit/match.h"
@@ -84,40 +84,53 @@ static int record(const struct inversion *v, const struct st_model *m, const uin
 }
 
 struct tally {
-    uint64_t hits, n, likeliest;
+    uint64_t hits, open, n, likeliest; /* open: found in states of the base itself */
 };
+
+/* What is found in the states that `m` has of a document, given its first token. map: NULL = they are in the base's
+ * space. */
+static int find(const struct inversion *v, const struct st_state_search *form, const struct st_model *m,
+                const uint32_t *to, const uint32_t *plain, size_t n, uint64_t *hits, size_t *likeliest,
+                struct st_err *e)
+{
+    struct st_states seen = {.n = 0};
+    struct st_state_search s = *form;
+    uint32_t *got = NULL;
+    int rc = record(v, m, to, plain, n, s.layer, &seen, e);
+    s.seen = &seen;
+    if (!rc)
+        rc = st_alloc(&got, n, sizeof *got, "states", e);
+    if (!rc) {
+        got[0] = plain[0];
+        rc = st_state_find(&s, got, n, plain, likeliest, e);
+    }
+    for (size_t i = 1; !rc && i < n; i++)
+        *hits += got[i] == plain[i];
+    free(got);
+    st_states_free(&seen);
+    return rc;
+}
 
 static int one_document(const struct inversion *v, enum st_state_form form, int layer, const uint32_t *plain, size_t n,
                         struct tally *t, struct st_err *e)
 {
-    struct st_states seen;
-    uint32_t *got = NULL;
-    size_t likeliest = 0;
-    if (record(v, v->a->target->pair.seen, v->to, plain, n, layer, &seen, e)) {
-        st_states_free(&seen);
+    const struct st_pair *p = &v->a->target->pair;
+    size_t likeliest = 0, ignored;
+    struct st_state_search s = {.base = p->base,
+                                .form = form,
+                                .layer = layer,
+                                .n_threads = st_pool_size(v->a->pool),
+                                .n_candidate = v->n_candidate,
+                                .accept = ACCEPT,
+                                .cancel = v->a->cancel};
+    if (find(v, &s, p->base, NULL, plain, n, &t->open, &ignored, e))
         return e->code;
-    }
-    const struct st_state_search s = {.base = v->a->target->pair.base,
-                                      .form = form,
-                                      .layer = layer,
-                                      .n_threads = st_pool_size(v->a->pool),
-                                      .n_candidate = v->n_candidate,
-                                      .seen = &seen,
-                                      .map = form == ST_STATE_MAPPED ? &v->map : NULL,
-                                      .accept = ACCEPT,
-                                      .cancel = v->a->cancel};
-    int rc = st_alloc(&got, n, sizeof *got, "states", e);
-    if (!rc) {
-        got[0] = plain[0];
-        rc = st_state_find(&s, got, n, plain, &likeliest, e);
-    }
-    for (size_t i = 1; !rc && i < n; i++)
-        t->hits += got[i] == plain[i];
+    s.map = form == ST_STATE_MAPPED ? &v->map : NULL;
+    if (find(v, &s, p->seen, v->to, plain, n, &t->hits, &likeliest, e))
+        return e->code;
     t->n += n - 1;
     t->likeliest += likeliest;
-    free(got);
-    st_states_free(&seen);
-    return rc;
+    return 0;
 }
 
 static int with_form(const struct inversion *v, enum st_state_form form, int layer, struct st_rows *rows,
@@ -125,7 +138,7 @@ static int with_form(const struct inversion *v, enum st_state_form form, int lay
 {
     static const char *const names[] = {"attention scores", "hidden states", "hidden states"};
     const struct st_texts_ids *text = &v->a->target->text;
-    struct st_row row = {.unprotected = 1, .cost = NAN, .metric = "share of the tokens of the text recovered"};
+    struct st_row row = {.cost = NAN, .metric = "share of the tokens of the text recovered"};
     struct tally t = {0};
     for (size_t d = 0; d < text->n && d < v->n_doc; d++) {
         size_t lo = d ? text->ends[d - 1] : 0, n = text->ends[d] - lo;
@@ -139,6 +152,7 @@ static int with_form(const struct inversion *v, enum st_state_form form, int lay
         return st_fail(e, ST_UNSUPPORTED, "internal states: no document of the text has two tokens");
     st_row_share(&row, t.hits, t.n);
     row.chance = (double)t.likeliest / (double)t.n;
+    row.unprotected = (double)t.open / (double)t.n;
     if (form == ST_STATE_MAPPED) {
         snprintf(row.variant, sizeof row.variant, "%s of layer %d, %zu pairs", names[form], layer, v->n_pair);
         snprintf(row.note, sizeof row.note, "given %zu pairs of ids; %u candidates each; chance: the base alone",
@@ -302,10 +316,16 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     if (st_match_check(a, e) || find_cipher(&v, e) || learn_map(&v, e) || with_form(&v, ST_STATE_SCORES, 0, rows, e) ||
         with_form(&v, ST_STATE_GRAM, middle, rows, e) || with_form(&v, ST_STATE_MAPPED, middle, rows, e))
         goto out;
-    /* Of another architecture there are no derivatives: the forms above stand. */
-    if ((by_gradient(&v, true, 0, rows, e) || by_gradient(&v, false, 0, rows, e)) && e->code != ST_UNSUPPORTED)
-        goto out;
-    e->code = 0;
+    for (int scores = 1; scores >= 0; scores--) {
+        if (by_gradient(&v, scores, 0, rows, e) && e->code != ST_UNSUPPORTED)
+            goto out;
+        /* Of another architecture than plain Llama's there are no derivatives: the forms above stand. */
+        if (!e->code)
+            continue;
+        e->code = 0;
+        if (st_rows_leave_out(rows, scores ? "gradient, attention scores" : "gradient, hidden states", e->msg, e))
+            goto out;
+    }
     if (a->thorough && last > 0 &&
         (with_form(&v, ST_STATE_SCORES, last, rows, e) || with_form(&v, ST_STATE_GRAM, last, rows, e)))
         goto out;

@@ -115,7 +115,7 @@ static int take_entry(struct groups *g, const char *path, const struct st_record
     if (entry->kind != ST_RECORD_OUT || entry->n_in == 0)
         return 0;
     if (entry->format != ST_EXPOSED_FIELD)
-        return st_fail(e, ST_UNSUPPORTED, "recording %s: rows are floats, which are uniform in nothing", path);
+        return st_fail(e, ST_UNSUPPORTED, "its rows are floats, which are uniform in nothing");
     for (size_t i = 0; i + 4 <= entry->bytes.len; i += 4) {
         uint32_t word;
         memcpy(&word, entry->bytes.p + i, sizeof word);

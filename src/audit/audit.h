@@ -1,17 +1,21 @@
-/* One audit: attacks run one after the other on every target that has what they need; their rows, and what was not run
- * and why. Attacks that a target cannot be asked for are not errors: they are listed. */
+/* One audit: attacks run on every target that has what they need; their rows, and what was not run and why. Attacks
+ * that a target cannot be asked for are not errors: they are listed.
+ *
+ * On a small model several attacks run at once, each on its share of the threads and of the memory: many have steps
+ * that wait for the one before. Rows and what is listed stand in the order of the attacks all the same, and none
+ * depends on how many ran at once: whatever of a target is about time was recorded before. */
 #ifndef ST_AUDIT_AUDIT_H
 #define ST_AUDIT_AUDIT_H
 
 #include "audit/attack.h"
 
 struct st_not_run {
-    const char *attack;
+    const char *attack;          /* "all": of a target that could not be made */
     char label[ST_TARGET_LABEL]; /* of the target; "" = of all */
-    char why[200];
+    char why[320];
 };
 
-/* What one attack on one target took: on the clock, and of all CPUs together. */
+/* What one attack on one target took: on the clock, and of all CPUs together (NAN where several ran at once). */
 struct st_spent {
     const char *attack;
     char label[ST_TARGET_LABEL];
@@ -22,9 +26,10 @@ struct st_findings {
     struct st_rows rows;
     struct st_not_run *not_run;
     size_t n_not_run, cap_not_run;
-    struct st_spent *spent; /* in the order in which they ran, those of not_run with them */
+    struct st_spent *spent; /* in the order of the attacks, those of not_run with them */
     size_t n_spent, cap_spent;
-    double seconds;
+    double seconds, cpu; /* of the whole run */
+    size_t n_lane;       /* attacks at once */
 };
 void st_findings_free(struct st_findings *f);
 
@@ -33,9 +38,10 @@ struct st_audit_run {
     const struct st_attack *const *attacks;
     size_t n_attack;
     int adversary;        /* of enum st_adversary alone; -1 = all */
-    struct st_audit opts; /* target is set by the run */
-    /* Before each attack; may be NULL. done of total. */
-    void (*begin)(void *arg, const struct st_attack *a, const struct st_target *t, size_t done, size_t total);
+    struct st_audit opts; /* target, progress and arg are set by the run */
+    /* As the attacks go on, one call at a time, on any thread; may be NULL. done: of all of them, 0 to 1. */
+    void (*told)(void *arg, const struct st_attack *a, const struct st_target *t, double done);
+    void *arg;
 };
 /* Rows get the target's label before their variant, the attack's name, adversary, metric and seed, and the target's
  * point of a series. Errors other than UNSUPPORTED end the audit, named by the attack; what was found until then

@@ -1,4 +1,5 @@
 #include "audit/behave.h"
+#include "audit/deviates.h"
 #include "base/buf.h"
 #include "base/hooks.h"
 #include "protect/covariant/noise.h"
@@ -216,12 +217,6 @@ void st_behaviour_free(struct st_behaviour *b)
 
 /* ---- noise ---- */
 
-static float deviate(struct st_rng *rng)
-{
-    double r = sqrt(-2 * log(1 - st_rng_unit(rng)));
-    return (float)(r * cos(2 * M_PI * st_rng_unit(rng)));
-}
-
 /* What is added to a weight's values, as the method that made the victim counts it; 0 = none. */
 static int deviation(const struct st_model *m, int i, const struct st_pair_noise *noise, struct st_pool *pool,
                      double *out, struct st_err *e)
@@ -248,8 +243,7 @@ static int add_noise(struct st_noisy_model *m, size_t i, double by, struct st_rn
     if (st_alloc(&m->owned[i], n, sizeof **m->owned, "noisy model", e))
         return e->code;
     st_convert(mat->dtype, mat->data, ST_DTYPE_F32, m->owned[i], n);
-    for (size_t k = 0; k < n; k++)
-        m->owned[i][k] += (float)by * deviate(rng);
+    st_deviates(rng, by, m->owned[i], m->owned[i], n);
     mat->data = m->owned[i];
     mat->dtype = ST_DTYPE_F32;
     return 0;

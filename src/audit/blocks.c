@@ -1,4 +1,5 @@
 #include "audit/blocks.h"
+#include "audit/deviates.h"
 #include "audit/views.h"
 #include "base/buf.h"
 #include "base/hooks.h"
@@ -67,12 +68,6 @@ void st_blocks_free(struct st_blocks *b)
     b->inv_freq = b->w = NULL;
 }
 
-static void draw(struct st_rng *rng, float *w, size_t n, double deviation)
-{
-    for (size_t i = 0; i < n; i++)
-        w[i] = (float)(deviation * sqrt(-2 * log(1 - st_rng_unit(rng))) * cos(2 * M_PI * st_rng_unit(rng)));
-}
-
 void st_blocks_draw(struct st_blocks *b, uint64_t seed)
 {
     struct st_rng rng;
@@ -80,10 +75,10 @@ void st_blocks_draw(struct st_blocks *b, uint64_t seed)
     st_rng_seed(&rng, seed);
     for (uint32_t i = 0; i < b->n_layer; i++) {
         struct layer l = layer_of(b, b->w, i);
-        draw(&rng, l.q, (q + 2 * k) * d, 1 / sqrt((double)d));
-        draw(&rng, l.o, q * d, NEARLY / sqrt((double)q));
-        draw(&rng, l.gate, 2 * ff * d, 1 / sqrt((double)d));
-        draw(&rng, l.down, ff * d, NEARLY / sqrt((double)ff));
+        st_deviates(&rng, 1 / sqrt((double)d), NULL, l.q, (q + 2 * k) * d);
+        st_deviates(&rng, NEARLY / sqrt((double)q), NULL, l.o, q * d);
+        st_deviates(&rng, 1 / sqrt((double)d), NULL, l.gate, 2 * ff * d);
+        st_deviates(&rng, NEARLY / sqrt((double)ff), NULL, l.down, ff * d);
     }
 }
 
@@ -107,7 +102,7 @@ static int take(const struct st_model *m, enum st_role role, uint32_t layer, flo
         st_dense_free(&d);
         return 0;
     }
-    return st_fail(e, ST_UNSUPPORTED, "%s: layer %u has no plain %s of %zu values", m->path, layer, st_role_name(role),
+    return st_fail(e, ST_UNSUPPORTED, "%s: layer %u has no plain %s of %zu values", m->name, layer, st_role_name(role),
                    n);
 }
 
@@ -120,7 +115,7 @@ static int check_plain(const struct st_model *m, uint32_t n_layer, struct st_err
         plain = plain && !st_config_is_moe(c, i);
     return plain ? 0
                  : st_fail(e, ST_UNSUPPORTED, "%s: %s is not the plain architecture that this attack differentiates",
-                           m->path, c->arch);
+                           m->name, c->arch);
 }
 
 int st_blocks_of_model(const struct st_model *m, uint32_t n_layer, struct st_blocks *out, struct st_err *e)
@@ -475,11 +470,13 @@ void st_adam_free(struct st_adam *a)
 void st_adam_step(struct st_adam *a, const float *grad, double rate, double decay, float *w)
 {
     a->step++;
-    double c1 = 1 - pow(BETA1, a->step), c2 = 1 - pow(BETA2, a->step);
+    float *restrict first = a->first, *restrict second = a->second;
+    const float keep1 = (float)BETA1, keep2 = (float)BETA2, keep = (float)(1 - rate * decay),
+                step = (float)(rate / (1 - pow(BETA1, a->step))), over = (float)(1 / (1 - pow(BETA2, a->step)));
+    /* In floats and without branches, so that compilers make vectors of it. */
     for (size_t i = 0; i < a->n; i++) {
-        double g = grad[i];
-        a->first[i] = (float)(BETA1 * a->first[i] + (1 - BETA1) * g);
-        a->second[i] = (float)(BETA2 * a->second[i] + (1 - BETA2) * g * g);
-        w[i] -= (float)(rate * (a->first[i] / c1 / (sqrt(a->second[i] / c2) + 1e-8) + decay * w[i]));
+        first[i] = keep1 * first[i] + (1 - keep1) * grad[i];
+        second[i] = keep2 * second[i] + (1 - keep2) * grad[i] * grad[i];
+        w[i] = keep * w[i] - step * first[i] / (sqrtf(second[i] * over) + 1e-8F);
     }
 }

@@ -1,6 +1,6 @@
 #include "audit/descend.h"
+#include "audit/deviates.h"
 #include "base/buf.h"
-#include "base/hooks.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -46,8 +46,7 @@ static void start(const struct st_descent *d, uint64_t number, float *x)
     struct st_rng rng;
     size_t width = d->blocks->d;
     st_rng_seed(&rng, d->seed * 101 + number);
-    for (size_t i = 0; i < d->n * width; i++)
-        x[i] = (float)(d->spread * sqrt(-2 * log(1 - st_rng_unit(&rng))) * cos(2 * M_PI * st_rng_unit(&rng)));
+    st_deviates(&rng, d->spread, NULL, x, d->n * width);
     memcpy(x, d->first, width * sizeof *x);
 }
 

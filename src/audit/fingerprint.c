@@ -11,7 +11,6 @@
 
 #define BINS 4096        /* of the histogram that quantiles are read from */
 #define BLOCK (1u << 22) /* products of one block of work; by the vocabulary alone, so that no thread count shows */
-#define TABLE (1 << 20)
 
 static const double places[ST_MARKS - 2] = {.0005, .002, .01, .05, .1, .25, .5, .75, .9, .95, .99, .998, .9995};
 
@@ -50,36 +49,6 @@ void st_marks(const float *values, size_t n, float out[ST_MARKS])
         count[x > 0 ? (x < BINS - 1 ? (int)x : BINS - 1) : 0]++;
     }
     read_quantiles(count, n, low, width, out + 2);
-}
-
-/* ---- noise ---- */
-
-int st_noise_table_new(struct st_noise_table *t, size_t least, uint64_t seed, struct st_err *e)
-{
-    struct st_rng rng;
-    *t = (struct st_noise_table){.n = 2 * least > TABLE ? 2 * least : TABLE};
-    if (st_alloc(&t->at, t->n + 1, sizeof *t->at, "noise", e))
-        return e->code;
-    st_rng_seed(&rng, seed);
-    for (size_t i = 0; i < t->n; i += 2) {
-        double r = sqrt(-2 * log(1 - st_rng_unit(&rng))), turn = 2 * M_PI * st_rng_unit(&rng);
-        t->at[i] = (float)(r * cos(turn));
-        t->at[i + 1] = (float)(r * sin(turn));
-    }
-    return 0;
-}
-
-void st_noise_table_free(struct st_noise_table *t)
-{
-    free(t->at);
-    *t = (struct st_noise_table){0};
-}
-
-const float *st_noise_pick(const struct st_noise_table *t, uint64_t number, size_t n)
-{
-    struct st_rng rng;
-    st_rng_seed(&rng, number);
-    return t->at + st_rng_next(&rng) % (t->n - n + 1);
 }
 
 /* ---- of every column ---- */

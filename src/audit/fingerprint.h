@@ -8,6 +8,7 @@
 #ifndef ST_AUDIT_FINGERPRINT_H
 #define ST_AUDIT_FINGERPRINT_H
 
+#include "audit/deviates.h"
 #include "audit/views.h"
 
 #define ST_MARKS 15    /* mean, deviation, 13 quantiles: 7 and their mirror images about the median */
@@ -15,16 +16,6 @@
 
 /* Marks of n values. */
 void st_marks(const float *values, size_t n, float out[ST_MARKS]);
-
-/* Normal deviates that all simulations take from; the same for the same seed. */
-struct st_noise_table {
-    float *at;
-    size_t n;
-};
-int st_noise_table_new(struct st_noise_table *t, size_t least, uint64_t seed, struct st_err *e) ST_MUST_CHECK;
-void st_noise_table_free(struct st_noise_table *t);
-/* n deviates, by a number: others for other numbers. */
-const float *st_noise_pick(const struct st_noise_table *t, uint64_t number, size_t n);
 
 /* Marks of every column of rows * columns^T: out [n_column][ST_MARKS], or without noise of ST_MARK_SIMS draws each:
  * out [n_column * ST_MARK_SIMS][ST_MARKS]. each: a column's values are divided by the root of their mean square. */

@@ -80,7 +80,7 @@ int st_match_fits(const struct st_audit *a, uint64_t bytes, struct st_err *e)
     if (bytes <= a->memory)
         return 0;
     return st_fail(e, ST_UNSUPPORTED, "%s: takes %" PRIu64 " MiB; --memory leaves it %" PRIu64 " MiB",
-                   a->target->pair.base->path, (bytes >> 20) + 1, a->memory >> 20);
+                   a->target->pair.base->name, (bytes >> 20) + 1, a->memory >> 20);
 }
 
 int st_match_check(const struct st_audit *a, struct st_err *e)

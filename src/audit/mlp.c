@@ -1,6 +1,6 @@
 #include "audit/mlp.h"
+#include "audit/deviates.h"
 #include "base/buf.h"
-#include "base/hooks.h"
 
 #include <cblas.h>
 #include <math.h>
@@ -24,12 +24,6 @@ static struct parts parts_of(const struct st_mlp *m, float *w)
     return p;
 }
 
-static float deviate(struct st_rng *rng)
-{
-    double r = sqrt(-2 * log(1 - st_rng_unit(rng)));
-    return (float)(r * cos(2 * M_PI * st_rng_unit(rng)));
-}
-
 int st_mlp_new(struct st_mlp *m, uint32_t n_in, uint32_t n_hidden, uint32_t n_out, uint64_t seed, struct st_err *e)
 {
     struct st_rng rng;
@@ -42,10 +36,8 @@ int st_mlp_new(struct st_mlp *m, uint32_t n_in, uint32_t n_hidden, uint32_t n_ou
     }
     struct parts p = parts_of(m, m->w);
     st_rng_seed(&rng, seed);
-    for (size_t i = 0; i < (size_t)n_hidden * n_in; i++)
-        p.b[i] = (float)sqrt(2.0 / n_in) * deviate(&rng);
-    for (size_t i = 0; i < (size_t)n_out * n_hidden; i++)
-        p.c[i] = (float)(.1 / sqrt(n_hidden)) * deviate(&rng);
+    st_deviates(&rng, sqrt(2.0 / n_in), NULL, p.b, (size_t)n_hidden * n_in);
+    st_deviates(&rng, .1 / sqrt(n_hidden), NULL, p.c, (size_t)n_out * n_hidden);
     return 0;
 }
 
@@ -111,6 +103,7 @@ static void backward(struct st_mlp *m, const float *x, const float *hidden, cons
 
 struct space {
     float *x, *want, *hidden, *out, *d_hidden;
+    struct st_noise_table noise;
 };
 
 static void draw(const struct st_mlp_lesson *l, const struct st_mlp *m, size_t batch, struct st_rng *rng,
@@ -119,9 +112,10 @@ static void draw(const struct st_mlp_lesson *l, const struct st_mlp *m, size_t b
     for (size_t r = 0; r < batch; r++) {
         size_t i = st_rng_next(rng) % l->n;
         const float *x = st_dense_row(l->rows, l->row[i]);
+        const float *z = st_noise_pick(&s->noise, st_rng_next(rng), m->n_in);
         memcpy(s->want + r * m->n_out, st_dense_row(l->table, l->label[i]), m->n_out * sizeof *s->want);
         for (size_t k = 0; k < m->n_in; k++)
-            s->x[r * m->n_in + k] = x[k] + (l->noise > 0 ? (float)l->noise * deviate(rng) : 0);
+            s->x[r * m->n_in + k] = x[k] + (float)l->noise * z[k];
     }
 }
 
@@ -134,7 +128,7 @@ int st_mlp_train(struct st_mlp *m, const struct st_mlp_lesson *l, struct st_err 
     e->code = 0;
     if (!l->n)
         return st_fail(e, ST_INPUT, "network: no pairs to learn from");
-    if (st_alloc(&s.x, n * m->n_in, sizeof *s.x, "network", e) ||
+    if (st_noise_table_new(&s.noise, m->n_in, l->seed, e) || st_alloc(&s.x, n * m->n_in, sizeof *s.x, "network", e) ||
         st_alloc(&s.want, n * m->n_out, sizeof *s.want, "network", e) ||
         st_alloc(&s.hidden, n * m->n_hidden, sizeof *s.hidden, "network", e) ||
         st_alloc(&s.d_hidden, n * m->n_hidden, sizeof *s.d_hidden, "network", e) ||
@@ -154,6 +148,7 @@ int st_mlp_train(struct st_mlp *m, const struct st_mlp_lesson *l, struct st_err 
         st_adam_step(&m->adam, m->grad, rate * (1 - (double)step / l->n_step), DECAY, m->w);
     }
 out:
+    st_noise_table_free(&s.noise);
     free(s.x);
     free(s.want);
     free(s.hidden);

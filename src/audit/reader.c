@@ -1,6 +1,6 @@
 #include "audit/reader.h"
+#include "audit/deviates.h"
 #include "base/buf.h"
-#include "base/hooks.h"
 
 #include <cblas.h>
 #include <math.h>
@@ -14,12 +14,6 @@
 #define ROWS ((size_t)TEXTS * ST_READER_LEN)
 #define RATE 2e-3
 #define DECAY 1e-2
-
-static float deviate(struct st_rng *rng)
-{
-    double r = sqrt(-2 * log(1 - st_rng_unit(rng)));
-    return (float)(r * cos(2 * M_PI * st_rng_unit(rng)));
-}
 
 int st_reader_new(struct st_reader *r, uint32_t n_in, uint32_t n_out, const struct st_dense *map, uint64_t seed,
                   struct st_err *e)
@@ -46,10 +40,8 @@ int st_reader_new(struct st_reader *r, uint32_t n_in, uint32_t n_out, const stru
     for (size_t o = 0; o < n_out; o++)
         for (size_t i = 0; i < n_in; i++)
             r->a[o * n_in + i] = map ? st_dense_row(map, i)[o] : o == i;
-    for (size_t i = 0; i < d * n_in; i++)
-        r->b[i] = deviate(&rng) / sqrtf((float)n_in);
-    for (size_t i = 0; i < d * n_out; i++)
-        r->c[i] = .01F * deviate(&rng);
+    st_deviates(&rng, 1 / sqrt(n_in), NULL, r->b, d * n_in);
+    st_deviates(&rng, .01, NULL, r->c, d * n_out);
     return 0;
 }
 
@@ -66,6 +58,7 @@ struct space {
     float *x, *want, *out, *in, *d_in, *d_mid; /* rows; in: of the blocks */
     float *grad, *block_grad;
     struct st_adam outer, inner;
+    struct st_noise_table noise;
     bool *known;
 };
 
@@ -96,6 +89,7 @@ static void close_space(struct space *s)
     st_pass_free(s->pass);
     st_adam_free(&s->outer);
     st_adam_free(&s->inner);
+    st_noise_table_free(&s->noise);
     float *all[] = {s->x, s->want, s->out, s->in, s->d_in, s->d_mid, s->grad, s->block_grad};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
@@ -151,9 +145,10 @@ static void draw_windows(const struct st_reader *r, const struct st_reader_lesso
         s->known[i] = row != ST_READER_UNKNOWN;
         if (!s->known[i])
             row = l->others[st_rng_next(rng) % l->n_other];
+        const float *x = st_dense_row(l->rows, row), *z = st_noise_pick(&s->noise, st_rng_next(rng), r->n_in);
         memcpy(s->want + i * r->n_out, st_dense_row(l->table, id), r->n_out * sizeof *s->want);
         for (size_t k = 0; k < r->n_in; k++)
-            s->x[i * r->n_in + k] = st_dense_row(l->rows, row)[k] + (l->noise > 0 ? (float)l->noise * deviate(rng) : 0);
+            s->x[i * r->n_in + k] = x[k] + (float)l->noise * z[k];
     }
 }
 
@@ -176,7 +171,7 @@ int st_reader_train(struct st_reader *r, const struct st_reader_lesson *l, struc
     e->code = 0;
     if (check_lesson(l, e))
         return e->code;
-    if (open_space(r, true, &s, e))
+    if (open_space(r, true, &s, e) || st_noise_table_new(&s.noise, r->n_in, l->seed, e))
         goto out;
     st_rng_seed(&rng, l->seed);
     for (uint32_t step = 0; step < l->n_step; step++) {

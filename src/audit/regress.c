@@ -247,6 +247,31 @@ static int fit(struct matching *m, size_t number, const struct st_pairs *p, stru
                             : st_fit_turn(m->y, m->x, p, &m->map, e);
 }
 
+/* Of the pairs that are held out, how many the map finds: their rows alone are mapped. */
+static int judge(struct matching *m, const struct st_pairs *p, uint32_t *guess, size_t *hits, struct st_err *e)
+{
+    struct st_dense rows = {0}, at = {0};
+    size_t n = (p->n + HELD - 1) / HELD;
+    *hits = 0;
+    e->code = 0;
+    if (st_dense_new(&rows, n, m->y->n_col, "pairs", e) || st_dense_new(&at, n, m->x->n_col, "pairs", e))
+        goto out;
+    for (size_t i = 0; i < n; i++)
+        memcpy(st_dense_row(&rows, i), st_dense_row(m->y, p->seen[i * HELD]), rows.n_col * sizeof *rows.p);
+    st_dense_product(m->pool, &rows, &m->map, false, &at);
+    memcpy(m->table.p, m->x->p, m->x->n_row * m->x->n_col * sizeof *m->table.p);
+    st_unit_rows(&at);
+    st_unit_rows(&m->table);
+    if (st_dense_nearest(m->pool, &at, &m->table, guess, NULL, NULL, e))
+        goto out;
+    for (size_t i = 0; i < n; i++)
+        *hits += guess[i] == p->base[i * HELD];
+out:
+    st_dense_free(&rows);
+    st_dense_free(&at);
+    return e->code;
+}
+
 static int choose(struct matching *m, const struct st_pairs *p, uint32_t *guess, size_t *number, struct st_err *e)
 {
     size_t n = 0, best = 0;
@@ -258,11 +283,9 @@ static int choose(struct matching *m, const struct st_pairs *p, uint32_t *guess,
         }
     const struct st_pairs part = {m->seen, m->base, n};
     for (size_t k = N_RIDGE + 1; p->n >= HELD && k-- > 0;) {
-        size_t hits = 0;
-        if (fit(m, k, &part, e) || by_angle(m, true, false, guess, e))
+        size_t hits;
+        if (fit(m, k, &part, e) || judge(m, p, guess, &hits, e))
             return e->code;
-        for (size_t i = 0; i < p->n; i += HELD)
-            hits += guess[p->seen[i]] == p->base[i];
         if (hits > best) {
             best = hits;
             *number = k;
@@ -309,8 +332,14 @@ static int grow(struct matching *m, const struct st_pairs *known, const uint32_t
     return 0;
 }
 
+static void fill_known(const struct st_pairs *p, uint32_t *guess)
+{
+    for (size_t i = 0; i < p->n; i++)
+        guess[p->seen[i]] = p->base[i];
+}
+
 int st_pairs_match(struct st_pool *pool, const struct st_dense *y, const struct st_dense *x, const struct st_pairs *p,
-                   unsigned n_round, uint32_t *guess, struct st_err *e)
+                   unsigned n_round, uint32_t *before, uint32_t *guess, struct st_err *e)
 {
     struct matching m = {.pool = pool, .y = y, .x = x};
     size_t number;
@@ -321,14 +350,17 @@ int st_pairs_match(struct st_pool *pool, const struct st_dense *y, const struct 
         goto out;
     if (by_angle(&m, p->n > 0, false, guess, e))
         goto out;
+    if (before) {
+        memcpy(before, guess, y->n_row * sizeof *guess);
+        fill_known(p, before);
+    }
     for (unsigned r = 0; r < n_round; r++) {
         struct st_pairs more;
         if (grow(&m, p, guess, (double)(r + 1) / n_round, &more, e) || st_fit_turn(y, x, &more, &m.map, e) ||
             by_angle(&m, true, r + 1 == n_round, guess, e))
             goto out;
     }
-    for (size_t i = 0; i < p->n; i++)
-        guess[p->seen[i]] = p->base[i];
+    fill_known(p, guess);
 out:
     matching_free(&m);
     return e->code;

@@ -34,8 +34,8 @@ int st_fit_turn(const struct st_dense *y, const struct st_dense *x, const struct
  * of a rotation and four ridges, judged by every fourth pair, which the maps are not learned from. n_round > 0: then
  * the surest guesses join the pairs, more of them in each round (bootstrapping), and the last matching is one to one
  * where numbers allow. Without pairs the rows are compared as they are in the first round, which needs st_whiten_rows's
- * signs. guess [n_seen]. */
+ * signs. guess [n_seen]; before [n_seen]: the guess before the rounds, NULL = not wanted. */
 int st_pairs_match(struct st_pool *pool, const struct st_dense *y, const struct st_dense *x, const struct st_pairs *p,
-                   unsigned n_round, uint32_t *guess, struct st_err *e) ST_MUST_CHECK;
+                   unsigned n_round, uint32_t *before, uint32_t *guess, struct st_err *e) ST_MUST_CHECK;
 
 #endif

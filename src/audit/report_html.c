@@ -2,6 +2,7 @@
 #include "audit/report.h"
 #include "audit/verdict.h"
 
+#include <ctype.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -53,6 +54,14 @@ static void figure(struct st_buf *b, const char *open, const struct st_row *r, d
     st_buf_add_str(b, close);
 }
 
+/* Where all rows of a target begin. */
+static void anchor(struct st_buf *b, const char *target)
+{
+    st_buf_add_str(b, *target ? "of-" : "of-none");
+    for (const char *p = target; *p; p++)
+        st_buf_add(b, isalnum((unsigned char)*p) ? p : "-", 1);
+}
+
 /* ---- verdicts ---- */
 
 static void html_verdict(struct st_buf *b, const struct st_verdict *v)
@@ -60,7 +69,9 @@ static void html_verdict(struct st_buf *b, const struct st_verdict *v)
     struct st_buf text = {0};
     st_verdict_evidence(v, &text);
     st_buf_addf(b, "<li><div><p><span class=\"w l%d\">%s</span> ", (int)v->level, st_verdict_word(v->level));
-    tag(b, v->traffic ? "of lengths and times, <strong>" : "<strong>", st_verdict_target(v), "</strong></p>\n<p>");
+    st_buf_add_str(b, v->traffic ? "of lengths and times, <a href=\"#" : "<a href=\"#");
+    anchor(b, v->target);
+    tag(b, "\"><strong>", st_verdict_target(v), "</strong></a></p>\n<p>");
     tag(b, "", text.p ? text.p : "", "</p></div>");
     st_chart_bar(b, v->worst);
     st_buf_add_str(b, "</li>\n");
@@ -223,11 +234,16 @@ static void html_row(struct st_buf *b, const struct st_row *r)
     figure(b, "</td><td class=\"n\" data-l=\"without protection\">", r, r->unprotected, "");
     tag(b, "</td><td data-l=\"counts\">", r->metric, "");
     st_buf_addf(b, ", of %" PRIu64, r->n);
-    if (r->sweep && isfinite(r->cost)) {
+    if (isfinite(r->cost)) {
         st_buf_add_str(b, "; perplexity ");
         st_row_cost(r, b);
     }
     tag(b, *r->note ? ". " : "", r->note, "</td></tr>\n");
+}
+
+static const char *target_title(const char *target)
+{
+    return *target ? target : "any preset, and schemes of others";
 }
 
 static void html_target(struct st_buf *b, const struct st_report *r, const char *target)
@@ -237,7 +253,9 @@ static void html_target(struct st_buf *b, const struct st_report *r, const char 
     b->failed |= !rows;
     if (!rows)
         return;
-    tag(b, "<h3>", *target ? target : "any preset, and schemes of others", "</h3>\n");
+    st_buf_add_str(b, "<h3 id=\"");
+    anchor(b, target);
+    tag(b, "\">", target_title(target), "</h3>\n");
     st_buf_add_str(b, "<table class=\"rows\"><thead><tr><th scope=\"col\">variant</th><th scope=\"col\">0 to 1</th>"
                       "<th scope=\"col\">score (95 %)</th><th scope=\"col\">guessing</th><th scope=\"col\">without "
                       "protection</th><th scope=\"col\">counts</th></tr></thead>\n<tbody>\n");
@@ -250,18 +268,41 @@ static void html_target(struct st_buf *b, const struct st_report *r, const char 
     free(rows);
 }
 
+/* The first row of its target. */
+static bool is_first(const struct st_rows *rows, size_t i)
+{
+    size_t k = 0;
+    while (k < i && strcmp(rows->at[k].target, rows->at[i].target))
+        k++;
+    return k == i;
+}
+
+static void html_index(struct st_buf *b, const struct st_rows *rows)
+{
+    st_buf_add_str(b, "<nav aria-label=\"Targets\"><ul>\n");
+    for (size_t i = 0; i < rows->n; i++) {
+        size_t n = 0;
+        if (!is_first(rows, i))
+            continue;
+        for (size_t k = i; k < rows->n; k++)
+            n += strcmp(rows->at[k].target, rows->at[i].target) == 0;
+        st_buf_add_str(b, "<li><a href=\"#");
+        anchor(b, rows->at[i].target);
+        tag(b, "\">", target_title(rows->at[i].target), "</a>");
+        st_buf_addf(b, " <small>%zu</small></li>\n", n);
+    }
+    st_buf_add_str(b, "</ul></nav>\n");
+}
+
 static void html_targets(struct st_buf *b, const struct st_report *r)
 {
     const struct st_rows *rows = &r->findings->rows;
     st_buf_add_str(b, "<h2 id=\"rows\">All rows</h2>\n<p>The line below an attack makes its rows again.</p>\n");
+    html_index(b, rows);
     st_chart_legend(b);
-    for (size_t i = 0; i < rows->n; i++) {
-        size_t k = 0;
-        while (k < i && strcmp(rows->at[k].target, rows->at[i].target))
-            k++;
-        if (k == i)
+    for (size_t i = 0; i < rows->n; i++)
+        if (is_first(rows, i))
             html_target(b, r, rows->at[i].target);
-    }
 }
 
 static void html_not_run(struct st_buf *b, const struct st_findings *f)

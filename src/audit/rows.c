@@ -2,6 +2,7 @@
 #include "base/hooks.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +21,14 @@ int st_rows_add(struct st_rows *r, const struct st_row *row, struct st_err *e)
     }
     r->at[r->n++] = *row;
     return 0;
+}
+
+int st_rows_leave_out(struct st_rows *r, const char *variant, const char *why, struct st_err *e)
+{
+    struct st_row row = {.left_out = true};
+    snprintf(row.variant, sizeof row.variant, "%s", variant);
+    snprintf(row.note, sizeof row.note, "%s", why);
+    return st_rows_add(r, &row, e);
 }
 
 void st_rows_free(struct st_rows *r)
@@ -144,7 +153,7 @@ void st_row_score(const struct st_row *r, struct st_buf *out)
 
 void st_row_cost(const struct st_row *r, struct st_buf *out)
 {
-    if (!r->sweep || !isfinite(r->cost))
+    if (!isfinite(r->cost))
         st_buf_add_str(out, "-");
     else if (fabs(r->cost) < 5e-5)
         st_buf_add_str(out, "0 %");

@@ -20,10 +20,11 @@ struct st_row {
     char note[200]; /* a sentence for people, or "" */
     bool traffic;   /* about lengths, counts and times, which content's protection does not hide */
     bool others;    /* about a published scheme that is not part of Sotto */
+    bool left_out;  /* no score: a variant that could not be run here, for the reason in the note; the frame lists it */
     bool sweep;     /* one point of a series: x is where */
     double x;
     const char *x_name; /* static: "alpha_e"; NULL = none */
-    double cost;        /* of a series: accuracy lost at x; NAN = not measured */
+    double cost;        /* accuracy that the protected model lost; NAN = not measured. The frame's, but of own series */
 };
 
 struct st_rows {
@@ -36,10 +37,12 @@ const char *st_row_own_variant(const struct st_row *r);
 void st_row_figure(const struct st_row *r, double v, struct st_buf *out);
 /* Score and interval: "98.2 % (97 to 98.9)". */
 void st_row_score(const struct st_row *r, struct st_buf *out);
-/* Accuracy lost at a point of a series: "+2.1 %" of perplexity, "-" when it was not measured. */
+/* Accuracy lost: "+2.1 %" of perplexity, "-" when it was not measured. */
 void st_row_cost(const struct st_row *r, struct st_buf *out);
 
 int st_rows_add(struct st_rows *r, const struct st_row *row, struct st_err *e) ST_MUST_CHECK;
+/* A row that is left_out. */
+int st_rows_leave_out(struct st_rows *r, const char *variant, const char *why, struct st_err *e) ST_MUST_CHECK;
 void st_rows_free(struct st_rows *r);
 
 /* Pointers to the rows that want() chooses; the caller frees. NULL: no memory. */

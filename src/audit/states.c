@@ -21,7 +21,7 @@ int st_states_new(const struct st_model *m, int layer, size_t n_max, struct st_s
     uint32_t q = width_of(p, ST_ROLE_Q, layer), k = width_of(p, ST_ROLE_K, layer);
     *out = (struct st_states){.n_head = m->config.n_head, .n_kv = m->config.n_kv_head, .layer = layer};
     if (!q || !k || !out->n_kv || q % out->n_head || k % out->n_kv || q / out->n_head != k / out->n_kv)
-        return st_fail(e, ST_UNSUPPORTED, "%s: layer %d has no queries and keys of its own to compare", m->path, layer);
+        return st_fail(e, ST_UNSUPPORTED, "%s: layer %d has no queries and keys of its own to compare", m->name, layer);
     if (st_dense_new(&out->hidden, n_max, p->slot_width[0], "states", e) ||
         st_dense_new(&out->query, n_max, q, "states", e) || st_dense_new(&out->key, n_max, k, "states", e)) {
         st_states_free(out);

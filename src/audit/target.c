@@ -132,8 +132,8 @@ const struct st_target *st_subject_at(const struct st_subject *s, size_t i)
 }
 
 /* The next target with what all have; *o is what it will own. It counts once the caller adds 1 to n. */
-static int begin(struct st_subject *s, enum st_target_kind kind, const char *path, const char *label,
-                 struct st_target **t, struct owned **o, struct st_err *e)
+static int begin(struct st_subject *s, unsigned kind, const char *path, const char *label, struct st_target **t,
+                 struct owned **o, struct st_err *e)
 {
     if (s->n == ST_SUBJECT_MAX)
         return st_fail(e, ST_USAGE, "an audit looks at no more than %d targets", ST_SUBJECT_MAX);
@@ -257,6 +257,19 @@ static const char *earlier_ids(const struct st_subject *s)
     return NULL;
 }
 
+static int measure_cost(struct st_subject *s, struct st_target *t, const struct owned *o, struct st_err *e)
+{
+    double nats;
+    int rc = isnan(s->base_nats)
+                 ? st_text_nats(s->base, &t->prior, NULL, COST_TOKENS, s->opts.n_threads, &s->base_nats, e)
+                 : 0;
+    if (!rc)
+        rc = st_text_nats(o->seen, &t->prior, o->to, COST_TOKENS, s->opts.n_threads, &nats, e);
+    if (!rc)
+        t->cost = exp(nats - s->base_nats) - 1;
+    return rc;
+}
+
 int st_subject_add_pair(struct st_subject *s, const char *seen, const struct st_cov_key *key, const char *label,
                         struct st_err *e)
 {
@@ -278,6 +291,8 @@ int st_subject_add_pair(struct st_subject *s, const char *seen, const struct st_
         t->pair = (struct st_pair){.base = s->base, .seen = o->seen, .truth = o->truth};
         name_pair(t, &m.made);
     }
+    if (!rc)
+        rc = measure_cost(s, t, o, e);
     if (!rc && !t->pair.homophones)
         t->ids_as = earlier_ids(s);
     st_cov_cipher_wipe(&cipher);
@@ -313,21 +328,11 @@ int st_subject_add_before(struct st_subject *s, const char *seen, const struct s
 
 int st_subject_sweep(struct st_subject *s, const char *x_name, double x, struct st_err *e)
 {
-    struct st_target *t = &s->targets[s->n - 1];
-    const struct owned *o = &s->owned[s->n - 1];
-    double nats;
-    t->x_name = x_name;
-    t->x = x;
-    if (!(t->kinds & ST_TARGET_PAIR))
-        return 0;
-    int rc = isnan(s->base_nats)
-                 ? st_text_nats(s->base, &t->prior, NULL, COST_TOKENS, s->opts.n_threads, &s->base_nats, e)
-                 : 0;
-    if (!rc)
-        rc = st_text_nats(o->seen, &t->prior, o->to, COST_TOKENS, s->opts.n_threads, &nats, e);
-    if (!rc)
-        t->cost = exp(nats - s->base_nats) - 1;
-    return rc;
+    if (!s->n)
+        return st_fail(e, ST_USAGE, "%s: there is no target that is a point of it", x_name);
+    s->targets[s->n - 1].x_name = x_name;
+    s->targets[s->n - 1].x = x;
+    return 0;
 }
 
 /* ---- a recording ---- */
@@ -496,5 +501,15 @@ int st_subject_add_traffic(struct st_subject *s, const struct st_traffic *traffi
     if (begin(s, ST_TARGET_TRAFFIC, NULL, label ? label : "confidential", &t, &o, e))
         return e->code;
     t->traffic = traffic;
+    return finish(s, 0);
+}
+
+int st_subject_add_unmade(struct st_subject *s, const char *label, const char *why, struct st_err *e)
+{
+    struct st_target *t = NULL;
+    struct owned *o = NULL;
+    if (begin(s, 0, NULL, label, &t, &o, e))
+        return e->code;
+    snprintf(t->unmade, sizeof t->unmade, "%s", why);
     return finish(s, 0);
 }

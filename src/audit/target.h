@@ -46,7 +46,8 @@ struct st_traffic; /* audit/traffic.h */
 #define ST_TARGET_LABEL 48
 struct st_target {
     char label[ST_TARGET_LABEL]; /* "tight", "lwe": tells targets apart, stands before the variant of each row */
-    unsigned kinds;              /* of st_target_kind, those that are there */
+    unsigned kinds;              /* of st_target_kind, those that are there; 0 of one that could not be made */
+    char unmade[200];            /* why not; "" of all others */
     const struct st_model *base; /* f32, as the adversary has it; its directory or file: base->path */
     const struct st_tokenizer *tokenizer;
     struct st_texts_ids text;  /* what the victim's users wrote: scored on */
@@ -62,9 +63,10 @@ struct st_target {
     const struct st_container *container;
     const struct st_traffic *traffic;
     uint64_t seed;
+    double cost; /* PAIR: perplexity of the protected model over the plain one's, minus 1; else NAN */
     /* One point of a series that the audit made; NULL = none. The frame fills sweep, x and cost of the rows. */
     const char *x_name; /* "alpha_e" */
-    double x, cost;     /* cost: perplexity of the protected model over the plain one's, minus 1; NAN = not measured */
+    double x;
 };
 
 struct st_cov_key;
@@ -83,7 +85,8 @@ struct st_subject_opts {
 int st_subject_open(const struct st_subject_opts *o, struct st_subject **out, struct st_err *e) ST_MUST_CHECK;
 void st_subject_close(struct st_subject *s);
 
-/* Adds a target; label may be NULL: one is made of what the view says. USAGE: too many. */
+/* Adds a target; label may be NULL: one is made of what the view says. USAGE: too many. Of a pair the cost is measured
+ * here, on the prior text. */
 int st_subject_add_pair(struct st_subject *s, const char *seen, const struct st_cov_key *key, const char *label,
                         struct st_err *e) ST_MUST_CHECK;
 /* The last target that was added is a pair whose server kept `seen`, made under an earlier key. USAGE: it is none;
@@ -99,7 +102,9 @@ int st_subject_add_sealed(struct st_subject *s, const char *path, const char *la
 /* traffic is borrowed until close. */
 int st_subject_add_traffic(struct st_subject *s, const struct st_traffic *traffic, const char *label,
                            struct st_err *e) ST_MUST_CHECK;
-/* The last target that was added is a point of a series. Of a pair the cost is measured here. */
+/* A target that there would be, had it not been refused: the audit lists it with what was not run. USAGE: too many. */
+int st_subject_add_unmade(struct st_subject *s, const char *label, const char *why, struct st_err *e) ST_MUST_CHECK;
+/* The last target that was added is a point of a series. USAGE: there is none. */
 int st_subject_sweep(struct st_subject *s, const char *x_name, double x, struct st_err *e) ST_MUST_CHECK;
 
 size_t st_subject_count(const struct st_subject *s);

@@ -78,7 +78,7 @@ int st_view_rows(const struct st_model *m, enum st_role role, struct st_dense *o
 {
     int i = find(m, role, -1), norm = role == ST_ROLE_HEAD ? find(m, ST_ROLE_FINAL_NORM, -1) : -1;
     if (i < 0)
-        return st_fail(e, ST_UNSUPPORTED, "%s: the model has no %s", m->path, st_role_name(role));
+        return st_fail(e, ST_UNSUPPORTED, "%s: the model has no %s", m->name, st_role_name(role));
     if (norm < 0)
         return st_view_weight(m, i, out, e);
     const struct st_plan_weight *w = &m->plan.weights[i];
@@ -156,7 +156,7 @@ static int add_layer(const struct st_model *m, enum st_view_family kind, int lay
     if (!n)
         return 0;
     if (n > ST_VIEW_COLUMNS)
-        return st_fail(e, ST_UNSUPPORTED, "%s: layer %d has %zu columns of %s; this audit takes at most %d", m->path,
+        return st_fail(e, ST_UNSUPPORTED, "%s: layer %d has %zu columns of %s; this audit takes at most %d", m->name,
                        layer, n, st_role_name(kinds[kind].roles[0]), ST_VIEW_COLUMNS);
     struct st_dense *to = &v->columns[v->n_layer];
     if (st_dense_new(to, n, v->rows.n_col, "view", e))
@@ -181,7 +181,7 @@ int st_view_of_model(const struct st_model *m, enum st_view_family kind, uint32_
             goto out;
     if (out->n_layer)
         return 0;
-    st_fail(e, ST_UNSUPPORTED, "%s: no layer has %s", m->path, st_role_name(kinds[kind].roles[0]));
+    st_fail(e, ST_UNSUPPORTED, "%s: no layer has %s", m->name, st_role_name(kinds[kind].roles[0]));
 out:
     st_view_free(out);
     return e->code;

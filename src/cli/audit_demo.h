@@ -11,8 +11,10 @@
 #include "cli/demo.h"
 
 #define ST_AUDIT_DEMO_ASKED 12
+struct st_running;
 struct st_audit_demo {
     struct st_demo d;
+    struct st_running *running;                    /* a set-up of the confidential path; NULL = none */
     struct st_subject *subject;                    /* of all that was made; borrowed by the audit until end */
     struct st_traffic *traffic;                    /* of the confidential path, simulated in process */
     struct st_asked asked[3][ST_AUDIT_DEMO_ASKED]; /* with replies, under each scheme of masks */

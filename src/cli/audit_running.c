@@ -2,6 +2,7 @@
 #include "audit/traffic_read.h"
 #include "cli/demo_parties.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,11 +14,20 @@
 #define CADENCE_MS "5" /* about two tokens of the demo model */
 #define TRIES 200      /* of a node that starts again: until the proxy has verified it */
 
-struct running {
-    const struct st_audit_running *o;
+enum order { WAIT, RECORD, LEAVE };
+
+/* The roles end with the thread that started them: it does all there is to do with them. */
+struct st_running {
+    const struct st_demo *d;
     struct st_demo_parties p;
     struct st_capture *to_engine;
+    const struct st_audit_asked *o;
     struct st_traffic_asked *out;
+    pthread_t thread;
+    pthread_mutex_t lock; /* of order */
+    pthread_cond_t ordered;
+    enum order order;
+    struct st_err err; /* of the thread; code 0 = all went well */
 };
 
 static void pause_ms(long ms)
@@ -82,10 +92,10 @@ static int ask(const struct st_demo *what, const char *url, struct st_capture *c
 }
 
 /* Prompt k, and what passed into *out. */
-static int ask_prompt(const struct running *r, size_t k, const char *url, struct st_capture *c,
+static int ask_prompt(const struct st_running *r, size_t k, const char *url, struct st_capture *c,
                       struct st_traffic_request *out, struct st_err *e)
 {
-    const struct st_audit_running *o = r->o;
+    const struct st_audit_asked *o = r->o;
     struct st_buf prompt = {0};
     size_t lo = 0, hi = 0;
     if (!st_traffic_document(o->text, k, &lo, &hi))
@@ -99,7 +109,7 @@ static int ask_prompt(const struct running *r, size_t k, const char *url, struct
     return rc;
 }
 
-static int ask_all(struct running *r, enum st_traffic_wire wire, const char *url, struct st_capture *c,
+static int ask_all(struct st_running *r, enum st_traffic_wire wire, const char *url, struct st_capture *c,
                    struct st_err *e)
 {
     struct st_traffic_asked *out = r->out;
@@ -114,24 +124,24 @@ static int ask_all(struct running *r, enum st_traffic_wire wire, const char *url
     return rc;
 }
 
-static int start(struct running *r, struct st_err *e)
+static int start(struct st_running *r, struct st_err *e)
 {
-    const struct st_audit_running *o = r->o;
+    if (st_demo_parties_public(&r->p, r->d, e) || st_demo_parties_provider(&r->p, e) ||
+        st_demo_parties_client(&r->p, e))
+        return e->code;
+    return st_capture_start(r->p.engine.port, &r->to_engine, e);
+}
+
+static int record(struct st_running *r, struct st_err *e)
+{
+    const struct st_audit_asked *o = r->o;
+    char engine[64];
     size_t lo, hi, n = 0;
     while (n < o->n_prompt && st_traffic_document(o->text, n, &lo, &hi))
         n++;
     if (n < 2)
         return st_fail(e, ST_INPUT, "traffic: want two documents, got %zu", n);
     *r->out = (struct st_traffic_asked){.n_prompt = n, .n_request = n * o->n_round};
-    if (st_demo_parties_public(&r->p, o->d, e) || st_demo_parties_provider(&r->p, e) ||
-        st_demo_parties_client(&r->p, e))
-        return e->code;
-    return st_capture_start(r->p.engine.port, &r->to_engine, e);
-}
-
-static int record(struct running *r, struct st_err *e)
-{
-    char engine[64];
     snprintf(engine, sizeof engine, "http://127.0.0.1:%d", st_capture_port(r->to_engine));
     int rc = ask_all(r, ST_TRAFFIC_OPEN, engine, r->to_engine, e);
     if (!rc)
@@ -141,13 +151,65 @@ static int record(struct running *r, struct st_err *e)
     return rc ? rc : ask_all(r, ST_TRAFFIC_CADENCE, r->p.proxy.url, r->p.to_relay, e);
 }
 
-int st_audit_running(const struct st_audit_running *o, struct st_traffic_asked *out, struct st_err *e)
+static void *running_main(void *arg)
 {
-    struct running r = {.o = o, .out = out};
-    int rc = start(&r, e);
+    struct st_running *r = arg;
+    int rc = start(r, &r->err);
+    pthread_mutex_lock(&r->lock);
+    while (r->order == WAIT)
+        pthread_cond_wait(&r->ordered, &r->lock);
+    bool wanted = r->order == RECORD;
+    pthread_mutex_unlock(&r->lock);
+    if (!rc && wanted)
+        rc = record(r, &r->err);
     if (!rc)
-        rc = record(&r, e);
-    st_demo_parties_end(&r.p);
-    st_capture_stop(r.to_engine);
-    return rc;
+        r->err.code = 0;
+    st_demo_parties_end(&r->p);
+    st_capture_stop(r->to_engine);
+    return NULL;
+}
+
+int st_audit_running_begin(const struct st_demo *d, struct st_running **out, struct st_err *e)
+{
+    struct st_running *r;
+    if (st_alloc(&r, 1, sizeof *r, "a set-up that runs", e))
+        return e->code;
+    r->d = d;
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_cond_init(&r->ordered, NULL);
+    int err = pthread_create(&r->thread, NULL, running_main, r);
+    if (err) {
+        free(r);
+        return st_fail(e, ST_MEMORY, "cannot start a thread: %s", strerror(err));
+    }
+    *out = r;
+    return 0;
+}
+
+/* The thread does so, and ends. */
+static void order(struct st_running *r, enum order o)
+{
+    pthread_mutex_lock(&r->lock);
+    r->order = o;
+    pthread_cond_signal(&r->ordered);
+    pthread_mutex_unlock(&r->lock);
+    pthread_join(r->thread, NULL);
+}
+
+int st_audit_running_record(struct st_running *r, const struct st_audit_asked *o, struct st_traffic_asked *out,
+                            struct st_err *e)
+{
+    r->o = o;
+    r->out = out;
+    order(r, RECORD);
+    if (r->err.code)
+        *e = r->err;
+    return r->err.code;
+}
+
+void st_audit_running_end(struct st_running *r)
+{
+    if (r && r->order == WAIT)
+        order(r, LEAVE);
+    free(r);
 }

@@ -5,6 +5,7 @@
 #include "cli/audit_demo.h"
 #include "cli/key_open.h"
 #include "cli/open.h"
+#include "cli/temp.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -40,13 +41,12 @@ enum {
 };
 
 static const struct argp_option options[] = {
-    {"attacks", OPT_ATTACKS, "LIST", 0, "all (default), or names separated by commas", 0},
-    {"adversary", OPT_ADVERSARY, "NAME", 0, "Only attacks of this one: server, observer, worker, device, client, ...",
-     0},
+    {"attacks", OPT_ATTACKS, "LIST", 0, "all (default), or names separated by commas, as --list has them", 0},
+    {"adversary", OPT_ADVERSARY, "NAME", 0,
+     "Only attacks of this one: server, observer, worker, device, client, user, relay, gateway or issuer", 0},
     {"text", OPT_TEXT, "FILE", 0,
      "What the victim's users wrote, documents separated by <|endoftext|> or empty lines; of a recording: what was "
-     "asked "
-     "while it ran. Default: the model speaks by itself, and records with invented personal data",
+     "asked while it ran. Default: the model speaks by itself, and letters with invented personal data",
      0},
     {"prior", OPT_PRIOR, "FILE", 0, "Text that the adversary has read; default: more of the model's own", 0},
     {"key", OPT_KEY, "FILE", 0, "The key of an obfuscated checkpoint, to score with; no attack sees it", 0},
@@ -56,9 +56,9 @@ static const struct argp_option options[] = {
     {"markdown", OPT_MARKDOWN, "FILE", 0, "Write it as Markdown, and charts beside it (FILE.svg, FILE.series.svg)", 0},
     {"gate", OPT_GATE, "FILE", 0, "Exit with status 6 when a row exceeds a limit of this JSON file", 0},
     {"seed", OPT_SEED, "N", 0, "Of everything that is drawn; default 1", 0},
-    {"memory", OPT_MEMORY, "SIZE", 0, "What an attack may take beside the models; default 4G", 0},
+    {"memory", OPT_MEMORY, "SIZE", 0, "What attacks may take beside the models, all that run at once; default 4G", 0},
     {"thorough", OPT_THOROUGH, NULL, 0, "Every variant, longer training, more noise; takes many times longer", 0},
-    {"list", OPT_LIST, NULL, 0, "List the attacks and what they need", 0},
+    {"list", OPT_LIST, NULL, 0, "List adversaries, their attacks and what these need", 0},
     {0},
 };
 
@@ -102,15 +102,21 @@ static const char *view_name(unsigned needs)
     }
 }
 
+static void list_of(enum st_adversary who)
+{
+    printf("%s: %s\n", st_adversary_name(who), st_adversary_what(who));
+    for (size_t i = 0; st_attacks[i]; i++)
+        if (st_attacks[i]->adversary == who)
+            printf("    %-16s %s. Needs %s.\n%21sCounts %s. Source: %s.\n", st_attacks[i]->name, st_attacks[i]->title,
+                   view_name(st_attacks[i]->needs), "", st_attacks[i]->metric, st_attacks[i]->source);
+    puts("");
+}
+
 static void list_attacks(void)
 {
-    for (size_t i = 0; st_attacks[i]; i++)
-        printf("%s (%s; needs %s)\n    %s. Counts %s. %s.\n", st_attacks[i]->name,
-               st_adversary_name(st_attacks[i]->adversary), view_name(st_attacks[i]->needs), st_attacks[i]->title,
-               st_attacks[i]->metric, st_attacks[i]->source);
-    printf("\nAdversaries:\n");
-    for (int a = 0; a < ST_ADVERSARY_COUNT; a++)
-        printf("    %-9s %s\n", st_adversary_name((enum st_adversary)a), st_adversary_what((enum st_adversary)a));
+    puts("Adversaries, what each of them has, and the attacks that they make (--adversary NAME, --attacks LIST).\n");
+    for (int who = 0; who < ST_ADVERSARY_COUNT; who++)
+        list_of((enum st_adversary)who);
 }
 
 /* ---- one audit ---- */
@@ -122,6 +128,7 @@ struct audit {
     size_t n_picked;
     int adversary;
     struct st_gate *gate; /* NULL = none */
+    struct st_temp tmp;   /* for what attacks write */
     struct st_audit_demo demo;
     struct st_subject *subject; /* demo's, or one's own */
     struct st_pool *pool;
@@ -274,21 +281,11 @@ static int open_given(struct audit *a, struct st_err *e)
 
 /* ---- progress ---- */
 
-static void on_begin(void *arg, const struct st_attack *at, const struct st_target *t, size_t done, size_t total)
+static void told(void *arg, const struct st_attack *at, const struct st_target *t, double done)
 {
     struct audit *a = arg;
-    st_progress_end(&a->bar);
-    snprintf(a->label, sizeof a->label, "%zu/%zu %s%s%s", done + 1, total, at->name, *t->label ? ", " : "", t->label);
-    st_progress_start(&a->bar, a->label, "", 1000);
-    if (a->cli->quiet)
-        a->bar.on = 0;
-}
-
-static void on_progress(void *arg, const char *attack, double done)
-{
-    struct audit *a = arg;
-    (void)attack;
-    st_progress_update(&a->bar, (uint64_t)(1000 * (done < 0 ? 0 : done > 1 ? 1 : done)));
+    snprintf(a->label, sizeof a->label, "%s%s%s", at->name, *t->label ? ", " : "", t->label);
+    st_progress_update(&a->bar, (uint64_t)(1000 * done));
 }
 
 /* ---- results ---- */
@@ -307,6 +304,7 @@ static const char *again(const struct audit *a, struct st_buf *b)
     st_buf_add_str(b, "sotto audit");
     for (int i = 0; i < a->cli->n_args; i++)
         put_word(b, "", a->cli->args[i]);
+    put_word(b, "--adversary ", o->adversary);
     put_word(b, "--model ", o->model);
     put_word(b, "--tokenizer ", a->cli->tokenizer);
     put_word(b, "--scheme ", o->scheme);
@@ -360,25 +358,23 @@ static void print_times(const struct st_findings *f)
 {
     struct sum {
         const char *attack;
-        double cpu;
+        double seconds;
     } sums[ST_ATTACKS_MAX];
     size_t n = 0;
-    double all = 0;
     for (size_t i = 0; i < f->n_spent; i++) {
         size_t k = 0;
         while (k < n && strcmp(sums[k].attack, f->spent[i].attack) != 0)
             k++;
         if (k == n)
             sums[n++] = (struct sum){f->spent[i].attack, 0};
-        sums[k].cpu += f->spent[i].cpu;
-        all += f->spent[i].cpu;
+        sums[k].seconds += f->spent[i].seconds;
     }
-    printf("\nThe attacks took %.1f s, %.1f s of CPU", f->seconds, all);
+    printf("\nThe attacks took %.1f s, %.1f s of CPU, %zu at once", f->seconds, f->cpu, f->n_lane);
     for (int shown = 0; shown < SHOWN_TIMES && n; shown++) {
         size_t most = 0;
         for (size_t k = 1; k < n; k++)
-            most = sums[k].cpu > sums[most].cpu ? k : most;
-        printf("%s %s %.1f", shown ? "," : ":", sums[most].attack, sums[most].cpu);
+            most = sums[k].seconds > sums[most].seconds ? k : most;
+        printf("%s %s %.1f", shown ? "," : ":", sums[most].attack, sums[most].seconds);
         sums[most] = sums[--n];
     }
     puts(n ? ", ..." : "");
@@ -417,6 +413,15 @@ static int report(const struct audit *a, struct st_err *e)
     return rc;
 }
 
+/* Only attacks on sealed models write files. */
+static int make_dir(struct audit *a, struct st_err *e)
+{
+    bool sealed = false;
+    for (size_t i = 0; i < st_subject_count(a->subject); i++)
+        sealed = sealed || (st_subject_at(a->subject, i)->kinds & ST_TARGET_SEALED);
+    return sealed ? st_temp_make("sotto-audit", &a->tmp, e) : 0;
+}
+
 static int run_attacks(struct audit *a, struct st_err *e)
 {
     bool demo = is_demo(a->cli);
@@ -430,9 +435,12 @@ static int run_attacks(struct audit *a, struct st_err *e)
                                             .thorough = a->o->thorough,
                                             .cancel = demo ? st_demo_cancel() : &interrupted,
                                             .program = "/proc/self/exe",
-                                            .progress = on_progress,
-                                            .arg = a},
-                                   .begin = on_begin};
+                                            .dir = a->tmp.path},
+                                   .told = told,
+                                   .arg = a};
+    st_progress_start(&a->bar, a->label, "", 1000);
+    if (a->cli->quiet)
+        a->bar.on = 0;
     int rc = st_audit_run(&r, &a->findings, e);
     st_progress_end(&a->bar);
     return rc;
@@ -453,6 +461,8 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     if (!rc)
         rc = demo ? open_demo(&a, e) : open_given(&a, e);
     if (!rc)
+        rc = make_dir(&a, e);
+    if (!rc)
         rc = st_pool_new(cli->n_threads, &a.pool, e);
     if (!rc)
         rc = run_attacks(&a, e);
@@ -461,6 +471,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     if (!rc && a.gate)
         rc = st_gate_judge(a.gate, &a.findings.rows, e);
     st_pool_free(a.pool);
+    st_temp_remove(&a.tmp);
     st_findings_free(&a.findings);
     free(a.gate);
     if (demo)
@@ -478,11 +489,16 @@ const struct st_cmd st_cmd_audit = {
     .max_args = ST_SUBJECT_MAX,
     .doc =
         "Runs the attacks that we know against what was made of the model BASE: an obfuscated checkpoint (with --key), "
-        "a recording of what a worker saw (--record of serve or complete), a sealed file. `demo` makes all of these "
-        "from the demo model and looks at each. Every score stands beside what guessing gets and what the same attack "
-        "gets without protection, with a 95 % interval. A low score says that these attacks failed, not that none can "
-        "succeed. Attacks that could not be run are listed with the reason. Methods and metrics: docs/audit.md; "
-        "figures of the presets: docs/leakage.md.",
+        "a recording of what a worker saw (--record of serve or complete, with --text), a sealed file. Which of them a "
+        "VIEW is, its content says. `demo` makes all of these from the demo model, and a confidential set-up, and "
+        "looks "
+        "at each. Every score stands beside what guessing gets and what the same attack gets without protection, with "
+        "a "
+        "95 % interval; what it means in words stands at the end, and first in the page that --html writes. A low "
+        "score "
+        "says that these attacks failed, not that none can succeed. Attacks that could not be run are listed with the "
+        "reason. How to read it, methods, metrics, how to add an attack: docs/audit.md; figures of the presets: "
+        "docs/leakage.md.",
     .examples = "  sotto audit demo --html report.html\n  sotto audit my-model my-model.cov --key my.key\n"
                 "  sotto audit my-model seen.record --scheme otp --text asked.txt --gate limits.json",
     .shared = ST_CLI_JSON | ST_CLI_THREADS | ST_CLI_TOKENIZER | ST_CLI_UNLOCK,

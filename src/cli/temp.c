@@ -20,31 +20,43 @@ static const char *base_dir(void)
     return base && *base && strlen(base) <= 40 ? base : "/tmp";
 }
 
-static void remove_dir(const char *path, int depth)
+/* What is in the directory behind fd, which is closed. By descriptors: what lies in it may belong to another user, who
+ * must not lead this one elsewhere by a link. */
+static void empty_dir(int fd, int depth)
 {
-    struct st_err ignored;
-    DIR *dir = opendir(path);
-    for (struct dirent *f; dir && (f = readdir(dir));) {
-        char name[ST_PATH_MAX];
+    DIR *dir = fdopendir(fd);
+    if (!dir) {
+        close(fd);
+        return;
+    }
+    for (struct dirent *f; (f = readdir(dir));) {
         if (!strcmp(f->d_name, ".") || !strcmp(f->d_name, ".."))
             continue;
-        if (st_path_join(name, sizeof name, path, f->d_name, &ignored))
+        if (unlinkat(fd, f->d_name, 0) == 0 || depth == 0)
             continue;
-        if (unlink(name) != 0 && depth > 0)
-            remove_dir(name, depth - 1);
+        int in = openat(fd, f->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (in >= 0)
+            empty_dir(in, depth - 1);
+        (void)unlinkat(fd, f->d_name, AT_REMOVEDIR);
     }
-    if (dir)
-        closedir(dir);
+    closedir(dir);
+}
+
+static void remove_dir(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd >= 0)
+        empty_dir(fd, DEPTH);
     rmdir(path);
 }
 
-/* The lock of a directory of this user's that nobody else may look into and that is there by that name; -1: it belongs
+/* The lock of a directory of this user's that nobody else may write to and that is there by that name; -1: it belongs
  * to somebody, or is none of ours. */
 static int lock_dir(const char *path)
 {
     struct stat a, b;
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd >= 0 && fstat(fd, &a) == 0 && a.st_uid == geteuid() && !(a.st_mode & 077) &&
+    if (fd >= 0 && fstat(fd, &a) == 0 && a.st_uid == geteuid() && !(a.st_mode & 022) &&
         flock(fd, LOCK_EX | LOCK_NB) == 0 && lstat(path, &b) == 0 && a.st_ino == b.st_ino && a.st_dev == b.st_dev)
         return fd;
     if (fd >= 0)
@@ -66,7 +78,7 @@ static void remove_left(const char *base, const char *prefix)
         int lock = lock_dir(path);
         if (lock < 0)
             continue;
-        remove_dir(path, DEPTH);
+        remove_dir(path);
         close(lock);
     }
     if (dir)
@@ -95,7 +107,7 @@ void st_temp_remove(struct st_temp *t)
 {
     if (!*t->path)
         return;
-    remove_dir(t->path, DEPTH);
+    remove_dir(t->path);
     close(t->lock);
     *t->path = 0;
 }

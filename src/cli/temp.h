@@ -1,5 +1,6 @@
-/* Directories that demos and benches have while they run, in TMPDIR or /tmp. Each is locked by the process it belongs
- * to, and its children; one that nobody locks was left by a run that was killed, and the next run removes it. */
+/* Directories that demos, benches and audits have while they run, in TMPDIR or /tmp. Each is locked by the process it
+ * belongs to, and its children; one that nobody locks was left by a run that was killed, and the next run removes it.
+ */
 #ifndef ST_CLI_TEMP_H
 #define ST_CLI_TEMP_H
 
