@@ -5,6 +5,7 @@
 #include "engine/record.h"
 #include "expect.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static inline void put32(struct st_buf *b, uint32_t v)

@@ -7,12 +7,12 @@ static void function_gives_the_published_figures(void **state)
 {
     (void)state;
     static const struct {
-        double noise, two_sided; /* at least; over five seeds 1, .995 to 1, .991 to 1 */
-    } table[] = {{0, .99}, {.2, .98}, {.5, .975}};
+        double noise, two_sided; /* at least; over five seeds .995 to 1, .991 to 1; without noise 1 */
+    } table[] = {{.2, .98}, {.5, .975}};
     need();
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         struct stage s;
-        set_up(&s, ALL_OVER_TRAINED * table[i].noise, table[i].noise > 0 ? .05 : 0, (uint8_t)(70 + i));
+        set_up(&s, ALL_OVER_TRAINED * table[i].noise, .05, (uint8_t)(71 + i));
         s.target.text.n = 100; /* stories: the 214 pieces that papers/attacks.md counts */
         attack(&s, &st_atk_function);
         print_message("alpha_e %g: sorted %.3f, whitened %.3f, two-sided %.3f\n", table[i].noise,
@@ -76,7 +76,7 @@ static void states_tell_the_text_where_no_noise_is(void **state)
         const struct st_row *r = &s.rows.at[i];
         print_message("%s %.3f (chance %.3f, unprotected %.3f)\n", r->variant, r->score, r->chance, r->unprotected);
         if (i < 3)
-            assert_true(r->score > .99 && r->chance < .9 && r->unprotected == 1);
+            assert_true(r->score > .99 && r->chance < .9 && r->unprotected > .99);
         else
             assert_true(r->unprotected > .8 && r->chance < .01);
     }

@@ -1,6 +1,6 @@
 /* A whole demo audit of a small random model, all attacks: each is met or says why not, and the same seed gives the
- * same rows, bit for bit, whatever the number of threads. Runs the binary named by SOTTO_BIN (default build/bin/sotto),
- * whose worker lies beside it. */
+ * same rows, bit for bit, whatever the number of threads and of attacks at once. Runs the binary named by SOTTO_BIN
+ * (default build/bin/sotto), whose worker lies beside it. */
 #include "audit/attack.h"
 #include "cov_make.h"
 #include "text/json.h"
@@ -37,7 +37,7 @@ static int make_all(void **state)
     return rc;
 }
 
-static json_t *audit(const char *attacks, int n_threads, int seed)
+static json_t *audit(const char *attacks, int n_threads, int seed, const char *memory)
 {
     const char *bin = getenv("SOTTO_BIN");
     struct st_err e = {0};
@@ -46,8 +46,8 @@ static json_t *audit(const char *attacks, int n_threads, int seed)
     char cmd[2048];
     snprintf(cmd, sizeof cmd,
              "env -u SOTTO_BIN XDG_CONFIG_HOME=%s/none TMPDIR=%s %s audit demo --model %s/model --text %s/text --prior "
-             "%s/prior --attacks %s --threads %d --seed %d --json --quiet --config= >%s/out",
-             work, work, bin ? bin : "build/bin/sotto", work, work, work, attacks, n_threads, seed, work);
+             "%s/prior --attacks %s --threads %d --seed %d --memory %s --json --quiet --config= >%s/out",
+             work, work, bin ? bin : "build/bin/sotto", work, work, work, attacks, n_threads, seed, memory, work);
     int status = system(cmd);
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 0);
@@ -66,64 +66,83 @@ static bool names(const json_t *list, const char *attack)
     return false;
 }
 
-/* Each name but those in `left_out` (NULL-ended), separated by commas; seeded: and but those on recordings and sealed
- * files, whose masks and keys come from the system. */
-static void pick(const char *const *left_out, bool seeded, char list[1024])
+/* Tests of their own: test_atk_memory.c, test_atk_pairwise.c, test_atk_function.c, test_audit_running.c. */
+static const char *const slow[] = {"process-memory", "pairwise", "ima-trained", "relay-sizes", "relay-timing", NULL};
+
+static bool is_slow(const char *name)
+{
+    size_t k = 0;
+    while (slow[k] && strcmp(slow[k], name) != 0)
+        k++;
+    return slow[k];
+}
+
+/* All others, separated by commas. */
+static void pick(char list[1024])
 {
     *list = 0;
     for (size_t i = 0; st_attacks[i]; i++) {
-        bool out = seeded && (st_attacks[i]->needs & (ST_TARGET_RECORD | ST_TARGET_SEALED));
-        for (size_t k = 0; left_out[k]; k++)
-            out = out || strcmp(left_out[k], st_attacks[i]->name) == 0;
         size_t at = strlen(list);
-        if (!out)
+        if (!is_slow(st_attacks[i]->name))
             snprintf(list + at, 1024 - at, "%s%s", at ? "," : "", st_attacks[i]->name);
     }
 }
 
+static json_t *whole; /* two at once, seed 5 */
+
 static void every_attack_is_met_or_says_why_not(void **state)
 {
-    static const char *const slow[] = {"process-memory", "pairwise", NULL}; /* test_atk_memory.c, test_atk_pairwise.c */
     char list[1024];
     (void)state;
-    pick(slow, false, list);
-    json_t *o = audit(list, 2, 1);
-    const json_t *rows = json_object_get(o, "rows"), *not_run = json_object_get(o, "not_run");
+    pick(list);
+    whole = audit(list, 2, 5, "4G");
+    const json_t *rows = json_object_get(whole, "rows"), *not_run = json_object_get(whole, "not_run");
+    assert_int_equal(json_integer_value(json_object_get(whole, "at_once")), 2);
     for (size_t i = 0; st_attacks[i]; i++) {
         const char *name = st_attacks[i]->name;
-        if (strcmp(name, slow[0]) == 0 || strcmp(name, slow[1]) == 0)
+        if (is_slow(name))
             continue;
         if (!names(rows, name) && !names(not_run, name))
             fail_msg("%s is neither among the rows nor among what was not run", name);
-        if (!names(json_object_get(o, "times"), name))
+        if (!names(json_object_get(whole, "times"), name))
             fail_msg("%s has no time", name);
     }
-    json_decref(o);
 }
 
+static const json_t *row_of(const json_t *audit, const json_t *like)
+{
+    static const char *const key[] = {"attack", "variant"};
+    size_t i;
+    const json_t *x;
+    json_array_foreach(json_object_get(audit, "rows"), i,
+                       x) if (json_equal(json_object_get(x, key[0]), json_object_get(like, key[0])) &&
+                              json_equal(json_object_get(x, key[1]), json_object_get(like, key[1]))) return x;
+    return NULL;
+}
+
+/* Nor on how many attacks run at once, for which there is no memory here. */
 static void the_same_seed_gives_the_same_rows_whatever_the_number_of_threads(void **state)
 {
-    /* Blinding, draws of nodes and clocks are the system's. */
-    static const char *const system_s[] = {"token-link",  "node-choice", "relay-timing",
-                                           "relay-sizes", "pairwise",    NULL};
-    char list[1024];
+    static const char seeded[] =
+        "vma-row-sort,vma-columns,gate-ia,attn-ia,nearest,known-pairs,ima-ridge,states,function,"
+        "key-rotation,frequency,substitution,repetition,forgery,unit-directions,distillation,"
+        "verifier-gaps,key-config";
     (void)state;
-    pick(system_s, true, list);
-    json_t *one = audit(list, 1, 5), *three = audit(list, 3, 5), *other = audit("nearest", 3, 6);
-    const json_t *a = json_object_get(one, "rows"), *b = json_object_get(three, "rows");
+    json_t *one = audit(seeded, 3, 5, "1G"), *other = audit("nearest", 3, 6, "4G");
+    const json_t *a = json_object_get(one, "rows");
+    assert_int_equal(json_integer_value(json_object_get(one, "at_once")), 1);
     assert_true(json_array_size(a) > 100);
-    assert_int_equal(json_array_size(a), json_array_size(b));
     for (size_t i = 0; i < json_array_size(a); i++) {
-        const json_t *x = json_array_get(a, i), *y = json_array_get(b, i);
+        const json_t *x = json_array_get(a, i), *y = row_of(whole, x);
         const char *name = json_string_value(json_object_get(x, "attack"));
-        if (!json_equal(x, y))
+        if (!y || !json_equal(x, y))
             fail_msg("%s, %s: another row with other threads", name, json_string_value(json_object_get(x, "variant")));
         if (strcmp(name, "nearest") == 0)
-            assert_false(json_equal(x, json_array_get(json_object_get(other, "rows"), 0)));
+            assert_false(json_equal(x, row_of(other, x)));
     }
     json_decref(one);
-    json_decref(three);
     json_decref(other);
+    json_decref(whole);
 }
 
 int main(void)

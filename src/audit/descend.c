@@ -7,6 +7,8 @@
 #include <string.h>
 
 #define RATE .1 /* of the spread, falling to 0 */
+#define LOOK 25 /* steps, in which the distance falls to */
+#define GAIN .98
 #define STARTS                                                                                                         \
     4 /* the one that comes nearest in a part of the steps goes on: scores hardly change when all signs do             \
        */
@@ -56,18 +58,22 @@ struct descent {
     float *d_out, *d_scores, *d_x;
 };
 
-/* far: the distance before the last step. */
+/* far: the distance before the last step. It ends early where the last steps brought next to nothing. */
 static int run(struct descent *r, uint32_t n_step, float *x, double *far, struct st_err *e)
 {
     const struct st_descent *d = r->d;
     size_t width = d->blocks->d;
     struct st_adam adam;
+    double before = INFINITY;
     if (st_adam_new(&adam, d->n * width, e))
         return e->code;
     e->code = 0;
     for (uint32_t step = 0; !e->code && step < n_step; step++) {
         const float *out = st_pass_forward(r->pass, d->blocks, x);
         *far = d->hidden ? towards_hidden(d, out, r->d_out) : towards_scores(d, st_pass_scores(r->pass), r->d_scores);
+        if (step % LOOK == 0 && *far > GAIN * before)
+            break;
+        before = step % LOOK == 0 ? *far : before;
         st_pass_backward(r->pass, d->blocks, r->d_out, d->hidden ? NULL : r->d_scores, r->d_x, NULL);
         memset(r->d_x, 0, width * sizeof *x); /* the first row is known */
         st_adam_step(&adam, r->d_x, RATE * d->spread * (1 - (double)step / n_step), 0, x);
