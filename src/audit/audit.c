@@ -242,7 +242,7 @@ static int open_lanes(struct jobs *jobs, struct lane *lanes, size_t n, struct st
 
 static int run_jobs(struct jobs *jobs, size_t n, struct st_err *e)
 {
-    struct lane lanes[LANES] = {{NULL}};
+    struct lane lanes[LANES] = {{.jobs = NULL}};
     openblas_set_num_threads(1); /* for all that call it; not while several do */
     int rc = open_lanes(jobs, lanes, n, e);
     /* Where there are no more threads to be had, the lanes that run do the jobs of the others. */
