@@ -14,8 +14,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!text)
         abort();
     memcpy(text, data, size);
-    int rc = st_placement_parse(text, size, "fuzz", &p, &e);
-    if (rc && rc != ST_INPUT && rc != ST_USAGE && rc != ST_UNSUPPORTED)
+    bool attention = size & 1;
+    int rc = st_placement_parse(text, size, "fuzz", attention, &p, &e);
+    if (rc && rc != ST_INPUT && rc != ST_USAGE && rc != ST_UNSUPPORTED && rc != ST_POLICY)
+        abort();
+    if (!rc && p.attention != attention)
         abort();
     for (int r = 0; !rc && r < ST_ROLE_COUNT; r++)
         if (p.of[r] != ST_CONTAINER_INSIDE && p.of[r] != ST_CONTAINER_OUTSIDE)

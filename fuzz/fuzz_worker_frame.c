@@ -39,6 +39,7 @@ static int both_ways(const struct st_worker_head *h, struct st_span p, struct st
     uint8_t digest[32];
     struct st_worker_welcome w;
     struct st_worker_multiply m;
+    struct st_worker_pair pair;
     struct st_worker_product r;
     struct st_worker_hint hint;
     struct st_worker_failure f;
@@ -59,6 +60,12 @@ static int both_ways(const struct st_worker_head *h, struct st_span p, struct st
         if (!(rc = st_worker_multiply_parse(p, &m, e)))
             st_worker_multiply_add(b, h->id, &m, (tail = m.rows).len);
         in_pieces(p, &m, rc);
+        break;
+    case ST_WORKER_PAIR:
+        if (!(rc = st_worker_pair_parse(p, &pair, e))) {
+            st_worker_pair_add(b, h->id, &pair);
+            tail = pair.rows;
+        }
         break;
     case ST_WORKER_PRODUCT:
         if (!(rc = st_worker_product_parse(p, &r, e)))

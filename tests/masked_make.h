@@ -85,6 +85,18 @@ static inline void worker_record(struct fake_worker *f, const struct st_exchange
     f->n_word += n;
 }
 
+static inline void worker_pair(const struct st_factors *p, const uint32_t *a, uint32_t *out)
+{
+    const uint32_t *b = a + (size_t)p->n_a * p->n_inner;
+    for (uint32_t i = 0; i < p->n_a; i++)
+        for (uint32_t j = 0; j < p->n_b; j++) {
+            uint64_t sum = 0;
+            for (uint32_t k = 0; k < p->n_inner; k++)
+                sum = (sum + (uint64_t)a[(size_t)i * p->n_inner + k] * b[(size_t)j * p->n_inner + k] % ST_FQ) % ST_FQ;
+            *out++ = (uint32_t)sum;
+        }
+}
+
 static inline int worker_submit(void *ctx, const struct st_exchange *x, const struct st_exposed *rows, struct st_err *e)
 {
     struct fake_worker *f = ctx;
@@ -98,7 +110,10 @@ static inline int worker_submit(void *ctx, const struct st_exchange *x, const st
         tiny_die("too many exchanges");
     if (f->record)
         worker_record(f, x, rows);
-    for (int k = 0; k < x->n_op; k++)
+    const bool pair = x->pair.n_inner != 0;
+    if (pair)
+        n = (size_t)x->pair.n_a * x->pair.n_b;
+    for (int k = 0; k < x->n_op && !pair; k++)
         n += (size_t)x->n_row * f->served->weights[worker_matrix(f->served, x->plan, &x->ops[k])].n_out;
     if (n > h->cap) {
         h->reply.p = realloc(h->reply.p, n * sizeof(uint32_t));
@@ -109,7 +124,9 @@ static inline int worker_submit(void *ctx, const struct st_exchange *x, const st
     h->reply.len = n * sizeof(uint32_t);
     h->reply.format = rows->format;
     uint32_t *out = h->reply.p;
-    for (int k = 0; k < x->n_op; k++) {
+    if (pair)
+        worker_pair(&x->pair, rows->p, out);
+    for (int k = 0; k < x->n_op && !pair; k++) {
         const struct st_served_weight *w = &f->served->weights[worker_matrix(f->served, x->plan, &x->ops[k])];
         if (rows->len != (size_t)x->n_row * w->n_in * sizeof(uint32_t))
             tiny_die("rows of another width");

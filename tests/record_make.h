@@ -54,6 +54,7 @@ struct rig_opts {
     unsigned slow;     /* weak */
     bool once;         /* weak */
     size_t n_asked;    /* requests with replies behind the text */
+    bool attention;    /* its products leave, too; with a scheme */
     bool own_words;    /* the text is the model's own, with tokenizer */
 };
 
@@ -121,7 +122,7 @@ static inline void rig_models(struct rig *r, const struct rig_opts *o)
         r->s.m = open_int8(&t);
         r->base = tiny_model(&t);
     }
-    assert_ok(st_masked_place(&r->s.m->plan, &(struct st_masked_place){0}, &e), &e);
+    assert_ok(st_masked_place(&r->s.m->plan, &(struct st_masked_place){.attention = o->attention}, &e), &e);
     assert_ok(st_served_init(&r->s.served, r->s.m, false, &e), &e);
     worker_init(&r->s.worker, &r->s.served);
 }

@@ -24,16 +24,16 @@ static void every_row_is_recovered_exactly_at_every_m(void **state)
         st_rng_seed(&rng, m);
         for (size_t k = 0; k < m * D; k++)
             q[k] = (int32_t)fmax(-4096, fmin(4096, rint(512 * normal(&rng))));
-        assert_ok(st_pack(q, m, D, &rng, rows, place, &e), &e);
-        assert_true(st_pack_scalar(rows, 2 * m, D, &c));
-        st_pack_open(rows, 2 * m, D, c, got, is_q);
+        assert_ok(st_pack(&st_pack_paper, q, m, D, &rng, rows, place, &e), &e);
+        assert_true(st_pack_scalar(&st_pack_paper, rows, 2 * m, D, &c));
+        st_pack_open(&st_pack_paper, rows, 2 * m, D, c, got, is_q);
         for (size_t k = 0; k < m; k++)
             hits += is_q[place[k]] && memcmp(got + place[k] * D, q + k * D, D * sizeof *q) == 0;
         assert_int_equal(hits, m);
         for (size_t k = 0; k < m; k++) /* masks alone are nobody's rows */
             assert_false(is_q[place[m + k]]);
-        q[0] = ST_PACK_LIMIT + 1;
-        expect_refusal(st_pack(q, m, D, &rng, rows, place, &e), &e, ST_INPUT, "4096 steps");
+        q[0] = st_pack_paper.limit + 1;
+        expect_refusal(st_pack(&st_pack_paper, q, m, D, &rng, rows, place, &e), &e, ST_INPUT, "4096 steps");
         free(q);
         free(got);
         free(rows);
@@ -50,8 +50,8 @@ static void nothing_is_found_in_random_rows(void **state)
     struct st_rng rng;
     st_rng_seed(&rng, 2);
     for (int i = 0; i < N * D; i++)
-        rows[i] = (uint32_t)(st_rng_next(&rng) % ST_PACK_PRIME);
-    assert_false(st_pack_scalar(rows, N, D, &c));
+        rows[i] = (uint32_t)(st_rng_next(&rng) % st_pack_paper.prime);
+    assert_false(st_pack_scalar(&st_pack_paper, rows, N, D, &c));
 }
 
 static void embeddings_of_a_text_are_recovered_whole(void **state)

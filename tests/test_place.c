@@ -7,7 +7,7 @@
 
 static int parse(const char *text, struct st_placement *p, struct st_err *e)
 {
-    return st_placement_parse(text, strlen(text), "my.policy", p, e);
+    return st_placement_parse(text, strlen(text), "my.policy", false, p, e);
 }
 
 static void presets_say_what_the_header_says(void **state)
@@ -15,14 +15,14 @@ static void presets_say_what_the_header_says(void **state)
     (void)state;
     struct st_placement p;
     struct st_err e;
-    assert_ok(st_placement_read("paper", &p, &e), &e);
+    assert_ok(st_placement_read("paper", false, &p, &e), &e);
     for (int r = 1; r < ST_ROLE_COUNT; r++)
         assert_int_equal(p.of[r], r == ST_ROLE_O || r == ST_ROLE_HEAD ? ST_CONTAINER_OUTSIDE : ST_CONTAINER_INSIDE);
     assert_string_equal(p.name, "paper");
-    assert_ok(st_placement_read("adapters", &p, &e), &e);
+    assert_ok(st_placement_read("adapters", false, &p, &e), &e);
     for (int r = 1; r < ST_ROLE_COUNT; r++)
         assert_int_equal(p.of[r], ST_CONTAINER_OUTSIDE);
-    assert_ok(st_placement_read("all-inside", &p, &e), &e);
+    assert_ok(st_placement_read("all-inside", false, &p, &e), &e);
     for (int r = 1; r < ST_ROLE_COUNT; r++)
         assert_int_equal(p.of[r], ST_CONTAINER_INSIDE);
 }
@@ -35,7 +35,7 @@ static void every_preset_is_a_file_that_says_the_same(void **state)
     const char *name, *text;
     size_t n = 0;
     for (; st_placement_preset(n, &name, &text); n++) {
-        assert_ok(st_placement_read(name, &a, &e), &e);
+        assert_ok(st_placement_read(name, false, &a, &e), &e);
         assert_ok(parse(text, &b, &e), &e);
         assert_memory_equal(a.of, b.of, sizeof a.of);
         assert_string_equal(b.name, "custom");
@@ -78,8 +78,10 @@ static void mistakes_are_named_with_their_line(void **state)
         {"q = inside outside\n", ST_INPUT, "line 1: want inside or outside"},
         {"q\n", ST_INPUT, "line 1: want ROLE = inside"},
         {"q = \n", ST_INPUT, "line 1: want inside or outside"},
-        {"attention = outside\n", ST_UNSUPPORTED,
-         "attention = outside: no known way to outsource QK^T and PV both hides them and saves work"},
+        {"attention = outside\n", ST_POLICY,
+         "line 1: attention = outside: no known way to outsource QK^T and PV both hides them and saves work; refused "
+         "without --attention outside-breakable"},
+        {"attention = inside\nattention = inside\n", ST_INPUT, "line 2: attention is given twice"},
         {"sampling = outside\n", ST_UNSUPPORTED, "sampling = outside"},
         {"lora = outside\n", ST_UNSUPPORTED, "an adapter is sealed by itself, and whole"},
         {"lora_a = outside\n", ST_UNSUPPORTED, "an adapter is sealed by itself, and whole"},
@@ -88,8 +90,28 @@ static void mistakes_are_named_with_their_line(void **state)
     struct st_err e;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         expect_refusal(parse(rows[i].text, &p, &e), &e, rows[i].code, rows[i].says);
-    expect_refusal(st_placement_read("papre", &p, &e), &e, ST_USAGE, "want paper, adapters, all-inside, or a file");
-    expect_refusal(st_placement_parse("q\0 = inside", 11, "x", &p, &e), &e, ST_INPUT, "unknown role");
+    expect_refusal(st_placement_read("papre", false, &p, &e), &e, ST_USAGE,
+                   "want paper, adapters, all-inside, or a file");
+    expect_refusal(st_placement_parse("q\0 = inside", 11, "x", false, &p, &e), &e, ST_INPUT, "unknown role");
+}
+
+static void attention_leaves_only_where_policy_and_owner_both_say_so(void **state)
+{
+    (void)state;
+    static const char lets[] = "o = outside\nattention = outside\n", keeps[] = "o = outside\nattention = inside\n";
+    struct st_placement p;
+    struct st_err e;
+    assert_ok(st_placement_parse(lets, strlen(lets), "my.policy", true, &p, &e), &e);
+    assert_true(p.attention);
+    assert_string_equal(p.name, ST_PLACEMENT_ATTENTION);
+    assert_int_equal(p.of[ST_ROLE_O], ST_CONTAINER_OUTSIDE);
+    assert_int_equal(p.of[ST_ROLE_Q], ST_CONTAINER_INSIDE);
+    expect_refusal(st_placement_parse(keeps, strlen(keeps), "my.policy", true, &p, &e), &e, ST_USAGE,
+                   "my.policy has no line `attention = outside`");
+    assert_ok(parse(keeps, &p, &e), &e);
+    assert_false(p.attention);
+    assert_string_equal(p.name, "custom");
+    expect_refusal(st_placement_read("paper", true, &p, &e), &e, ST_USAGE, "paper has no line");
 }
 
 static void a_policy_comes_from_a_file(void **state)
@@ -101,11 +123,11 @@ static void a_policy_comes_from_a_file(void **state)
     tiny_mkdir(dir);
     snprintf(path, sizeof path, "%s/my.policy", dir);
     tiny_save(dir, "my.policy", "up = outside\n", 13);
-    assert_ok(st_placement_read(path, &p, &e), &e);
+    assert_ok(st_placement_read(path, false, &p, &e), &e);
     assert_string_equal(p.name, "custom");
     assert_int_equal(p.of[ST_ROLE_UP], ST_CONTAINER_OUTSIDE);
     tiny_save(dir, "my.policy", "ups = outside\n", 14);
-    expect_refusal(st_placement_read(path, &p, &e), &e, ST_INPUT, "my.policy: line 1: unknown role 'ups'");
+    expect_refusal(st_placement_read(path, false, &p, &e), &e, ST_INPUT, "my.policy: line 1: unknown role 'ups'");
     tiny_rmdir(dir);
 }
 
@@ -214,6 +236,7 @@ int main(void)
         cmocka_unit_test(every_preset_is_a_file_that_says_the_same),
         cmocka_unit_test(a_file_has_roles_comments_and_a_default),
         cmocka_unit_test(mistakes_are_named_with_their_line),
+        cmocka_unit_test(attention_leaves_only_where_policy_and_owner_both_say_so),
         cmocka_unit_test(a_policy_comes_from_a_file),
         cmocka_unit_test(what_lies_outside_and_is_linear_leaves),
         cmocka_unit_test(a_group_on_both_sides_is_split),

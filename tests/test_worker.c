@@ -62,6 +62,93 @@ static void rows_of_floats_give_scaled_products_and_a_device_without_them_says_s
     }
 }
 
+/* A PAIR of residues made from a seed; *rows is the caller's to free. */
+static void ask_pair(struct st_buf *b, uint64_t id, const struct st_worker_pair *p, uint64_t seed, uint32_t **rows)
+{
+    size_t n = (size_t)(p->n_a + p->n_b) * p->n_inner;
+    struct st_rng rng;
+    st_rng_seed(&rng, seed);
+    *rows = malloc(n * sizeof **rows);
+    for (size_t i = 0; i < n; i++)
+        (*rows)[i] = i % 5 ? (uint32_t)(st_rng_next(&rng) % ST_FQ) : ST_FQ - 1;
+    st_worker_pair_add(b, id, p);
+    st_buf_add(b, *rows, n * sizeof **rows);
+}
+
+static void check_pair(int fd, uint64_t id, const struct st_worker_pair *p)
+{
+    struct st_buf b = {0};
+    struct reply r = {0};
+    struct st_worker_product got;
+    struct st_err e;
+    uint32_t *rows, value;
+    ask_pair(&b, id, p, id, &rows);
+    put(fd, b.p, b.len);
+    assert_true(reply(fd, &r));
+    assert_int_equal(r.head.type, ST_WORKER_PRODUCT);
+    assert_int_equal(r.head.id, id);
+    assert_int_equal(st_worker_product_parse((struct st_span){r.payload, (size_t)r.head.len}, &got, &e), 0);
+    assert_int_equal(got.n_row, p->n_a);
+    assert_int_equal(got.n_weight, 1);
+    assert_int_equal(got.values.len, 4 * p->n_a * p->n_b);
+    for (uint32_t i = 0; i < p->n_a; i++)
+        for (uint32_t j = 0; j < p->n_b; j++) {
+            uint64_t sum = 0;
+            for (uint32_t k = 0; k < p->n_inner; k++)
+                sum += (uint64_t)rows[i * p->n_inner + k] * rows[(p->n_a + j) * p->n_inner + k] % ST_FQ;
+            memcpy(&value, got.values.p + 4 * ((size_t)i * p->n_b + j), 4);
+            assert_int_equal(value, sum % ST_FQ);
+        }
+    free(rows);
+    free(r.payload);
+    st_buf_free(&b);
+}
+
+static void pairs_of_matrices_are_multiplied_exactly_and_one_after_the_other(void **state)
+{
+    static const struct st_worker_pair asks[] = {
+        {1, 1, 1, {0}}, {2, 3, 4, {0}}, {70, 30, 64, {0}}, {1, 2048, 2, {0}}, {3, 2, 1024, {0}}};
+    (void)state;
+    start(&(struct st_worker_opts){.max_row = 16}); /* which is no limit of pairs */
+    int fd = greeted(listening[0]);
+    for (size_t i = 0; i < sizeof asks / sizeof *asks; i++)
+        check_pair(fd, i + 1, &asks[i]);
+    /* A value that is none is refused alone. */
+    struct st_buf b = {0};
+    uint32_t *rows, none = ST_FQ;
+    ask_pair(&b, 9, &asks[1], 3, &rows);
+    memcpy(b.p + b.len - 4, &none, 4);
+    put(fd, b.p, b.len);
+    expect_failure(fd, 9, ST_INPUT, "PAIR rows: a value is no residue");
+    check_product(fd, 10, &one_a);
+    free(rows);
+    st_buf_free(&b);
+    close(fd);
+    stop();
+}
+
+static void a_device_without_pairs_and_shapes_that_are_none_are_refused_by_name(void **state)
+{
+    static const struct st_worker_pair p = {2, 3, 4, {0}};
+    struct st_buf b = {0};
+    uint32_t *rows;
+    (void)state;
+    start(&(struct st_worker_opts){.backend = &plain_backend});
+    int fd = greeted(listening[0]);
+    ask_pair(&b, 7, &p, 1, &rows);
+    put(fd, b.p, b.len);
+    expect_failure(fd, 7, ST_UNSUPPORTED, "PAIR: the plain backend does not multiply two matrices of a client's");
+    check_product(fd, 8, &one_a);
+    b.p[ST_WORKER_HEAD] = 3; /* rows of the first matrix */
+    put(fd, b.p, b.len);
+    expect_failure(fd, 0, ST_INPUT, "PAIR: want 96 bytes of rows, got 80");
+    assert_true(ended(fd));
+    close(fd);
+    stop();
+    free(rows);
+    st_buf_free(&b);
+}
+
 static void frames_that_are_none_end_their_connection_by_name(void **state)
 {
     static const struct {
@@ -81,8 +168,8 @@ static void frames_that_are_none_end_their_connection_by_name(void **state)
         {true, 32, 8, ST_VERIFY, "another model: asked for 08070700"},
         {true, 64, 1, ST_INPUT, "HELLO reserved"},
         {false, 0, 'G', ST_INPUT, "not a frame of the worker protocol"},
-        {false, 12, 1, ST_INPUT, "where MULTIPLY or HINT is expected"},
-        {false, 12, 4, ST_INPUT, "where MULTIPLY or HINT is expected"},
+        {false, 12, 1, ST_INPUT, "where MULTIPLY, PAIR or HINT is expected"},
+        {false, 12, 4, ST_INPUT, "where MULTIPLY, PAIR or HINT is expected"},
         {false, 16, 0, ST_INPUT, "frame id"},
         {false, 27, 64, ST_INPUT, "oversized frame"},
         {false, 24, 11, ST_INPUT, "MULTIPLY"},
@@ -380,6 +467,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(products_are_those_of_64_bit_integers),
         CASE(rows_of_floats_give_scaled_products_and_a_device_without_them_says_so),
+        CASE(pairs_of_matrices_are_multiplied_exactly_and_one_after_the_other),
+        CASE(a_device_without_pairs_and_shapes_that_are_none_are_refused_by_name),
         CASE(frames_that_are_none_end_their_connection_by_name),
         CASE(requests_that_cannot_be_served_fail_alone),
         CASE(values_that_are_no_residues_never_reach_the_device),

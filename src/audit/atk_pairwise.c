@@ -1,7 +1,8 @@
 /* Pairwise break of embedded additive masks (TwinShield): the rows [Q + R ; a R] differ by small values once the
  * secret scalar is right, and one column says what the scalar can be. Every row falls, whatever m is; scalars of their
- * own per row fall to the same test. Sotto ships no such scheme: the attack runs on rows that its own encoder packs,
- * embeddings of the text, and stands here because systems in the field claim m >= 32 to be enough.
+ * own per row fall to the same test. Here the attack runs on rows that its own encoder packs with the paper's numbers,
+ * embeddings of the text, because systems in the field claim m >= 32 to be enough. Sotto has the packing for attention,
+ * behind a flag that calls it breakable: atk_attention.c reads recordings of that.
  *
  * Source: arXiv 2507.03278 (the scheme); the break is ours. */
 #include "audit/atk_pairwise.h"
@@ -13,44 +14,55 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define P ST_PACK_PRIME
 #define SAMPLE 512 /* rows that are packed; the paper's batches are smaller */
 
-static uint32_t times(uint32_t a, uint32_t b)
+const struct st_pack_field st_pack_paper = {.prime = 16777213u, .limit = 16 * ST_PACK_STEPS};
+
+static uint32_t times(const struct st_pack_field *f, uint32_t a, uint32_t b)
 {
-    return (uint32_t)((uint64_t)a * b % P);
+    return (uint32_t)((uint64_t)a * b % f->prime);
 }
 
-static uint32_t inverse(uint32_t x)
+static uint32_t inverse(const struct st_pack_field *f, uint32_t x)
 {
     uint32_t y = 1;
-    for (uint32_t n = P - 2; n; n >>= 1, x = times(x, x))
+    for (uint32_t n = f->prime - 2; n; n >>= 1, x = times(f, x, x))
         if (n & 1)
-            y = times(y, x);
+            y = times(f, y, x);
     return y;
 }
 
-static int32_t centre(uint32_t x)
+static uint32_t less(const struct st_pack_field *f, uint32_t a, uint32_t b)
 {
-    return x > P / 2 ? (int32_t)x - (int32_t)P : (int32_t)x;
+    return a < b ? a + (f->prime - b) : a - b;
 }
 
-static uint32_t residue(int32_t x)
+static uint32_t more(const struct st_pack_field *f, uint32_t a, uint32_t b)
 {
-    return x < 0 ? (uint32_t)(x + (int32_t)P) : (uint32_t)x;
+    return less(f, a, b ? f->prime - b : 0);
 }
 
-/* u - c w, centred. */
-static int32_t without(uint32_t u, uint32_t c, uint32_t w)
+static uint32_t residue(const struct st_pack_field *f, int32_t x)
 {
-    return centre((u + P - times(c, w)) % P);
+    return x < 0 ? f->prime - (uint32_t)-x : (uint32_t)x;
 }
 
-int st_pack(const int32_t *q, size_t m, size_t d, struct st_rng *rng, uint32_t *out, uint32_t *place, struct st_err *e)
+/* u - c w; false: it is not one of the small ones. */
+static bool without(const struct st_pack_field *f, uint32_t u, uint32_t c, uint32_t w, int32_t *out)
+{
+    uint32_t x = less(f, u, times(f, c, w)), limit = (uint32_t)f->limit;
+    bool minus = x > limit;
+    uint32_t size = minus ? f->prime - x : x;
+    *out = size > limit ? 0 : minus ? -(int32_t)size : (int32_t)size;
+    return size <= limit;
+}
+
+int st_pack(const struct st_pack_field *f, const int32_t *q, size_t m, size_t d, struct st_rng *rng, uint32_t *out,
+            uint32_t *place, struct st_err *e)
 {
     for (size_t i = 0; i < m * d; i++)
-        if (q[i] > ST_PACK_LIMIT || q[i] < -ST_PACK_LIMIT)
-            return st_fail(e, ST_INPUT, "packing: a value beyond %d steps", ST_PACK_LIMIT);
+        if (q[i] > f->limit || q[i] < -f->limit)
+            return st_fail(e, ST_INPUT, "packing: a value beyond %d steps", f->limit);
     for (uint32_t i = 0; i < 2 * m; i++)
         place[i] = i;
     for (size_t i = 2 * m; i > 1; i--) {
@@ -59,54 +71,53 @@ int st_pack(const int32_t *q, size_t m, size_t d, struct st_rng *rng, uint32_t *
         place[i - 1] = place[j];
         place[j] = t;
     }
-    uint32_t a = 2 + (uint32_t)(st_rng_next(rng) % (P - 3));
+    uint32_t a = 2 + (uint32_t)(st_rng_next(rng) % (f->prime - 3));
     for (size_t i = 0; i < m; i++)
         for (size_t k = 0; k < d; k++) {
-            uint32_t r = (uint32_t)(st_rng_next(rng) % P);
-            out[place[i] * d + k] = (residue(q[i * d + k]) + r) % P;
-            out[place[m + i] * d + k] = times(a, r);
+            uint32_t r = (uint32_t)(st_rng_next(rng) % f->prime);
+            out[place[i] * d + k] = more(f, residue(f, q[i * d + k]), r);
+            out[place[m + i] * d + k] = times(f, a, r);
         }
     return 0;
 }
 
-static bool fits(const uint32_t *u, const uint32_t *w, size_t from, size_t d, uint32_t c)
+static bool fits(const struct st_pack_field *f, const uint32_t *u, const uint32_t *w, size_t from, size_t d, uint32_t c)
 {
-    for (size_t k = from; k < d; k++) {
-        int32_t q = without(u[k], c, w[k]);
-        if (q > ST_PACK_LIMIT || q < -ST_PACK_LIMIT)
+    int32_t q;
+    for (size_t k = from; k < d; k++)
+        if (!without(f, u[k], c, w[k], &q))
             return false;
-    }
     return true;
 }
 
-bool st_pack_scalar(const uint32_t *rows, size_t n, size_t d, uint32_t *c)
+bool st_pack_scalar(const struct st_pack_field *f, const uint32_t *rows, size_t n, size_t d, uint32_t *c)
 {
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++) {
             const uint32_t *u = rows + i * d, *w = rows + j * d;
             if (i == j || w[0] == 0)
                 continue;
-            uint32_t over = inverse(w[0]);
-            for (int32_t g = -ST_PACK_LIMIT; g <= ST_PACK_LIMIT; g++) {
-                *c = times((u[0] + P - residue(g)) % P, over);
-                if (fits(u, w, 1, d, *c))
+            uint32_t over = inverse(f, w[0]);
+            *c = times(f, more(f, u[0], (uint32_t)f->limit), over); /* what makes u_0 - c w_0 the least */
+            for (int32_t g = -f->limit; g <= f->limit; g++, *c = less(f, *c, over))
+                if (fits(f, u, w, 1, d, *c))
                     return true;
-            }
         }
     return false;
 }
 
-void st_pack_open(const uint32_t *rows, size_t n, size_t d, uint32_t c, int32_t *got, bool *is_q)
+void st_pack_open(const struct st_pack_field *f, const uint32_t *rows, size_t n, size_t d, uint32_t c, int32_t *got,
+                  bool *is_q)
 {
     for (size_t i = 0; i < n; i++) {
         is_q[i] = false;
         for (size_t j = 0; j < n && !is_q[i]; j++) {
             const uint32_t *u = rows + i * d, *w = rows + j * d;
-            if (i == j || !fits(u, w, 0, d, c))
+            if (i == j || !fits(f, u, w, 0, d, c))
                 continue;
             is_q[i] = true;
             for (size_t k = 0; k < d; k++)
-                got[i * d + k] = without(u[k], c, w[k]);
+                without(f, u[k], c, w[k], &got[i * d + k]);
         }
     }
 }
@@ -123,8 +134,8 @@ static void quantise(const struct st_dense *table, const uint32_t *ids, size_t n
 {
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < table->n_col; k++) {
-            float v = rintf(st_dense_row(table, ids[i])[k] * ST_PACK_STEPS);
-            q[i * table->n_col + k] = (int32_t)fminf(fmaxf(v, -ST_PACK_LIMIT), ST_PACK_LIMIT);
+            float v = rintf(st_dense_row(table, ids[i])[k] * ST_PACK_STEPS), most = (float)st_pack_paper.limit;
+            q[i * table->n_col + k] = (int32_t)fminf(fmaxf(v, -most), most);
         }
 }
 
@@ -140,11 +151,11 @@ static int break_batches(const struct st_audit *a, struct work *w, size_t n, siz
         const int32_t *q = w->q + at * d;
         if (a->cancel && *a->cancel)
             return st_fail(e, ST_IO, "cancelled");
-        if (st_pack(q, m, d, &rng, w->packed, w->place, e))
+        if (st_pack(&st_pack_paper, q, m, d, &rng, w->packed, w->place, e))
             return e->code;
-        if (!st_pack_scalar(w->packed, 2 * m, d, &c))
+        if (!st_pack_scalar(&st_pack_paper, w->packed, 2 * m, d, &c))
             continue;
-        st_pack_open(w->packed, 2 * m, d, c, w->got, w->is_q);
+        st_pack_open(&st_pack_paper, w->packed, 2 * m, d, c, w->got, w->is_q);
         for (size_t i = 0; i < m; i++)
             *hits += w->is_q[w->place[i]] && memcmp(w->got + w->place[i] * d, q + i * d, d * sizeof *q) == 0;
     }
@@ -167,7 +178,7 @@ static int run_sizes(const struct st_audit *a, struct work *w, size_t n, size_t 
             return e->code;
         snprintf(row.variant, sizeof row.variant, "TwinShield packing, m %zu", m);
         snprintf(row.note, sizeof row.note,
-                 "A published scheme that is not part of Sotto, on rows packed for this test.");
+                 "A published scheme, on rows packed for this test with the paper's numbers.");
         st_row_share(&row, hits, some - some % m);
         if (st_rows_add(rows, &row, e))
             return e->code;

@@ -105,7 +105,7 @@ static void take_entry(struct steps *s, const struct st_record_entry *entry)
 {
     double now = (double)entry->time_ns * 1e-9;
     size_t n = s->buf.failed ? 0 : s->buf.len / sizeof(struct st_step_seen);
-    if (entry->id >= ST_SEEN_ASKED || entry->kind == ST_RECORD_FULL)
+    if (entry->id >= ST_SEEN_ASKED || entry->kind == ST_RECORD_FULL || st_record_is_pair(entry))
         return;
     if (entry->kind == ST_RECORD_OUT && entry->layer >= 0 && !s->any) {
         s->any = true;

@@ -112,7 +112,7 @@ static struct group *group_of(struct groups *g, const struct st_record_entry *en
 static int take_entry(struct groups *g, const char *path, const struct st_record_entry *entry, struct st_err *e)
 {
     struct group *group;
-    if (entry->kind != ST_RECORD_OUT || entry->n_in == 0)
+    if (entry->kind != ST_RECORD_OUT || entry->n_in == 0 || st_record_is_pair(entry))
         return 0;
     if (entry->format != ST_EXPOSED_FIELD)
         return st_fail(e, ST_UNSUPPORTED, "its rows are floats, which are uniform in nothing");

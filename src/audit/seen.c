@@ -50,7 +50,8 @@ static int check_group(struct walk *w, const struct st_record_entry *entry, stru
 
 static int take_entry(struct walk *w, const struct st_record_entry *entry, struct st_err *e)
 {
-    if (entry->kind != ST_RECORD_OUT || entry->layer != w->layer || (w->d && strcmp(entry->roles, w->roles) != 0))
+    if (entry->kind != ST_RECORD_OUT || entry->layer != w->layer || st_record_is_pair(entry) ||
+        (w->d && strcmp(entry->roles, w->roles) != 0))
         return 0;
     if (check_group(w, entry, e))
         return e->code;

@@ -366,6 +366,11 @@ static int take_entry(struct seen_layers *l, const struct st_record_entry *r, st
                        (unsigned long long)l->n_entry);
     if (r->kind != ST_RECORD_OUT || r->id >= SETUP_ID)
         return 0;
+    if (st_record_is_pair(r))
+        return r->layer < 0 || (uint32_t)r->layer >= l->s->base->config.n_layer
+                   ? st_fail(e, ST_INPUT, "%s: entry %llu: the base has no layer %d: they do not belong together",
+                             l->path, (unsigned long long)l->n_entry, r->layer)
+                   : 0;
     uint32_t want = want_width(l->s->base, r);
     if (!want)
         return st_fail(e, ST_INPUT, "%s: entry %llu: layer %d has no %.60s in the base: they do not belong together",

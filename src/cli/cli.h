@@ -65,7 +65,8 @@ struct st_cli_masked {
     uint32_t rank, pad_threads, keep_rows;
     uint64_t pad_memory;
     bool no_integrity, offload_all, embedding_remote, experts_all, allow_unlocked, private_weights, show_egress;
-    const char *first; /* the first of these options that was given, for errors */
+    bool attention_outside; /* breakable */
+    const char *first;      /* the first of these options that was given, for errors */
 };
 
 /* How a sealed model is opened and held (cli/sealed.h). */

@@ -6,6 +6,7 @@
 
 enum {
     KEY_POLICY = ST_KEY(0),
+    KEY_ATTENTION,
     KEY_RECIPIENT,
     KEY_SIGN_KEY,
     KEY_VERSION,
@@ -28,6 +29,10 @@ static const struct argp_option options[] = {
     {"policy", KEY_POLICY, "NAME", 0,
      "What is sealed: all-inside (default), paper, adapters, or a file as `sotto seal policy` prints it. What is left "
      "outside anybody with the file reads; what each gives away: docs/leakage.md",
+     0},
+    {"attention", KEY_ATTENTION, "WHERE", 0,
+     "inside (default); outside-breakable: the policy is a file that says `attention = outside`, and whoever runs the "
+     "model may let a worker compute attention products, which can read prompts, and keys and queries of the model",
      0},
     {"recipient", KEY_RECIPIENT, "KIND:ARG", 0,
      "Who may open it; may be given often. Default: passphrase, when one is given", 0},
@@ -70,8 +75,15 @@ static int add_recipient(struct st_seal_cmd *o, const char *spec, struct st_err 
 static int set(void *opts, int key, char *arg, struct st_err *e)
 {
     struct st_seal_cmd *o = opts;
+    static const char *const attention[] = {"inside", "outside-breakable", NULL};
     int64_t v;
+    int i = 0;
     switch (key) {
+    case KEY_ATTENTION:
+        if (st_opt_choice("--attention", arg, attention, &i, e))
+            return e->code;
+        o->attention = i;
+        return 0;
     case KEY_POLICY:
         o->policy = arg;
         return 0;
@@ -193,12 +205,13 @@ static const struct verb sealing = {NULL, "SRC DST", 2, 2, TAKES_SEALING | TAKES
 /* An option that would have no effect is refused. */
 static int check_options(const struct verb *v, const struct st_seal_cmd *o, struct st_err *e)
 {
-    bool seals = o->policy || o->version || o->name || o->restart || (o->n_recipient && !o->added);
+    bool seals = o->policy || o->attention || o->version || o->name || o->restart || (o->n_recipient && !o->added);
     bool changes = o->added || o->n_drop || o->out;
     if (seals && !(v->takes & TAKES_SEALING))
-        return st_fail(e, ST_USAGE,
-                       "seal %s: --policy, --recipient, --version, --name and --restart go with `seal SRC DST`",
-                       v->want);
+        return st_fail(
+            e, ST_USAGE,
+            "seal %s: --policy, --attention, --recipient, --version, --name and --restart go with `seal SRC DST`",
+            v->want);
     if (changes && !(v->takes & TAKES_CHANGE))
         return st_fail(e, ST_USAGE, "seal %s: --add, --remove and --out go with `seal recipients FILE`", v->want);
     if (o->check && !(v->takes & TAKES_CHECK))

@@ -12,7 +12,7 @@ static void print_sample(const struct st_exchange *x, const struct st_exposed *r
     bool field = rows->format == ST_EXPOSED_FIELD;
     fprintf(stderr, "egress: %" PRIu32 " rows of %zu %s for", x->n_row, width, field ? "residues" : "values");
     for (int i = 0; i < x->n_op; i++)
-        fprintf(stderr, " %s", x->plan->weights[x->ops[i].weight].name);
+        fprintf(stderr, " %s", x->pair.n_inner ? x->pair.what : x->plan->weights[x->ops[i].weight].name);
     fputs(":", stderr);
     for (size_t i = 0; i < SHOWN && i < n; i++) {
         const char *at = (const char *)rows->p + i * sizeof(uint32_t);

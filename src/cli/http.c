@@ -18,12 +18,12 @@ static size_t on_body(char *p, size_t size, size_t n, void *arg)
 }
 
 /* Copies the value of header `name` if the line is that one; printable characters only, and no spaces around it. */
-static void take(const char *line, size_t len, const char *name, char out[32])
+static void take(const char *line, size_t len, const char *name, char *out, size_t cap)
 {
     size_t n = strlen(name), k = 0;
     if (len <= n || strncasecmp(line, name, n) != 0 || line[n] != ':')
         return;
-    for (size_t i = n + 1; i < len && k < 31; i++)
+    for (size_t i = n + 1; i < len && k < cap - 1; i++)
         if (isgraph((unsigned char)line[i]) || (line[i] == ' ' && k))
             out[k++] = line[i];
     while (k && out[k - 1] == ' ')
@@ -34,9 +34,9 @@ static void take(const char *line, size_t len, const char *name, char out[32])
 static size_t on_header(char *p, size_t size, size_t n, void *arg)
 {
     struct st_http *h = arg;
-    take(p, size * n, "Sotto-Protection", h->protection);
-    take(p, size * n, "Sotto-Scheme", h->scheme);
-    take(p, size * n, "Sotto-Verified", h->verified);
+    take(p, size * n, "Sotto-Protection", h->protection, sizeof h->protection);
+    take(p, size * n, "Sotto-Scheme", h->scheme, sizeof h->scheme);
+    take(p, size * n, "Sotto-Verified", h->verified, sizeof h->verified);
     return size * n;
 }
 

@@ -17,7 +17,7 @@ struct st_http {
     /* Reply. */
     long status;
     struct st_buf body;
-    char protection[32], scheme[32], verified[32]; /* Sotto-* headers, empty when absent */
+    char protection[32], scheme[96], verified[32]; /* Sotto-* headers, empty when absent */
 };
 
 /* IO: names the URL's host and the cause. Free the reply by st_http_wipe. */

@@ -29,8 +29,8 @@ struct st_masked_side {
     struct st_masked *masked;
     struct st_masked_reference *reference;
     struct st_boundary boundary;
-    char scheme[48];
-    bool sealed;
+    char scheme[80];
+    bool sealed, masks_breakable;
     int n_exchange; /* 0: only of a sealed model, whose matrices all lie inside */
     double probed;  /* when no worker answered last */
 };
@@ -40,12 +40,12 @@ static int want_masked_options(const struct st_cli_masked *o, struct st_err *e)
     if (o->reference && strcmp(o->reference, "masked-int") != 0)
         return st_fail(e, ST_USAGE, "--reference: want masked-int, got '%s'", o->reference);
     if (o->reference && (o->n_worker || o->scheme || o->params || o->hints || o->rank || o->no_integrity || o->record ||
-                         o->private_weights || o->worker_policy || o->preparer))
+                         o->private_weights || o->worker_policy || o->preparer || o->attention_outside))
         return st_fail(e, ST_USAGE, "--reference: computes here without worker, masks and checks; not with --%s",
                        strcmp(o->first, "reference") ? o->first
                        : o->n_worker                 ? "worker"
                                                      : "scheme, --params, --hints, --rank, --no-integrity, --record, "
-                                                       "--private-weights, --worker-policy, --preparer");
+                                                       "--private-weights, --worker-policy, --preparer, --attention");
     return 0;
 }
 
@@ -166,7 +166,7 @@ static int check_worker(const struct st_masked_side *s, struct st_err *e)
     const struct st_plan *p = &s->model->plan;
     for (int i = 0; i < p->n_op; i++) {
         const struct st_plan_op *op = &p->ops[i];
-        if (op->place != ST_PLACE_UNTRUSTED)
+        if (op->place != ST_PLACE_UNTRUSTED || op->op == ST_OP_ATTEND)
             continue;
         const struct st_plan_weight *w = &p->weights[op->weight];
         bool fetch = op->op == ST_OP_EMBED;
@@ -176,6 +176,9 @@ static int check_worker(const struct st_masked_side *s, struct st_err *e)
             return st_fail(e, ST_INPUT, "worker %s: does not serve %s%s", s->o.workers[0], w->name,
                            fetch ? " for --embedding remote (sotto-worker --embedding)" : "");
     }
+    if (s->o.attention_outside && !st_worker_client_pairs(s->client))
+        return st_fail(e, ST_INPUT, "worker %s: multiplies no pairs of matrices, for --attention outside-breakable",
+                       s->o.workers[0]);
     return 0;
 }
 
@@ -254,8 +257,9 @@ static int open_masks(const struct st_cli *cli, struct st_masked_side *s, struct
     if (lwe && st_lwe_params_find(params, &mo.scheme_opts.params, e))
         return e->code;
     size_rows(s, &mo.pads, eo);
-    snprintf(s->scheme, sizeof s->scheme, "%s%s", lwe ? mo.scheme_opts.params->name : mo.scheme->name,
-             strcmp(mo.scheme->name, "remo") ? "" : " (breakable)");
+    s->masks_breakable = strcmp(mo.scheme->name, "remo") == 0;
+    snprintf(s->scheme, sizeof s->scheme, "%s%s%s", lwe ? mo.scheme_opts.params->name : mo.scheme->name,
+             s->masks_breakable ? " (breakable)" : "", o->attention_outside ? ", attention outside (breakable)" : "");
     if (st_masked_new(s->model, &mo, &s->masked, e))
         return e->code;
     s->boundary.hooks = st_masked_hooks(s->masked);
@@ -279,7 +283,11 @@ static int open_parts(const struct st_cli *cli, const char *path, struct st_mask
     s->n_exchange = st_plan_exchanges(&s->model->plan);
     if (s->sealed && !s->n_exchange) {
         snprintf(s->scheme, sizeof s->scheme, "none");
-        return 0;
+        return o->attention_outside ? st_fail(e, ST_USAGE,
+                                              "--attention outside-breakable: every matrix of the model lies inside, "
+                                              "so that it has no use for a worker; seal it with a policy that leaves "
+                                              "some outside")
+                                    : 0;
     }
     if (st_pool_new(cli->n_threads, &s->pool, e) || st_served_init(&s->served, s->model, o->embedding_remote, e) ||
         st_model_digest(path, !cli->quiet, s->digest, e))
@@ -299,7 +307,8 @@ int st_masked_open(const struct st_cli *cli, const char *path, bool sealed, stru
     const struct st_cli_masked *o = &cli->masked;
     const struct st_masked_place place = {.embedding = o->embedding_remote,
                                           .experts = o->experts_all ? ST_MASKED_EXPERTS_ALL : ST_MASKED_EXPERTS_LOCAL,
-                                          .no_weights = st_kit_is(path)};
+                                          .no_weights = st_kit_is(path),
+                                          .attention = o->attention_outside};
     struct st_masked_side *s;
     if ((!sealed && st_masked_place(&model->plan, &place, e)) || st_alloc(&s, 1, sizeof *s, "masked side", e))
         return e->code;
@@ -348,15 +357,20 @@ void st_masked_words(const struct st_masked_side *s, struct st_masked_words *out
         out->strength = "the exact integers of a worker, computed here: for comparing";
         return;
     }
-    bool breakable = strstr(s->scheme, "breakable") != NULL;
     if (s->o.no_integrity)
         out->verified = "none";
     out->strength = st_masked_describe(s->masked);
-    if (s->o.no_integrity)
-        out->warning = breakable ? "remo is breakable: a worker can remove its masks; and --no-integrity: what the "
-                                   "worker returns is not checked"
-                                 : "--no-integrity: what the worker returns is not checked";
-    else if (breakable)
+    if (s->o.attention_outside)
+        out->warning = s->o.no_integrity ? "--attention outside-breakable: a worker can read prompts and replies; and "
+                                           "--no-integrity: what it returns is not checked"
+                                         : "--attention outside-breakable: a worker can read prompts and replies "
+                                           "(docs/masked.md)";
+    else if (s->o.no_integrity)
+        out->warning = s->masks_breakable
+                           ? "remo is breakable: a worker can remove its masks; and --no-integrity: what the "
+                             "worker returns is not checked"
+                           : "--no-integrity: what the worker returns is not checked";
+    else if (s->masks_breakable)
         out->warning = "remo is breakable: a worker can remove its masks (docs/masked.md)";
 }
 
@@ -401,7 +415,7 @@ void st_masked_watch(void *ctx, struct st_gen_watch *out)
                                  .pads_taken = f.masked.pads.taken,
                                  .pad_waits = f.masked.pads.n_wait,
                                  .pad_wait_s = f.masked.pads.wait_s,
-                                 .exchanges = f.masked.n_exchange,
+                                 .exchanges = f.masked.n_exchange + f.masked.n_pair,
                                  .failed = f.client.n_failed,
                                  .rejects = f.masked.n_reject,
                                  .kept = f.masked.n_kept,

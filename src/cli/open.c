@@ -186,6 +186,19 @@ static int open_sealed(const struct st_cli *cli, const char *path, unsigned what
     return hold ? st_hold_files(&out->hold, cli, paths, adapters->n + 1, e) : 0;
 }
 
+/* Attention of a sealed model leaves only where its owner lets it. */
+static int place_attention(const char *path, struct st_open *o, struct st_err *e)
+{
+    struct st_container_about about;
+    st_container_about(o->sealed.file.container, &about);
+    if (strcmp(about.policy, ST_PLACEMENT_ATTENTION) != 0)
+        return st_fail(e, ST_POLICY,
+                       "--attention outside-breakable: %s was sealed with attention inside (policy %s): its owner does "
+                       "not let it leave",
+                       path, about.policy);
+    return st_masked_place_attention(&o->model->plan, e);
+}
+
 static int open_engine(const struct st_cli *cli, const char *path, unsigned what, const struct st_engine_opts *more,
                        const struct st_adapters *adapters, struct st_open *out, struct st_err *e)
 {
@@ -208,6 +221,8 @@ static int open_engine(const struct st_cli *cli, const char *path, unsigned what
     out->adapter = adapters->n && !(what & ST_OPEN_ADAPTERS) ? 1 : 0;
     if (sealed && masked)
         st_sealed_place(&out->model->plan, out->sealed.file.container, cli->masked.experts_all);
+    if (sealed && masked && cli->masked.attention_outside && place_attention(path, out, e))
+        return e->code;
     if (sealed && st_sealed_hold(cli, &out->sealed, out->model, &eo, e))
         return e->code;
     if (open_harden(cli, what, &eo, out, e) ||

@@ -53,6 +53,7 @@ enum {
     KEY_OFFLOAD,
     KEY_EMBEDDING,
     KEY_EXPERTS,
+    KEY_ATTENTION,
     KEY_PAD_MEMORY,
     KEY_PAD_THREADS,
     KEY_ALLOW_UNLOCKED,
@@ -113,6 +114,11 @@ static const struct {
      {"embedding", KEY_EMBEDDING, "WHERE", 0, "Rows of the embedding: local (default), or remote, fetched masked", 7}},
     {ST_CLI_MASKED,
      {"experts", KEY_EXPERTS, "WHERE", 0, "Routed experts: local (default), or all: every one sees every row", 7}},
+    {ST_CLI_MASKED,
+     {"attention", KEY_ATTENTION, "WHERE", 0,
+      "Attention products: inside (default), or outside-breakable, for comparison: a worker computes them in a packing "
+      "that does not hide them, and reads prompts and replies (docs/masked.md)",
+      7}},
     {ST_CLI_MASKED,
      {"pad-memory", KEY_PAD_MEMORY, "BYTES", 0, "For pads made ahead; default 1/8 of what is free, at most 1G", 7}},
     {ST_CLI_MASKED, {"pad-threads", KEY_PAD_THREADS, "N", 0, "That make pads; default 1", 7}},
@@ -411,7 +417,8 @@ static int set_offload(struct st_cli_masked *m, const char *arg, struct st_err *
 
 static int set_masked_switch(struct st_cli_masked *m, int key, char *arg, struct st_err *e)
 {
-    static const char *const embedding[] = {"local", "remote", NULL}, *const experts[] = {"local", "all", NULL};
+    static const char *const embedding[] = {"local", "remote", NULL}, *const experts[] = {"local", "all", NULL},
+                             *const attention[] = {"inside", "outside-breakable", NULL};
     int i = 0, rc = 0;
     switch (key) {
     case KEY_NO_INTEGRITY:
@@ -425,6 +432,10 @@ static int set_masked_switch(struct st_cli_masked *m, int key, char *arg, struct
     case KEY_EMBEDDING:
         rc = st_opt_choice("--embedding", arg, embedding, &i, e);
         m->embedding_remote = i;
+        return rc;
+    case KEY_ATTENTION:
+        rc = st_opt_choice("--attention", arg, attention, &i, e);
+        m->attention_outside = i;
         return rc;
     default:
         rc = st_opt_choice("--experts", arg, experts, &i, e);

@@ -9,7 +9,7 @@
 struct st_seal_cmd {
     const char *policy, *name, *sign_key, *out, *tpm_roots;
     uint64_t version;
-    bool restart;
+    bool restart, attention;                   /* --attention outside-breakable */
     const char *recipients[ST_RECIPIENTS_MAX]; /* --recipient, --add */
     size_t n_recipient;
     uint32_t drop[ST_RECIPIENTS_MAX];

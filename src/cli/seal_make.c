@@ -191,6 +191,7 @@ int st_seal_make(const struct st_cli *cli, const struct st_seal_cmd *o, struct s
     struct st_secret passphrase = {0}, seed = {0};
     struct st_seal_report r;
     struct st_seal_opts so = {.policy = o->policy,
+                              .attention = o->attention,
                               .name = o->name,
                               .tokenizer = cli->tokenizer,
                               .version = o->version,

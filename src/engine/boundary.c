@@ -29,6 +29,13 @@ int st_boundary_check(const struct st_boundary *b, const struct st_plan *plan, s
             every_row = op->every_row;
         if (op->place == ST_PLACE_TRUSTED)
             continue;
+        if (op->op == ST_OP_ATTEND) {
+            if (!attached(b) || !b->hooks->enter_pair || !b->hooks->leave_pair)
+                return st_fail(e, ST_POLICY,
+                               "layer %d attention: placed on the untrusted side, but no protection lets it leave",
+                               op->layer);
+            continue;
+        }
         if (op->op != ST_OP_LINEAR && op->op != ST_OP_EMBED)
             return st_fail(e, ST_POLICY, "plan: op %d (%s) is no linear layer and cannot leave the trusted side", i,
                            st_role_name(op->role));
@@ -47,7 +54,10 @@ static int failed(const struct st_boundary *b, const struct st_exchange *x, stru
 {
     if (e->code == ST_INPUT || e->code == ST_USAGE || e->code == ST_UNSUPPORTED)
         e->code = ST_IO;
-    st_err_prefix(e, "%s", x->plan->weights[x->ops[0].weight].name);
+    if (x->pair.n_inner)
+        st_err_prefix(e, "layer %d (%s)", x->ops[0].layer, x->pair.what);
+    else
+        st_err_prefix(e, "%s", x->plan->weights[x->ops[0].weight].name);
     if (b->hooks->drop)
         b->hooks->drop(b->hooks->ctx, x);
     return e->code;
@@ -92,6 +102,28 @@ int st_boundary_complete(struct st_boundary *b, const struct st_exchange *x, con
     for (int i = 0; i < x->n_op; i++)
         if (x->ops[i].bias >= 0)
             add_bias(mats[x->ops[i].bias].data, &outs[i]);
+    b->n_exchange++;
+    return 0;
+}
+
+int st_boundary_pair(struct st_boundary *b, const struct st_plan *plan, const struct st_plan_op *op,
+                     const struct st_factors *shape, const float *a_rows, const float *b_rows, float *out,
+                     struct st_err *e)
+{
+    struct st_exchange x = {.plan = plan, .ops = op, .n_op = 1, .id = b->next_id++, .pair = *shape};
+    struct st_exposed rows = {0}, reply = {0};
+    if (shape->n_a < 1 || shape->n_b < 1 || shape->n_a > ST_PAIR_ROWS || shape->n_b > ST_PAIR_ROWS ||
+        shape->n_inner < 1 || shape->n_inner > ST_PAIR_INNER)
+        return st_fail(e, ST_INTERNAL, "layer %d (%s): a product of [%u,%u] and [%u,%u]", op->layer, shape->what,
+                       shape->n_a, shape->n_inner, shape->n_b, shape->n_inner);
+    if (b->hooks->enter_pair(b->hooks->ctx, &x, a_rows, b_rows, &rows, e))
+        return e->code;
+    x.n_row = x.pair.n_a + x.pair.n_b;
+    if (b->transport->submit(b->transport->ctx, &x, &rows, e) ||
+        b->transport->complete(b->transport->ctx, &x, &reply, e))
+        return failed(b, &x, e);
+    if (b->hooks->leave_pair(b->hooks->ctx, &x, &reply, out, e))
+        return e->code;
     b->n_exchange++;
     return 0;
 }

@@ -3,10 +3,11 @@
  * are different C types, and only this file and a protection's enter/leave turn one into the other.
  *
  * What the untrusted side sees: exposed rows, weight ids, shapes and times. Nothing else passes: biases are added on
- * the trusted side, after leave. Asynchronous: st_boundary_submit() starts an exchange, st_boundary_complete() waits
- * for that one; several may be outstanding. st_boundary_linear() is one after the other, and cuts its rows so that no
- * exchange holds more than max_row of them or ST_EXCHANGE_BYTES. Limit: all ops of a group have one place; a mixed
- * group is refused (INTERNAL). */
+ * the trusted side, after leave. Attention passes only where a plan places it UNTRUSTED and a protection takes it; then
+ * its two products do, softmax and cache never. Asynchronous: st_boundary_submit() starts an exchange,
+ * st_boundary_complete() waits for that one; several may be outstanding. st_boundary_linear() is one after the other,
+ * and cuts its rows so that no exchange holds more than max_row of them or ST_EXCHANGE_BYTES. Limit: all ops of a group
+ * have one place; a mixed group is refused (INTERNAL). */
 #ifndef ST_ENGINE_BOUNDARY_H
 #define ST_ENGINE_BOUNDARY_H
 
@@ -29,6 +30,15 @@ struct st_exposed {
     enum st_exposed_format format;
 };
 
+/* What the untrusted side multiplies when both matrices come from here (attention): a b^T, a [n_a, n_inner] and
+ * b [n_b, n_inner], one behind the other. n_inner 0: it is no such exchange. */
+struct st_factors {
+    const char *what; /* "attention_scores", "attention_values"; static */
+    uint32_t n_a, n_b, n_inner;
+};
+#define ST_PAIR_ROWS 1024u  /* of each matrix, at most, before a protection adds to them */
+#define ST_PAIR_INNER 1024u /* values of a row */
+
 /* One group of linear ops on the same rows, or one EMBED: its matrix is then the transposed embedding, rows are ids,
  * and the output is the slot's width. The caller keeps it from submit to complete. */
 struct st_exchange {
@@ -37,6 +47,8 @@ struct st_exchange {
     int n_op;
     uint32_t n_row;
     uint64_t id; /* unique per boundary, set by st_boundary_submit() */
+    /* Of st_boundary_pair(): ops is the one ATTEND, n_row counts both matrices. The shape is what leaves. */
+    struct st_factors pair;
 };
 
 /* Supplied by a protection. enter and leave return 0 or an error that ends the step (INTEGRITY problems are VERIFY). */
@@ -53,6 +65,13 @@ struct st_protection_hooks {
     bool (*keep)(void *ctx, const struct st_plan *plan, const struct st_plan_op *ops, int n_op, uint32_t n_row);
     /* Instead of leave when the exchange failed after enter: forget its secrets. NULL when there are none. */
     void (*drop)(void *ctx, const struct st_exchange *x);
+    /* Products of two matrices of this side's, one outstanding at a time: enter_pair gets the shape of a and b in
+     * x->pair and sets it to that of what leaves; out [n_a][n_b] of leave_pair has the former. drop ends one, too. Both
+     * NULL: such products do not leave. */
+    int (*enter_pair)(void *ctx, struct st_exchange *x, const float *a, const float *b, struct st_exposed *rows,
+                      struct st_err *e);
+    int (*leave_pair)(void *ctx, const struct st_exchange *x, const struct st_exposed *reply, float *out,
+                      struct st_err *e);
     void *ctx;
 };
 
@@ -86,6 +105,12 @@ int st_boundary_submit(struct st_boundary *b, struct st_exchange *x, const struc
 /* Waits for the reply and fills outs [n_op] of [n_row, n_out_i], biases included. */
 int st_boundary_complete(struct st_boundary *b, const struct st_exchange *x, const struct st_mat *mats,
                          struct st_trusted *outs, struct st_err *e) ST_MUST_CHECK;
+
+/* out [n_a, n_b] = a b^T of an UNTRUSTED attention op, by the protection's enter_pair and leave_pair. The shape is
+ * within ST_PAIR_ROWS and ST_PAIR_INNER. Errors name the layer. */
+int st_boundary_pair(struct st_boundary *b, const struct st_plan *plan, const struct st_plan_op *op,
+                     const struct st_factors *shape, const float *a_rows, const float *b_rows, float *out,
+                     struct st_err *e) ST_MUST_CHECK;
 
 /* Runs one exchange group, or one EMBED: mats are the model's, indexed as plan->weights. in [n_row, n_in], of an EMBED
  * ids; outs[i] [n_row, n_out_i]. POLICY when an op is UNTRUSTED and no protection is attached: never a silent local

@@ -1,5 +1,6 @@
 #include "engine/exec.h"
 #include "base/buf.h"
+#include "engine/attend_outside.h"
 #include "engine/stored.h"
 #include "tensor/lora.h"
 
@@ -29,6 +30,7 @@ struct st_exec {
     const uint32_t *step_row;
     uint32_t *part_row;
     struct st_area low_rank;
+    struct st_attend_outside *outside; /* NULL: attention stays here */
     const struct st_tap *tap;
     const struct st_store *store;
 };
@@ -215,6 +217,16 @@ static int alloc_adapters(struct st_exec *x, uint32_t max_row, struct st_err *e)
     return st_area_new(&x->low_rank, max_row, width * sizeof(float), "adapters", e);
 }
 
+/* What attention needs whose products leave, where the plan has it. */
+static int alloc_outside(struct st_exec *x, struct st_err *e)
+{
+    const struct st_plan *p = &x->m->plan;
+    for (int i = 0; i < p->n_op; i++)
+        if (p->ops[i].op == ST_OP_ATTEND && p->ops[i].place == ST_PLACE_UNTRUSTED)
+            return st_attend_outside_new(&x->m->config, (size_t)x->kv->n_block * ST_KV_BLOCK, &x->outside, e);
+    return 0;
+}
+
 int st_exec_new(const struct st_model *m, const struct st_kv *kv, struct st_boundary *b, const struct st_exec_opts *o,
                 struct st_exec **out, struct st_err *e)
 {
@@ -247,7 +259,8 @@ int st_exec_new(const struct st_model *m, const struct st_kv *kv, struct st_boun
             co.max_width = m->plan.slot_width[s];
     if (st_alloc(&x->inv_freq, c->rope_dim / 2, sizeof *x->inv_freq, "rotary frequencies", e) ||
         (c->n_expert && st_alloc(&x->chosen, o->max_row, sizeof *x->chosen, "rows of an expert", e)) ||
-        alloc_slots(x, o->max_row, e) || alloc_adapters(x, o->max_row, e) || st_compute_new(&co, &x->compute, e)) {
+        alloc_slots(x, o->max_row, e) || alloc_adapters(x, o->max_row, e) || alloc_outside(x, e) ||
+        st_compute_new(&co, &x->compute, e)) {
         st_exec_free(x);
         return e->code;
     }
@@ -274,6 +287,7 @@ void st_exec_free(struct st_exec *x)
     free(x->part_row);
     if (x->low_rank.p)
         st_area_free(&x->low_rank);
+    st_attend_outside_free(x->outside);
     st_compute_free(x->compute);
     free(x);
 }
@@ -348,13 +362,27 @@ static void run_rope(struct st_exec *x, const struct st_area *slot, const struct
     st_rope(x->compute, slot[op->in].p, n_row, x->m->plan.slot_width[op->in] / op->head, op->head, pos, &r);
 }
 
-static void run_attend(struct st_exec *x, const struct st_plan_op *op, const struct st_exec_step *step)
+static int run_attend(struct st_exec *x, const struct st_plan_op *op, const struct st_exec_step *step, struct st_err *e)
 {
     const struct st_config *c = &x->m->config;
     const struct st_kv_layer *kv = &x->kv->layers[op->layer];
     st_kv_store(x->compute, kv, step->seqs, step->n_seq, x->body[op->in2].p, x->body[op->in3].p);
+    if (op->place == ST_PLACE_UNTRUSTED) {
+        const struct st_attention a = {.plan = &x->m->plan,
+                                       .op = op,
+                                       .kv = kv,
+                                       .seqs = step->seqs,
+                                       .n_seq = step->n_seq,
+                                       .n_head = c->n_head,
+                                       .scale = x->scale,
+                                       .window = c->sliding_window};
+        if (x->store)
+            x->store->away(x->store->ctx);
+        return st_attend_outside(x->outside, x->boundary, &a, x->body[op->in].p, x->body[op->out].p, e);
+    }
     st_attend(x->compute, kv, step->seqs, step->n_seq, x->body[op->in].p, c->n_head, x->scale, c->sliding_window,
               x->body[op->out].p);
+    return 0;
 }
 
 static uint32_t run_gather(struct st_exec *x, const struct st_plan_op *op, uint32_t n_row)
@@ -456,7 +484,8 @@ static int run_ops(struct st_exec *x, const struct st_area *slot, int from, int 
             st_copy(k, &op->pieces, slot[op->in].p, p->slot_width[op->in], slot[op->out].p, width, n_row);
             break;
         case ST_OP_ATTEND:
-            run_attend(x, op, step);
+            if (run_attend(x, op, step, e))
+                return e->code;
             break;
         case ST_OP_SILU_MUL:
             st_silu_mul(k, slot[op->out].p, slot[op->in2].p, (size_t)n_row * width);

@@ -68,12 +68,18 @@ static size_t padding(uint64_t len)
 
 static void describe(const struct st_exchange *x, struct head *h)
 {
-    const struct st_plan_weight *w = &x->plan->weights[x->ops[0].weight];
     size_t at = 0;
     h->id = x->id;
     h->layer = x->ops[0].layer;
     h->expert = x->ops[0].expert;
     h->n_row = x->n_row;
+    if (x->pair.n_inner) {
+        h->n_in = x->pair.n_inner;
+        h->n_out = x->pair.n_b;
+        snprintf(h->roles, sizeof h->roles, "%s", x->pair.what);
+        return;
+    }
+    const struct st_plan_weight *w = &x->plan->weights[x->ops[0].weight];
     h->n_in = x->ops[0].op == ST_OP_EMBED ? w->n_out : w->n_in; /* the embedding is asked for transposed */
     for (int i = 0; i < x->n_op; i++) {
         const char *name = st_role_name(x->ops[i].role);
@@ -175,6 +181,11 @@ void st_recorder_free(struct st_recorder *r)
 const struct st_transport *st_recorder_transport(const struct st_recorder *r)
 {
     return &r->transport;
+}
+
+bool st_record_is_pair(const struct st_record_entry *entry)
+{
+    return strncmp(entry->roles, "attention_", strlen("attention_")) == 0;
 }
 
 void st_recorder_stats(const struct st_recorder *r, struct st_recorder_stats *out)

@@ -9,6 +9,9 @@
  * zeros to 8. Times are of this side of the transport: a worker has them but for what the way takes. It is made anew
  * with mode 0600, never over another file. A crash leaves a whole number of entries and perhaps a part of one.
  *
+ * Of a product of two matrices of this side's (st_exchange.pair) the roles are its name, n_row counts the rows of both,
+ * and n_out those of the second, which stand behind: the reply is [n_row - n_out, n_out].
+ *
  * Limits: what passes otherwise (the worker's greeting, hints) is not in it. Not thread-safe. */
 #ifndef ST_ENGINE_RECORD_H
 #define ST_ENGINE_RECORD_H
@@ -58,6 +61,9 @@ struct st_record_entry {
     struct st_span bytes; /* aligned to 8; valid until st_record_close */
     bool torn;            /* END only: the last entry is not whole */
 };
+
+/* It is one of two matrices of the recorded side's: attention. */
+bool st_record_is_pair(const struct st_record_entry *entry);
 
 /* Reads a recording. INPUT names file, entry and field, also when times fall; UNSUPPORTED: another version. */
 struct st_record;

@@ -28,6 +28,12 @@ struct st_backend_job { /* one matrix on the rows of a call */
     void *out; /* [n_row][n_out] u32 canonical residues, or f32 (scaled: u W) */
 };
 
+struct st_backend_pair {
+    const uint32_t *a, *b;
+    uint32_t n_a, n_b, n_inner;
+    uint32_t *out;
+};
+
 struct st_backend {
     const char *name; /* "cpu", "cuda" */
     /* UNSUPPORTED: no such device here, names what is missing. MEMORY: says how much the device has. */
@@ -39,6 +45,9 @@ struct st_backend {
     /* The same in f32: no quantisation of the rows. */
     int (*multiply_f32)(void *b, const float *rows, uint32_t n_row, const struct st_backend_job *jobs, int n_job,
                         struct st_err *e);
+    /* out [n_a][n_b] = a b^T mod q, a [n_a][n_inner], b [n_b][n_inner] canonical residues (checked by the caller):
+     * nothing of the model is in it. NULL: this device does not do that. */
+    void (*pair)(void *b, const struct st_backend_pair *p);
     /* One line for logs: "AVX-512 VNNI, 2 threads". */
     const char *(*describe)(void *b);
 };

@@ -2,11 +2,15 @@
 #include "base/buf.h"
 #include "base/mem.h"
 #include "field/backend.h"
+#include "field/fq.h"
 #include "field/product.h"
 #include "tensor/compute.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+
+/* Multiplications below which one thread is faster than waking the others. */
+#define MIN_PARALLEL (1u << 15)
 
 struct cpu {
     const struct st_backend_weight *weights;
@@ -113,10 +117,43 @@ static int cpu_multiply_f32(void *b, const float *rows, uint32_t n_row, const st
     return 0;
 }
 
+/* Products fill 64 bits: their halves are summed apart, 2^32 of them fit. */
+static uint32_t dot(const uint32_t *a, const uint32_t *b, uint32_t n)
+{
+    uint64_t low = 0, high = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        uint64_t x = (uint64_t)a[k] * b[k];
+        low += (uint32_t)x;
+        high += x >> 32;
+    }
+    return st_fq_add(st_fq_reduce(low), st_fq_mul(st_fq_reduce(high), (1u << 20) - 1)); /* 2^32 = 2^20 - 1 mod q */
+}
+
+static void pair_part(void *arg, int thread, int n_threads)
+{
+    const struct st_backend_pair *p = arg;
+    size_t lo, hi;
+    st_pool_part(p->n_a, 1, thread, n_threads, &lo, &hi);
+    for (size_t i = lo; i < hi; i++)
+        for (uint32_t j = 0; j < p->n_b; j++)
+            p->out[i * p->n_b + j] = dot(p->a + i * p->n_inner, p->b + (size_t)j * p->n_inner, p->n_inner);
+}
+
+static void cpu_pair(void *b, const struct st_backend_pair *p)
+{
+    const struct cpu *c = b;
+    struct st_backend_pair work = *p;
+    if ((uint64_t)p->n_a * p->n_b * p->n_inner < MIN_PARALLEL)
+        pair_part(&work, 0, 1);
+    else
+        st_pool_run(st_compute_pool(c->compute), pair_part, &work);
+}
+
 static const char *cpu_describe(void *b)
 {
     const struct cpu *c = b;
     return c->text;
 }
 
-const struct st_backend st_backend_cpu = {"cpu", cpu_open, cpu_close, cpu_multiply, cpu_multiply_f32, cpu_describe};
+const struct st_backend st_backend_cpu = {"cpu",    cpu_open,    cpu_close, cpu_multiply, cpu_multiply_f32,
+                                          cpu_pair, cpu_describe};

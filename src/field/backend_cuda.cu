@@ -432,4 +432,4 @@ static const char *cuda_describe(void *b)
 }
 
 const struct st_backend st_backend_cuda = {"cuda",        cuda_open,         cuda_close,
-                                           cuda_multiply, cuda_multiply_f32, cuda_describe};
+                                           cuda_multiply, cuda_multiply_f32, NULL, cuda_describe};

@@ -367,8 +367,8 @@ int st_plan_check(const struct st_plan *p, struct st_err *e)
                            wrong);
         if (op->place != ST_PLACE_TRUSTED && op->op == ST_OP_LORA)
             return st_fail(e, ST_POLICY, "%s: the weights of an adapter never leave", p->weights[op->weight].name);
-        if (op->place != ST_PLACE_TRUSTED && op->op != ST_OP_LINEAR && op->op != ST_OP_EMBED)
-            return st_fail(e, ST_INTERNAL, "plan: op %d (%s): only linear ops can be placed untrusted", i,
+        if (op->place != ST_PLACE_TRUSTED && op->op != ST_OP_LINEAR && op->op != ST_OP_EMBED && op->op != ST_OP_ATTEND)
+            return st_fail(e, ST_INTERNAL, "plan: op %d (%s): only products can be placed untrusted", i,
                            op_name(op->op));
         /* Rows are dropped once and cannot come back. */
         if (tail && !op->last_row_only)
@@ -424,7 +424,7 @@ int st_plan_exchanges(const struct st_plan *p)
     uint32_t group = 0;
     for (int i = 0; i < p->n_op; i++) {
         const struct st_plan_op *op = &p->ops[i];
-        if (op->place == ST_PLACE_UNTRUSTED && (op->group == 0 || op->group != group))
+        if (op->place == ST_PLACE_UNTRUSTED && op->op != ST_OP_ATTEND && (op->group == 0 || op->group != group))
             n++;
         group = op->group;
     }

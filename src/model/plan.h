@@ -22,7 +22,7 @@ enum st_op {
     ST_OP_ROPE,   /* in place on `in`: `rotated` values from `rotate_at` of each head of `head` values */
     ST_OP_COPY,   /* pieces of in to out; the rest of out stays */
     ST_OP_ATTEND, /* out = attention(q = in, k = in2, v = in3); stores k and v in the cache of `layer`. Heads of q and k
-                     have `head` values, those of v and out what the widths say */
+                     have `head` values, those of v and out what the widths say. UNTRUSTED: its two products leave */
     ST_OP_SILU_MUL, /* out = silu(in) * in2, out == in */
     ST_OP_ADD,      /* out += in */
     ST_OP_ROUTE,   /* in place on the router's logits [n_row, n_expert]: the weight of each expert, 0 for those that the
@@ -139,7 +139,8 @@ int st_plan_check(const struct st_plan *p, struct st_err *e) ST_MUST_CHECK;
  * outside first; all groups are numbered anew. Members of a group read one slot and write different ones, so that their
  * order does not matter. */
 void st_plan_split(struct st_plan *p);
-/* Exchanges with an untrusted side per step: groups and single ops placed UNTRUSTED. */
+/* Exchanges with an untrusted side per step: groups and single ops placed UNTRUSTED, but attention, whose number
+ * depends on the lengths of what is attended to. */
 int st_plan_exchanges(const struct st_plan *p);
 
 #endif

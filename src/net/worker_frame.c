@@ -86,7 +86,7 @@ int st_worker_head_parse(const uint8_t p[ST_WORKER_HEAD], uint64_t max, struct s
     if (version != ST_WORKER_VERSION)
         return st_fail(e, ST_UNSUPPORTED, "worker protocol version %" PRIu32 "; this side has %u", version,
                        ST_WORKER_VERSION);
-    if (type < ST_WORKER_HELLO || (type > ST_WORKER_FAILURE && type < ST_WORKER_CHALLENGE) || type > ST_WORKER_ADMITTED)
+    if (type < ST_WORKER_HELLO || type >= ST_WORKER_TYPES)
         return st_fail(e, ST_INPUT, "frame of unknown type %" PRIu32, type);
     if (out->len > max)
         return st_fail(e, ST_INPUT, "oversized frame: %" PRIu64 " bytes, at most %" PRIu64, out->len, max);
@@ -196,6 +196,26 @@ int st_worker_multiply_parse(struct st_span p, struct st_worker_multiply *out, s
 {
     size_t need;
     return st_worker_multiply_begin(p, p.len, out, &need, e);
+}
+
+int st_worker_pair_begin(struct st_span p, uint64_t len, struct st_worker_pair *out, struct st_err *e)
+{
+    struct reader r = {p.p, p.len, e};
+    *out = (struct st_worker_pair){0};
+    if (take_u32(&r, "PAIR rows of the first matrix", 1, ST_WORKER_PAIR_ROWS, &out->n_a) ||
+        take_u32(&r, "PAIR rows of the second matrix", 1, ST_WORKER_PAIR_ROWS, &out->n_b) ||
+        take_u32(&r, "PAIR values of a row", 1, ST_WORKER_PAIR_INNER, &out->n_inner))
+        return e->code;
+    uint64_t want = 4 * (uint64_t)(out->n_a + out->n_b) * out->n_inner;
+    if (len - 12 != want)
+        return st_fail(e, ST_INPUT, "PAIR: want %" PRIu64 " bytes of rows, got %" PRIu64, want, len - 12);
+    out->rows = (struct st_span){r.p, (size_t)want};
+    return 0;
+}
+
+int st_worker_pair_parse(struct st_span p, struct st_worker_pair *out, struct st_err *e)
+{
+    return st_worker_pair_begin(p, p.len, out, e);
 }
 
 int st_worker_product_parse(struct st_span p, struct st_worker_product *out, struct st_err *e)
@@ -330,6 +350,14 @@ void st_worker_multiply_add(struct st_buf *b, uint64_t id, const struct st_worke
     add_u32(b, m->n_row);
     add_u32(b, m->n_weight);
     st_buf_add(b, m->weights, 4 * (size_t)m->n_weight);
+}
+
+void st_worker_pair_add(struct st_buf *b, uint64_t id, const struct st_worker_pair *m)
+{
+    add_head(b, ST_WORKER_PAIR, id, 12 + 4 * (uint64_t)(m->n_a + m->n_b) * m->n_inner);
+    add_u32(b, m->n_a);
+    add_u32(b, m->n_b);
+    add_u32(b, m->n_inner);
 }
 
 void st_worker_product_add(struct st_buf *b, uint64_t id, const struct st_worker_product *r, size_t values_len)

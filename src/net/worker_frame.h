@@ -21,6 +21,8 @@
  *   [n_row][n_out]. Format 2: [n_row][n_in] once, the sum over the matrices of W^T times the row's part
  * - HINT, of the client: u32 weight id, u32 first column, u32 number of columns
  * - COLUMNS, of the worker: the same three, then per column f32 scale, f32 norm, u32 h[m]; of a preparer m = 0
+ * - PAIR, of the client: u32 n_a, u32 n_b, u32 n_inner, residues a [n_a][n_inner], b [n_b][n_inner]: the product a b^T
+ *   of two matrices of the client's. Its reply is a PRODUCT of n_a rows and one matrix, [n_a][n_b]
  * - FAILURE, of the worker: u32 code (base/err.h), text; id 0 when it is about the connection, which then ends
  *
  * Ids of a client's requests are its own choice, but not 0. Replies carry the id of their request and may come in any
@@ -39,6 +41,10 @@
 #define ST_WORKER_MAX_NAME 160
 #define ST_WORKER_MAX_WEIGHTS (1u << 20)
 #define ST_WORKER_MAX_GROUP 16
+/* Rows of each matrix of a PAIR, and values of a row: the product costs at most 2^32 multiplications. */
+#define ST_WORKER_PAIR_ROWS 2048u
+#define ST_WORKER_PAIR_INNER 1024u
+#define ST_WORKER_PAIR_PAYLOAD (12 + 4 * (uint64_t)(2 * ST_WORKER_PAIR_ROWS) * ST_WORKER_PAIR_INNER)
 /* Bytes of one column of hints with m coefficients. */
 #define ST_WORKER_COLUMN(m) (8 + 4 * (uint64_t)(m))
 
@@ -50,15 +56,22 @@ enum st_worker_type {
     ST_WORKER_HINT,
     ST_WORKER_COLUMNS,
     ST_WORKER_FAILURE,
-    ST_WORKER_CHALLENGE = 9,
+    ST_WORKER_PAIR,
+    ST_WORKER_CHALLENGE,
     ST_WORKER_EVIDENCE,
     ST_WORKER_ADMITTED,
+    ST_WORKER_TYPES /* one more than the last */
 };
 /* Residues mod q; floats; residues over the outputs, which a preparer multiplies with the transposed weights. */
 enum st_worker_format { ST_WORKER_FIELD, ST_WORKER_F32, ST_WORKER_OUTPUTS };
-/* Of a WELCOME. PROVE: clients must prove what they run first. PROVES: it proves what it runs. PREPARES: it takes
- * format 2 and tells scales and norms. */
-enum st_worker_flag { ST_WORKER_FLAG_PROVE = 2, ST_WORKER_FLAG_PROVES = 4, ST_WORKER_FLAG_PREPARES = 8 };
+/* Of a WELCOME. PAIR: it takes such frames. PROVE: clients must prove what they run first. PROVES: it proves what it
+ * runs. PREPARES: it takes format 2 and tells scales and norms. */
+enum st_worker_flag {
+    ST_WORKER_FLAG_PAIR = 1,
+    ST_WORKER_FLAG_PROVE = 2,
+    ST_WORKER_FLAG_PROVES = 4,
+    ST_WORKER_FLAG_PREPARES = 8
+};
 
 struct st_worker_head {
     enum st_worker_type type;
@@ -91,6 +104,10 @@ struct st_worker_multiply {
     uint32_t weights[ST_WORKER_MAX_GROUP];
     struct st_span rows;
 };
+struct st_worker_pair {
+    uint32_t n_a, n_b, n_inner;
+    struct st_span rows; /* [n_a + n_b][n_inner] */
+};
 struct st_worker_product {
     enum st_worker_format format;
     uint32_t n_row, n_weight, work_us;
@@ -110,6 +127,9 @@ int st_worker_multiply_parse(struct st_span p, struct st_worker_multiply *out, s
  * p.len: come again with so many; else all but the rows is read, and rows.len says how many bytes of them follow. */
 int st_worker_multiply_begin(struct st_span p, uint64_t len, struct st_worker_multiply *out, size_t *need,
                              struct st_err *e) ST_MUST_CHECK;
+int st_worker_pair_parse(struct st_span p, struct st_worker_pair *out, struct st_err *e) ST_MUST_CHECK;
+/* Of the first 12 bytes p of a payload of len; rows.len says how many bytes follow. */
+int st_worker_pair_begin(struct st_span p, uint64_t len, struct st_worker_pair *out, struct st_err *e) ST_MUST_CHECK;
 int st_worker_product_parse(struct st_span p, struct st_worker_product *out, struct st_err *e) ST_MUST_CHECK;
 int st_worker_hint_parse(struct st_span p, struct st_worker_hint *out, struct st_err *e) ST_MUST_CHECK;
 int st_worker_columns_parse(struct st_span p, uint32_t m, struct st_worker_hint *out, struct st_span *records,
@@ -124,6 +144,7 @@ int st_worker_admitted_parse(struct st_span p, struct st_err *e) ST_MUST_CHECK;
 void st_worker_hello_add(struct st_buf *b, const uint8_t digest[32]);
 void st_worker_welcome_add(struct st_buf *b, const struct st_worker_welcome *w);
 void st_worker_multiply_add(struct st_buf *b, uint64_t id, const struct st_worker_multiply *m, size_t rows_len);
+void st_worker_pair_add(struct st_buf *b, uint64_t id, const struct st_worker_pair *m);
 void st_worker_product_add(struct st_buf *b, uint64_t id, const struct st_worker_product *r, size_t values_len);
 void st_worker_hint_add(struct st_buf *b, uint64_t id, const struct st_worker_hint *h);
 void st_worker_columns_add(struct st_buf *b, uint64_t id, const struct st_worker_hint *h, size_t records_len);

@@ -48,6 +48,8 @@ static int set_limits(struct st_worker *w, struct st_err *e)
     uint64_t outputs = 12 + 4 * ST_WORKER_MAX_GROUP * (1 + 2 * (uint64_t)widest); /* two secrets of a check */
     if (o->preparer && outputs > w->max_payload)
         w->max_payload = outputs < ST_WORKER_MAX_PAYLOAD ? outputs : ST_WORKER_MAX_PAYLOAD;
+    if (o->backend->pair && w->max_payload < ST_WORKER_PAIR_PAYLOAD)
+        w->max_payload = ST_WORKER_PAIR_PAYLOAD;
     size_t available = st_mem_available();
     size_t most = available < SIZE_MAX ? available / 4 : (size_t)4 << 30;
     size_t least = st_worker_memory_need(4 * (size_t)widest, 4 * (size_t)widest);
@@ -87,7 +89,7 @@ static int make_welcome(struct st_worker *w, struct st_err *e)
     const struct st_served *s = w->o.served;
     struct st_worker_welcome out = {.max_row = w->o.max_row, .max_payload = w->max_payload, .n = s->n};
     out.flags = (w->o.proof.policy ? ST_WORKER_FLAG_PROVE : 0) | (w->o.proof.collection ? ST_WORKER_FLAG_PROVES : 0) |
-                (w->o.preparer ? ST_WORKER_FLAG_PREPARES : 0);
+                (w->o.preparer ? ST_WORKER_FLAG_PREPARES : 0) | (w->o.backend->pair ? ST_WORKER_FLAG_PAIR : 0);
     memcpy(out.digest, w->o.digest, 32);
     if (w->o.hints) {
         const struct st_hint_source *h = st_hints_source(w->o.hints);

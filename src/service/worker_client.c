@@ -361,6 +361,26 @@ static uint32_t find_matrix(const struct st_worker_client *c, const struct st_ex
     return (uint32_t)id;
 }
 
+/* Of a product of two matrices of this side's. */
+static int describe_pair(const struct st_worker_client *c, const struct st_exchange *x, enum st_worker_format format,
+                         size_t rows_len, struct st_worker_pair *p, size_t *len, struct st_err *e)
+{
+    const char *address = c->addresses[c->current].text;
+    *p = (struct st_worker_pair){.n_a = x->pair.n_a, .n_b = x->pair.n_b, .n_inner = x->pair.n_inner};
+    if (!st_worker_client_pairs(c))
+        return st_fail(e, ST_INPUT, "worker %s: does not multiply pairs of matrices", address);
+    if (format != ST_WORKER_FIELD || p->n_a < 1 || p->n_b < 1 || p->n_a > ST_WORKER_PAIR_ROWS ||
+        p->n_b > ST_WORKER_PAIR_ROWS || p->n_inner > ST_WORKER_PAIR_INNER ||
+        rows_len != 4 * (size_t)(p->n_a + p->n_b) * p->n_inner)
+        return st_fail(e, ST_INTERNAL, "exchange of a pair [%u,%u] and [%u,%u] in %zu bytes", p->n_a, p->n_inner,
+                       p->n_b, p->n_inner, rows_len);
+    if (12 + rows_len > c->list.welcome.max_payload)
+        return st_fail(e, ST_INPUT, "worker %s: takes requests of %llu bytes, want %zu", address,
+                       (unsigned long long)c->list.welcome.max_payload, 12 + rows_len);
+    *len = PRODUCT_HEAD + 4 * (size_t)p->n_a * p->n_b;
+    return 0;
+}
+
 /* What to ask for with rows of rows_len bytes, and the length of the reply's payload. Nothing of it is the worker's
  * word: shapes are the plan's. */
 static int describe(const struct st_worker_client *c, const struct st_exchange *x, enum st_worker_format format,
@@ -413,7 +433,8 @@ static int failed(struct st_worker_client *c, struct st_err *e)
 static int submit_as(struct st_worker_client *c, const struct st_exchange *x, enum st_worker_format format,
                      struct st_span rows, struct st_err *e)
 {
-    struct st_worker_multiply m;
+    struct st_worker_multiply m = {.format = ST_WORKER_FIELD, .n_row = x->pair.n_a, .n_weight = 1}; /* a pair's reply */
+    struct st_worker_pair pair;
     struct slot *s = NULL;
     size_t len = 0;
     double deadline = st_now() + c->timeout_s;
@@ -424,7 +445,8 @@ static int submit_as(struct st_worker_client *c, const struct st_exchange *x, en
             slot_forget(&c->slots[i]);
     if (connected(c, deadline, e))
         return failed(c, e);
-    if (describe(c, x, format, rows.len, &m, &len, e)) {
+    if (x->pair.n_inner ? describe_pair(c, x, format, rows.len, &pair, &len, e)
+                        : describe(c, x, format, rows.len, &m, &len, e)) {
         c->refused = e->code == ST_INPUT; /* what it says of itself has changed since it was chosen */
         return failed(c, e);
     }
@@ -434,7 +456,10 @@ static int submit_as(struct st_worker_client *c, const struct st_exchange *x, en
     s->type = ST_WORKER_PRODUCT;
     s->asked = m;
     st_buf_clear(&c->head);
-    st_worker_multiply_add(&c->head, s->wire, &m, rows.len);
+    if (x->pair.n_inner)
+        st_worker_pair_add(&c->head, s->wire, &pair);
+    else
+        st_worker_multiply_add(&c->head, s->wire, &m, rows.len);
     if (slot_send(c, s, rows, deadline, e))
         return failed(c, e);
     return 0;
@@ -695,6 +720,11 @@ const struct st_hint_source *st_worker_client_scales(struct st_worker_client *c)
 {
     c->hints = (struct st_hint_source){.digest = c->digest, .params = "", .read = read_hints, .ctx = c};
     return &c->hints;
+}
+
+bool st_worker_client_pairs(const struct st_worker_client *c)
+{
+    return c->list.welcome.flags & ST_WORKER_FLAG_PAIR;
 }
 
 bool st_worker_client_has(const struct st_worker_client *c, const char *name, uint32_t n_out, uint32_t n_in)

@@ -56,6 +56,8 @@ int st_worker_client_product(struct st_worker_client *c, struct st_exchange *x, 
 bool st_worker_client_ready(struct st_worker_client *c, double seconds);
 /* Rows that the worker takes in one exchange: for st_boundary.max_row. */
 uint32_t st_worker_client_max_row(const struct st_worker_client *c);
+/* True when the worker multiplies pairs of matrices that both come from here (st_exchange.pair). */
+bool st_worker_client_pairs(const struct st_worker_client *c);
 /* True when the worker has that matrix in that shape. */
 bool st_worker_client_has(const struct st_worker_client *c, const char *name, uint32_t n_out, uint32_t n_in);
 /* The worker whose reply was completed last is never used again. */

@@ -46,6 +46,7 @@ struct st_worker_peer {
     size_t part_len, part_want;
     struct st_worker_head head;
     struct st_worker_multiply what;
+    struct st_worker_pair pair;        /* as of a request */
     struct st_worker_request *filling; /* its rows arrive */
     size_t have;
     uint64_t skip; /* rows of a refused request that still come */
@@ -389,7 +390,7 @@ static int answer_hint(struct st_worker_peer *c, struct st_err *e)
 static int expect_type(const struct st_worker_peer *c, enum st_worker_type t, struct st_err *e)
 {
     bool proves = c->worker->o.proof.collection && !c->proving.has_asked && t == ST_WORKER_CHALLENGE;
-    bool asks = t == ST_WORKER_MULTIPLY || t == ST_WORKER_HINT;
+    bool asks = t == ST_WORKER_MULTIPLY || t == ST_WORKER_PAIR || t == ST_WORKER_HINT;
     if (c->state == GREETING ? t == ST_WORKER_HELLO : proves || (c->state == PROVING ? t == ST_WORKER_EVIDENCE : asks))
         return 0;
     if (c->state == PROVING && asks)
@@ -398,7 +399,7 @@ static int expect_type(const struct st_worker_peer *c, enum st_worker_type t, st
     return st_fail(e, ST_INPUT, "frame of type %d where %s is expected", (int)t,
                    c->state == GREETING  ? "HELLO"
                    : c->state == PROVING ? "EVIDENCE"
-                                         : "MULTIPLY or HINT");
+                                         : "MULTIPLY, PAIR or HINT");
 }
 
 /* Whether this request can be served; the length of its reply. */
@@ -438,6 +439,19 @@ static int check_multiply(const struct st_worker *w, const struct st_worker_mult
     return 0;
 }
 
+/* The same of a product that needs nothing of the model. */
+static int check_pair(const struct st_worker *w, const struct st_worker_pair *p, size_t *values_len, struct st_err *e)
+{
+    if (!w->o.backend->pair)
+        return st_fail(e, ST_UNSUPPORTED, "PAIR: the %s backend does not multiply two matrices of a client's",
+                       w->o.backend->name);
+    *values_len = 4 * (size_t)p->n_a * p->n_b; /* at most 16 MiB */
+    if (st_worker_memory_need(p->rows.len, *values_len) > w->memory.budget)
+        return st_fail(e, ST_INPUT, "PAIR: %zu bytes of rows and a reply of %zu are too long; ask for fewer rows",
+                       p->rows.len, *values_len);
+    return 0;
+}
+
 /* All before the rows is in: memory for them and for the reply, in turn with others that wait for it. */
 static int admit(struct st_worker_peer *c, bool *moved, struct st_err *e)
 {
@@ -448,7 +462,8 @@ static int admit(struct st_worker_peer *c, bool *moved, struct st_err *e)
         size_t most = w->memory.budget < ST_WORKER_MAX_EVIDENCE ? w->memory.budget : ST_WORKER_MAX_EVIDENCE;
         if (c->what.rows.len < 1 || st_worker_memory_need(c->what.rows.len, 0) > most)
             return st_fail(e, ST_INPUT, "EVIDENCE: want 1..%zu bytes, got %zu", most, c->what.rows.len);
-    } else if (check_multiply(w, &c->what, &values_len, &why)) {
+    } else if (c->pair.n_inner ? check_pair(w, &c->pair, &values_len, &why)
+                               : check_multiply(w, &c->what, &values_len, &why)) {
         c->skip = c->what.rows.len;
         c->input = IN_SKIP;
         return put_failure(c, c->head.id, &why) ? st_fail(e, ST_MEMORY, "no memory for a reply") : 0;
@@ -469,6 +484,7 @@ static int admit(struct st_worker_peer *c, bool *moved, struct st_err *e)
     c->filling->lane = &c->lane;
     c->filling->id = c->head.id;
     c->filling->what = c->what;
+    c->filling->pair = c->pair;
     c->n_pending++;
     c->have = 0;
     c->input = IN_ROWS;
@@ -487,10 +503,12 @@ static int begin_frame(struct st_worker_peer *c, struct st_err *e)
     enum st_worker_type t = c->head.type;
     if (expect_type(c, t, e))
         return e->code;
-    if ((t == ST_WORKER_MULTIPLY || t == ST_WORKER_HINT) && c->head.id == 0)
+    bool rows = t == ST_WORKER_MULTIPLY || t == ST_WORKER_PAIR;
+    if ((rows || t == ST_WORKER_HINT) && c->head.id == 0)
         return st_fail(e, ST_INPUT, "frame id: want another one than 0");
-    if (t != ST_WORKER_MULTIPLY && t != ST_WORKER_EVIDENCE && c->head.len > PART)
+    if (!rows && t != ST_WORKER_EVIDENCE && c->head.len > PART)
         return st_fail(e, ST_INPUT, "oversized frame: %" PRIu64 " bytes, at most %d", c->head.len, PART);
+    c->pair = (struct st_worker_pair){0};
     if (t == ST_WORKER_EVIDENCE) {
         bool moved;
         c->what = (struct st_worker_multiply){.rows.len = (size_t)c->head.len};
@@ -498,7 +516,7 @@ static int begin_frame(struct st_worker_peer *c, struct st_err *e)
     }
     c->input = IN_PART;
     c->part_len = 0;
-    c->part_want = t == ST_WORKER_MULTIPLY && c->head.len > 12 ? 12 : (size_t)c->head.len;
+    c->part_want = rows && c->head.len > 12 ? 12 : (size_t)c->head.len;
     c->frame_until = time_for(c->worker->o.receive_s, c->head.len);
     return 0;
 }
@@ -517,11 +535,22 @@ static int end_rows(struct st_worker_peer *c, struct st_err *e)
     c->worker->n.requests++;
     next_frame(c);
     if (r->what.format != ST_WORKER_F32 && st_field_kernels()->most(r->rows, r->rows_len / 4) >= ST_FQ) {
-        st_fail(&r->err, ST_INPUT, "MULTIPLY rows: a value is no residue, want less than %u", ST_FQ);
+        st_fail(&r->err, ST_INPUT, "%s rows: a value is no residue, want less than %u",
+                r->pair.n_inner ? "PAIR" : "MULTIPLY", ST_FQ);
         st_worker_peer_reply(c, r);
     } else
         st_worker_queue_push(c->worker->queue, r, c->worker->n_conn == 1);
     return 0;
+}
+
+static int begin_pair(struct st_worker_peer *c, struct st_err *e)
+{
+    bool moved;
+    if (st_worker_pair_begin((struct st_span){c->part, c->part_len}, c->head.len, &c->pair, e))
+        return e->code;
+    c->what = (struct st_worker_multiply){
+        .format = ST_WORKER_FIELD, .n_row = c->pair.n_a, .n_weight = 1, .rows = c->pair.rows};
+    return admit(c, &moved, e);
 }
 
 static int end_part(struct st_worker_peer *c, struct st_err *e)
@@ -532,6 +561,8 @@ static int end_part(struct st_worker_peer *c, struct st_err *e)
         return answer_hint(c, e);
     if (c->head.type == ST_WORKER_CHALLENGE)
         return take_challenge(c, e);
+    if (c->head.type == ST_WORKER_PAIR)
+        return begin_pair(c, e);
     size_t need;
     if (st_worker_multiply_begin((struct st_span){c->part, c->part_len}, c->head.len, &c->what, &need, e))
         return e->code;

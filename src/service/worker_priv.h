@@ -23,7 +23,8 @@ struct st_worker_request {
     struct st_worker_peer *conn; /* NULL: the client is gone */
     struct st_worker_lane *lane;
     uint64_t id;
-    struct st_worker_multiply what; /* rows unused */
+    struct st_worker_multiply what; /* rows unused; of a PAIR what its reply is like: n_a rows of one matrix */
+    struct st_worker_pair pair;     /* n_inner 0: it is a MULTIPLY; rows unused */
     void *memory;                   /* rows, then values */
     size_t cap;
     uint32_t *rows; /* [n_row][n_in], residues or f32 */

@@ -55,6 +55,14 @@ static void multiply_outputs(const struct st_worker_queue *q, const struct st_wo
     st_field_transposed(of, m->n_weight, q->served->weights[m->weights[0]].n_in, rows, m->n_row, values);
 }
 
+/* Whether r may be computed together with the oldest request: that one itself, or rows for the same matrices. */
+static bool goes_along(const struct st_worker_request *r, const struct st_worker_request *head, uint32_t room)
+{
+    if (r == head || r->pair.n_inner || head->pair.n_inner)
+        return r == head;
+    return same_work(r, head) && r->what.n_row <= room;
+}
+
 /* The oldest request and all others for the same matrices, as many as there are rows for. A client whose earlier
  * request stays behind is passed over: its requests keep their order. */
 static void choose(struct st_worker_queue *q)
@@ -65,8 +73,8 @@ static void choose(struct st_worker_queue *q)
     q->n_batch = 0;
     for (struct st_worker_request **p = &q->first; *p && q->n_batch < MAX_BATCH;) {
         struct st_worker_request *r = *p;
-        if (r->lane->passed_over != q->turn && same_work(r, head) && r->what.n_row <= q->max_row - n_row) {
-            n_row += r->what.n_row;
+        if (r->lane->passed_over != q->turn && goes_along(r, head, q->max_row - n_row)) {
+            n_row += r->pair.n_inner ? 0 : r->what.n_row;
             q->batch[q->n_batch++] = r;
             *p = r->next;
             r->next = NULL;
@@ -110,6 +118,20 @@ static int multiply(struct st_worker_queue *q, const struct st_worker_multiply *
     return q->backend->multiply(q->device, rows, n_row, jobs, (int)m->n_weight, e);
 }
 
+static int multiply_one(struct st_worker_queue *q, const struct st_worker_request *r, struct st_err *e)
+{
+    const struct st_worker_pair *p = &r->pair;
+    if (!p->n_inner)
+        return multiply(q, &r->what, r->rows, r->what.n_row, r->values, e);
+    q->backend->pair(q->device, &(struct st_backend_pair){.a = r->rows,
+                                                          .b = r->rows + (size_t)p->n_a * p->n_inner,
+                                                          .n_a = p->n_a,
+                                                          .n_b = p->n_b,
+                                                          .n_inner = p->n_inner,
+                                                          .out = (uint32_t *)(void *)r->values});
+    return 0;
+}
+
 /* Several requests: their rows side by side, and each its part of the products. */
 static int multiply_batch(struct st_worker_queue *q, uint32_t n_row, struct st_err *e)
 {
@@ -148,8 +170,7 @@ static void compute(struct st_worker_queue *q)
     uint32_t n_row = 0;
     for (int i = 0; i < q->n_batch; i++)
         n_row += q->batch[i]->what.n_row;
-    int rc = q->n_batch == 1 ? multiply(q, &first->what, first->rows, n_row, first->values, &e)
-                             : multiply_batch(q, n_row, &e);
+    int rc = q->n_batch == 1 ? multiply_one(q, first, &e) : multiply_batch(q, n_row, &e);
     double us = (st_now() - start) * 1e6;
     for (int i = 0; i < q->n_batch; i++) {
         q->batch[i]->err.code = rc;

@@ -188,6 +188,61 @@ def test_low_rank_masks_give_the_logits_within_a_thousandth_and_say_that_they_br
     assert np.abs(a - b).max() / np.abs(b).max() < 1e-3
 
 
+BREAKS = ["--attention", "outside-breakable"]
+
+
+def test_attention_outside_gives_the_same_text_and_every_output_says_that_it_breaks(demo):
+    scheme = "otp, attention outside (breakable)"
+    ask = ["--ids", "1,20,300,400,45,12,87,900,33,65"]
+    inside = masked(demo, "otp", "--offload", "all", *EXACT)
+    a = sotto_json("complete", DEMO, *ask, "-n", 60, "--temp", 0, *inside)
+    r = run("complete", DEMO, *ask, "-n", 60, "--temp", 0, "--json", *inside, *BREAKS)
+    assert r.returncode == 0, r.stderr
+    b = json.loads(r.stdout)
+    assert a["token_ids"] == b["token_ids"] and (b["scheme"], b["verified"]) == (scheme, "integrity")
+    assert "warning: --attention outside-breakable: a worker can read prompts and replies" in r.stderr
+    assert "attention: its products leave" in r.stderr and "attention: " not in run(
+        "complete", DEMO, *ask, "-n", 1, *inside).stderr
+    x = np.array(sotto_json("logits", DEMO, *ask, *inside)["logits"])
+    y = np.array(sotto_json("logits", DEMO, *ask, *inside, *BREAKS)["logits"])
+    assert 0 < np.abs(x - y).max() / np.abs(x).max() < 1e-3
+    s = Server("serve", DEMO, *inside, *BREAKS)
+    status, reply, headers = s.complete()
+    assert status == 200 and reply["choices"][0]["text"] and headers["Sotto-Scheme"] == scheme
+    state = sotto_json("status", "--url", f"http://127.0.0.1:{s.port}")
+    assert state["scheme"] == scheme
+    out, err = s.stop()
+    assert scheme in out and "a worker can read prompts and replies" in out
+    refused(2, "--attention", "complete", DEMO, *ask, *BREAKS)
+    refused(2, "--attention", "complete", DEMO, *ask, *REFERENCE, *BREAKS)
+    refused(2, "want inside or outside-breakable", "complete", DEMO, *ask, *inside, "--attention", "outside")
+
+
+def test_attention_of_a_sealed_model_leaves_only_where_its_owner_lets_it(tmp_path):
+    (tmp_path / "pass").write_text("open sesame\n")
+    (tmp_path / "pass").chmod(0o600)
+    (tmp_path / "my.policy").write_text("o = outside\nhead = outside\nattention = outside\n")
+    output("seal", "key", tmp_path / "key")
+    key = ["--passphrase-file", tmp_path / "pass"]
+    seal = ["seal", DEMO, tmp_path / "m.sealed", "--sign-key", tmp_path / "key", *key, "--policy"]
+    refused(6, "my.policy: line 3: attention = outside: no known way", *seal, tmp_path / "my.policy")
+    refused(2, "paper has no line `attention = outside`", *seal, "paper", *BREAKS)
+    output(*seal, tmp_path / "my.policy", *BREAKS)
+    output(*(x if x != tmp_path / "m.sealed" else tmp_path / "paper.sealed" for x in seal), "paper")
+    assert "custom, attention outside (breakable)" in output("seal", "inspect", tmp_path / "m.sealed")
+    ask = ["--ids", "1,20,300,400,45,12,87,900", "-n", 24, "--temp", 0, *EXACT, *key]
+    for name, breaks in (("m", BREAKS), ("m", []), ("paper", [])):
+        with Worker(tmp_path / f"{name}.sealed", f"unix:{tmp_path}/{name}{len(breaks)}") as w:
+            with_worker = ["--worker", w.address, "--scheme", "otp", "--offload", "all", *SMALL]
+            got = sotto_json("complete", tmp_path / f"{name}.sealed", *ask, *with_worker, *breaks)
+            assert got["scheme"] == ("otp, attention outside (breakable)" if breaks else "otp")
+            first = got["token_ids"] if breaks else first
+            assert got["token_ids"] == first
+            if name == "paper":
+                refused(6, "sealed with attention inside (policy paper)", "complete", tmp_path / "paper.sealed", *ask,
+                        *with_worker, *BREAKS)
+
+
 def test_the_planner_keeps_long_prompts_here_and_says_so(demo):
     ids = ",".join(str(3 + i % 1900) for i in range(200))
     for more, says in ([], "; measured: "), (["--offload", 16], "here: exchanges of 16 rows or more"), (EXACT, "here: nothing, as was asked for"):

@@ -64,7 +64,7 @@ static int find_groups(struct st_mask_groups *g, const struct st_served *s, bool
         g->of_op[i] = -1;
     for (int i = 0, len; i < p->n_op; i += len) {
         len = group_len(p, i);
-        if (p->ops[i].place != ST_PLACE_UNTRUSTED)
+        if (p->ops[i].place != ST_PLACE_UNTRUSTED || p->ops[i].op == ST_OP_ATTEND)
             continue;
         if (len > ST_MAX_GROUP)
             return st_fail(e, ST_INTERNAL, "exchange group %u has %d layers, want 1 to %d", p->ops[i].group, len,

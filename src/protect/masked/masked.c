@@ -5,6 +5,7 @@
 #include "field/fq.h"
 #include "field/kernels.h"
 #include "field/mask_kernels.h"
+#include "protect/masked/attention_packed.h"
 #include "protect/masked/check.h"
 #include "protect/masked/groups.h"
 #include "protect/masked/planner.h"
@@ -49,6 +50,7 @@ struct st_masked {
     bool integrity, may_keep, redraw;
     struct st_mask_costs costs; /* n is 0 when they were not measured */
     struct flight flights[MAX_FLIGHT];
+    struct st_attention_packed *attention; /* NULL: stays here */
     struct st_protection_hooks hooks;
     pthread_mutex_t lock; /* of stats */
     struct st_masked_stats stats;
@@ -303,14 +305,20 @@ static bool passes(const struct st_masked *m, struct flight *f, const void *repl
            st_freivalds_meets(&m->checks.of[f->group], (const uint32_t(*)[ST_FREIVALDS_N])f->want, v, f->n_row);
 }
 
-static int reject(struct st_masked *m, int group, struct st_err *e)
+/* This worker has given a wrong reply. */
+static void let_go(struct st_masked *m)
 {
-    m->redraw = m->integrity;
     if (m->o.quarantine)
         m->o.quarantine(m->o.quarantine_ctx);
     pthread_mutex_lock(&m->lock);
     m->stats.n_reject++;
     pthread_mutex_unlock(&m->lock);
+}
+
+static int reject(struct st_masked *m, int group, struct st_err *e)
+{
+    m->redraw = m->integrity;
+    let_go(m);
     return at_site(m, group, e);
 }
 
@@ -397,8 +405,38 @@ static void drop(void *ctx, const struct st_exchange *x)
 {
     struct st_masked *m = ctx;
     struct flight *f = find_flight(m, x);
-    if (f)
+    if (x->pair.n_inner)
+        st_attention_packed_forget(m->attention);
+    else if (f)
         forget(m, f);
+}
+
+/* Attention, where it leaves. */
+
+static int at_pair(const struct st_exchange *x, struct st_err *e)
+{
+    return st_err_prefix(e, "layer %d (%s)", x->ops->layer, x->pair.what);
+}
+
+static int enter_pair(void *ctx, struct st_exchange *x, const float *a, const float *b, struct st_exposed *rows,
+                      struct st_err *e)
+{
+    struct st_masked *m = ctx;
+    return st_attention_packed_enter(m->attention, x, a, b, rows, e) ? at_pair(x, e) : 0;
+}
+
+static int leave_pair(void *ctx, const struct st_exchange *x, const struct st_exposed *reply, float *out,
+                      struct st_err *e)
+{
+    struct st_masked *m = ctx;
+    if (st_attention_packed_leave(m->attention, reply, out, e)) {
+        let_go(m);
+        return at_pair(x, e);
+    }
+    pthread_mutex_lock(&m->lock);
+    m->stats.n_pair++;
+    pthread_mutex_unlock(&m->lock);
+    return 0;
 }
 
 static bool keep(void *ctx, const struct st_plan *plan, const struct st_plan_op *ops, int n_op, uint32_t n_row)
@@ -480,6 +518,9 @@ static int say_plan(struct st_masked *m, struct st_err *e)
 {
     char up[ST_MEM_TEXT], down[ST_MEM_TEXT], kept[ST_MEM_TEXT];
     struct st_buf *b = &m->plan_text;
+    if (m->attention)
+        st_buf_add_str(b, "attention: its products leave in TwinShield's packing, which is BREAKABLE: the worker can "
+                          "read prompts and replies\n");
     size_t n_up = 0, n_down = 0;
     bool embedding = false;
     for (int i = 0; i < m->groups.n; i++) {
@@ -557,6 +598,14 @@ static void plan_rows(struct st_masked *m)
     }
 }
 
+static bool attention_leaves(const struct st_plan *p)
+{
+    bool leaves = false;
+    for (int i = 0; i < p->n_op; i++)
+        leaves = leaves || (p->ops[i].op == ST_OP_ATTEND && p->ops[i].place == ST_PLACE_UNTRUSTED);
+    return leaves;
+}
+
 static int set_up(struct st_masked *m, struct st_err *e)
 {
     struct st_masked_opts *o = &m->o;
@@ -587,6 +636,15 @@ static int set_up(struct st_masked *m, struct st_err *e)
     snprintf(m->describe, sizeof m->describe, "%s; integrity %s%s", o->scheme->strength(m->scheme),
              m->integrity ? "checked" : "NOT checked",
              so->preparer ? "; prepared by an attested holder of the weights" : "");
+    if (attention_leaves(m->groups.plan)) {
+        if (st_attention_packed_new(m->integrity, &m->attention, e))
+            return e->code;
+        m->hooks.enter_pair = enter_pair;
+        m->hooks.leave_pair = leave_pair;
+        size_t at = strlen(m->describe);
+        snprintf(m->describe + at, sizeof m->describe - at,
+                 "; attention outside: BREAKABLE, the worker can read prompts and replies");
+    }
     return st_pads_new(&o->pads, &m->pads, e) || say_plan(m, e) ? e->code : 0;
 }
 
@@ -623,6 +681,7 @@ void st_masked_free(struct st_masked *m)
         free(f->pads);
         free(f->want);
     }
+    st_attention_packed_free(m->attention);
     st_pads_free(m->pads);
     if (m->scheme)
         m->o.scheme->close(m->scheme);

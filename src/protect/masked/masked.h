@@ -21,10 +21,14 @@ struct st_masked_place {
     bool embedding;                 /* fetch rows of the embedding from the worker as well */
     enum st_masked_experts experts; /* LOCAL: their weights must be here; ALL: every expert sees every row */
     bool no_weights;                /* this side has none: nothing can be kept here */
+    bool attention;                 /* its products leave, too (attention_packed.h): a worker then reads prompts */
 };
 /* Marks ops of the plan UNTRUSTED. POLICY: routed experts whose weights are not here, when only the chosen ones would
  * be asked for (the worker would read the routing). */
 int st_masked_place(struct st_plan *plan, const struct st_masked_place *o, struct st_err *e) ST_MUST_CHECK;
+/* Of it the attention alone, for plans that are placed otherwise. UNSUPPORTED: keys and values are made of one latent
+ * vector (DeepSeek). */
+int st_masked_place_attention(struct st_plan *plan, struct st_err *e) ST_MUST_CHECK;
 
 struct st_masked_opts {
     const struct st_scheme *scheme;
@@ -53,6 +57,7 @@ struct st_masked_stats {
     uint64_t n_exchange, n_row, n_reject; /* replies that did not pass */
     uint64_t n_redraw;                    /* times that the secrets of the check were drawn anew */
     uint64_t n_kept;                      /* groups that the planner ran here */
+    uint64_t n_pair;                      /* products of attention that left */
     double mask_s, check_s, unmask_s;     /* seconds of the trusted side; wiping of pads is in mask and unmask */
     double meanwhile_s;                   /* what is done of it while the worker computes */
 };

@@ -19,6 +19,19 @@ static int place_expert(struct st_plan *plan, struct st_plan_op *gather, struct 
     return 0;
 }
 
+int st_masked_place_attention(struct st_plan *plan, struct st_err *e)
+{
+    for (int i = 0; i < plan->n_weight; i++)
+        if (plan->weights[i].role == ST_ROLE_KV_B)
+            return st_fail(e, ST_UNSUPPORTED,
+                           "%s: keys and values are made of one latent vector (MLA), whose attention does not leave",
+                           plan->weights[i].name);
+    for (int i = 0; i < plan->n_op; i++)
+        if (plan->ops[i].op == ST_OP_ATTEND)
+            plan->ops[i].place = ST_PLACE_UNTRUSTED;
+    return 0;
+}
+
 int st_masked_place(struct st_plan *plan, const struct st_masked_place *o, struct st_err *e)
 {
     struct st_plan_op *gather = NULL;
@@ -35,5 +48,5 @@ int st_masked_place(struct st_plan *plan, const struct st_masked_place *o, struc
         else if (place_expert(plan, gather, op, o, e))
             return e->code;
     }
-    return 0;
+    return o->attention ? st_masked_place_attention(plan, e) : 0;
 }

@@ -27,7 +27,6 @@ static const struct {
 static const struct {
     const char *name, *why;
 } kept[] = {
-    {"attention", "no known way to outsource QK^T and PV both hides them and saves work"},
     {"activation", "it would show the rows that masks hide"},
     {"softmax", "it would show the attention"},
     {"cache", "it holds the conversation"},
@@ -83,7 +82,8 @@ struct parse {
     const char *where;
     int line;
     struct st_placement *out;
-    bool seen[ST_ROLE_COUNT]; /* at ST_ROLE_NONE: the default */
+    bool attention, attention_seen; /* it may be outside; its line */
+    bool seen[ST_ROLE_COUNT];       /* at ST_ROLE_NONE: the default */
     enum st_container_place others;
 };
 
@@ -99,6 +99,21 @@ static int unknown_role(const struct parse *p, struct st_span role, struct st_er
                    role.len < 30 ? (int)role.len : 30, (const char *)role.p, names);
 }
 
+/* The published ways of outsourcing QK^T and PV do not hide them: the owner says that he knows. */
+static int take_attention(struct parse *p, enum st_container_place place, struct st_err *e)
+{
+    if (place == ST_CONTAINER_OUTSIDE && !p->attention)
+        return st_fail(e, ST_POLICY,
+                       "%s: line %d: attention = outside: no known way to outsource QK^T and PV both hides them and "
+                       "saves work; refused without --attention outside-breakable",
+                       p->where, p->line);
+    if (p->attention_seen)
+        return st_fail(e, ST_INPUT, "%s: line %d: attention is given twice", p->where, p->line);
+    p->attention_seen = true;
+    p->out->attention = place == ST_CONTAINER_OUTSIDE;
+    return 0;
+}
+
 static int take_line(struct parse *p, struct st_span role, enum st_container_place place, struct st_err *e)
 {
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
@@ -108,6 +123,8 @@ static int take_line(struct parse *p, struct st_span role, enum st_container_pla
                                             : st_fail(e, ST_UNSUPPORTED, "%s: line %d: %s = outside: %s", p->where,
                                                       p->line, kept[i].name, kept[i].why);
     }
+    if (is(role, "attention"))
+        return take_attention(p, place, e);
     bool is_default = is(role, "default");
     enum st_role r = is_default ? ST_ROLE_NONE : role_of(role);
     if (!is_default && r == ST_ROLE_NONE)
@@ -139,9 +156,10 @@ static int parse_line(struct parse *p, const char *line, size_t len, struct st_e
     return take_line(p, role, is(place, "inside") ? ST_CONTAINER_INSIDE : ST_CONTAINER_OUTSIDE, e);
 }
 
-int st_placement_parse(const char *text, size_t len, const char *where, struct st_placement *out, struct st_err *e)
+int st_placement_parse(const char *text, size_t len, const char *where, bool attention, struct st_placement *out,
+                       struct st_err *e)
 {
-    struct parse p = {.where = where, .out = out, .others = ST_CONTAINER_INSIDE};
+    struct parse p = {.where = where, .out = out, .attention = attention, .others = ST_CONTAINER_INSIDE};
     *out = (struct st_placement){.name = "custom"};
     for (size_t at = 0; at < len; at++) {
         const char *nl = memchr(text + at, '\n', len - at);
@@ -154,16 +172,20 @@ int st_placement_parse(const char *text, size_t len, const char *where, struct s
     for (int r = ST_ROLE_NONE; r < ST_ROLE_COUNT; r++)
         if (r == ST_ROLE_NONE || !p.seen[r])
             out->of[r] = p.others;
+    if (attention && !out->attention)
+        return st_fail(e, ST_USAGE, "--attention outside-breakable: %.200s has no line `attention = outside`", where);
+    if (out->attention)
+        snprintf(out->name, sizeof out->name, "%s", ST_PLACEMENT_ATTENTION);
     return 0;
 }
 
-int st_placement_read(const char *name_or_file, struct st_placement *out, struct st_err *e)
+int st_placement_read(const char *name_or_file, bool attention, struct st_placement *out, struct st_err *e)
 {
     struct st_buf text = {0};
     for (size_t i = 0; i < sizeof presets / sizeof *presets; i++) {
         if (strcmp(name_or_file, presets[i].name) != 0)
             continue;
-        int rc = st_placement_parse(presets[i].text, strlen(presets[i].text), presets[i].name, out, e);
+        int rc = st_placement_parse(presets[i].text, strlen(presets[i].text), presets[i].name, attention, out, e);
         snprintf(out->name, sizeof out->name, "%s", presets[i].name);
         return rc;
     }
@@ -171,7 +193,7 @@ int st_placement_read(const char *name_or_file, struct st_placement *out, struct
         return st_fail(e, ST_USAGE, "policy '%.200s': want paper, adapters, all-inside, or a file", name_or_file);
     int rc = st_file_read(name_or_file, BYTES_MAX, &text, e);
     if (!rc)
-        rc = st_placement_parse(text.p, text.len, name_or_file, out, e);
+        rc = st_placement_parse(text.p, text.len, name_or_file, attention, out, e);
     st_buf_free(&text);
     return rc;
 }

@@ -71,7 +71,7 @@ static int read_opts(struct build *b, const char *src, char name[NAME_BYTES_MAX 
     if (!rc)
         rc = check_name(o->name ? o->name : name, e);
     if (!rc)
-        rc = st_placement_read(o->policy ? o->policy : "all-inside", &b->placement, e);
+        rc = st_placement_read(o->policy ? o->policy : "all-inside", o->attention, &b->placement, e);
     if (!rc)
         rc = st_ed25519_import(o->seed->p, &b->publisher, e);
     if (rc)

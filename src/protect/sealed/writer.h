@@ -12,6 +12,7 @@
 
 struct st_seal_opts {
     const char *policy;            /* of st_placement_read(); NULL = all-inside */
+    bool attention;                /* the policy may let attention products leave, and does */
     const char *name;              /* NULL = the source's */
     const char *tokenizer;         /* file; NULL = the source's own */
     uint64_t version;              /* 1..2^63-1; 0 = 1 */
