@@ -82,7 +82,9 @@ static int open_log(void)
 
 void st_vmgen_open(struct st_vmgen *v)
 {
-    *v = (struct st_vmgen){.log = open_log(), .uevent = open_uevent()};
+    *v = (struct st_vmgen){.log = open_log(), .uevent = -1};
+    if (v->log < 0)
+        v->uevent = open_uevent();
     if (v->log >= 0)
         v->sources[v->n_source++] = (struct st_vmgen_source){read_log, v};
     if (v->uevent >= 0)

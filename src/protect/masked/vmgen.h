@@ -1,8 +1,8 @@
 /* Notices that this virtual machine was started from a snapshot: whoever starts one snapshot twice would see the same
  * pads used twice. The hypervisor changes the machine's generation id, and the kernel tells: all kernels since 5.18 by
  * a line of the kernel log ("crng reseeded due to virtual machine fork"), some by a uevent (NEW_VMGENID; mainline took
- * it back in 6.9). Both are read here without blocking; lines and messages that a program sent are told apart and
- * ignored, lost ones count as a change.
+ * it back in 6.9). The log is read here, or uevents where it cannot be read, without blocking; lines and messages that
+ * a program sent are told apart and ignored, lost ones count as a change.
  *
  * Limits: a hypervisor without such a device, or one that does not want to, tells nobody; st_vmgen_describe() says
  * what is watched. Between the start and the kernel's line there is a moment in which nobody knows.
@@ -37,7 +37,7 @@ struct st_vmgen {
 void st_vmgen_open(struct st_vmgen *v);
 void st_vmgen_open_source(struct st_vmgen *v, const struct st_vmgen_source *s);
 void st_vmgen_close(struct st_vmgen *v);
-/* True when the generation has changed, or may have, since the last call. Two system calls when nothing has. */
+/* True when the generation has changed, or may have, since the last call. One system call when nothing has. */
 bool st_vmgen_changed(struct st_vmgen *v);
 /* "watched", or "not watched: ..."; static. */
 const char *st_vmgen_describe(const struct st_vmgen *v);
