@@ -2,13 +2,16 @@
  */
 #include "masked_setup.h"
 
+#include <stdatomic.h>
+
 /* A preparer that multiplies here, and can be made to fail or to lie. */
 struct fake_preparer {
     const struct st_served *served; /* with the weights */
     struct st_preparer face;
     struct st_hint_source scales;
     int n_combine;
-    bool down, lies, other_scale;
+    atomic_bool down; /* threads that make pads look at it */
+    bool lies, other_scale;
 };
 
 static const struct st_served_weight *matrix(const struct fake_preparer *f, const struct st_mask_group *g, int k)
