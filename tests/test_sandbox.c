@@ -2,6 +2,7 @@
  * own: entering cannot be taken back. */
 #include "expect.h"
 
+#include "base/priority.h"
 #include "base/sandbox.h"
 #include "net/http_client.h"
 #include "net/http_server.h"
@@ -270,6 +271,16 @@ static int leave_a_core(const struct st_sandbox_state *s)
     return getrlimit(RLIMIT_CORE, &r) == 0 && r.rlim_max == 0 ? 0 : FAILED;
 }
 
+/* The event loop of a program that was entered early: told no, and goes on. */
+static int ask_for_other_turns(const struct st_sandbox_state *s)
+{
+    uint64_t attr[8] = {0};
+    (void)s;
+    st_priority_answer();
+    st_priority_background();
+    return TRY(syscall(SYS_sched_getattr, 0, attr, sizeof attr, 0));
+}
+
 static void nothing_is_executed_traced_forked_or_mapped_as_code(void **state)
 {
     (void)state;
@@ -279,6 +290,7 @@ static void nothing_is_executed_traced_forked_or_mapped_as_code(void **state)
     expect_probe(0, fork_off, EPERM);
     expect_probe(0, map_code, EPERM);
     expect_probe(0, gain_privileges, EPERM);
+    expect_probe(0, ask_for_other_turns, EPERM);
     expect_probe(0, leave_a_core, 0);
 }
 

@@ -1,4 +1,5 @@
 #include "net/http_client.h"
+#include "net/http_server.h"
 #include "net/listen.h"
 
 #include <curl/curl.h>
@@ -149,10 +150,12 @@ static void collect(struct st_http_client *c)
 static void act(struct st_http_client *c, curl_socket_t fd, int mask)
 {
     int running;
+    st_http_gather();
     c->in_curl = true;
     curl_multi_socket_action(c->multi, fd, mask, &running);
     c->in_curl = false;
     collect(c);
+    st_http_pass();
 }
 
 static void on_socket_event(evutil_socket_t fd, short what, void *arg)
@@ -200,7 +203,7 @@ static int on_timer(CURLM *multi, long ms, void *arg)
     struct timeval tv = {ms / 1000, ms % 1000 * 1000};
     if (ms < 0)
         event_del(c->timer);
-    else if (ms == 0 && c->starting) /* before the loop looks at sockets again */
+    else if (ms == 0 && c->starting) /* before anything else that the loop has to do */
         event_active(c->timer, EV_TIMEOUT, 0);
     else
         event_add(c->timer, &tv);
@@ -233,6 +236,8 @@ int st_http_client_new(struct event_base *base, const struct st_http_client_opts
         st_http_client_free(c);
         return st_fail(e, ST_MEMORY, "HTTP client: no memory");
     }
+    if (event_base_get_npriorities(base) == ST_HTTP_N_PRIORITY)
+        event_priority_set(c->timer, 0);
     curl_multi_setopt(c->multi, CURLMOPT_SOCKETFUNCTION, on_socket);
     curl_multi_setopt(c->multi, CURLMOPT_SOCKETDATA, c);
     curl_multi_setopt(c->multi, CURLMOPT_TIMERFUNCTION, on_timer);

@@ -1,5 +1,7 @@
 /* HTTP client: libcurl's multi interface on the event loop of the program. Honours HTTPS_PROXY and its relatives,
- * verifies TLS, follows no redirects. Everything runs on the thread of the event base. */
+ * verifies TLS, follows no redirects. Everything runs on the thread of the event base. On a base of
+ * ST_HTTP_N_PRIORITY priorities a call that starts is sent before the loop does anything else. What replies of
+ * net/http_server.h are given in `data` and `end` leaves when these have returned. */
 #ifndef ST_NET_HTTP_CLIENT_H
 #define ST_NET_HTTP_CLIENT_H
 
@@ -9,6 +11,8 @@
 
 struct st_http_client;
 struct st_http_call;
+
+#define ST_HTTP_N_PRIORITY 2 /* for event_base_priority_init() */
 
 struct st_http_client_opts {
     const char *ca_bundle; /* copied; PEM file; NULL = the system's */

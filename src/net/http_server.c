@@ -39,12 +39,13 @@ enum conn_state {
 struct st_http_conn {
     struct st_http_server *server;
     struct st_http_conn *prev, *next;
+    struct st_http_conn *next_gathered;
     struct bufferevent *bev;
     struct st_http_parser in;
     struct st_buf out; /* of the reply, until the event loop comes around */
     struct st_http_watch watch;
     enum conn_state state;
-    bool streaming, chunked, head_only, close_after, told_continue, head_asked, processing, saw_eof;
+    bool streaming, chunked, head_only, close_after, told_continue, head_asked, processing, saw_eof, gathered;
     double deadline; /* 0 = none */
     size_t held;     /* bytes of the body that count in the server's */
     size_t unsent;   /* likewise of the reply */
@@ -64,6 +65,12 @@ struct st_http_server {
     char date[64];
     int port;
 };
+
+/* An event loop has one thread, and its connections are told apart by nothing else. */
+static _Thread_local struct {
+    unsigned depth;
+    struct st_http_conn *first;
+} gathering;
 
 static void conn_process(struct st_http_conn *c);
 
@@ -92,6 +99,14 @@ static void tls_goodbye(struct st_http_conn *c)
     ERR_clear_error();
 }
 
+/* The one that the link points at. */
+static void ungather(struct st_http_conn **at)
+{
+    struct st_http_conn *c = *at;
+    *at = c->next_gathered;
+    c->gathered = false;
+}
+
 static void conn_free(struct st_http_conn *c)
 {
     struct st_http_server *s = c->server;
@@ -103,6 +118,11 @@ static void conn_free(struct st_http_conn *c)
     if (c->next)
         c->next->prev = c->prev;
     s->n_conn--;
+    for (struct st_http_conn **at = &gathering.first; c->gathered; at = &(*at)->next_gathered)
+        if (*at == c) {
+            ungather(at);
+            break;
+        }
     if (c->state != LINGERING)
         tls_goodbye(c);
     s->unsent -= c->unsent;
@@ -143,7 +163,20 @@ static void flush(struct st_http_conn *c)
         st_buf_free(&c->out);
 }
 
-/* Leaves when the event loop comes around, together with what else there is by then. */
+/* Sees to it that what is put into the reply leaves: when the event loop comes around, or with st_http_pass(). */
+static void leaves_soon(struct st_http_conn *c)
+{
+    if (c->gathered)
+        return;
+    if (gathering.depth) {
+        c->gathered = true;
+        c->next_gathered = gathering.first;
+        gathering.first = c;
+    } else
+        bufferevent_trigger(c->bev, EV_WRITE, BEV_TRIG_IGNORE_WATERMARKS | BEV_TRIG_DEFER_CALLBACKS);
+}
+
+/* Leaves later, together with what else there is by then. */
 static void put(struct st_http_conn *c, const void *p, size_t len)
 {
     if (c->server->tls || evbuffer_get_length(output(c)) > 0) {
@@ -153,7 +186,7 @@ static void put(struct st_http_conn *c, const void *p, size_t len)
         return;
     }
     if (c->out.len == 0)
-        bufferevent_trigger(c->bev, EV_WRITE, BEV_TRIG_IGNORE_WATERMARKS | BEV_TRIG_DEFER_CALLBACKS);
+        leaves_soon(c);
     st_buf_add(&c->out, p, len);
     if (c->out.len > OUT_HIGH)
         flush(c);
@@ -427,6 +460,22 @@ static void on_write(struct bufferevent *bev, void *arg)
         c->watch.drained(c->watch.arg);
     else if (c->state == RECEIVING)
         conn_process(c);
+}
+
+void st_http_gather(void)
+{
+    gathering.depth++;
+}
+
+void st_http_pass(void)
+{
+    if (--gathering.depth)
+        return;
+    while (gathering.first) { /* any of them may free others */
+        struct st_http_conn *c = gathering.first;
+        ungather(&gathering.first);
+        on_write(c->bev, c);
+    }
 }
 
 /* Every byte that leaves puts the deadline of a slow reader off. */

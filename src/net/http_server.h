@@ -78,6 +78,11 @@ void st_http_stream_end(struct st_http_conn *c);
 void st_http_stream_cut(struct st_http_conn *c);
 /* No further request on this connection after the current reply. */
 void st_http_close_after(struct st_http_conn *c);
+/* Between these two, which may be nested, all replies of this thread gather what is put into them; the last pass()
+ * sends it. For whoever passes on what comes from elsewhere: pieces that come together leave together, and none waits
+ * until the event loop has been around all the other connections. Pass may free connections. */
+void st_http_gather(void);
+void st_http_pass(void);
 /* Bytes of the reply that the client has not taken yet. */
 size_t st_http_unsent(const struct st_http_conn *c);
 

@@ -1,5 +1,6 @@
 #include "service/background.h"
 #include "base/buf.h"
+#include "base/priority.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -24,6 +25,7 @@ static void *thread_main(void *arg)
 {
     struct st_background *b = arg;
     const uint64_t one = 1;
+    st_priority_background();
     pthread_mutex_lock(&b->lock);
     while (!b->end) {
         if (!b->want) {

@@ -2,6 +2,7 @@
 #include "attest/directory.h"
 #include "base/hooks.h"
 #include "base/log.h"
+#include "base/priority.h"
 #include "service/issuer_ledger.h"
 
 #include <errno.h>
@@ -207,6 +208,7 @@ static void *thread_main(void *arg)
 {
     struct st_issuer_keys *k = arg;
     uint32_t forgotten = 0;
+    st_priority_background();
     while (!stopping(k)) {
         struct timespec until;
         look(k, &forgotten);

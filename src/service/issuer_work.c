@@ -1,6 +1,7 @@
 #include "service/issuer_work.h"
 #include "base/hooks.h"
 #include "base/log.h"
+#include "base/priority.h"
 #include "service/issuer_ledger.h"
 
 #include <pthread.h>
@@ -251,6 +252,7 @@ static void pass_on(struct st_issuer_work *w, struct st_issuer_job *j, bool fail
 static void *write_main(void *arg)
 {
     struct st_issuer_work *w = arg;
+    st_priority_background();
     for (;;) {
         struct st_issuer_job *jobs[MAX_BATCH];
         struct st_err e;
@@ -289,6 +291,7 @@ static void sign(struct st_issuer_job *j)
 static void *sign_main(void *arg)
 {
     struct st_issuer_work *w = arg;
+    st_priority_background();
     for (;;) {
         pthread_mutex_lock(&w->mutex);
         while (!w->stop && !w->paid.n)

@@ -1,6 +1,8 @@
 #include "service/role.h"
 #include "base/hooks.h"
 #include "base/log.h"
+#include "base/priority.h"
+#include "net/http_client.h"
 #include "net/listen.h"
 
 #include <errno.h>
@@ -140,7 +142,7 @@ int st_role_new(struct st_role **out, struct st_err *e)
         return e->code;
     r->base = event_base_new();
     r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (r->base && r->wake_fd >= 0) {
+    if (r->base && r->wake_fd >= 0 && event_base_priority_init(r->base, ST_HTTP_N_PRIORITY) == 0) {
         r->wake = event_new(r->base, r->wake_fd, EV_READ, on_wake, r);
         r->grace = event_new(r->base, -1, EV_PERSIST, on_grace, r);
         r->sig_term = evsignal_new(r->base, SIGTERM, on_signal, r);
@@ -151,6 +153,7 @@ int st_role_new(struct st_role **out, struct st_err *e)
         st_role_free(r);
         return e->code;
     }
+    st_priority_answer(); /* of this thread, and of the one that may be started for the loop */
     *out = r;
     return 0;
 }

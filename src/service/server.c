@@ -1,7 +1,9 @@
 #include "service/server.h"
 #include "base/hooks.h"
 #include "base/log.h"
+#include "base/priority.h"
 #include "model/adapter.h"
+#include "net/http_client.h"
 #include "net/listen.h"
 #include "service/serve.h"
 
@@ -525,7 +527,7 @@ static int server_new(const struct st_server_opts *o, struct st_server **out, st
     signal(SIGPIPE, SIG_IGN);
     s->base = event_base_new();
     sv->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (s->base && sv->wake_fd >= 0) {
+    if (s->base && sv->wake_fd >= 0 && event_base_priority_init(s->base, ST_HTTP_N_PRIORITY) == 0) {
         sv->wake = event_new(s->base, sv->wake_fd, EV_READ, on_wake, sv);
         sv->grace = event_new(s->base, -1, EV_PERSIST, on_grace, sv);
     }
@@ -554,6 +556,7 @@ static void run_loop(struct st_server *sv)
 {
     if (sv->s.o.on_listen)
         sv->s.o.on_listen(sv->s.o.arg, sv->url, sv->port);
+    st_priority_answer();
     event_base_dispatch(sv->s.base);
 }
 

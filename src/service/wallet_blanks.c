@@ -1,17 +1,15 @@
 #include "service/wallet_blanks.h"
+#include "base/priority.h"
 
 #include <openssl/crypto.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 /* Of each denomination: enough for the change of some requests that come at once. */
 #define READY 128
 #define AT_ONCE ST_BLIND_RSA_JOBS /* made together, which is cheaper */
-#define NICE 10                   /* making ahead gives way to requests */
 
 struct shelf {
     uint32_t day;
@@ -55,7 +53,7 @@ static void *thread_main(void *arg)
     struct st_wallet_blanks *b = arg;
     struct st_token_blank made[AT_ONCE];
     struct st_err e;
-    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE); /* of this thread alone, on Linux */
+    st_priority_background();
     pthread_mutex_lock(&b->mutex);
     while (!b->stop) {
         struct shelf *s = next_to_fill(b);
