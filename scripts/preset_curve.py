@@ -5,9 +5,10 @@
     scripts/preset_curve.py --models demo --draws 1 --out /tmp/x
 
 For each setting and key: perplexity on TinyStories (deciphered with the key, as scripts/noise_sweep.py does) over the
-plain model's, and the best score, over its variants, of each attack on weights and of `function`, which runs both
-models: share of the text's token types recovered. Two controls: all is recovered from the default, and the cost of a
-setting without noise is nothing.
+plain model's, and the best score, over its variants, of each attack on weights, of `function`, which runs both models,
+and of `frequency` and `substitution`, which have ids and other text of the kind: share of the text's token types
+recovered. Two controls: attacks with the base recover all from the default, and the cost of a setting without noise is
+nothing. Homophones need a model that can have them, which stories260K is and the demo model is not.
 
 Environment and SOTTO_SHARED as for scripts/noise_sweep.py.
 """
@@ -25,18 +26,22 @@ import noise_sweep
 from noise import model
 from noise_sweep import Bench, evaluate, sotto, write_key
 
-ATTACKS = ["vma-row-sort", "vma-columns", "gate-ia", "attn-ia", "nearest", "function"]
+WITH_BASE = ["vma-row-sort", "vma-columns", "gate-ia", "attn-ia", "nearest", "function"]
+ATTACKS = [*WITH_BASE, "frequency", "substitution"]
 LARGE = ["vma-row-sort", "vma-columns"]  # that the larger model takes
-DOCS_CHARS = 30000  # of the text that is scored on
+DOCS_CHARS = 30000  # of the text that is scored on; what the adversary has read is four times as much, behind it
 # What is varied, beside the default of the preset that follows; whether the larger model takes part.
 SETTINGS = [("tight, the default", {}, True)]
-SETTINGS += [(f"alpha_e {v:g}", {"alpha-e": v}, v == 1) for v in (.5, 1)]
+SETTINGS += [(f"alpha_e {v:g}", {"alpha-e": v}, v == 1) for v in (.1, .5, 1)]
+SETTINGS += [(f"alpha_e .1, homophones {v}", {"alpha-e": .1, "homophones": v}, False) for v in (1, 4)]
 SETTINGS += [("alpha_h .5", {"alpha-h": .5}, False)]
 SETTINGS += [(f"noise on all others {v:g}", {"noise-all": v}, v == .2) for v in (.1, .2)]
 SETTINGS += [("alpha_e 1, alpha_h .5, all others .2", {"alpha-e": 1, "alpha-h": .5, "noise-all": .2}, True)]
 SETTINGS += [(f"h {v}", {"h": v}, False) for v in (16, 64)]
+SETTINGS += [("beta 8", {"beta": 8}, False)]
 SETTINGS += [(f"paper without noise, lambda {v:g}", {"preset": "paper", "alpha-e": 0, "alpha-h": 0, "lambda": v}, False)
              for v in (0, 1)]
+SETTINGS += [("paper without noise, beta 0", {"preset": "paper", "alpha-e": 0, "alpha-h": 0, "beta": 0}, False)]
 SETTINGS += [("paper", {"preset": "paper"}, True)]
 
 
@@ -58,7 +63,7 @@ def run(b, a, options, seed):
     tau = np.array(noise_sweep.cipher.permutation(secret, noise_sweep.cipher.model_digest(b.src), seen.n_vocab))
     nats, _ = evaluate(seen, b.docs, tau)
     rows = json.loads(sotto("audit", b.src, dst, "--key", key, "--tokenizer", b.tokenizer, "--text", b.tmp / "scored",
-                            "--prior", b.tmp / "scored", "--attacks", ",".join(tried(b)), "--seed", seed + 1,
+                            "--prior", b.tmp / "read", "--attacks", ",".join(tried(b)), "--seed", seed + 1,
                             "--threads", 1, "--json"))["rows"]
     shutil.rmtree(dst)
     return {"cost": float(np.exp(nats - b.nats) - 1), **{x: best(rows, x) for x in tried(b)}}
@@ -68,8 +73,9 @@ def measure(b, a, label, options):
     runs = [run(b, a, options, seed) for seed in range(a.draws)]
     mean = {k: float(np.mean([r[k] for r in runs])) for k in runs[0]}
     most = max(mean[k] for k in tried(b))
-    if not options and (min(mean[k] for k in tried(b)) < .98 or abs(mean["cost"]) > .01):
-        sys.exit(f"preset_curve: control failed: {b.name}: {most:.3f} recovered of the default, cost {mean['cost']:.3f}")
+    least = min(mean[k] for k in tried(b) if k in WITH_BASE)
+    if not options and (least < .98 or abs(mean["cost"]) > .01):
+        sys.exit(f"preset_curve: control failed: {b.name}: {least:.3f} recovered of the default, cost {mean['cost']:.3f}")
     return {"model": b.name, "setting": label, "draws": a.draws, "cost": mean["cost"],
             **{x: mean.get(x, "") for x in ATTACKS}, "strongest": most}
 
@@ -115,7 +121,9 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         for name in a.models.split(","):
             b = Bench(name, a, pathlib.Path(tmp))
-            (b.tmp / "scored").write_text(a.text.read_text(encoding="utf-8", errors="replace")[:DOCS_CHARS])
+            text = a.text.read_text(encoding="utf-8", errors="replace")
+            (b.tmp / "scored").write_text(text[:DOCS_CHARS])
+            (b.tmp / "read").write_text(text[DOCS_CHARS:5 * DOCS_CHARS])
             for label, options, large in SETTINGS:
                 if name == "demo" and not large:
                     continue

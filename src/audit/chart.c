@@ -12,7 +12,8 @@ const char st_chart_style[] =
     "--c7:#ee8fc0;--c8:#bdbdbd}}"
     "@media print{:root{--ink:#000;--soft:#333;--line:#999;--page:#fff;--bar:#555;--mark:#000;--full:#000}}"
     "svg text{font:12px system-ui,sans-serif;fill:var(--ink)}svg .soft{fill:var(--soft)}"
-    "svg .axis{stroke:var(--line);stroke-width:1}svg .bar{fill:var(--bar)}svg .ci{stroke:var(--ink);stroke-width:1.5}"
+    "svg .axis{stroke:var(--line);stroke-width:1}svg .bar{fill:var(--bar)}svg .side{fill:var(--soft)}svg "
+    ".ci{stroke:var(--ink);stroke-width:1.5}"
     "svg .chance{stroke:var(--mark);stroke-width:2}svg .full{stroke:var(--full);stroke-width:2;stroke-dasharray:3 2}"
     "svg .curve{fill:none;stroke-width:2}svg .cost{fill:none;stroke:var(--soft);stroke-width:2;stroke-dasharray:5 3}"
     "svg .lead{stroke:var(--line);stroke-width:1}";
@@ -67,8 +68,8 @@ static void line(struct st_buf *b, const char *class, double x1, double y1, doub
 static void bar_marks(struct st_buf *b, const struct st_row *r, double left, double wide, double top, double high)
 {
     double mid = top + high / 2, low = left + wide * clamp(r->low), up = left + wide * clamp(r->high);
-    st_buf_addf(b, "<rect class=\"bar\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>", left, top + 2,
-                wide * clamp(r->score), high - 4);
+    st_buf_addf(b, "<rect class=\"%s\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>",
+                r->traffic ? "side" : "bar", left, top + 2, wide * clamp(r->score), high - 4);
     line(b, "ci", low, mid, up, mid);
     line(b, "ci", low, mid - 3, low, mid + 3);
     line(b, "ci", up, mid - 3, up, mid + 3);
@@ -100,9 +101,16 @@ static void legend(struct st_buf *b, const char *words, const struct st_row *r, 
 
 void st_chart_legend(struct st_buf *b)
 {
-    static const struct st_row r = {.score = 0.7, .low = 0.5, .high = 0.9, .chance = NAN, .unprotected = NAN};
+    static const struct st_row r = {.score = 0.7, .low = 0.5, .high = 0.9, .chance = NAN, .unprotected = NAN},
+                               side = {.score = 0.7,
+                                       .low = 0.5,
+                                       .high = 0.9,
+                                       .chance = NAN,
+                                       .unprotected = NAN,
+                                       .traffic = true};
     st_buf_add_str(b, "<p class=\"legend\">");
     legend(b, "score and its 95 % interval, 0 to 1", &r, NULL);
+    legend(b, "the same of lengths and times", &side, NULL);
     legend(b, "what guessing gets", NULL, "chance");
     legend(b, "what the attack gets without protection", NULL, "full");
     st_buf_add_str(b, "</p>\n");
@@ -112,13 +120,20 @@ void st_chart_legend(struct st_buf *b)
 
 enum { LEFT = 410, WIDE = 360, RIGHT = 80, ROW = 22, TOP = 26 };
 
-/* Cut to what has room before the bars. */
+#define NAME 62 /* bytes that have room before the bars */
+
 static void bar_name(struct st_buf *b, const struct st_row *r, double y)
 {
-    char who[64], name[80];
+    char name[256];
     const char *own = st_row_own_variant(r);
-    snprintf(who, sizeof who, "%s%s%s", r->adversary, *r->target ? ", " : "", r->target);
-    snprintf(name, sizeof name, "%.26s: %.18s%s%.28s", who, r->attack, *own ? ", " : "", own);
+    size_t n = (size_t)snprintf(name, sizeof name, "%s%s%s: %s%s%s", r->adversary, *r->target ? ", " : "", r->target,
+                                r->attack, *own ? ", " : "", own);
+    if (n > NAME) {
+        n = NAME - 3;
+        while (n && ((unsigned char)name[n] & 0xc0) == 0x80) /* not within a character */
+            n--;
+        memcpy(name + n, "...", 4);
+    }
     st_buf_addf(b, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">", LEFT - 8, y + 15);
     st_chart_escape(b, name);
     st_buf_add_str(b, "</text>");
@@ -145,7 +160,9 @@ void st_chart_bars(struct st_buf *b, const struct st_row *const *rows, size_t n)
     line(b, "chance", LEFT, y - 10, LEFT, y + 2);
     st_buf_addf(b, "<text class=\"soft\" x=\"%d\" y=\"%.1f\">what guessing gets</text>", LEFT + 6, y);
     line(b, "full", LEFT + 150, y - 10, LEFT + 150, y + 2);
-    st_buf_addf(b, "<text class=\"soft\" x=\"%d\" y=\"%.1f\">without protection</text></svg>\n", LEFT + 156, y);
+    st_buf_addf(b, "<text class=\"soft\" x=\"%d\" y=\"%.1f\">without protection</text>", LEFT + 156, y);
+    st_buf_addf(b, "<rect class=\"side\" x=\"%d\" y=\"%.1f\" width=\"12\" height=\"10\"/>", LEFT + 290, y - 9);
+    st_buf_addf(b, "<text class=\"soft\" x=\"%d\" y=\"%.1f\">lengths and times</text></svg>\n", LEFT + 308, y);
 }
 
 /* ---- series ---- */

@@ -235,7 +235,7 @@ static void html_row(struct st_buf *b, const struct st_row *r)
     tag(b, "</td><td data-l=\"counts\">", r->metric, "");
     st_buf_addf(b, ", of %" PRIu64, r->n);
     if (isfinite(r->cost)) {
-        st_buf_add_str(b, "; perplexity ");
+        st_buf_add_str(b, "; perplexity added ");
         st_row_cost(r, b);
     }
     tag(b, *r->note ? ". " : "", r->note, "</td></tr>\n");
