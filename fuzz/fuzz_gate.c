@@ -9,8 +9,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct st_gate g;
-    struct st_row row = {.attack = "row-sort", .variant = "tight, gates", .score = 0.5, .low = 0.4};
-    const struct st_rows rows = {.at = &row, .n = 1};
+    struct st_row row = {.attack = "row-sort", .variant = "tight, gates", .score = 0.5, .low = 0.4, .n = 40};
+    struct st_not_run lost = {.attack = "columns", .label = "tight", .code = ST_MEMORY, .why = "too little"};
+    const struct st_findings f = {.rows = {.at = &row, .n = 1}, .not_run = &lost, .n_not_run = 1};
     struct st_err e = {0};
     char *text = malloc(size ? size : 1); /* no end mark: a read past it shows */
     if (!text)
@@ -20,9 +21,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (rc && rc != ST_INPUT && rc != ST_UNSUPPORTED)
         abort();
     for (size_t i = 0; i < g.n; i++)
-        if (!(g.limits[i].max >= 0 && g.limits[i].max <= 1))
+        if (!(g.limits[i].max >= 0 && g.limits[i].max <= 1) || g.limits[i].min_n < 0)
             abort();
-    if (!rc && st_gate_judge(&g, &rows, &e) && e.code != ST_POLICY)
+    if (!rc && st_gate_judge(&g, &f, &e) && e.code != ST_POLICY)
         abort();
     free(text);
     return 0;

@@ -233,7 +233,7 @@ static void what_is_too_little_or_too_large_is_a_refusal(void **state)
     (void)state;
     set_up(&s);
     s.audit.memory = 1 << 16;
-    expect_refusal(st_atk_distill.run(&s.audit, &s.rows, &e), &e, ST_UNSUPPORTED, "more than the memory");
+    expect_refusal(st_atk_distill.run(&s.audit, &s.rows, &e), &e, ST_MEMORY, "more than the memory");
     s.audit.memory = 1 << 28;
     s.target.prior.n = 0;
     expect_refusal(st_atk_distill.run(&s.audit, &s.rows, &e), &e, ST_UNSUPPORTED, "needs a text and a prior");

@@ -70,13 +70,13 @@ static void a_process_of_the_same_user_finds_nothing(void **state)
     assert_true(n >= 1);
 }
 
-static void without_the_program_it_is_not_run(void **state)
+static void unless_it_was_asked_for_it_is_not_run(void **state)
 {
     (void)state;
     struct sealed_stage s;
     struct st_err e;
     sealed_set_up(&s, NULL, "all-inside");
-    expect_refusal(st_atk_memory.run(&s.audit, &s.rows, &e), &e, ST_UNSUPPORTED, "needs the program");
+    expect_refusal(st_atk_memory.run(&s.audit, &s.rows, &e), &e, ST_UNSUPPORTED, "where --attacks names it");
     s.audit.program = "/nonexistent/sotto";
     s.audit.dir = "/nonexistent";
     expect_refusal(st_atk_memory.run(&s.audit, &s.rows, &e), &e, ST_IO, "/nonexistent/sotto");
@@ -89,7 +89,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_piece_in_a_file_is_found_across_its_chunks),
         cmocka_unit_test(a_process_of_the_same_user_finds_nothing),
-        cmocka_unit_test(without_the_program_it_is_not_run),
+        cmocka_unit_test(unless_it_was_asked_for_it_is_not_run),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -23,17 +23,17 @@ static void one_pair_among_many_is_found(void **state)
         struct st_reuse pairs[4];
         struct st_err e;
         size_t n;
-        assert_ok(st_reuse_find(rows, N, D, field, pairs, 4, &n, &e), &e);
+        assert_ok(st_reuse_find(NULL, rows, N, D, field, pairs, 4, &n, &e), &e);
         assert_int_equal(n, 0);
         for (int k = 0; k < D; k++) { /* wraps around the modulus where it comes to that */
             double x = rows[17 * D + k] + (field ? (k % 2 ? 1 : -1) * 9e6 : 1.1);
             rows[150 * D + k] = field ? x - ST_FQ * rint(x / ST_FQ) : x;
         }
-        assert_ok(st_reuse_find(rows, N, D, field, pairs, 4, &n, &e), &e);
+        assert_ok(st_reuse_find(NULL, rows, N, D, field, pairs, 4, &n, &e), &e);
         assert_int_equal(n, 1);
         assert_int_equal(pairs[0].a, 17);
         assert_int_equal(pairs[0].b, 150);
-        expect_refusal(st_reuse_find(rows, N, 8, field, pairs, 4, &n, &e), &e, ST_INPUT, "at least 16");
+        expect_refusal(st_reuse_find(NULL, rows, N, 8, field, pairs, 4, &n, &e), &e, ST_INPUT, "at least 16");
         free(rows);
     }
 }
@@ -73,7 +73,7 @@ static void both_tokens_of_a_pair_are_read_without_knowing_the_scale(void **stat
                         (side ? scale * st_dense_row(&table, tokens[2 * i])[k] : 0);
             }
         }
-        assert_ok(st_reuse_read(rows, D, field, &table, ids, V, pairs, PAIRS, &e), &e);
+        assert_ok(st_reuse_read(NULL, rows, D, field, &table, ids, V, pairs, PAIRS, &e), &e);
         for (int i = 0; i < PAIRS; i++) {
             assert_int_equal(pairs[i].token_a, tokens[2 * i]);
             assert_int_equal(pairs[i].token_b, tokens[2 * i + 1]);

@@ -142,7 +142,7 @@ static void what_does_not_fit_the_memory_is_refused(void **state)
     set_up(&s, 0, 0, 64);
     struct st_audit a = {.target = &s.target, .pool = s.pool, .seed = 1, .memory = 100 << 10};
     for (size_t k = 0; k < sizeof all / sizeof *all; k++)
-        expect_refusal(all[k]->run(&a, &s.rows, &e), &e, ST_UNSUPPORTED, "--memory leaves it 0 MiB");
+        expect_refusal(all[k]->run(&a, &s.rows, &e), &e, ST_MEMORY, "--memory leaves it 0 MiB");
     tear_down(&s);
 }
 

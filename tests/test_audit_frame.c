@@ -309,7 +309,7 @@ static int run_scores(const struct st_audit *a, struct st_rows *rows, struct st_
                                  {.variant = "odd", .score = NAN, .n = 3},
                                  {.variant = "good", .high = 0.5, .n = 3},
                                  {.variant = "wide", .high = INFINITY, .n = 3},
-                                 {.variant = "gradient", .note = "no derivatives", .left_out = true}};
+                                 {.variant = "gradient", .note = "no derivatives", .left_out = ST_MEMORY}};
     (void)a;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (st_rows_add(rows, &all[i], e))
@@ -341,6 +341,8 @@ static void what_is_no_score_is_listed_and_never_a_row(void **state)
     assert_string_equal(f.not_run[0].why, "empty: there was nothing to score");
     assert_string_equal(f.not_run[2].why, "wide: there was nothing to score");
     assert_string_equal(f.not_run[3].why, "gradient: no derivatives");
+    assert_int_equal(f.not_run[2].code, ST_UNSUPPORTED);
+    assert_int_equal(f.not_run[3].code, ST_MEMORY);
     assert_string_equal(f.not_run[4].why, "it ended without a score");
     st_findings_free(&f);
     st_subject_close(s);
@@ -362,18 +364,39 @@ static void an_attack_that_does_not_fit_costs_no_other_its_rows(void **state)
     st_subject_close(s);
 }
 
-static void other_errors_and_a_signal_end_the_audit(void **state)
+static void an_attack_that_fails_costs_no_other_its_rows_and_is_said_at_the_end(void **state)
 {
-    static const struct st_attack *const all[] = {&records, &broken, &records};
+    static const struct st_attack *const all[] = {&records, &broken, &large, &records};
+    struct st_err e = {0};
+    struct st_findings f;
+    struct st_buf b = {0};
+    struct st_subject *s = with_recordings(1);
+    (void)state;
+    assert_ok(run_audit(s, all, 4, -1, NULL, &f, &e), &e);
+    assert_int_equal(f.rows.n, 2);
+    assert_int_equal(f.n_not_run, 2);
+    assert_int_equal(f.not_run[0].code, ST_INPUT);
+    assert_string_equal(f.not_run[0].why, "failed: layer 3 is missing");
+    assert_int_equal(f.not_run[1].code, ST_MEMORY);
+    assert_int_equal(f.failed.code, ST_INPUT);
+    assert_string_equal(f.failed.msg, "broken: layer 3 is missing");
+    st_findings_json(&f, "t", 1, &b);
+    assert_non_null(strstr(b.p, "\"attack\": \"broken\", \"target\": \"otp\", \"code\": \"input\", \"why\": "));
+    assert_non_null(strstr(b.p, "\"code\": \"memory\""));
+    st_buf_free(&b);
+    st_findings_free(&f);
+    st_subject_close(s);
+}
+
+static void a_signal_ends_the_audit(void **state)
+{
+    static const struct st_attack *const all[] = {&records};
     static const volatile sig_atomic_t yes = 1;
     struct st_err e = {0};
     struct st_findings f;
     struct st_subject *s = with_recordings(1);
     (void)state;
-    expect_refusal(run_audit(s, all, 3, -1, NULL, &f, &e), &e, ST_INPUT, "broken: layer 3 is missing");
-    assert_int_equal(f.rows.n, 1);
-    st_findings_free(&f);
-    expect_refusal(run_audit(s, all, 3, -1, &yes, &f, &e), &e, ST_IO, "cancelled");
+    expect_refusal(run_audit(s, all, 1, -1, &yes, &f, &e), &e, ST_IO, "cancelled");
     assert_int_equal(n_run, 0);
     st_findings_free(&f);
     st_subject_close(s);
@@ -436,8 +459,9 @@ static void attacks_on_a_small_model_run_at_once_and_are_reported_in_their_order
     r.n_attack = 3;
     r.told = NULL;
     n_run = 0;
-    expect_refusal(st_audit_run(&r, &f, &e), &e, ST_INPUT, "broken: layer 3 is missing");
-    assert_true(f.rows.n >= 1);
+    assert_ok(st_audit_run(&r, &f, &e), &e);
+    assert_string_equal(f.failed.msg, "broken: layer 3 is missing");
+    assert_int_equal(f.rows.n, 2);
     st_findings_free(&f);
     /* A budget that is none for several. */
     r.n_attack = 1;
@@ -473,7 +497,10 @@ static void reports_hold_every_row_and_escape_it(void **state)
     assert_null(strstr(b.p, "http://"));
     assert_null(strstr(b.p, "https://"));
     st_buf_clear(&b);
-    st_report_markdown(&r, "f.svg", NULL, &b);
+    struct st_report links = r;
+    links.model = "https://a.example/x or WWW.a.example, b@a.example, 1:2";
+    st_report_markdown(&links, "f.svg", NULL, &b);
+    assert_non_null(strstr(b.p, "## https:<!-- -->//a.example/x or WWW<!-- -->.a.example, b@<!-- -->a.example, 1:2"));
     assert_non_null(strstr(b.p, "| on-records | otp, &lt;script>\\| | worker | 95 % ("));
     assert_non_null(strstr(b.p, "no gates here"));
     st_buf_clear(&b);
@@ -670,7 +697,9 @@ int main(void)
                                         drop_work),
         cmocka_unit_test_setup_teardown(what_is_no_score_is_listed_and_never_a_row, make_work, drop_work),
         cmocka_unit_test_setup_teardown(an_attack_that_does_not_fit_costs_no_other_its_rows, make_work, drop_work),
-        cmocka_unit_test_setup_teardown(other_errors_and_a_signal_end_the_audit, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(an_attack_that_fails_costs_no_other_its_rows_and_is_said_at_the_end, make_work,
+                                        drop_work),
+        cmocka_unit_test_setup_teardown(a_signal_ends_the_audit, make_work, drop_work),
         cmocka_unit_test_setup_teardown(attacks_on_a_small_model_run_at_once_and_are_reported_in_their_order, make_work,
                                         drop_work),
         cmocka_unit_test_setup_teardown(reports_hold_every_row_and_escape_it, make_work, drop_work),

@@ -270,7 +270,7 @@ static size_t reused(const struct st_scheme *scheme, double (*sent)[D], int *n_r
     struct st_err e;
     size_t n;
     *n_right = 0;
-    assert_ok(st_reuse_find(sent[0], 2 * ROWS, D, scheme->domain == ST_MASK_FIELD, pairs, 2 * ROWS, &n, &e), &e);
+    assert_ok(st_reuse_find(NULL, sent[0], 2 * ROWS, D, scheme->domain == ST_MASK_FIELD, pairs, 2 * ROWS, &n, &e), &e);
     for (size_t i = 0; i < n && i < 2 * ROWS; i++)
         *n_right += pairs[i].b == pairs[i].a + ROWS;
     return n;

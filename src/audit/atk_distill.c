@@ -357,7 +357,7 @@ static int plan(const struct st_audit *a, struct stage *s, struct st_err *e)
     uint64_t values = 2 * (uint64_t)s->n * s->v + 2 * (uint64_t)s->n_test * s->v + 8 * (s->d + EXTRA) * s->v +
                       t->base->matrix_bytes / sizeof(float);
     if (values > a->memory / sizeof(float))
-        return st_fail(e, ST_UNSUPPORTED, "logits and a second model take more than the memory that the audit has");
+        return st_fail(e, ST_MEMORY, "logits and a second model take more than the memory that the audit has");
     return 0;
 }
 

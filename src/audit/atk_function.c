@@ -345,11 +345,7 @@ static int check(const struct st_audit *a, struct st_err *e)
     if (n > ST_MATCH_ASSIGN)
         return st_fail(e, ST_UNSUPPORTED, "functional fingerprint: %llu ids; it compares all with all of %d at most",
                        (unsigned long long)n, ST_MATCH_ASSIGN);
-    uint64_t need = (ST_MARK_SIMS + 7) * n * n * sizeof(float);
-    if (need > a->memory)
-        return st_fail(e, ST_UNSUPPORTED, "functional fingerprint: needs %llu MiB (--memory)",
-                       (unsigned long long)(need >> 20) + 1);
-    return 0;
+    return st_match_fits(a, (ST_MARK_SIMS + 7) * n * n * sizeof(float), e);
 }
 
 static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)

@@ -101,18 +101,37 @@ out:
     return e->code;
 }
 
+/* Rows of the head and copies of them, all their distances; then rows of the embedding. */
+static uint64_t linking_takes(const struct collapse *c)
+{
+    uint64_t n = c->n_seen, d = c->p->seen->config.d_model;
+    return sizeof(float) * (n * (n + 4 * d + 8));
+}
+
+/* Views of both, and their matching. */
+static uint64_t columns_take(const struct collapse *c, uint32_t n_layer)
+{
+    const struct st_model *base = c->p->base, *seen = c->p->seen;
+    struct st_view_size b = st_view_size(base, ST_VIEW_GATE, n_layer), s = st_view_size(seen, ST_VIEW_GATE, n_layer);
+    return b.bytes + s.bytes +
+           st_columns_bytes(c->n_seen, base->config.d_model, seen->config.d_model, b.columns, b.widest);
+}
+
 static int by_base(struct collapse *c, struct st_rows *rows, struct st_err *e)
 {
     const struct st_columns_opts o = {
         .rows = c->p->noise.embed, .columns = c->p->noise.all, .seed = c->a->seed, .cancel = c->a->cancel};
     struct st_columns_found found = {0};
     struct st_view base = {0}, seen = {0};
-    uint32_t *guess = NULL;
+    uint32_t *guess = NULL, n_layer = c->p->base->config.n_layer;
     uint64_t hits = 0, n = 0;
+    while (n_layer > 1 && columns_take(c, n_layer) > c->a->memory)
+        n_layer--;
     e->code = 0;
-    if (st_alloc(&guess, c->n_seen, sizeof *guess, "homophones", e) ||
-        st_view_of_model(c->p->base, ST_VIEW_GATE, UINT32_MAX, &base, e) ||
-        st_view_of_model(c->p->seen, ST_VIEW_GATE, UINT32_MAX, &seen, e) ||
+    if (st_match_fits(c->a, columns_take(c, n_layer), e) ||
+        st_alloc(&guess, c->n_seen, sizeof *guess, "homophones", e) ||
+        st_view_of_model(c->p->base, ST_VIEW_GATE, n_layer, &base, e) ||
+        st_view_of_model(c->p->seen, ST_VIEW_GATE, n_layer, &seen, e) ||
         st_columns_first(c->a->pool, &base, &seen, &o, &found, e) ||
         st_match_points(c->a->pool, &found.guess, &found.rows, false, guess, e))
         goto out;
@@ -138,8 +157,10 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
         return e->code;
     c.n_plain = c.p->base->config.n_vocab;
     c.n_seen = c.p->seen->config.n_vocab;
-    if (open_collapse(&c, e) || linked(&c, rows, e) || by_base(&c, rows, e))
+    if (open_collapse(&c, e) || st_match_fits(a, linking_takes(&c), e) || linked(&c, rows, e))
         goto out;
+    if (by_base(&c, rows, e) == ST_MEMORY && !st_rows_leave_out(rows, "by base", e->msg, e))
+        e->code = 0;
 out:
     free(c.copy);
     free(c.original);

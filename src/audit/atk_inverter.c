@@ -24,7 +24,8 @@
 #define STEPS_THOROUGH 6000
 #define READER_STEPS 60
 #define READER_STEPS_THOROUGH 2000
-#define READ 16384 /* tokens of the victim's traffic that the transformer reads */
+#define READER_VALUES (1 << 20) /* of the transformer, at least: its layers, and a pass of one batch */
+#define READ 16384              /* tokens of the victim's traffic that the transformer reads */
 #define ALONE 1e-3F
 #define JITTER .05 /* noise of inputs where the method adds none: rows are few, and the network could learn them */
 
@@ -231,12 +232,20 @@ static int own_keys(struct inverter *v, struct st_rows *rows, struct st_err *e)
     return rc;
 }
 
+/* Rows, and a network with its gradient and both moments: the larger of the two that are tried, one after the other. */
+static uint64_t takes(const struct st_audit *a)
+{
+    const struct st_config *b = &a->target->pair.base->config, *s = &a->target->pair.seen->config;
+    uint64_t d = b->d_model < s->d_model ? b->d_model : s->d_model;
+    return st_match_embed_bytes(a) + 4 * sizeof(float) * (d * (d + 2 * HIDDEN) + READER_VALUES);
+}
+
 static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
 {
     struct inverter v = {.a = a};
     uint32_t n = a->target->pair.base->config.n_vocab;
     e->code = 0;
-    if (st_match_check(a, e) || open_rows(&v, e) || with_pairs(&v, n / 4, rows, e) ||
+    if (st_match_check(a, e) || st_match_fits(a, takes(a), e) || open_rows(&v, e) || with_pairs(&v, n / 4, rows, e) ||
         (a->thorough && with_pairs(&v, n / 2, rows, e)) || own_keys(&v, rows, e))
         goto out;
 out:

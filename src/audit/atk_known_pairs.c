@@ -60,7 +60,8 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     uint32_t *guess = NULL, n = a->target->pair.base->config.n_vocab;
     const struct st_pairs none = {.n = 0};
     e->code = 0;
-    if (st_match_check(a, e) || whiten_both(a, &y, &x, e) || st_alloc(&guess, 2 * y.n_row, sizeof *guess, "pairs", e))
+    if (st_match_check(a, e) || st_match_fits(a, st_match_embed_bytes(a), e) || whiten_both(a, &y, &x, e) ||
+        st_alloc(&guess, 2 * y.n_row, sizeof *guess, "pairs", e))
         goto out;
     for (size_t i = 0; i < (a->thorough ? 4 : 3); i++) {
         size_t k = (size_t)(of_d[i] * (double)x.n_col);

@@ -1,13 +1,12 @@
 /* Memory of a process that serves a sealed model, read by another process of the same user. The source is sealed again
  * under a passphrase of the attack's own, in the audit's directory; `sotto serve` opens it in a process of its own; and
- * 1,000 pieces of 32 bytes of the weights inside are looked for. As root, both processes become an unprivileged user
- * first: against root nothing is promised.
- *   /proc/PID/mem  every mapping, as it is
- *   ptrace         the same, attached
- *   core           the process is made to abort, with no limit on the size of a core file
- * The unprotected score is that of a process that holds the same bytes and forbids nothing. Where the system forbids
- * even that, a score would say nothing about us, and there is none.
- * Source: ours; docs/host.md. */
+ * 1,000 pieces of 32 bytes of the weights inside are looked for. The passphrase is in no file: it lies in memory,
+ * behind a descriptor, so that what a killed audit leaves on the disk is a file that nobody can open. As root, all
+ * processes become a user that there is not (audit/victim.h) first: against root nothing is promised. /proc/PID/mem
+ * every mapping, as it is ptrace         the same, attached core           the process is made to abort, with no limit
+ * on the size of a core file The unprotected score is that of a process that holds the same bytes and forbids nothing.
+ * Where the system forbids even that, a score would say nothing about us, and there is none. Source: ours;
+ * docs/host.md. */
 #include "audit/attack.h"
 #include "audit/reseal.h"
 #include "audit/scan.h"
@@ -25,6 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -38,8 +38,9 @@ static const char *const names[] = {"/proc/PID/mem", "ptrace", "core"};
 
 struct stage {
     const struct st_audit *a;
-    char dir[128], sealed[144], word[144];
-    int program;
+    char dir[128], sealed[144];
+    int program, word; /* descriptors; word: of the passphrase, in memory */
+    uid_t user;        /* of st_victim_user() */
     struct st_scan_patterns patterns;
 };
 
@@ -91,15 +92,15 @@ static int pick_pieces(struct stage *s, struct st_err *e)
 /* `sotto serve`, with the sealed model open. */
 static int start_server(const struct stage *s, struct st_victim *v, struct st_err *e)
 {
-    const char *const argv[] = {"sotto",  "serve",   s->sealed,   "--passphrase-file", s->word, "--port", "0",
-                                "--json", "--quiet", "--config=", "--threads",         "1",     NULL};
+    const char *const argv[] = {"sotto",  "serve",   s->sealed,   "--passphrase-file", "/dev/fd/0", "--port", "0",
+                                "--json", "--quiet", "--config=", "--threads",         "1",         NULL};
     const char *const env[] = {"PATH=/usr/bin:/bin", "LC_ALL=C", NULL};
     int says;
     if (st_victim_fork(v, &says, e))
         return e->code;
     if (v->pid == 0) {
         /* Between fork and exec only calls that are safe there. */
-        if (dup2(says, STDOUT_FILENO) >= 0 && st_victim_become(s->dir))
+        if (dup2(s->word, STDIN_FILENO) >= 0 && dup2(says, STDOUT_FILENO) >= 0 && st_victim_become(s->dir, s->user))
             fexecve(s->program, (char *const *)argv, (char *const *)env);
         _exit(ST_IO);
     }
@@ -135,7 +136,7 @@ static int start_open(const struct stage *s, struct st_victim *v, int *feed, str
         return st_fail(e, ST_IO, "no pipe to a child process: %s", strerror(errno));
     int rc = st_victim_fork(v, &says, e);
     if (!rc && v->pid == 0) {
-        if (dup2(fds[0], STDIN_FILENO) >= 0 && dup2(says, STDOUT_FILENO) >= 0 && st_victim_become(s->dir))
+        if (dup2(fds[0], STDIN_FILENO) >= 0 && dup2(says, STDOUT_FILENO) >= 0 && st_victim_become(s->dir, s->user))
             execve("/bin/dd", (char *const *)argv, (char *const *)env);
         _exit(ST_IO);
     }
@@ -161,7 +162,7 @@ static int look(struct stage *s, enum way way, pid_t pid, size_t *found, struct 
     if (st_victim_fork(&attacker, &says, e))
         return e->code;
     if (attacker.pid == 0) {
-        if (!st_victim_become(s->dir))
+        if (!st_victim_become(s->dir, s->user))
             _exit(ST_IO);
         bool ok = way != PTRACE || attach(pid);
         if (ok && st_scan_process(pid, &s->patterns, &r) == 0)
@@ -204,8 +205,7 @@ static int abort_and_look(struct stage *s, struct st_victim *v, size_t *found, s
     if (!dir)
         return st_fail(e, ST_IO, "%s: %s", s->dir, strerror(errno));
     while ((d = readdir(dir)) != NULL) {
-        if (strcmp(d->d_name, ".") == 0 || strcmp(d->d_name, "..") == 0 || strcmp(d->d_name, "m.sealed") == 0 ||
-            strcmp(d->d_name, "word") == 0)
+        if (strcmp(d->d_name, ".") == 0 || strcmp(d->d_name, "..") == 0 || strcmp(d->d_name, "m.sealed") == 0)
             continue;
         snprintf(path, sizeof path, "%s/%s", s->dir, d->d_name);
         if (st_scan_file(path, &s->patterns, &r) == 0 && r.n_open > *found)
@@ -232,15 +232,13 @@ static int try_ways(struct stage *s, struct st_victim *v, size_t found[N_WAY], s
 
 /* ---- the stage ---- */
 
-/* As root: to the user that both processes become, who may pass through what lies above, and not look into it. */
+/* As root: to the user that all processes become, who may pass through what lies above, and not look into it. */
 static int give_to_user(const struct stage *s, struct st_err *e)
 {
-    const char *const paths[] = {s->dir, s->sealed, s->word};
-    if (geteuid() != 0)
+    if (!s->user)
         return 0;
-    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
-        if (chown(paths[i], ST_VICTIM_USER, ST_VICTIM_USER))
-            return st_fail(e, ST_IO, "%s: %s", paths[i], strerror(errno));
+    if (chown(s->dir, s->user, s->user) || chown(s->sealed, s->user, s->user) || fchown(s->word, s->user, s->user))
+        return st_fail(e, ST_IO, "%s: %s", s->dir, strerror(errno));
     return chmod(s->a->dir, 0711) ? st_fail(e, ST_IO, "%s: %s", s->a->dir, strerror(errno)) : 0;
 }
 
@@ -249,6 +247,9 @@ static int seal(struct stage *s, struct st_err *e)
     struct st_container_about about;
     st_container_about(s->a->target->container, &about);
     const char *policy = about.policy && strcmp(about.policy, "paper") == 0 ? "paper" : "all-inside";
+    s->word = memfd_create("word", MFD_CLOEXEC);
+    if (s->word < 0 || fchmod(s->word, 0600))
+        return st_fail(e, ST_IO, "no file in memory: %s", strerror(errno));
     int rc = st_reseal(s->a->target->base->path, s->sealed, policy, st_pool_size(s->a->pool), s->word, e);
     return rc ? rc : give_to_user(s, e);
 }
@@ -260,7 +261,6 @@ static int make_dir(struct stage *s, struct st_err *e)
         return st_fail(e, ST_IO, "%s: no directory can be made in it", s->a->dir);
     }
     snprintf(s->sealed, sizeof s->sealed, "%s/m.sealed", s->dir);
-    snprintf(s->word, sizeof s->word, "%s/word", s->dir);
     return 0;
 }
 
@@ -268,11 +268,12 @@ static void stage_free(struct stage *s)
 {
     if (*s->dir) {
         unlink(s->sealed);
-        unlink(s->word);
         rmdir(s->dir);
     }
     if (s->program >= 0)
         close(s->program);
+    if (s->word >= 0)
+        close(s->word);
     free(s);
 }
 
@@ -313,6 +314,8 @@ static int attack(struct stage *s, struct st_rows *rows, struct st_err *e)
     struct st_victim v = {0};
     int feed = -1, rc = pick_pieces(s, e);
     if (!rc)
+        rc = st_victim_user(&s->user, e);
+    if (!rc)
         rc = make_dir(s, e);
     if (!rc)
         rc = seal(s, e);
@@ -337,12 +340,15 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     if (!a->target->container || !a->target->base)
         return st_fail(e, ST_UNSUPPORTED, "needs a sealed model and its source");
     if (!a->program || !a->dir)
-        return st_fail(e, ST_UNSUPPORTED, "needs the program sotto, to start it, and a directory");
+        return st_fail(e, ST_UNSUPPORTED,
+                       "seals the source again and starts a process that opens it: in a demo, or where --attacks names "
+                       "it");
     if (!a->thorough && a->target->base->matrix_bytes > LARGEST)
         return st_fail(e, ST_UNSUPPORTED, "a model of this size is sealed again with --thorough only");
     if (st_alloc(&s, 1, sizeof *s, "a scan", e))
         return e->code;
     s->a = a;
+    s->word = -1;
     s->program = open(a->program, O_RDONLY | O_CLOEXEC);
     int rc = s->program >= 0 ? attack(s, rows, e) : st_fail(e, ST_IO, "%s: %s", a->program, strerror(errno));
     stage_free(s);

@@ -19,6 +19,7 @@
 #define MAX_PAIRS 4096
 #define MAX_CANDIDATES 2048
 #define TOLERANCE 0.02 /* between the scale of a pair and what a candidate says it is */
+#define SHOWN_ROWS 64  /* between two looks at the progress */
 #define PROBES 8       /* pairs that are read without knowing the scale */
 
 static bool is_small(const double *a, const double *b, size_t d, bool field)
@@ -28,27 +29,44 @@ static bool is_small(const double *a, const double *b, size_t d, bool field)
         double diff = a[k] - b[k];
         if (field) {
             diff -= ST_FQ * rint(diff / ST_FQ);
-            if (fabs(diff) > (double)ST_FQ / FIELD_SHARE)
+            if (!(fabs(diff) <= (double)ST_FQ / FIELD_SHARE))
                 return false;
-        } else if ((square += diff * diff) > most)
+        } else if (!((square += diff * diff) <= most))
             return false;
     }
     return true;
 }
 
-int st_reuse_find(const double *rows, size_t n, size_t d, bool field, struct st_reuse *out, size_t max, size_t *found,
-                  struct st_err *e)
+static int cancelled(const struct st_audit *a, struct st_err *e)
+{
+    return a && a->cancel && *a->cancel ? st_fail(e, ST_IO, "cancelled") : 0;
+}
+
+/* Of n rows the first `done` have been held against all behind them. */
+static void show(const struct st_audit *a, size_t done, size_t n)
+{
+    double left = 1 - (double)done / (double)n;
+    if (a && a->progress && done % SHOWN_ROWS == 0)
+        a->progress(a->arg, st_atk_pad_reuse.name, 1 - left * left);
+}
+
+int st_reuse_find(const struct st_audit *a, const double *rows, size_t n, size_t d, bool field, struct st_reuse *out,
+                  size_t max, size_t *found, struct st_err *e)
 {
     *found = 0;
     if (d < LEAST_WIDTH)
         return st_fail(e, ST_INPUT, "pad reuse: rows of %zu values; want at least %d to tell", d, LEAST_WIDTH);
-    for (size_t a = 0; a < n; a++)
-        for (size_t b = a + 1; b < n; b++)
-            if (is_small(rows + a * d, rows + b * d, d, field)) {
+    for (size_t i = 0; i < n; i++) {
+        if (cancelled(a, e))
+            return e->code;
+        show(a, i, n);
+        for (size_t k = i + 1; k < n; k++)
+            if (is_small(rows + i * d, rows + k * d, d, field)) {
                 if (*found < max)
-                    out[*found] = (struct st_reuse){.a = a, .b = b};
+                    out[*found] = (struct st_reuse){.a = i, .b = k};
                 ++*found;
             }
+    }
     return 0;
 }
 
@@ -96,12 +114,15 @@ static void read_pair(struct reading *r, double scale, struct st_reuse *pair, do
     }
 }
 
-static void read_all(struct reading *r, const double *rows, bool field, struct st_reuse *pairs, size_t n)
+static int read_all(const struct st_audit *a, struct reading *r, const double *rows, bool field, struct st_reuse *pairs,
+                    size_t n, struct st_err *e)
 {
     double scale = field ? 0 : 1, said = 0, least = INFINITY;
     for (size_t i = 0; i < n && i < PROBES && field; i++) {
         take_difference(r, rows, field, &pairs[i]);
         read_pair(r, 0, &pairs[i], &said);
+        if (cancelled(a, e))
+            return e->code;
         if (pairs[i].misfit < least) {
             least = pairs[i].misfit;
             scale = said;
@@ -110,11 +131,14 @@ static void read_all(struct reading *r, const double *rows, bool field, struct s
     for (size_t i = 0; i < n; i++) {
         take_difference(r, rows, field, &pairs[i]);
         read_pair(r, scale, &pairs[i], &said);
+        if (cancelled(a, e))
+            return e->code;
     }
+    return 0;
 }
 
-int st_reuse_read(const double *rows, size_t d, bool field, const struct st_dense *table, const uint32_t *ids,
-                  size_t n_id, struct st_reuse *pairs, size_t n, struct st_err *e)
+int st_reuse_read(const struct st_audit *a, const double *rows, size_t d, bool field, const struct st_dense *table,
+                  const uint32_t *ids, size_t n_id, struct st_reuse *pairs, size_t n, struct st_err *e)
 {
     struct reading r = {.d = d, .n_id = n_id, .ids = ids};
     int rc = st_alloc(&r.known, n_id, d * sizeof *r.known, "known rows", e);
@@ -126,7 +150,7 @@ int st_reuse_read(const double *rows, size_t d, bool field, const struct st_dens
         for (size_t i = 0; i < n_id; i++)
             memcpy(r.known + i * d, st_dense_row(table, ids[i]), d * sizeof *r.known);
         openblas_set_num_threads(1);
-        read_all(&r, rows, field, pairs, n);
+        rc = read_all(a, &r, rows, field, pairs, n, e);
     }
     free(r.known);
     free(r.diff);
@@ -160,10 +184,10 @@ static int find_and_read(const struct st_audit *a, const struct st_seen_text *s,
 {
     const struct st_seen *seen = &s->seen;
     const uint32_t *truth = a->target->text.ids;
-    if (st_reuse_find(seen->rows, seen->n, seen->d, seen->field, w->pairs, MAX_PAIRS, found, e))
+    if (st_reuse_find(a, seen->rows, seen->n, seen->d, seen->field, w->pairs, MAX_PAIRS, found, e))
         return e->code;
     size_t n = *found < MAX_PAIRS ? *found : MAX_PAIRS, n_id = candidates(a->target, s->table.n_row, w->has, w->ids);
-    if (n && n_id && st_reuse_read(seen->rows, seen->d, seen->field, &s->table, w->ids, n_id, w->pairs, n, e))
+    if (n && n_id && st_reuse_read(a, seen->rows, seen->d, seen->field, &s->table, w->ids, n_id, w->pairs, n, e))
         return e->code;
     for (size_t i = 0; i < n; i++) {
         const struct st_reuse *p = &w->pairs[i];

@@ -293,8 +293,7 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     if (!rc && !a->thorough && s.d > WIDEST)
         rc = st_fail(e, ST_UNSUPPORTED, "rows of %zu values take --thorough", s.d);
     if (!rc && (s.n + s.d_out) * (3 * s.d + 2 * s.d_out) > a->memory / sizeof(double))
-        rc =
-            st_fail(e, ST_UNSUPPORTED, "%zu rows of %zu values take more than the memory that the audit has", s.n, s.d);
+        rc = st_fail(e, ST_MEMORY, "%zu rows of %zu values take more than the memory that the audit has", s.n, s.d);
     if (!rc)
         rc = stage_alloc(&s, e);
     if (!rc) {

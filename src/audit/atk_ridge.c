@@ -215,8 +215,8 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     struct ridge r = {.a = a};
     uint32_t n = a->target->pair.base->config.n_vocab;
     e->code = 0;
-    if (st_match_check(a, e) || open_rows(&r, e) || with_pairs(&r, n / 4, rows, e) ||
-        (a->thorough && with_pairs(&r, n / 2, rows, e)) || own_keys(&r, rows, e))
+    if (st_match_check(a, e) || st_match_fits(a, st_match_embed_bytes(a), e) || open_rows(&r, e) ||
+        with_pairs(&r, n / 4, rows, e) || (a->thorough && with_pairs(&r, n / 2, rows, e)) || own_keys(&r, rows, e))
         goto out;
 out:
     st_dense_free(&r.x);

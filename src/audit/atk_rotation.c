@@ -111,7 +111,9 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
         if (!rc)
             rc = take_rows(&found, i, rows, e);
         st_rows_free(&found);
-        if (rc && (rc != ST_UNSUPPORTED || st_rows_leave_out(rows, ways[i].name, e->msg, e)))
+        if (rc == ST_UNSUPPORTED || rc == ST_MEMORY)
+            rc = st_rows_leave_out(rows, ways[i].name, e->msg, e);
+        if (rc)
             goto out;
         e->code = 0;
     }

@@ -17,6 +17,7 @@
 #include "audit/states.h"
 #include "audit/views.h"
 #include "base/buf.h"
+#include "engine/kv.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -305,6 +306,25 @@ static int find_cipher(struct inversion *v, struct st_err *e)
     return 0;
 }
 
+/* The map, caches of all lanes and what they compute, and layer 0 with a pass for the descent. */
+static uint64_t takes(const struct inversion *v)
+{
+    const struct st_model *both[] = {v->a->target->pair.base, v->a->target->pair.seen};
+    uint64_t lanes = 0, n = v->n_token > DESCENT ? v->n_token : DESCENT;
+    for (int i = 0; i < 2; i++) {
+        const struct st_config *c = &both[i]->config;
+        uint64_t row = 8 * (uint64_t)c->d_model + 4 * (uint64_t)c->d_ff + c->n_vocab;
+        uint64_t of =
+            (ST_STATE_LANES + 1) * (st_kv_blocks_for((uint32_t)n + 1) * (uint64_t)st_kv_block_bytes(c, ST_DTYPE_F32) +
+                                    2 * row * sizeof(float));
+        lanes = of > lanes ? of : lanes;
+    }
+    const struct st_config *b = &both[0]->config;
+    uint64_t layer = (uint64_t)b->d_model * (4 * (uint64_t)b->d_model + 3 * (uint64_t)b->d_ff);
+    uint64_t pass = n * (24 * (uint64_t)b->d_model + 12 * (uint64_t)b->d_ff + 4 * n * b->n_head);
+    return st_match_embed_bytes(v->a) + lanes + sizeof(float) * (layer + pass);
+}
+
 static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
 {
     struct inversion v = {.a = a,
@@ -313,8 +333,9 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
                           .n_candidate = a->thorough ? 2048 : 128};
     int last = (int)a->target->pair.base->config.n_layer - 1, middle = last / 2;
     e->code = 0;
-    if (st_match_check(a, e) || find_cipher(&v, e) || learn_map(&v, e) || with_form(&v, ST_STATE_SCORES, 0, rows, e) ||
-        with_form(&v, ST_STATE_GRAM, middle, rows, e) || with_form(&v, ST_STATE_MAPPED, middle, rows, e))
+    if (st_match_check(a, e) || st_match_fits(a, takes(&v), e) || find_cipher(&v, e) || learn_map(&v, e) ||
+        with_form(&v, ST_STATE_SCORES, 0, rows, e) || with_form(&v, ST_STATE_GRAM, middle, rows, e) ||
+        with_form(&v, ST_STATE_MAPPED, middle, rows, e))
         goto out;
     for (int scores = 1; scores >= 0; scores--) {
         if (by_gradient(&v, scores, 0, rows, e) && e->code != ST_UNSUPPORTED)

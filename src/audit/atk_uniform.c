@@ -13,6 +13,7 @@
 #include "engine/record.h"
 #include "field/fq.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +25,7 @@
 #define LEVEL 0.0001
 #define LEAST_IN_CELL 5
 #define MAX_VALUES ((size_t)1 << 22) /* of one group */
+#define LEAST_SHARE (64 << 10)       /* bytes of it */
 
 double st_chi_square_tail(double x, double freedom)
 {
@@ -84,7 +86,7 @@ struct group {
 struct groups {
     struct group *at;
     size_t n, cap;
-    size_t max_values; /* of one group */
+    size_t max_values; /* of one group; 0 = they are only counted */
 };
 
 static struct group *group_of(struct groups *g, const struct st_record_entry *entry, struct st_err *e)
@@ -132,6 +134,7 @@ static int take_entry(struct groups *g, const char *path, const struct st_record
     return group->rows.failed ? st_fail(e, ST_MEMORY, "recording %s: no memory for its rows", path) : 0;
 }
 
+/* One walk over the recording. */
 static int read_groups(const struct st_audit *a, struct groups *g, struct st_err *e)
 {
     struct st_record *record;
@@ -150,15 +153,28 @@ static int read_groups(const struct st_audit *a, struct groups *g, struct st_err
     return rc;
 }
 
+/* Each group gets its share of the memory; buffers that grow take up to twice what they hold. */
+static int take_groups(const struct st_audit *a, struct groups *g, struct st_err *e)
+{
+    if (read_groups(a, g, e))
+        return e->code;
+    uint64_t own = g->cap * (uint64_t)sizeof *g->at, share = own < a->memory ? (a->memory - own) / (g->n + 1) : 0;
+    if (share < LEAST_SHARE)
+        return st_fail(e, ST_MEMORY, "%zu groups of rows; --memory leaves each %" PRIu64 " KiB, want %d", g->n,
+                       share >> 10, LEAST_SHARE >> 10);
+    g->max_values = share / (2 * sizeof(uint32_t)) < MAX_VALUES ? share / (2 * sizeof(uint32_t)) : MAX_VALUES;
+    return read_groups(a, g, e);
+}
+
 /* Rows of embeddings as residues, no mask on them: what the tests say of those. */
-static int bare_rows(const struct st_audit *a, struct group *out, struct st_err *e)
+static int bare_rows(const struct st_audit *a, size_t max_values, struct group *out, struct st_err *e)
 {
     struct st_dense table;
     const struct st_texts_ids *text = &a->target->text;
     if (st_seen_table(a->target->base, &table, e))
         return e->code;
     *out = (struct group){.d = (uint32_t)table.n_col};
-    for (size_t i = 0; i < st_texts_len(text) && out->rows.len < 4 * MAX_VALUES; i++)
+    for (size_t i = 0; i < st_texts_len(text) && out->rows.len < sizeof(uint32_t) * max_values; i++)
         for (size_t k = 0; k < table.n_col && text->ids[i] < table.n_row; k++) {
             uint32_t x = st_fq_from((int64_t)rintf(st_dense_row(&table, text->ids[i])[k] * 0x1p20f));
             st_buf_add(&out->rows, &x, sizeof x);
@@ -206,13 +222,13 @@ static int add_tests(const struct groups *g, const struct group *bare, struct st
 
 static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
 {
-    struct groups g = {.max_values = MAX_VALUES};
+    struct groups g = {.max_values = 0};
     struct group bare = {0};
     if (!a->target->recording || !a->target->base)
         return st_fail(e, ST_UNSUPPORTED, "needs a recording and its base model");
-    int rc = read_groups(a, &g, e);
+    int rc = take_groups(a, &g, e);
     if (!rc)
-        rc = bare_rows(a, &bare, e);
+        rc = bare_rows(a, g.max_values, &bare, e);
     if (!rc)
         rc = add_tests(&g, &bare, rows, e);
     for (size_t i = 0; i < g.n; i++)

@@ -8,6 +8,7 @@
  * turns states by a few degrees at most; other tokens stand much further apart.
  *
  * Source: arXiv 2505.18332. */
+#include "audit/match.h"
 #include "audit/seen.h"
 #include "audit/subspace.h"
 #include "base/buf.h"
@@ -280,6 +281,15 @@ static uint32_t longest(const struct st_texts_ids *text, size_t n)
     return (uint32_t)most;
 }
 
+/* Rows of the recording and bare ones, what a masks' factor spans, and two runners with their caches. */
+static uint64_t takes(const struct st_model *m, size_t n, uint32_t n_ctx)
+{
+    const struct st_config *c = &m->config;
+    uint64_t d = c->d_model, row = 8 * d + 4 * (uint64_t)c->d_ff + 3 * (uint64_t)c->n_vocab;
+    return sizeof(double) * (3 * (uint64_t)n * d + 4 * d * d) +
+           2 * (st_kv_blocks_for(n_ctx) * (uint64_t)st_kv_block_bytes(c, ST_DTYPE_F32) + row * sizeof(float));
+}
+
 static int run_layer(const struct st_audit *a, int layer, struct st_rows *rows, struct st_err *e)
 {
     const struct st_target *t = a->target;
@@ -289,7 +299,8 @@ static int run_layer(const struct st_audit *a, int layer, struct st_rows *rows, 
     double *rest = NULL, *bare = NULL;
     uint32_t *got = NULL;
     n = n < most ? n : most;
-    if (st_seen_read(t->recording, layer, n, a->memory, &seen, e))
+    if (st_match_fits(a, takes(t->base, n, longest(&t->text, n)), e) ||
+        st_seen_read(t->recording, layer, n, a->memory, &seen, e))
         return e->code;
     v.d = v.k = seen.d;
     v.tries = a->thorough || v.n_vocab < TRIES ? v.n_vocab : TRIES;

@@ -91,7 +91,7 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
         return st_fail(e, ST_UNSUPPORTED, "needs a sealed model and its source");
     size_t most = most_values(&t->base->plan);
     if (most > a->memory / sizeof(float))
-        return st_fail(e, ST_UNSUPPORTED, "one tensor takes more than the memory that the audit has");
+        return st_fail(e, ST_MEMORY, "one tensor takes more than the memory that the audit has");
     if (st_area_new(&values, most, sizeof(float), "values of a sealed file", e))
         return e->code;
     int rc = 0, n = t->base->plan.n_weight;

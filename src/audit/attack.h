@@ -43,7 +43,7 @@ struct st_audit {
     uint64_t memory; /* bytes an attack may take beside the target */
     bool thorough;   /* every variant and longer training; else what the default audit has time for */
     const volatile sig_atomic_t *cancel;
-    const char *program; /* sotto itself, for attacks on a process of it; NULL: those are not run */
+    const char *program; /* sotto itself, for attacks on a process of it; NULL: none was asked for, they are not run */
     const char *dir;     /* of the audit alone, for files; whoever made it removes what is left. With program */
     /* May be NULL. done of total steps of this attack. */
     void (*progress)(void *arg, const char *attack, double done);

@@ -37,7 +37,8 @@ static int room(void **at, size_t n, size_t *cap, size_t size, struct st_err *e)
     return 0;
 }
 
-static int not_run(struct st_findings *f, const char *attack, const char *label, const char *why, struct st_err *e)
+static int not_run(struct st_findings *f, const char *attack, const char *label, int code, const char *why,
+                   struct st_err *e)
 {
     void *at = f->not_run;
     if (room(&at, f->n_not_run, &f->cap_not_run, sizeof *f->not_run, e))
@@ -45,6 +46,7 @@ static int not_run(struct st_findings *f, const char *attack, const char *label,
     f->not_run = at;
     struct st_not_run *n = &f->not_run[f->n_not_run++];
     n->attack = attack;
+    n->code = code;
     snprintf(n->label, sizeof n->label, "%s", label);
     snprintf(n->why, sizeof n->why, "%s", why);
     return 0;
@@ -97,7 +99,7 @@ static int keep_scores(struct st_findings *f, size_t from, const struct st_attac
                        struct st_err *e)
 {
     size_t n = from;
-    int rc = f->rows.n > from ? 0 : not_run(f, a->name, label, "it ended without a score", e);
+    int rc = f->rows.n > from ? 0 : not_run(f, a->name, label, ST_UNSUPPORTED, "it ended without a score", e);
     for (size_t i = from; !rc && i < f->rows.n; i++) {
         const struct st_row *r = &f->rows.at[i];
         char why[sizeof r->variant + sizeof r->note + 2];
@@ -107,7 +109,7 @@ static int keep_scores(struct st_findings *f, size_t from, const struct st_attac
         }
         snprintf(why, sizeof why, "%s%s%s", r->variant, *r->variant ? ": " : "",
                  r->left_out ? r->note : "there was nothing to score");
-        rc = not_run(f, a->name, label, why, e);
+        rc = not_run(f, a->name, label, r->left_out ? r->left_out : ST_UNSUPPORTED, why, e);
     }
     f->rows.n = n;
     return rc;
@@ -120,8 +122,21 @@ struct job {
     const struct st_attack *attack;
     const struct st_target *target;
     struct st_findings out;
-    struct st_err err; /* code 0: it ended, or was not begun */
+    struct st_err err; /* that ends the audit; code 0: it ended, or was not begun */
 };
+
+/* One attack that could not be run costs no other its rows. */
+static int could_not(struct st_findings *out, const char *attack, const char *label, struct st_err *e)
+{
+    int code = e->code;
+    if (code == ST_UNSUPPORTED || code == ST_MEMORY)
+        return not_run(out, attack, label, code, e->msg, e);
+    struct st_err why = *e;
+    st_err_prefix(&why, "failed");
+    st_err_prefix(e, "%s", attack);
+    out->failed = *e;
+    return not_run(out, attack, label, code, why.msg, e);
+}
 
 static int run_job(const struct st_audit *opts, struct job *j, struct st_err *e)
 {
@@ -140,10 +155,8 @@ static int run_job(const struct st_audit *opts, struct job *j, struct st_err *e)
         out->rows.n = 0;
     if (opts->cancel && *opts->cancel)
         return st_fail(e, ST_IO, "cancelled");
-    if (rc == ST_UNSUPPORTED || rc == ST_MEMORY) /* one attack that does not fit costs no other its rows */
-        return not_run(out, a->name, label, e->msg, e);
     if (rc)
-        return st_err_prefix(e, "%s", a->name);
+        return could_not(out, a->name, label, e);
     if (keep_scores(out, 0, a, label, e))
         return e->code;
     for (size_t i = 0; i < out->rows.n; i++)
@@ -160,7 +173,7 @@ struct jobs {
     struct job *at;
     size_t n;
     atomic_size_t next;
-    atomic_bool stop; /* one failed: no other is begun */
+    atomic_bool stop; /* cancelled, or no memory for findings: no other is begun */
     pthread_mutex_t lock;
     double done; /* jobs, with parts of those that run */
 };
@@ -317,6 +330,8 @@ static int take(struct st_findings *to, const struct st_findings *from, struct s
         rc = append(&spent, &to->n_spent, &to->cap_spent, sizeof *to->spent, from->spent, from->n_spent, e);
     to->not_run = not_run;
     to->spent = spent;
+    if (!to->failed.code)
+        to->failed = from->failed;
     for (size_t i = 0; !rc && i < from->rows.n; i++)
         rc = st_rows_add(&to->rows, &from->rows.at[i], e);
     return rc;
@@ -326,27 +341,27 @@ static int take(struct st_findings *to, const struct st_findings *from, struct s
 static int take_all(const struct st_audit_run *r, const struct jobs *jobs, struct st_findings *out, struct st_err *e)
 {
     const struct job *j = jobs->at, *end = jobs->at + jobs->n;
-    const struct st_err *failed = NULL;
+    const struct st_err *ended = NULL;
     for (size_t i = 0; i < r->n_attack; i++) {
         const struct st_attack *a = r->attacks[i];
         if (!fits(r, a))
             continue;
-        if ((j == end || j->turn != i) && not_run(out, a->name, "", missing(a), e))
+        if ((j == end || j->turn != i) && not_run(out, a->name, "", ST_UNSUPPORTED, missing(a), e))
             return e->code;
         for (; j < end && j->turn == i; j++) {
             if (take(out, &j->out, e))
                 return e->code;
-            failed = !failed && j->err.code ? &j->err : failed;
+            ended = !ended && j->err.code ? &j->err : ended;
         }
     }
     for (size_t k = 0; k < st_subject_count(r->subject); k++) {
         const struct st_target *t = st_subject_at(r->subject, k);
-        if (*t->unmade && not_run(out, "all", t->label, t->unmade, e))
+        if (*t->unmade && not_run(out, "all", t->label, ST_UNSUPPORTED, t->unmade, e))
             return e->code;
     }
-    if (failed)
-        *e = *failed;
-    return failed ? e->code : 0;
+    if (ended)
+        *e = *ended;
+    return ended ? e->code : 0;
 }
 
 int st_audit_run(const struct st_audit_run *r, struct st_findings *out, struct st_err *e)
@@ -427,6 +442,7 @@ void st_findings_json(const struct st_findings *f, const char *target, uint64_t 
         st_buf_add_str(out, i ? ",\n{" : "\n{");
         put_str(out, "attack", n->attack);
         put_str(out, "target", n->label);
+        put_str(out, "code", st_code_word(n->code));
         st_buf_add_str(out, "\"why\": ");
         st_json_quote(out, n->why, strlen(n->why));
         st_buf_add_str(out, "}");

@@ -414,7 +414,6 @@ static int take_sample(struct em *m, struct st_err *e)
         order[i] = order[j];
         order[j] = x;
         memcpy(st_dense_row(&m->sample, i), st_dense_row(rows, order[i]), rows->n_col * sizeof(float));
-        m->row[i] = UINT32_MAX;
     }
     e->code = 0;
     for (size_t l = 0; l < m->n_layer; l++) {

@@ -147,8 +147,10 @@ static void nearest_rows(void *arg, size_t row, size_t n)
 {
     const struct distances *d = arg;
     float tile[ROWS * COLUMNS], first[ROWS], second[ROWS];
-    for (size_t r = 0; r < n; r++)
+    for (size_t r = 0; r < n; r++) {
         first[r] = second[r] = FLT_MAX;
+        d->best[row + r] = 0; /* where no distance is a number */
+    }
     for (size_t at = 0; at < d->b->n_row; at += COLUMNS) {
         size_t m = d->b->n_row - at < COLUMNS ? d->b->n_row - at : COLUMNS;
         distance_tile(d, row, n, at, m, tile, COLUMNS);

@@ -79,8 +79,18 @@ int st_match_fits(const struct st_audit *a, uint64_t bytes, struct st_err *e)
 {
     if (bytes <= a->memory)
         return 0;
-    return st_fail(e, ST_UNSUPPORTED, "%s: takes %" PRIu64 " MiB; --memory leaves it %" PRIu64 " MiB",
-                   a->target->pair.base->name, (bytes >> 20) + 1, a->memory >> 20);
+    return st_fail(e, ST_MEMORY, "%s: takes %" PRIu64 " MiB; --memory leaves it %" PRIu64 " MiB",
+                   a->target->base ? a->target->base->name : "it", (bytes >> 20) + 1, a->memory >> 20);
+}
+
+uint64_t st_match_embed_bytes(const struct st_audit *a)
+{
+    const struct st_config *b = &a->target->pair.base->config, *s = &a->target->pair.seen->config;
+    uint64_t n = (uint64_t)b->n_vocab + s->n_vocab, d = b->d_model > s->d_model ? b->d_model : s->d_model;
+    uint64_t values = n * (5 * d + 4) + 16 * d * d; /* as they lie, centred, whitened, mapped, copied; maps in double */
+    if (b->n_vocab == s->n_vocab && b->n_vocab <= ST_MATCH_ASSIGN)
+        values += 2 * (uint64_t)b->n_vocab * b->n_vocab;
+    return sizeof(float) * values;
 }
 
 int st_match_check(const struct st_audit *a, struct st_err *e)

@@ -22,8 +22,10 @@ void st_match_append(struct st_dense *to, size_t *at, const struct st_dense *poi
 /* How many layers fit the budget when each takes so many bytes; at least one. */
 uint32_t st_match_layers(const struct st_audit *a, uint64_t bytes);
 
-/* UNSUPPORTED when it would take more than the budget: says how much of which. */
+/* MEMORY when it would take more than the budget: says how much of which. */
 int st_match_fits(const struct st_audit *a, uint64_t bytes, struct st_err *e) ST_MUST_CHECK;
+/* At most what embedding rows of both sides take: read, whitened, mapped onto each other, and matched. */
+uint64_t st_match_embed_bytes(const struct st_audit *a);
 
 /* Whether the pair is one that such attacks can look at; INPUT says why not. */
 int st_match_check(const struct st_audit *a, struct st_err *e) ST_MUST_CHECK;

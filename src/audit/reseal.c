@@ -1,10 +1,11 @@
 #include "audit/reseal.h"
-#include "base/file.h"
 #include "base/hooks.h"
 #include "crypto/digest.h"
 #include "protect/sealed/writer.h"
 
+#include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #define COST ((struct st_argon2){1, 1024, 1})
 
@@ -22,7 +23,7 @@ static int make_secrets(struct st_secret *passphrase, struct st_secret *seed, st
     return 0;
 }
 
-int st_reseal(const char *model, const char *dst, const char *policy, int n_threads, const char *word, struct st_err *e)
+int st_reseal(const char *model, const char *dst, const char *policy, int n_threads, int word, struct st_err *e)
 {
     static const char *const recipients[] = {"passphrase"};
     struct st_secret passphrase = {0}, seed = {0};
@@ -37,8 +38,8 @@ int st_reseal(const char *model, const char *dst, const char *policy, int n_thre
                                    .n_threads = n_threads};
     if (!rc)
         rc = st_seal(model, dst, &o, &report, e);
-    if (!rc && word)
-        rc = st_file_write(word, passphrase.p, passphrase.len, 0600, false, e);
+    if (!rc && word >= 0 && write(word, passphrase.p, passphrase.len) != (ssize_t)passphrase.len)
+        rc = st_fail(e, ST_IO, "a passphrase could not be handed over: %s", strerror(errno));
     st_secret_wipe(&passphrase);
     st_secret_wipe(&seed);
     return rc;

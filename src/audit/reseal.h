@@ -5,9 +5,9 @@
 
 #include "base/err.h"
 
-/* policy: a name or a file, as `sotto seal` takes it. word: file for the passphrase (0600), NULL = nobody will open
- * it. Errors of st_seal and of files. */
-int st_reseal(const char *model, const char *dst, const char *policy, int n_threads, const char *word,
+/* policy: a name or a file, as `sotto seal` takes it. word: descriptor that the passphrase is written to; -1 = nobody
+ * will open it. Errors of st_seal and of files. */
+int st_reseal(const char *model, const char *dst, const char *policy, int n_threads, int word,
               struct st_err *e) ST_MUST_CHECK;
 
 #endif

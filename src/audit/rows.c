@@ -25,7 +25,7 @@ int st_rows_add(struct st_rows *r, const struct st_row *row, struct st_err *e)
 
 int st_rows_leave_out(struct st_rows *r, const char *variant, const char *why, struct st_err *e)
 {
-    struct st_row row = {.left_out = true};
+    struct st_row row = {.left_out = e->code == ST_MEMORY ? ST_MEMORY : ST_UNSUPPORTED};
     snprintf(row.variant, sizeof row.variant, "%s", variant);
     snprintf(row.note, sizeof row.note, "%s", why);
     return st_rows_add(r, &row, e);

@@ -20,8 +20,9 @@ struct st_row {
     char note[200]; /* a sentence for people, or "" */
     bool traffic;   /* about lengths, counts and times, which content's protection does not hide */
     bool others;    /* about a published scheme that is not part of Sotto */
-    bool left_out;  /* no score: a variant that could not be run here, for the reason in the note; the frame lists it */
-    bool sweep;     /* one point of a series: x is where */
+    int left_out; /* not 0: no score, a variant that could not be run for the reason in the note, UNSUPPORTED or MEMORY;
+                     the frame lists it */
+    bool sweep;   /* one point of a series: x is where */
     double x;
     const char *x_name; /* static: "alpha_e"; NULL = none */
     double cost;        /* accuracy that the protected model lost; NAN = not measured. The frame's, but of own series */
@@ -41,7 +42,7 @@ void st_row_score(const struct st_row *r, struct st_buf *out);
 void st_row_cost(const struct st_row *r, struct st_buf *out);
 
 int st_rows_add(struct st_rows *r, const struct st_row *row, struct st_err *e) ST_MUST_CHECK;
-/* A row that is left_out. */
+/* A row that is left_out: MEMORY when e, which is what `why` comes from, says so; else UNSUPPORTED. */
 int st_rows_leave_out(struct st_rows *r, const char *variant, const char *why, struct st_err *e) ST_MUST_CHECK;
 void st_rows_free(struct st_rows *r);
 

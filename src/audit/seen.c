@@ -23,7 +23,7 @@ struct walk {
     struct st_seen *out; /* NULL = count */
 };
 
-static void copy_rows(const struct st_record_entry *entry, size_t n, double *to)
+static int copy_rows(const struct walk *w, const struct st_record_entry *entry, size_t n, double *to, struct st_err *e)
 {
     size_t count = n * entry->n_in;
     for (size_t i = 0; i < count; i++) {
@@ -32,7 +32,11 @@ static void copy_rows(const struct st_record_entry *entry, size_t n, double *to)
         memcpy(&word, entry->bytes.p + i * sizeof word, sizeof word);
         memcpy(&value, &word, sizeof value);
         to[i] = entry->format == ST_EXPOSED_FIELD ? st_fq_centre(word) : (double)value;
+        if (!isfinite(to[i]))
+            return st_fail(e, ST_INPUT, "recording %s: layer %d (%s): a value that is not finite", w->path, w->layer,
+                           w->roles);
     }
+    return 0;
 }
 
 static int check_group(struct walk *w, const struct st_record_entry *entry, struct st_err *e)
@@ -59,8 +63,8 @@ static int take_entry(struct walk *w, const struct st_record_entry *entry, struc
     size_t *n = asked ? &w->n_asked : &w->n, some = entry->n_row, left = (asked ? w->max_asked : w->max_row) - *n;
     if (some > left)
         some = left;
-    if (w->out)
-        copy_rows(entry, some, (asked ? w->out->asked : w->out->rows) + *n * w->d);
+    if (w->out && copy_rows(w, entry, some, (asked ? w->out->asked : w->out->rows) + *n * w->d, e))
+        return e->code;
     *n += some;
     return 0;
 }

@@ -1,17 +1,76 @@
 #include "audit/victim.h"
 #include "base/hooks.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <poll.h>
+#include <pwd.h>
+#include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define START_S 30
+#define DRAWS 20
+
+/* Numbers that systems give to nobody (systemd, "Users, Groups, UIDs and GIDs"): above those of services, below those
+ * of containers; and where a container has no more than 65,536 of them, between those of services. */
+static const struct {
+    uid_t first, n;
+} nobodies[] = {{65536, 34464}, {60706, 478}};
+
+static bool has_process(uid_t user)
+{
+    DIR *dir = opendir("/proc");
+    struct stat sb;
+    bool found = !dir; /* not to be seen: it may have one */
+    for (struct dirent *d; !found && (d = readdir(dir));)
+        found = *d->d_name >= '1' && *d->d_name <= '9' && !fstatat(dirfd(dir), d->d_name, &sb, 0) && sb.st_uid == user;
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
+/* By the name service, which knows of accounts elsewhere too. */
+static bool has_account(uid_t user)
+{
+    struct passwd entry, *found = NULL;
+    char text[4096];
+    return getpwuid_r(user, &entry, text, sizeof text, &found) == ERANGE || found;
+}
+
+/* Whether this system lets a file belong to it: a container has not all numbers. */
+static bool is_mapped(uid_t user)
+{
+    int fd = memfd_create("user", MFD_CLOEXEC);
+    bool ok = fd >= 0 && fchown(fd, user, user) == 0;
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+int st_victim_user(uid_t *out, struct st_err *e)
+{
+    *out = 0;
+    for (size_t i = 0; geteuid() == 0 && i < DRAWS; i++) {
+        size_t k = i % 2;
+        uint32_t drawn;
+        if (st_random(&drawn, sizeof drawn, e))
+            return e->code;
+        uid_t user = nobodies[k].first + drawn % nobodies[k].n;
+        if (is_mapped(user) && !has_account(user) && !has_process(user)) {
+            *out = user;
+            break;
+        }
+    }
+    return *out || geteuid() != 0 ? 0 : st_fail(e, ST_UNSUPPORTED, "there is no unused user to become");
+}
 
 int st_victim_fork(struct st_victim *v, int *says, struct st_err *e)
 {
@@ -34,15 +93,14 @@ int st_victim_fork(struct st_victim *v, int *says, struct st_err *e)
     return 0;
 }
 
-bool st_victim_become(const char *dir)
+bool st_victim_become(const char *dir, uid_t user)
 {
     struct rlimit core = {0, 0};
     pid_t parent = getppid();
     (void)getrlimit(RLIMIT_CORE, &core);
     core.rlim_cur = core.rlim_max;
     (void)setrlimit(RLIMIT_CORE, &core);
-    if (geteuid() == 0 && (setgroups(0, NULL) || setresgid(ST_VICTIM_USER, ST_VICTIM_USER, ST_VICTIM_USER) ||
-                           setresuid(ST_VICTIM_USER, ST_VICTIM_USER, ST_VICTIM_USER)))
+    if (user && (setgroups(0, NULL) || setresgid(user, user, user) || setresuid(user, user, user)))
         return false;
     return chdir(dir) == 0 && prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == parent;
 }

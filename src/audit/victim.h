@@ -1,5 +1,6 @@
 /* Processes of an attack on a process: whom it attacks, and who does. As root they become an unprivileged user first,
- * and may leave core files where the system allows it. They end with the process that started them. */
+ * whose number no account and no process has, so that nobody else is the same user, and may leave core files where the
+ * system allows it. They end with the process that started them. */
 #ifndef ST_AUDIT_VICTIM_H
 #define ST_AUDIT_VICTIM_H
 
@@ -9,7 +10,9 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-#define ST_VICTIM_USER 65534 /* nobody */
+/* As root: the number of a user that there is not, drawn anew; else 0, which is to stay who one is. UNSUPPORTED: no
+ * such number is to be had here. */
+int st_victim_user(uid_t *out, struct st_err *e) ST_MUST_CHECK;
 
 struct st_victim {
     pid_t pid; /* 0 = none */
@@ -18,8 +21,8 @@ struct st_victim {
 /* A child of this process. In the child pid is 0, and `says` what it writes to; only calls that are safe between fork
  * and exec may follow, st_victim_become() first. IO. */
 int st_victim_fork(struct st_victim *v, int *says, struct st_err *e) ST_MUST_CHECK;
-/* In the child: the user, and `dir` to be in; false: it has to end. */
-bool st_victim_become(const char *dir);
+/* In the child: the user of st_victim_user(), and `dir` to be in; false: it has to end. */
+bool st_victim_become(const char *dir, uid_t user);
 /* Waits for the first byte that it says. IO: cancelled; UNSUPPORTED: it ended, or said nothing in 30 seconds. */
 int st_victim_ready(const struct st_victim *v, const volatile sig_atomic_t *cancel, struct st_err *e) ST_MUST_CHECK;
 /* Nothing is found in a process that has ended by itself, which proves nothing: UNSUPPORTED. */

@@ -59,6 +59,20 @@ static int read_matrix(const struct st_model *m, int i, float *out, struct st_er
     return check_finite(w, out, (size_t)w->n_out * w->n_in, e);
 }
 
+/* Rows [n][d] of weight w times the norm's values, or as they are: norm < 0. */
+static int scale_rows(const struct st_model *m, int norm, const struct st_plan_weight *w, float *rows, size_t n,
+                      size_t d, struct st_err *e)
+{
+    const float *scale = norm < 0 ? NULL : m->mats[norm].data;
+    if (!scale)
+        return 0;
+    if (check_finite(&m->plan.weights[norm], scale, d, e))
+        return e->code;
+    for (size_t i = 0; i < n * d; i++)
+        rows[i] *= scale[i % d];
+    return check_finite(w, rows, n * d, e);
+}
+
 int st_view_weight(const struct st_model *m, int i, struct st_dense *out, struct st_err *e)
 {
     const struct st_plan_weight *w = &m->plan.weights[i];
@@ -84,15 +98,12 @@ int st_view_rows(const struct st_model *m, enum st_role role, struct st_dense *o
     const struct st_plan_weight *w = &m->plan.weights[i];
     if (st_dense_new(out, w->n_out, w->n_in, "view", e))
         return e->code;
-    if (read_matrix(m, i, out->p, e)) {
+    int rc = read_matrix(m, i, out->p, e);
+    if (!rc)
+        rc = scale_rows(m, norm, w, out->p, out->n_row, out->n_col, e);
+    if (rc)
         st_dense_free(out);
-        return e->code;
-    }
-    const float *scale = m->mats[norm].data;
-    for (size_t r = 0; scale && r < out->n_row; r++)
-        for (size_t k = 0; k < out->n_col; k++)
-            st_dense_row(out, r)[k] *= scale[k];
-    return 0;
+    return rc;
 }
 
 /* The vectors of one weight behind those that are there. */
@@ -101,14 +112,11 @@ static int add_columns(const struct st_model *m, enum st_view_family kind, int i
 {
     const struct st_plan_weight *w = &m->plan.weights[i];
     int norm = kinds[kind].norm == ST_ROLE_NONE ? -1 : find(m, kinds[kind].norm, w->layer);
-    const float *scale = norm < 0 ? NULL : m->mats[norm].data;
     struct st_dense t;
     if (kind != ST_VIEW_DOWN) {
-        if (read_matrix(m, i, st_dense_row(to, *at), e))
+        if (read_matrix(m, i, st_dense_row(to, *at), e) ||
+            scale_rows(m, norm, w, st_dense_row(to, *at), w->n_out, to->n_col, e))
             return e->code;
-        for (size_t r = *at; scale && r < *at + w->n_out; r++)
-            for (size_t k = 0; k < to->n_col; k++)
-                st_dense_row(to, r)[k] *= scale[k];
         *at += w->n_out;
         return 0;
     }

@@ -213,7 +213,7 @@ static int make_sealed(struct st_audit_demo *a, const char *policy, struct st_er
     snprintf(name, sizeof name, "%.24s.sealed", policy);
     snprintf(label, sizeof label, "sealed %.24s", policy);
     path_in(a, name, path);
-    int rc = st_reseal(a->d.model, path, policy, a->d.cli->n_threads, NULL, e);
+    int rc = st_reseal(a->d.model, path, policy, a->d.cli->n_threads, -1, e);
     return rc ? rc : st_subject_add_sealed(a->subject, path, label, e);
 }
 

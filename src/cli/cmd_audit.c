@@ -13,7 +13,9 @@
 #include <sys/stat.h>
 
 #define GATE_BYTES ((size_t)1 << 20)
-#define SHOWN_TIMES 6 /* attacks */
+#define SHOWN_TIMES 6  /* attacks */
+#define PICTURE ".svg" /* charts beside the Markdown */
+#define SERIES ".series.svg"
 
 struct audit_opts {
     const char *attacks, *adversary, *text, *prior, *key, *model, *scheme, *html, *markdown, *gate;
@@ -180,6 +182,20 @@ static int check_output(const char *option, const char *path, struct st_err *e)
     return st_fail(e, ST_USAGE, "%s: %s: want a plain file, or none yet", option, path);
 }
 
+/* The Markdown, and the charts that are written beside it. */
+static int check_markdown(const char *path, struct st_err *e)
+{
+    static const char *const ends[] = {"", PICTURE, SERIES};
+    char each[ST_PATH_MAX];
+    for (size_t i = 0; path && i < sizeof ends / sizeof *ends; i++) {
+        if (snprintf(each, sizeof each, "%s%s", path, ends[i]) >= (int)sizeof each)
+            return st_fail(e, ST_USAGE, "--markdown: the path is too long");
+        if (check_output("--markdown", each, e))
+            return e->code;
+    }
+    return 0;
+}
+
 static int check_args(struct audit *a, struct st_err *e)
 {
     const struct audit_opts *o = a->o;
@@ -194,7 +210,7 @@ static int check_args(struct audit *a, struct st_err *e)
         return st_fail(e, ST_USAGE, "audit: %s does not go with demo", o->key ? "--key" : "--scheme");
     if (!demo && o->model)
         return st_fail(e, ST_USAGE, "audit: --model is for the target demo; here the first argument is the model");
-    if (check_output("--html", o->html, e) || check_output("--markdown", o->markdown, e))
+    if (check_output("--html", o->html, e) || check_markdown(o->markdown, e))
         return e->code;
     if (o->scheme && st_opt_choice("--scheme", o->scheme, schemes, &i, e))
         return e->code;
@@ -331,10 +347,7 @@ static int write_picture(const struct audit *a, const char *end, struct st_buf *
                          const char **name, struct st_err *e)
 {
     const char *slash = strrchr(a->o->markdown, '/');
-    if (snprintf(path, ST_PATH_MAX, "%s%s", a->o->markdown, end) >= ST_PATH_MAX) {
-        st_buf_free(b);
-        return st_fail(e, ST_USAGE, "--markdown: the path is too long");
-    }
+    snprintf(path, ST_PATH_MAX, "%s%s", a->o->markdown, end); /* check_markdown(): there is room */
     *name = path + (slash ? slash + 1 - a->o->markdown : 0);
     return write_out(path, b, e);
 }
@@ -345,9 +358,9 @@ static int write_markdown(const struct audit *a, const struct st_report *r, stru
     char figure[ST_PATH_MAX], series[ST_PATH_MAX];
     const char *figure_name = NULL, *series_name = NULL;
     st_report_figure(r, &b);
-    if (write_picture(a, ".svg", &b, figure, &figure_name, e))
+    if (write_picture(a, PICTURE, &b, figure, &figure_name, e))
         return e->code;
-    if (st_report_series(r, &b) && write_picture(a, ".series.svg", &b, series, &series_name, e))
+    if (st_report_series(r, &b) && write_picture(a, SERIES, &b, series, &series_name, e))
         return e->code;
     st_report_markdown(r, figure_name, series_name, &b);
     return write_out(a->o->markdown, &b, e);
@@ -422,6 +435,15 @@ static int make_dir(struct audit *a, struct st_err *e)
     return sealed ? st_temp_make("sotto-audit", &a->tmp, e) : 0;
 }
 
+/* By name, not by "all". */
+static bool is_named(const struct audit *a, const struct st_attack *attack)
+{
+    bool named = false;
+    for (size_t i = 0; i < a->n_picked && strcmp(a->o->attacks, defaults.attacks) != 0; i++)
+        named = named || a->picked[i] == attack;
+    return named;
+}
+
 static int run_attacks(struct audit *a, struct st_err *e)
 {
     bool demo = is_demo(a->cli);
@@ -434,7 +456,7 @@ static int run_attacks(struct audit *a, struct st_err *e)
                                             .memory = a->o->memory,
                                             .thorough = a->o->thorough,
                                             .cancel = demo ? st_demo_cancel() : &interrupted,
-                                            .program = "/proc/self/exe",
+                                            .program = demo || is_named(a, &st_atk_memory) ? "/proc/self/exe" : NULL,
                                             .dir = a->tmp.path},
                                    .told = told,
                                    .arg = a};
@@ -469,7 +491,11 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
     if (!rc)
         rc = report(&a, e);
     if (!rc && a.gate)
-        rc = st_gate_judge(a.gate, &a.findings.rows, e);
+        rc = st_gate_judge(a.gate, &a.findings, e);
+    if (!rc && a.findings.failed.code) { /* behind all that the others found */
+        *e = a.findings.failed;
+        rc = e->code;
+    }
     st_pool_free(a.pool);
     st_temp_remove(&a.tmp);
     st_findings_free(&a.findings);
