@@ -38,6 +38,47 @@ static void one_pair_among_many_is_found(void **state)
     }
 }
 
+static void see_done(void *arg, const char *attack, double done)
+{
+    double *last = arg;
+    (void)attack;
+    assert_true(done >= *last && done <= 1);
+    *last = done;
+}
+
+static void the_search_says_how_far_it_is_and_stops_when_it_must(void **state)
+{
+    (void)state;
+    static volatile sig_atomic_t stop;
+    double *rows = random_rows(true, 4), done = 0;
+    const struct st_audit a = {.cancel = &stop, .progress = see_done, .arg = &done};
+    struct st_reuse pairs[4];
+    struct st_err e;
+    size_t n;
+    stop = 0;
+    assert_ok(st_reuse_find(&a, rows, N, D, true, pairs, 4, &n, &e), &e);
+    assert_true(done > .9);
+    stop = 1;
+    expect_refusal(st_reuse_find(&a, rows, N, D, true, pairs, 4, &n, &e), &e, ST_IO, "cancelled");
+    free(rows);
+}
+
+static void values_that_are_no_numbers_are_no_pair(void **state)
+{
+    (void)state;
+    for (int field = 0; field < 2; field++) {
+        double *rows = random_rows(field, 5);
+        struct st_reuse pairs[4];
+        struct st_err e;
+        size_t n;
+        for (int k = 0; k < D; k++)
+            rows[3 * D + k] = NAN;
+        assert_ok(st_reuse_find(NULL, rows, N, D, field, pairs, 4, &n, &e), &e);
+        assert_int_equal(n, 0);
+        free(rows);
+    }
+}
+
 static void both_tokens_of_a_pair_are_read_without_knowing_the_scale(void **state)
 {
     (void)state;
@@ -123,6 +164,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_pair_among_many_is_found),
+        cmocka_unit_test(the_search_says_how_far_it_is_and_stops_when_it_must),
+        cmocka_unit_test(values_that_are_no_numbers_are_no_pair),
         cmocka_unit_test(both_tokens_of_a_pair_are_read_without_knowing_the_scale),
         cmocka_unit_test(pads_used_again_are_read_from_a_recording),
         cmocka_unit_test(one_reuse_in_a_recording_gives_both_tokens),

@@ -154,6 +154,14 @@ static void homophones_of_a_checkpoint_are_counted_as_one(void **state)
     assert_ok(st_subject_add_pair(subject, dst, &key, "homophones", &e), &e);
     s.target = *st_subject_at(subject, 0);
     assert_ok(st_pool_new(2, &s.pool, &e), &e);
+    /* Too little for both ways; for the matching with the base. */
+    const size_t v = s.target.pair.seen->config.n_vocab;
+    struct st_audit a = {.target = &s.target, .pool = s.pool, .seed = 1, .memory = 4 * v * v};
+    expect_refusal(st_atk_homophones.run(&a, &s.rows, &e), &e, ST_MEMORY, "--memory leaves it");
+    a.memory *= 2;
+    assert_ok(st_atk_homophones.run(&a, &s.rows, &e), &e);
+    assert_int_equal(s.rows.at[s.rows.n - 1].left_out, ST_MEMORY);
+    assert_string_equal(s.rows.at[s.rows.n - 1].variant, "by base");
     attack(&s, &st_atk_homophones);
     for (size_t i = 0; i < s.rows.n; i++)
         print_message("%s %.3f (chance %.3f, %llu)\n", s.rows.at[i].variant, s.rows.at[i].score, s.rows.at[i].chance,

@@ -75,6 +75,19 @@ static void masks_in_the_field_pass_and_bare_rows_do_not(void **state)
     }
 }
 
+static void all_groups_together_keep_within_the_memory(void **state)
+{
+    (void)state;
+    struct rig *r = rig_new(&(struct rig_opts){.scheme = "otp", .n_doc = 24, .len = 24});
+    struct st_err e;
+    r->audit.memory = 1 << 20; /* less than its rows take */
+    rig_run(r, &st_atk_uniform);
+    assert_int_equal(r->rows.n, ST_UNIFORM_COUNT);
+    r->audit.memory = 256 << 10;
+    expect_refusal(st_atk_uniform.run(&r->audit, &r->rows, &e), &e, ST_MEMORY, "groups of rows; --memory leaves each");
+    rig_free(r);
+}
+
 static void floats_are_refused(void **state)
 {
     (void)state;
@@ -91,6 +104,7 @@ int main(void)
         cmocka_unit_test(a_uniform_source_is_rejected_as_often_as_the_level_says),
         cmocka_unit_test(each_test_sees_the_fault_that_it_is_for),
         cmocka_unit_test(masks_in_the_field_pass_and_bare_rows_do_not),
+        cmocka_unit_test(all_groups_together_keep_within_the_memory),
         cmocka_unit_test(floats_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

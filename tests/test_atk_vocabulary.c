@@ -36,10 +36,21 @@ static void a_trained_model_is_read_through_half_rank_masks(void **state)
     }
 }
 
+static void what_does_not_fit_the_memory_is_refused(void **state)
+{
+    (void)state;
+    struct st_err e;
+    struct rig *r = rig_new(&(struct rig_opts){.scheme = "otp", .n_doc = 3, .len = 16});
+    r->audit.memory = 32 << 10;
+    expect_refusal(st_atk_vocabulary.run(&r->audit, &r->rows, &e), &e, ST_MEMORY, "--memory leaves it 0 MiB");
+    rig_free(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(remo_is_read_at_a_deeper_layer_and_otp_and_lwe_are_not),
+        cmocka_unit_test(what_does_not_fit_the_memory_is_refused),
         cmocka_unit_test(a_trained_model_is_read_through_half_rank_masks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

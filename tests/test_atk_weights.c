@@ -131,11 +131,65 @@ static void pairs_that_do_not_belong_together_are_named(void **state)
     tear_down(&s);
 }
 
+/* The weight of a role in layer 0, with values of its own that begin with n times x. */
+struct own {
+    struct st_mat *mat, was;
+    const char *name;
+    float *values;
+};
+
+static struct own own_values(struct st_model *m, enum st_role role, size_t n, float x)
+{
+    int w = 0;
+    while (m->plan.weights[w].role != role)
+        w++;
+    struct own o = {.mat = &m->mats[w], .was = m->mats[w], .name = m->plan.weights[w].name};
+    size_t all = (size_t)m->plan.weights[w].n_out * m->plan.weights[w].n_in;
+    o.values = malloc(all * sizeof *o.values);
+    assert_non_null(o.values);
+    st_convert(o.was.dtype, o.was.data, ST_DTYPE_F32, o.values, all);
+    for (size_t i = 0; i < n && i < all; i++)
+        o.values[i] = x;
+    o.mat->data = o.values;
+    o.mat->dtype = ST_DTYPE_F32;
+    return o;
+}
+
+static void give_back(struct own *o)
+{
+    *o->mat = o->was;
+    free(o->values);
+}
+
+static void values_that_are_no_numbers_are_refused_by_name(void **state)
+{
+    (void)state;
+    static const enum st_role bad[] = {ST_ROLE_GATE, ST_ROLE_FFN_NORM};
+    static const float values[] = {NAN, -INFINITY};
+    struct st_err e;
+    struct stage s;
+    need();
+    set_up(&s, 0, 0, 65);
+    struct st_audit a = {.target = &s.target, .pool = s.pool, .seed = 1, .memory = 1 << 30};
+    for (int i = 0; i < 4; i++) {
+        struct own o = own_values(s.seen, bad[i / 2], 1, values[i % 2]);
+        expect_refusal(st_atk_gate_ia.run(&a, &s.rows, &e), &e, ST_INPUT, o.name);
+        give_back(&o);
+    }
+    /* Each a number, and their products none. */
+    struct own gate = own_values(s.seen, ST_ROLE_GATE, 1, 3e38F), norm = own_values(s.seen, ST_ROLE_FFN_NORM, 1, 3e38F);
+    expect_refusal(st_atk_gate_ia.run(&a, &s.rows, &e), &e, ST_INPUT, gate.name);
+    give_back(&gate);
+    give_back(&norm);
+    tear_down(&s);
+}
+
 static void what_does_not_fit_the_memory_is_refused(void **state)
 {
     (void)state;
-    static const struct st_attack *const all[] = {&st_atk_row_sort, &st_atk_columns, &st_atk_gate_ia, &st_atk_attn_ia,
-                                                  &st_atk_nearest};
+    static const struct st_attack *const all[] = {
+        &st_atk_row_sort, &st_atk_columns, &st_atk_gate_ia,     &st_atk_attn_ia,  &st_atk_nearest,
+        &st_atk_function, &st_atk_ridge,   &st_atk_known_pairs, &st_atk_inverter, &st_atk_states};
     struct st_err e;
     struct stage s;
     need();
@@ -154,6 +208,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(invariants_find_all_without_noise_and_less_with_it, make_work, drop_work),
         cmocka_unit_test_setup_teardown(against_another_base_all_are_at_chance, make_work, drop_work),
         cmocka_unit_test_setup_teardown(pairs_that_do_not_belong_together_are_named, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(values_that_are_no_numbers_are_refused_by_name, make_work, drop_work),
         cmocka_unit_test_setup_teardown(what_does_not_fit_the_memory_is_refused, make_work, drop_work),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,8 +1,10 @@
 /* `sotto audit` on the command line: what is wrong is said in one line with its exit status; a demo audit gives rows, a
  * report and a judged gate. Runs the binary named by SOTTO_BIN (default build/bin/sotto). */
 #include "cov_make.h"
+#include "record_bytes.h"
 #include "text/json.h"
 
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #define DEMO "models/demo"
@@ -59,6 +61,9 @@ static void mistakes_have_their_exit_status(void **state)
     refused(2, sotto("audit " DEMO " x --model y"), "--model");
     refused(2, sotto("audit demo --html /dev/null"), "--html: /dev/null: want a plain file");
     refused(2, sotto("audit demo --markdown %s", work), "want a plain file");
+    assert_int_equal(mkdir(in_work("r.md.series.svg"), 0700), 0);
+    refused(2, sotto("audit demo --markdown %s/r.md", work), "r.md.series.svg: want a plain file");
+    assert_int_equal(rmdir(in_work("r.md.series.svg")), 0);
     refused(3, sotto("audit demo --gate %s/bad.json", work), "limits");
     refused(3, sotto("audit " DEMO " %s/text --text %s/text --prior %s/text", work, work, work), "want an obfuscated");
     refused(4, sotto("audit " DEMO " %s/absent --text %s/text --prior %s/text", work, work, work), "no such file");
@@ -97,10 +102,42 @@ static void a_demo_audit_gives_rows_a_report_and_a_judged_gate(void **state)
     closedir(d);
 }
 
+/* Rows of zeros, but for one that is no number: an attack that reads it fails, those that count rows do not. */
+static void an_attack_that_fails_is_said_behind_the_rows_of_the_others(void **state)
+{
+    static const uint32_t nan = 0x7fc00000;
+    struct st_err e = {0};
+    struct st_buf b = {0};
+    json_t *o;
+    (void)state;
+    put("text", "Once upon a time there was a dog.\n\nThe cat sat by the tree.\n");
+    put_file_head(&b);
+    for (int l = 0; l < 6; l++) {
+        put_entry(&b, (uint64_t)l, l, "q,k,v", 40, 192);
+        if (l == 0)
+            memcpy(b.p + b.len - sizeof nan * 40 * 192, &nan, sizeof nan);
+    }
+    assert_false(b.failed);
+    assert_ok(st_file_write(in_work("seen"), b.p, b.len, 0600, true, &e), &e);
+    st_buf_free(&b);
+    refused(3,
+            sotto("audit " DEMO " %s/seen --text %s/text --prior %s/text --attacks pad-reuse,row-counts --json --quiet",
+                  work, work, work),
+            "pad-reuse: recording");
+    assert_ok(st_json_parse(out.p, out.len, "audit", &o, &e), &e);
+    const json_t *lost = json_array_get(json_object_get(o, "not_run"), 0);
+    assert_string_equal(json_string_value(json_object_get(lost, "attack")), "pad-reuse");
+    assert_string_equal(json_string_value(json_object_get(lost, "code")), "input");
+    assert_true(json_array_size(json_object_get(o, "rows")) >= 1);
+    json_decref(o);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(mistakes_have_their_exit_status, make_work, drop_work),
+        cmocka_unit_test_setup_teardown(an_attack_that_fails_is_said_behind_the_rows_of_the_others, make_work,
+                                        drop_work),
         cmocka_unit_test_setup_teardown(a_demo_audit_gives_rows_a_report_and_a_judged_gate, make_work, drop_work),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);

@@ -363,6 +363,28 @@ static void intervals_hold_the_truth_as_often_as_they_say(void **state)
     assert_true(row.score == 1 && row.high == 1 && row.low > .6 && row.low < .9);
 }
 
+static void where_no_distance_is_a_number_the_row_is_still_one_of_them(void **state)
+{
+    struct st_err e = {0};
+    struct st_dense a, b;
+    struct st_pool *pool = NULL;
+    uint32_t best[3] = {UINT32_MAX, UINT32_MAX, UINT32_MAX};
+    (void)state;
+    assert_ok(st_pool_new(1, &pool, &e), &e);
+    assert_ok(st_dense_new(&a, 3, 4, "rows", &e), &e);
+    assert_ok(st_dense_new(&b, 5, 4, "rows", &e), &e);
+    for (size_t i = 0; i < 12; i++)
+        a.p[i] = i < 4 ? NAN : i < 8 ? FLT_MAX : 1; /* products of the second overflow */
+    for (size_t i = 0; i < 20; i++)
+        b.p[i] = (float)i;
+    assert_ok(st_dense_nearest(pool, &a, &b, best, NULL, NULL, &e), &e);
+    for (int i = 0; i < 3; i++)
+        assert_true(best[i] < 5);
+    st_dense_free(&a);
+    st_dense_free(&b);
+    st_pool_free(pool);
+}
+
 static void pairs_of_heads_that_are_none_are_refused(void **state)
 {
     /* 8 heads of 3: pairs of them would reach behind the last column. */
@@ -388,6 +410,7 @@ static void pairs_of_heads_that_are_none_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(where_no_distance_is_a_number_the_row_is_still_one_of_them),
         cmocka_unit_test(pairs_of_heads_that_are_none_are_refused),
         cmocka_unit_test(products_are_products_and_do_not_depend_on_threads),
         cmocka_unit_test(rows_are_sorted_each_by_itself),
