@@ -70,7 +70,8 @@ done
 Made by `make leakage` (scripts/leakage.sh). Methods, what each adversary knows, metrics: [audit.md](audit.md). A row is the strongest attack
 of one adversary on one preset; *guessing* is what somebody gets who saw nothing, *without protection* what the same attack gets when
 nothing is hidden. Lengths and times stand apart from content: masks, keys and seals do not hide them. These are the attacks that we
-know; where one says *nothing measurable*, a better one may come.
+know; where one says *nothing measurable*, a better one may come. *seeded* has random weights: its `vocabulary` rows and its perplexities
+say nothing ([audit.md](audit.md#models-of-random-weights)).
 
 END
     for name in demo stories260k seeded; do
