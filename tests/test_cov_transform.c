@@ -20,7 +20,8 @@ static void tensors_made_in_parts_have_the_same_bytes(void **state)
     struct st_cov_key key = key_of(9);
     struct st_cov_report report = {0};
     struct tiny m = plain_tiny;
-    /* The rows of down's result take three products, and with its source more than 64 MiB leave. */
+    /* The rows of down's result take three products, and with its source more than 64 MiB leave; so does gate with all
+     * of its rows, which are gathered only when there is more. */
     m.d = 2000;
     m.dh = 64;
     m.layers = 1;

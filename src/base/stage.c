@@ -142,6 +142,20 @@ int st_stage_write(int fd, uint64_t at, const void *p, size_t len)
     return 0;
 }
 
+void st_stage_push(int fd, uint64_t at, uint64_t len)
+{
+    (void)!sync_file_range(fd, (off_t)at, (off_t)len, SYNC_FILE_RANGE_WRITE);
+}
+
+int st_stage_settle(int fd, uint64_t at, uint64_t len)
+{
+    const unsigned all = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+    if (sync_file_range(fd, (off_t)at, (off_t)len, all) != 0)
+        return errno == EINVAL || errno == ESPIPE || errno == ENOSYS || errno == EOPNOTSUPP ? 0 : -1;
+    (void)!posix_fadvise(fd, (off_t)at, (off_t)len, POSIX_FADV_DONTNEED);
+    return 0;
+}
+
 int st_stage_journal(const struct st_stage *s, char out[ST_PATH_MAX], struct st_err *e)
 {
     return st_path_join(out, ST_PATH_MAX, s->dir, ST_STAGE_JOURNAL, e);

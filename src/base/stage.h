@@ -33,6 +33,13 @@ int st_stage_journal(const struct st_stage *s, char out[ST_PATH_MAX], struct st_
 int st_stage_file(const char *path, uint64_t total, int *fd, struct st_err *e) ST_MUST_CHECK;
 /* All of len bytes at an offset. Returns 0, or -1 with errno. */
 int st_stage_write(int fd, uint64_t at, const void *p, size_t len);
+/* A result of many gigabytes, once written, is not read again soon, and in the page cache each of its pages is a page
+ * that the kernel has to find (under a hypervisor, one that the host has to find: tens of times the cost of the copy).
+ * push() begins to bring a range to disk and does not wait; settle(), some time later, waits for what is left of that
+ * and gives the pages back, for the next range to be written into. Where a file system cannot, nothing happens.
+ * settle() returns 0, or -1 with errno: the disk did not take it, which a later sync might not tell again. */
+void st_stage_push(int fd, uint64_t at, uint64_t len);
+int st_stage_settle(int fd, uint64_t at, uint64_t len) ST_MUST_CHECK;
 /* Syncs the result (its files are synced by the caller), renames it, removes the directory. IO, also when dst has come
  * into being meanwhile. */
 int st_stage_publish(struct st_stage *s, struct st_err *e) ST_MUST_CHECK;

@@ -126,13 +126,14 @@ static int hash_piece(const struct st_cov_out *o, const struct st_cov_out_tensor
 {
     uint32_t first = pieces_of(t->bytes);
     bool own = piece < first;
-    uint64_t at = (own ? piece : piece - first) * PIECE, bytes = own ? t->bytes : t->split->bytes;
+    uint64_t lo = (own ? piece : piece - first) * PIECE, bytes = own ? t->bytes : t->split->bytes;
+    uint64_t at = (own ? t->at : t->split->at) + lo, len = bytes - lo < PIECE ? bytes - lo : PIECE;
     EVP_MD_CTX *ctx = EVP_MD_CTX_new();
     void *buf = malloc(HASH_STEP);
     int bad = !ctx || !buf || EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) != 1;
+    st_stage_push(o->fd[t->shard], at, len);
     if (!bad)
-        bad = hash_range(o->fd[t->shard], (own ? t->at : t->split->at) + at, bytes - at < PIECE ? bytes - at : PIECE,
-                         ctx, buf);
+        bad = hash_range(o->fd[t->shard], at, len, ctx, buf);
     bad = bad || EVP_DigestFinal_ex(ctx, sum, NULL) != 1;
     EVP_MD_CTX_free(ctx);
     free(buf);
@@ -166,6 +167,14 @@ int st_cov_out_hash(const struct st_cov_out *o, const struct st_cov_out_tensor *
     if (hash_piece(o, t, piece, sum) != 0)
         return st_fail(e, ST_IO, "%s: %s: cannot read back: %s", o->stage.dir, t->name, strerror(errno));
     return 0;
+}
+
+int st_cov_out_settle(const struct st_cov_out *o, const struct st_cov_out_tensor *t, struct st_err *e)
+{
+    int bad = st_stage_settle(o->fd[t->shard], t->at, t->bytes);
+    if (!bad && t->split)
+        bad = st_stage_settle(o->fd[t->shard], t->split->at, t->split->bytes);
+    return bad ? st_fail(e, ST_IO, "%s: %s: cannot write: %s", o->stage.dir, t->name, strerror(errno)) : 0;
 }
 
 int st_cov_out_finish(struct st_cov_out *o, const struct st_cov_out_tensor *t, const uint8_t (*sums)[32],

@@ -59,12 +59,14 @@ int st_cov_out_write(const struct st_cov_out *o, const struct st_cov_out_tensor 
 int st_cov_out_flush(const struct st_cov_out *o, const struct st_cov_out_tensor *t, struct st_err *e) ST_MUST_CHECK;
 /* The tensor is read back in pieces, each of which has a hash; 0 when there is no journal to note them in. */
 uint32_t st_cov_out_pieces(const struct st_cov_out *o, const struct st_cov_out_tensor *t);
-/* From any thread. IO. */
+/* Also begins to bring the piece to disk. From any thread. IO. */
 int st_cov_out_hash(const struct st_cov_out *o, const struct st_cov_out_tensor *t, uint32_t piece, uint8_t sum[32],
                     struct st_err *e) ST_MUST_CHECK;
 /* sums [pieces]: notes the tensor in the journal. */
 int st_cov_out_finish(struct st_cov_out *o, const struct st_cov_out_tensor *t, const uint8_t (*sums)[32],
                       struct st_err *e) ST_MUST_CHECK;
+/* Waits until the tensor is on disk and gives back its pages: some time after it was finished. IO. */
+int st_cov_out_settle(const struct st_cov_out *o, const struct st_cov_out_tensor *t, struct st_err *e) ST_MUST_CHECK;
 /* Whether an earlier run finished the tensor and its bytes are still those (they are hashed). */
 bool st_cov_out_done(const struct st_cov_out *o, const struct st_cov_out_tensor *t);
 /* A small file of the directory; replaces one of an earlier run. */

@@ -46,6 +46,17 @@ size_t st_cov_tile_scratch(const struct st_cov_job *j)
     return n;
 }
 
+/* Bytes of a row of the result. */
+static uint64_t row_bytes(const struct st_cov_job *j)
+{
+    return st_cov_out_bytes(j->out, j->side == ST_COV_WRITES_COLUMNS ? j->n : width_of(j));
+}
+
+bool st_cov_part_gathers(const struct st_cov_job *j)
+{
+    return j->order && j->side != ST_COV_WRITES_COLUMNS && !j->out->split;
+}
+
 uint64_t st_cov_part_bytes(const struct st_cov_job *j, uint32_t n_row)
 {
     uint64_t bytes = sizeof(struct st_cov_part), n_unit = (j->n + j->unit - 1) / j->unit;
@@ -56,8 +67,8 @@ uint64_t st_cov_part_bytes(const struct st_cov_job *j, uint32_t n_row)
     if (j->side == ST_COV_READS)
         bytes += (uint64_t)j->len * width_of(j) * sizeof(float);
     if (j->side == ST_COV_WRITES_COLUMNS)
-        bytes += n_row * st_cov_out_bytes(j->out, j->n) + (uint64_t)j->n_src * j->len * st_dtype_size(j->src_dtype);
-    return bytes;
+        bytes += (uint64_t)j->n_src * j->len * st_dtype_size(j->src_dtype);
+    return bytes + n_row * row_bytes(j);
 }
 
 double st_cov_part_flop(const struct st_cov_part *p)
@@ -65,7 +76,7 @@ double st_cov_part_flop(const struct st_cov_part *p)
     const struct st_cov_job *j = &p->job;
     if (!j->frame)
         return 0;
-    double n = j->n, len = j->len, wide = p->n_row ? p->n_row : j->frame->wide;
+    double n = j->n, len = j->len, wide = j->side == ST_COV_WRITES_COLUMNS ? p->n_row : j->frame->wide;
     double flop = 2 * n * len * wide;
     if (j->side == ST_COV_READS)
         flop += 2 * len * j->frame->spare * wide;
@@ -117,8 +128,8 @@ int st_cov_part_init(struct st_cov_part *p, struct st_err *e)
         p->n_fold = (j->len + ST_COV_FOLD - 1) / ST_COV_FOLD;
         rc = st_alloc(&p->reader, (size_t)j->len * j->frame->wide, sizeof *p->reader, "reader matrix", e);
     }
-    if (!rc && j->side == ST_COV_WRITES_COLUMNS)
-        rc = st_alloc(&p->panel, p->n_row, st_cov_out_bytes(j->out, j->n), "rows of the result", e);
+    if (!rc && p->n_row)
+        rc = st_alloc(&p->panel, p->n_row, row_bytes(j), "rows of the result", e);
     if (!rc && p->n_sum)
         rc = st_alloc(&p->sums, p->n_sum, sizeof *p->sums, "hashes", e);
     return rc;
@@ -387,18 +398,21 @@ static int cast(const struct st_cov_out_tensor *t, const float *c, size_t n, uin
     return 0;
 }
 
-/* Rows [n, wide] to their places. */
+/* Rows [n, wide] to their places, in the panel or in the file. */
 static int emit_rows(const struct st_cov_run_opts *o, const struct st_cov_part *p, const struct tile *t,
                      const float *rows, struct st_cov_scratch *s)
 {
     const struct st_cov_job *j = &p->job;
-    size_t row = st_cov_out_bytes(j->out, width_of(j));
+    size_t row = row_bytes(j);
     int rc = cast(j->out, rows, (size_t)t->n * width_of(j), s->raw, &s->err);
     for (uint32_t v = 0, run; !rc && v < t->n; v += run) {
         uint32_t u = (t->lo + v) / j->unit, to = visited(p, u);
         for (run = j->unit; v + run < t->n && visited(p, u + run / j->unit) == to + run / j->unit; run += j->unit)
             ;
-        rc = st_cov_out_write(o->out, j->out, (uint64_t)to * j->unit * row, s->raw + v * row, run * row, &s->err);
+        if (p->panel)
+            memcpy(p->panel + (size_t)to * j->unit * row, s->raw + v * row, run * row);
+        else
+            rc = st_cov_out_write(o->out, j->out, (uint64_t)to * j->unit * row, s->raw + v * row, run * row, &s->err);
     }
     return rc;
 }
@@ -430,7 +444,7 @@ static int tile_columns(const struct st_cov_run_opts *o, const struct st_cov_par
                         struct st_cov_scratch *s)
 {
     const struct st_cov_job *j = &p->job;
-    size_t piece = st_cov_out_bytes(j->out, t->n), row = st_cov_out_bytes(j->out, j->n);
+    size_t piece = st_cov_out_bytes(j->out, t->n), row = row_bytes(j);
     uint8_t *to = p->panel + st_cov_out_bytes(j->out, t->lo);
     int wide = (int)j->frame->wide, len = (int)j->len, n = (int)t->n;
     int rc = load(o, p, t, s);
@@ -448,7 +462,7 @@ static int tile_columns(const struct st_cov_run_opts *o, const struct st_cov_par
 static int write_panel(const struct st_cov_run_opts *o, const struct st_cov_part *p, struct st_err *e)
 {
     const struct st_cov_job *j = &p->job;
-    size_t row = st_cov_out_bytes(j->out, j->n), len = p->n_row * row;
+    size_t row = row_bytes(j), len = p->n_row * row;
     int rc = 0;
     for (size_t at = 0; !rc && at < len; at += WRITE_BYTES)
         rc = st_cov_out_write(o->out, j->out, p->row0 * row + at, p->panel + at,
@@ -465,7 +479,7 @@ void st_cov_part_tile(const struct st_cov_run_opts *o, struct st_cov_part *p, ui
     int rc = columns ? tile_columns(o, p, &t, s) : tile_rows(o, p, &t, s);
     if (rc || atomic_fetch_sub(&p->left, 1) > 1)
         return;
-    if (columns)
+    if (p->panel)
         (void)!write_panel(o, p, &s->err);
     if (j->weight >= 0)
         st_model_release(o->model, j->weight);

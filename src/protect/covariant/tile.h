@@ -20,7 +20,7 @@ struct st_cov_part {
     size_t n_mix;
     uint32_t *visit;      /* [n / unit] new units in the order of the source; NULL = as they are. Not for columns */
     double noise;         /* standard deviation of what is added, 0 = nothing */
-    uint32_t row0, n_row; /* WRITES_COLUMNS: rows of the result in this part */
+    uint32_t row0, n_row; /* rows of the result that are gathered; WRITES_COLUMNS: those of this part */
     uint8_t *panel;       /* ... and their bytes */
     bool last;            /* the last part of its tensor */
     atomic_uint left;     /* tiles that are not done; the last one writes the panel */
@@ -41,7 +41,10 @@ struct st_cov_scratch {
 uint32_t st_cov_tile_vectors(const struct st_cov_job *j);
 /* Values of working memory that a thread needs for the job. */
 size_t st_cov_tile_scratch(const struct st_cov_job *j);
-/* Bytes that a part of n_row rows keeps in memory while it is in the window: key products, panel, mapped source. */
+/* Whether the rows end up apart: where there is room for all of them, they are gathered and written in one piece. */
+bool st_cov_part_gathers(const struct st_cov_job *j);
+/* Bytes that a part which gathers n_row rows keeps in memory while it is in the window: key products, panel, mapped
+ * source. */
 uint64_t st_cov_part_bytes(const struct st_cov_job *j, uint32_t n_row);
 /* Floating-point operations of the products of a part: what y = w Q^T (or w P) and the mixes need, folding included. */
 double st_cov_part_flop(const struct st_cov_part *p);

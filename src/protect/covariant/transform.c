@@ -25,7 +25,10 @@ struct st_cov_run {
     uint64_t per_thread;       /* bytes */
     struct st_cov_part *parts; /* [PARTS_MAX], the window */
     int n_part;
+    struct st_cov_part *order[PARTS_MAX]; /* in which they run */
     uint64_t parts_bytes;
+    const struct st_cov_out_tensor *settle[PARTS_MAX]; /* that the window before this one finished */
+    int n_settle;
     uint64_t done; /* bytes of finished tensors */
     double flop;
     enum step { STEP_FOLD, STEP_PRODUCT, STEP_HASH, STEP_WIPE } step; /* under way */
@@ -124,11 +127,10 @@ static uint32_t pieces_of(enum step step, const struct st_cov_part *p)
 static struct st_cov_part *find_piece(const struct st_cov_run *r, uint32_t i, uint32_t *piece)
 {
     for (int p = 0; p < r->n_part; p++) {
-        const struct st_cov_part *part = &r->parts[p];
-        uint32_t n = pieces_of(r->step, part);
+        uint32_t n = pieces_of(r->step, r->order[p]);
         if (i < n) {
             *piece = i;
-            return &r->parts[p];
+            return r->order[p];
         }
         i -= n;
     }
@@ -190,6 +192,16 @@ static int run_step(struct st_cov_run *r, enum step step, struct st_err *e)
     return 0;
 }
 
+/* Of the window before: the disk had the time of a window for it. */
+static int settle(struct st_cov_run *r, struct st_err *e)
+{
+    int rc = 0;
+    for (int i = 0; !rc && i < r->n_settle; i++)
+        rc = st_cov_out_settle(r->o.out, r->settle[i], e);
+    r->n_settle = 0;
+    return rc;
+}
+
 /* Reads back what is whole and notes it. */
 static int finish_parts(struct st_cov_run *r, struct st_err *e)
 {
@@ -199,6 +211,8 @@ static int finish_parts(struct st_cov_run *r, struct st_err *e)
             rc = st_cov_out_flush(r->o.out, r->parts[i].job.out, e);
     if (!rc)
         rc = run_step(r, STEP_HASH, e);
+    if (!rc)
+        rc = settle(r, e);
     for (int i = 0; !rc && i < r->n_part; i++) {
         const struct st_cov_part *p = &r->parts[i];
         r->flop += st_cov_part_flop(p);
@@ -206,13 +220,26 @@ static int finish_parts(struct st_cov_run *r, struct st_err *e)
             continue;
         rc = st_cov_out_finish(r->o.out, p->job.out, (const uint8_t(*)[32])p->sums, e);
         r->done += p->job.out->bytes;
+        r->settle[r->n_settle++] = p->job.out;
     }
     return rc;
+}
+
+/* The most work first: while a large part is written, the other threads have products left, and at the end they wait
+ * for a small one. */
+static int by_work(const void *a, const void *b)
+{
+    const struct st_cov_part *const *x = a, *const *y = b;
+    double p = st_cov_part_flop(*x), q = st_cov_part_flop(*y);
+    return (p < q) - (p > q);
 }
 
 int st_cov_run_flush(struct st_cov_run *r, struct st_err *e)
 {
     struct st_err wiping; /* cannot fail */
+    for (int i = 0; i < r->n_part; i++)
+        r->order[i] = &r->parts[i];
+    qsort(r->order, (size_t)r->n_part, sizeof *r->order, by_work);
     int rc = run_step(r, STEP_FOLD, e);
     if (!rc)
         rc = run_step(r, STEP_PRODUCT, e);
@@ -281,7 +308,7 @@ static uint32_t rows_that_fit(const struct st_cov_job *j, uint64_t room, uint32_
 int st_cov_run_add(struct st_cov_run *r, const struct st_cov_job *job, struct st_err *e)
 {
     struct st_cov_part part = {.job = *job, .last = true};
-    bool columns = job->side == ST_COV_WRITES_COLUMNS;
+    bool columns = job->side == ST_COV_WRITES_COLUMNS, gathers = st_cov_part_gathers(job);
     uint32_t wide = columns ? job->frame->wide : 0, row = 0;
     int rc = grow_scratch(r, job, e);
     if (!rc && job->noise > 0) {
@@ -298,15 +325,19 @@ int st_cov_run_add(struct st_cov_run *r, const struct st_cov_job *job, struct st
     for (bool more = true; !rc && more;) {
         uint64_t left = room > r->parts_bytes ? room - r->parts_bytes : 0;
         part.row0 = row;
-        part.n_row = columns ? rows_that_fit(job, left, wide - row) : 0;
-        bool fits = columns ? part.n_row > 0 : st_cov_part_bytes(job, 0) <= left;
+        part.n_row = columns ? rows_that_fit(job, left, wide - row) : gathers ? job->n : 0;
+        bool fits = columns ? part.n_row > 0 : st_cov_part_bytes(job, part.n_row) <= left;
+        if (!fits && !r->n_part && !columns) {
+            part.n_row = 0;
+            fits = st_cov_part_bytes(job, 0) <= left;
+        }
         if (r->n_part && (!fits || r->n_part == PARTS_MAX)) {
             rc = st_cov_run_flush(r, e);
             continue;
         }
         if (!fits)
             return too_small(r, job, st_cov_part_bytes(job, wide < ST_COV_ROWS ? wide : ST_COV_ROWS), e);
-        row += part.n_row;
+        row += columns ? part.n_row : 0;
         part.last = row == wide;
         more = row < wide;
         rc = add_part(r, &part, e);

@@ -4,9 +4,11 @@
  * tensor. What a window does:
  *     1  fold      Q^T = [I R^T] reader of each reading tensor, the weight of its norm multiplied in      [len, wide]
  *     2  product   a tile of vectors is read, noised, keyed (f32), multiplied (sgemm) and cast
- *     3  write     rows go to their place in the file one by one or in runs; a writing tensor, whose rows cross all
- *                  tiles, is gathered in memory, and the last tile writes it in one piece
- *     4  hash      what is whole is read back in pieces, hashed, and noted in the journal (st_cov_out_finish)
+ *     3  write     rows go to their place in the file in runs. What changes their order is gathered in memory, if there
+ *                  is room for all of it, and so is a writing tensor, whose rows cross all tiles: the last tile writes
+ *                  it in one piece
+ *     4  hash      what is whole is read back in pieces, hashed, and noted in the journal (st_cov_out_finish); a window
+ *                  later the disk has it, and its page cache serves what comes next (base/stage.h)
  *     5  wipe      what the products needed is overwritten
  * Products are single precision: the keys were drawn in double and cast once, and each weight passes one key matrix
  * (and one of its head). Measured on logits: 1e-6 relative (docs/covariant.md).
