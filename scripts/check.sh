@@ -32,7 +32,7 @@ analyse() {
         --std=c11 --library=posix --library=gnu --error-exitcode=1 --suppressions-list=scripts/cppcheck.txt \
         --suppress=missingIncludeSystem --suppress=unknownMacro -D_GNU_SOURCE -D__x86_64__ -I src -I include
 }
-threaded='test_(tensor|engine|server|upstream|api|covariant|cov_verify|pads|shm|link|worker|worker_life|worker_client|worker_proof|masked_preparer|node|node_engine|issuer|sealed_store|store_engine)'
+threaded='test_(tensor|engine|server|upstream|api|covariant|cov_verify|pads|shm|link|worker|worker_life|worker_client|worker_proof|masked_preparer|node|node_engine|issuer|sealed_store|store_engine|audit_frame|seen)'
 fuzz() { # fuzz TARGET
     corpus=fuzz/corpus/${1#fuzz_}
     work=$(mktemp -d)

@@ -38,7 +38,6 @@ SETTINGS += [("alpha_h .5", {"alpha-h": .5}, False)]
 SETTINGS += [(f"noise on all others {v:g}", {"noise-all": v}, v == .2) for v in (.1, .2)]
 SETTINGS += [("alpha_e 1, alpha_h .5, all others .2", {"alpha-e": 1, "alpha-h": .5, "noise-all": .2}, True)]
 SETTINGS += [(f"h {v}", {"h": v}, False) for v in (16, 64)]
-SETTINGS += [("beta 8", {"beta": 8}, False)]
 SETTINGS += [(f"paper without noise, lambda {v:g}", {"preset": "paper", "alpha-e": 0, "alpha-h": 0, "lambda": v}, False)
              for v in (0, 1)]
 SETTINGS += [("paper without noise, beta 0", {"preset": "paper", "alpha-e": 0, "alpha-h": 0, "beta": 0}, False)]
