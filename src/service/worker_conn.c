@@ -82,6 +82,8 @@ int st_worker_says(struct st_span payload, bool greeting, struct st_err *said, s
 static int receive(struct st_worker_conn *c, uint8_t *p, size_t len, size_t *have, struct st_err *e)
 {
     size_t got;
+    if (*have > len)
+        return st_fail(e, ST_INTERNAL, "%zu bytes of a frame of %zu", *have, len);
     if (*have == len)
         return 0;
     if (st_link_recv(c->link, p + *have, len - *have, &got, e))
@@ -156,11 +158,41 @@ static int receive_next(struct st_worker_conn *c, enum st_worker_type want, uint
     return receive_frame(c, want, max, deadline, payload, e);
 }
 
+/* Sends what goes now; *left: how much does not. */
+static int send_some(struct st_worker_conn *c, struct iovec v[2], size_t *left, struct st_err *e)
+{
+    size_t sent;
+    if (st_link_send(c->link, v, 2, &sent, e))
+        return e->code;
+    for (int i = 0; i < 2; i++) {
+        size_t some = sent < v[i].iov_len ? sent : v[i].iov_len;
+        v[i].iov_base = (uint8_t *)v[i].iov_base + some;
+        v[i].iov_len -= some;
+        sent -= some;
+    }
+    *left = v[0].iov_len + v[1].iov_len;
+    return 0;
+}
+
+/* A frame of the greeting. Nothing is received meanwhile: what comes then is no reply, and no frame may be half taken
+ * when the answer to this one is. Both sides take turns, so the worker has to read it. When the connection ends under
+ * it, the worker may have said why: whoever receives next hears that, or the end. */
 static int send_buf(struct st_worker_conn *c, struct st_buf *b, double deadline, struct st_err *e)
 {
-    int rc = b->failed ? st_fail(e, ST_MEMORY, "greeting: no memory")
-                       : st_worker_conn_send(c, (struct st_span){(const uint8_t *)b->p, b->len}, (struct st_span){0},
-                                             deadline, e);
+    struct iovec v[2] = {{b->p, b->len}, {NULL, 0}};
+    size_t left = 1;
+    int rc = b->failed ? st_fail(e, ST_MEMORY, "greeting: no memory") : 0;
+    while (!rc && left) {
+        rc = send_some(c, v, &left, e);
+        if (rc == ST_IO) {
+            *e = (struct st_err){0};
+            rc = left = 0;
+        }
+        if (!rc && left && st_now() >= deadline)
+            rc = st_fail(e, ST_IO, "timed out");
+        if (!rc && left)
+            rc = st_link_wait(c->link, false, true, deadline, e);
+    }
     st_buf_free(b);
     return rc;
 }
@@ -267,11 +299,6 @@ static int greet(struct st_worker_conn *c, const struct st_worker_terms *t, doub
     char want[17], has[17];
     st_worker_hello_add(&hello, t->digest);
     int rc = send_buf(c, &hello, deadline, e);
-    /* A worker that refuses may close before it has read our greeting; what it said comes first. */
-    if (rc == ST_IO && st_now() < deadline) {
-        *e = (struct st_err){0};
-        rc = 0;
-    }
     if (!rc && (rc = receive_all(c, c->head, ST_WORKER_HEAD, deadline, e)) == ST_IO && st_now() < deadline) {
         const struct st_err why = *e;
         st_fail(e, ST_IO, "%s instead of a greeting (no sotto-worker, or one that wants tls:// or shm:)", why.msg);
@@ -365,17 +392,11 @@ int st_worker_conn_send(struct st_worker_conn *c, struct st_span head, struct st
 {
     struct iovec v[2] = {{(void *)(uintptr_t)head.p, head.len}, {(void *)(uintptr_t)body.p, body.len}};
     for (;;) {
-        size_t sent;
+        size_t left = 0;
         bool moved = false;
-        if (st_link_send(c->link, v, 2, &sent, e))
+        if (send_some(c, v, &left, e))
             return last_words(c, e);
-        for (int i = 0; i < 2; i++) {
-            size_t some = sent < v[i].iov_len ? sent : v[i].iov_len;
-            v[i].iov_base = (uint8_t *)v[i].iov_base + some;
-            v[i].iov_len -= some;
-            sent -= some;
-        }
-        if (v[0].iov_len + v[1].iov_len == 0)
+        if (!left)
             return 0;
         if (st_now() >= deadline)
             return st_fail(e, ST_IO, "timed out");
