@@ -47,13 +47,17 @@ static void text_is_weighted_by_its_tokens(void **state)
     static const bool right[] = {true, false, true};
     const struct st_texts_ids t = {.ids = ids, .ends = ends, .n = 2, .items = items, .n_item = 3};
     struct st_row row = {0};
+    struct st_err e;
     (void)state;
-    st_score_text(&row, right, &t);
+    assert_ok(st_score_table_text(&row, right, &t, NULL, 3, &e), &e);
     near(row.score, 4 / 6.0);
+    near(row.chance, 0.5); /* by naming the commonest, which half of them are */
+    assert_ok(st_score_table_text(&row, right, &t, (const bool[]){false, true, true}, 3, &e), &e);
+    near(row.score, 1 / 3.0);
+    near(row.chance, 2 / 3.0);
+    assert_int_equal(row.n, 3);
     st_score_items(&row, right, &t);
     near(row.score, 1 / 3.0);
-    st_score_positions(&row, (const uint32_t[]){0, 0, 0, 1, 0, 0}, &t);
-    near(row.score, 4 / 6.0);
     st_score_position_items(&row, (const uint32_t[]){0, 0, 0, 1, 0, 0}, &t);
     near(row.score, 1);
 }
@@ -65,15 +69,16 @@ static void tokens_of_one_type_do_not_narrow_the_interval(void **state)
     static const size_t end = 400;
     const struct st_texts_ids one = {.ids = same, .ends = &end, .n = 1}, two = {.ids = both, .ends = &end, .n = 1};
     struct st_row row = {0}, alone = {0};
+    struct st_err e;
     (void)state;
-    st_score_text(&row, right, &one);
+    assert_ok(st_score_table_text(&row, right, &one, NULL, 2, &e), &e);
     st_row_share(&alone, 1, 1);
     assert_int_equal(row.n, 400);
     near(row.score, 1);
     near(row.low, alone.low);
     for (size_t i = 0; i < 200; i++)
         both[i] = 1;
-    st_score_text(&row, right, &two);
+    assert_ok(st_score_table_text(&row, right, &two, NULL, 2, &e), &e);
     st_row_share(&alone, 1, 2);
     near(row.score, 0.5);
     near(row.low, alone.low);

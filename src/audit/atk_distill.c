@@ -5,9 +5,9 @@
  *   last layer    share of the space of the last layer that the rows of logits give away
  *   same token    the student's most likely token is the model's, over the victims' text
  *   replies       the student's replies at temperature 0 are the model's, token by token; and BLEU-4
- * For replies as they are and as `--harden` changes them; topk=1 is what replies at temperature 0 tell. Unprotected:
- * without hardening.
- * Sources: arXiv 2403.06634; the student is ours. */
+ * A student that says less of the model's own words than the base does, to prompts of the prior that were held out, is
+ * thrown away for replies: the base speaks. For replies as they are and as `--harden` changes them; topk=1 is what
+ * replies at temperature 0 tell. Unprotected: without hardening. Sources: arXiv 2403.06634; the student is ours. */
 #include "audit/ask.h"
 #include "audit/behave.h"
 #include "audit/distill.h"
@@ -67,7 +67,8 @@ struct stage {
     struct st_dense given, delta;          /* [n][v] replies, then residuals; [v][d] */
     uint32_t *best, *want, *got;           /* [n] replies' largest; [n_test] the model's; an attempt */
     uint32_t replies[3][N_PROMPT * REPLY]; /* the model's, the base's, the student's */
-    size_t ends[N_PROMPT];
+    uint32_t held[3][N_PROMPT * REPLY];    /* the same to prompts of the prior */
+    size_t ends[N_PROMPT], n_held;
 };
 
 struct figures {
@@ -191,10 +192,25 @@ static int train(struct stage *s, double *ridge, struct st_err *e)
     return 0;
 }
 
-static int ask_replies(const struct stage *s, const struct st_model *m, uint32_t *ids, size_t *n_doc, struct st_err *e)
+static int ask_replies(const struct stage *s, const struct st_model *m, bool held, uint32_t *ids, size_t *n_doc,
+                       struct st_err *e)
 {
+    const struct st_target *t = s->a->target;
     const struct st_ask_replies o = {.n_prompt = PROMPT, .n_reply = REPLY, .max_doc = N_PROMPT};
-    return st_ask_replies(s->a, m, &s->a->target->text, &o, ids, n_doc, e);
+    return st_ask_replies(s->a, m, held ? &t->prior : &t->text, &o, ids, n_doc, e);
+}
+
+/* Who speaks: the student, or the base where that is nearer to the model. */
+static int ask_student(struct stage *s, bool *student, struct st_err *e)
+{
+    size_t n, n_word = s->n_held * REPLY;
+    if (ask_replies(s, &s->student, true, s->held[2], &n, e))
+        return e->code;
+    *student = share_equal(s->held[2], s->held[0], n_word) >= share_equal(s->held[1], s->held[0], n_word);
+    if (*student)
+        return ask_replies(s, &s->student, false, s->replies[2], &n, e);
+    memcpy(s->replies[2], s->replies[1], sizeof s->replies[2]);
+    return 0;
 }
 
 static int add_student(struct stage *s, const char *name, const struct figures *base, struct figures *bare,
@@ -202,9 +218,11 @@ static int add_student(struct stage *s, const char *name, const struct figures *
 {
     struct st_row row = {0};
     double ridge;
-    size_t n_doc, hits = 0;
+    size_t hits = 0;
+    bool student;
+    double of[N_PROMPT], right[N_PROMPT];
     if (train(s, &ridge, e) || st_distill_answers(s->a->pool, &s->x_test, &s->own_test, &s->delta, s->got, e) ||
-        ask_replies(s, &s->student, s->replies[2], &n_doc, e))
+        ask_student(s, &student, e))
         return e->code;
     struct figures now = {.token = share_equal(s->got, s->want, s->n_test),
                           .reply = share_equal(s->replies[2], s->replies[0], s->n_doc * REPLY)};
@@ -221,10 +239,14 @@ static int add_student(struct stage *s, const char *name, const struct figures *
         return e->code;
     if (!s->n_doc)
         return 0;
-    hits = 0;
-    for (size_t i = 0; i < s->n_doc * REPLY; i++)
-        hits += s->replies[2][i] == s->replies[0][i];
-    st_row_share(&row, hits, s->n_doc * REPLY);
+    for (size_t i = 0; i < s->n_doc; i++) { /* one other word changes those behind it */
+        of[i] = REPLY;
+        right[i] = REPLY * share_equal(s->replies[2] + i * REPLY, s->replies[0] + i * REPLY, REPLY);
+    }
+    st_row_groups(&row, right, of, s->n_doc);
+    if (!student)
+        snprintf(row.note, sizeof row.note, "The student from %zu replies says less than its base, which is kept.",
+                 s->n);
     if (isnan(bare->reply))
         bare->reply = now.reply;
     row.chance = base->reply;
@@ -286,8 +308,11 @@ static int look(struct stage *s, struct st_err *e)
     size_t n_doc;
     if (st_ask_text(s->a, &s->base.model, NULL, &t->prior, &own, e) ||
         st_ask_text(s->a, &s->base.model, NULL, &t->text, &test, e) ||
-        st_ask_text(s->a, t->base, NULL, &t->text, &want, e) || ask_replies(s, t->base, s->replies[0], &s->n_doc, e) ||
-        ask_replies(s, &s->base.model, s->replies[1], &n_doc, e))
+        st_ask_text(s->a, t->base, NULL, &t->text, &want, e) ||
+        ask_replies(s, t->base, false, s->replies[0], &s->n_doc, e) ||
+        ask_replies(s, &s->base.model, false, s->replies[1], &n_doc, e) ||
+        ask_replies(s, t->base, true, s->held[0], &s->n_held, e) ||
+        ask_replies(s, &s->base.model, true, s->held[1], &n_doc, e))
         return e->code;
     s->n = s->own.n_row = s->x.n_row = s->given.n_row = own.n;
     s->n_test = s->own_test.n_row = s->x_test.n_row = test.n;

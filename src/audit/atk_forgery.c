@@ -286,8 +286,11 @@ int st_fingerprints_try(const struct st_fingerprinted *f, bool looks, uint64_t *
 static int add(const char *what, const char *name, uint64_t hits, uint64_t n, double chance, const char *note,
                struct st_rows *rows, struct st_err *e)
 {
-    struct st_row row = {
-        .metric = "share of wrong replies that are accepted", .chance = chance, .unprotected = 1, .cost = NAN};
+    struct st_row row = {.metric = "share of wrong replies that are accepted",
+                         .chance = chance,
+                         .unprotected = 1,
+                         .in_clear = true,
+                         .cost = NAN};
     row.others = strcmp(what, FINGERPRINTS) == 0;
     snprintf(row.variant, sizeof row.variant, "%s: %s", what, name);
     snprintf(row.note, sizeof row.note, "%s", note);

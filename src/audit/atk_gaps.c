@@ -269,7 +269,7 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
         rc = st_gap_try(gap, &f, e);
         if (rc)
             break;
-        st_row_share(&row, f.accepted, f.n);
+        st_row_all(&row, f.accepted, f.n);
         row.unprotected = (double)f.weak / f.n;
         snprintf(row.variant, sizeof row.variant, "N%u, %s", gap, names[gap - 1]);
         snprintf(row.note, sizeof row.note, "%s%s%s", f.first ? "Accepted: " : "", f.first ? f.first : "",

@@ -8,6 +8,7 @@
 #include "audit/columns.h"
 #include "audit/homophones.h"
 #include "audit/match.h"
+#include "audit/metrics.h"
 #include "base/buf.h"
 
 #include <math.h>
@@ -38,13 +39,19 @@ static int open_collapse(struct collapse *c, struct st_err *e)
     return c->n_copy ? 0 : st_fail(e, ST_UNSUPPORTED, "homophones: the checkpoint has none");
 }
 
+static struct st_row row_of(const struct collapse *c, const char *variant, const char *metric, double chance)
+{
+    struct st_row row = {.chance = chance, .unprotected = 1, .in_clear = true, .cost = NAN, .metric = metric};
+    snprintf(row.variant, sizeof row.variant, "%s", variant);
+    snprintf(row.note, sizeof row.note, "%u further ids for each frequent token", c->p->homophones);
+    return row;
+}
+
 static int add(const struct collapse *c, const char *variant, const char *metric, uint64_t hits, uint64_t n,
                double chance, struct st_rows *rows, struct st_err *e)
 {
-    struct st_row row = {.chance = chance, .unprotected = 1, .cost = NAN, .metric = metric};
+    struct st_row row = row_of(c, variant, metric, chance);
     st_row_share(&row, hits, n);
-    snprintf(row.variant, sizeof row.variant, "%s", variant);
-    snprintf(row.note, sizeof row.note, "%u further ids for each frequent token", c->p->homophones);
     return st_rows_add(rows, &row, e);
 }
 
@@ -74,10 +81,14 @@ static int add_counts(const struct collapse *c, struct st_rows *rows, struct st_
         hits += group[text->ids[i]] < c->n_seen;
         single += c->times[text->ids[i]] == 1;
     }
-    int rc = add(c, "counts", "share of the text's tokens whose counts come out right", hits, n,
-                 n ? (double)single / (double)n : 0, rows, e);
     free(group);
-    return rc;
+    struct st_score_weights w;
+    if (st_score_weigh(text->ids, n, c->n_plain, NULL, &w, e))
+        return e->code;
+    struct st_row row = row_of(c, "counts", "share of the text's tokens whose counts come out right",
+                               n ? (double)single / (double)n : 0);
+    st_row_share_of(&row, hits, n, w.independent);
+    return st_rows_add(rows, &row, e);
 }
 
 static int linked(struct collapse *c, struct st_rows *rows, struct st_err *e)

@@ -309,7 +309,7 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
         struct st_row row = {.chance = 0, .unprotected = unprotected};
         first = "";
         rc = count(&kinds[i].client, &hits, &first, e);
-        st_row_share(&row, hits, ST_SPLIT_VIEWS);
+        st_row_all(&row, hits, ST_SPLIT_VIEWS);
         snprintf(row.variant, sizeof row.variant, "%s", kinds[i].variant);
         snprintf(row.note, sizeof row.note, "%s%s%s%s", kinds[i].note, *kinds[i].note && *first ? " " : "",
                  *first ? "Accepted first: " : "", first);

@@ -95,11 +95,12 @@ static double name_one(const double *learned, const double *batch, size_t n_clie
 }
 
 int st_node_choice_name(const struct st_traffic_pick *picks, size_t n, size_t n_client, size_t n_node, size_t batch,
-                        double *values, size_t *n_value, struct st_err *e)
+                        double *right, double *n_batch, struct st_err *e)
 {
     double *learned = NULL, *now = NULL;
     size_t half = n / 2;
-    *n_value = 0;
+    memset(right, 0, n_client * sizeof *right);
+    memset(n_batch, 0, n_client * sizeof *n_batch);
     int rc = counts(picks, n, n_client, n_node, &now, e); /* checks all of them */
     free(now);
     if (!rc)
@@ -116,7 +117,8 @@ int st_node_choice_name(const struct st_traffic_pick *picks, size_t n, size_t n_
                 continue;
             now[picks[i].node]++;
             if (++have == batch) {
-                values[(*n_value)++] = name_one(learned, now, n_client, n_node, client);
+                right[client] += name_one(learned, now, n_client, n_node, client);
+                n_batch[client]++;
                 memset(now, 0, n_node * sizeof *now);
                 have = 0;
             }
@@ -127,32 +129,56 @@ int st_node_choice_name(const struct st_traffic_pick *picks, size_t n, size_t n_
     return rc;
 }
 
+/* What the same attack gets where each client keeps to a node: its own, as far as there are nodes. */
+static int of_own_nodes(const struct st_traffic *t, size_t n, double *out, struct st_err *e)
+{
+    struct st_traffic_pick *picks = NULL;
+    double *right = NULL, sum = 0, n_batch = 0;
+    int rc = st_alloc(&picks, n, sizeof *picks, "picks", e);
+    if (!rc)
+        rc = st_alloc(&right, 2 * t->n_client, sizeof *right, "picks", e);
+    for (size_t i = 0; !rc && i < n; i++)
+        picks[i] = (struct st_traffic_pick){(uint32_t)(i % t->n_client), (uint32_t)(i % t->n_client % t->n_node)};
+    if (!rc)
+        rc = st_node_choice_name(picks, n, t->n_client, t->n_node, BATCH, right, right + t->n_client, e);
+    for (size_t k = 0; !rc && k < t->n_client; k++) {
+        sum += right[k];
+        n_batch += right[t->n_client + k];
+    }
+    *out = n_batch > 0 ? sum / n_batch : NAN;
+    free(picks);
+    free(right);
+    return rc;
+}
+
 static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
 {
     const struct st_traffic *t = a->target->traffic;
     struct st_node_choice c;
-    double *values = NULL;
-    size_t n = 0;
+    double *right = NULL;
     if (!t || t->n_pick == 0)
         return st_fail(e, ST_UNSUPPORTED, "needs the traffic of a set-up");
     struct st_row row = {.chance = 1 / (double)t->n_client, .unprotected = NAN};
+    size_t each = t->n_pick / t->n_draw, n_group = t->n_draw * t->n_client;
     int rc = st_node_choice(t->picks, t->n_pick, t->n_client, t->n_node, &c, e);
     if (!rc)
-        rc = st_alloc(&values, t->n_pick, sizeof *values, "picks", e);
+        rc = st_alloc(&right, 2 * n_group, sizeof *right, "picks", e);
+    for (size_t k = 0; !rc && k < t->n_draw; k++)
+        rc = st_node_choice_name(t->picks + k * each, each, t->n_client, t->n_node, BATCH, right + k * t->n_client,
+                                 right + n_group + k * t->n_client, e);
     if (!rc)
-        rc = st_node_choice_name(t->picks, t->n_pick, t->n_client, t->n_node, BATCH, values, &n, e);
+        rc = of_own_nodes(t, each, &row.unprotected, e);
     if (!rc) {
-        st_row_mean(&row, values, n, a->seed);
-        /* A node for each client, as far as there are nodes. */
-        row.unprotected = t->n_node < t->n_client ? (double)t->n_node / (double)t->n_client : 1;
+        st_row_groups(&row, right, right + n_group, n_group); /* batches of a client share what was learned of it */
         snprintf(row.variant, sizeof row.variant, "%zu clients, %zu nodes, %d requests each time", t->n_client,
                  t->n_node, BATCH);
         snprintf(row.note, sizeof row.note,
-                 "The proxy's own draw, in process: %.2g bits of the client in a node; all alike at p = %.2f.", c.bits,
-                 c.p);
+                 "The proxy's own draw, in process, %zu times: %.2g bits of the client in a node; all alike at p = "
+                 "%.2f.",
+                 t->n_draw, c.bits, c.p);
         rc = st_rows_add(rows, &row, e);
     }
-    free(values);
+    free(right);
     return rc;
 }
 

@@ -15,8 +15,9 @@ struct st_node_choice {
 int st_node_choice(const struct st_traffic_pick *picks, size_t n, size_t n_client, size_t n_node,
                    struct st_node_choice *out, struct st_err *e) ST_MUST_CHECK;
 /* Learns each client's shares of nodes from the first half of picks, then names the client behind each batch of `batch`
- * picks of one client in the other half. values [n]; *n_value of them: 0, or 1 over how many clients fit as well. */
+ * picks of one client in the other half. right [n_client], n_batch [n_client]: of its batches, 1 over how many clients
+ * fit as well is added up where none fits better. */
 int st_node_choice_name(const struct st_traffic_pick *picks, size_t n, size_t n_client, size_t n_node, size_t batch,
-                        double *values, size_t *n_value, struct st_err *e) ST_MUST_CHECK;
+                        double *right, double *n_batch, struct st_err *e) ST_MUST_CHECK;
 
 #endif

@@ -206,7 +206,7 @@ static int add_rows(const struct st_seen_text *s, const struct work *w, size_t f
         shared += w->shared[i];
         read += w->read[i];
     }
-    struct st_row row = {.unprotected = 1}, tokens = {.unprotected = 1};
+    struct st_row row = {.unprotected = 1, .in_clear = true}, tokens = row;
     row.metric = "share of rows whose pad another row has";
     snprintf(row.variant, sizeof row.variant, "layer 0, rows that share a pad");
     snprintf(row.note, sizeof row.note, "%zu pairs of rows with one pad among %zu rows.", found, s->seen.n);

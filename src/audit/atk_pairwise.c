@@ -168,8 +168,13 @@ static int run_sizes(const struct st_audit *a, struct work *w, size_t n, size_t 
     static const size_t sizes[] = {1, 4, 32, 128, 512};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         size_t m = sizes[i], some = m < 4 ? 4 * m : n - n % m; /* one row in a batch is the quick case: four of them */
-        struct st_row row = {
-            .unprotected = 1, .sweep = true, .x = (double)m, .x_name = "m", .cost = NAN, .others = true};
+        struct st_row row = {.unprotected = 1,
+                             .in_clear = true,
+                             .sweep = true,
+                             .x = (double)m,
+                             .x_name = "m",
+                             .cost = NAN,
+                             .others = true};
         uint64_t hits;
         if (m > n)
             break;

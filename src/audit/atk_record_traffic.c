@@ -197,7 +197,7 @@ static int report_lengths(const struct view *v, bool replies, struct st_rows *ro
     const size_t *want = replies ? v->replies + v->n_text : v->prompts;
     size_t from = replies ? v->n_text : 0, n = v->n - from;
     uint64_t hits = 0;
-    struct st_row row = {.unprotected = 1, .cost = NAN};
+    struct st_row row = {.unprotected = 1, .in_clear = true, .cost = NAN};
     if (n == 0)
         return 0;
     for (size_t i = 0; i < n && from + i < v->n_seen; i++)
@@ -214,8 +214,10 @@ static int report_lengths(const struct view *v, bool replies, struct st_rows *ro
 
 static int report_which(const struct view *v, struct st_rows *rows, struct st_err *e)
 {
-    struct st_row row = {
-        .metric = "chance to name the prompt, of those known, by its length", .unprotected = 1, .cost = NAN};
+    struct st_row row = {.metric = "chance to name the prompt, of those known, by its length",
+                         .unprotected = 1,
+                         .in_clear = true,
+                         .cost = NAN};
     memcpy(v->ascending, v->prompts, v->n_text * sizeof *v->prompts);
     qsort(v->ascending, v->n_text, sizeof *v->ascending, by_length);
     for (size_t i = 0; i < v->n_text; i++) {

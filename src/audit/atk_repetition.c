@@ -236,6 +236,7 @@ static int add(struct st_row *row, const char *variant, const char *metric, stru
 {
     row->metric = metric;
     row->unprotected = 1;
+    row->in_clear = true;
     row->cost = NAN;
     snprintf(row->variant, sizeof row->variant, "%s", variant);
     return st_rows_add(rows, row, e);

@@ -3,7 +3,9 @@
  *   pairs given   learned from a share of the victim's own rows, whose plain ids are known: fair
  *   own keys      learned from rows that the adversary made himself under another key, as the published attack trains
  *                 its model: the victim's key is another one, so failure is built in and says nothing
- * Also the mean cosine of recovered rows and true ones. The ridge is the best of five for pairs held out.
+ * Also the mean cosine of recovered rows and true ones. All rows share one map, so that the interval is not that of the
+ * rows: it is the spread of maps learned from the same rows in a wrong order (their mean is the chance), of `own keys`
+ * that of maps under further keys. The ridge is the best of five for pairs held out.
  * Sources: arXiv 2603.01499, section 6 (IMA); the published reproduction with known rows (papers/attacks.md A3, A7). */
 #include "audit/features.h"
 #include "audit/known.h"
@@ -11,6 +13,7 @@
 #include "audit/metrics.h"
 #include "audit/views.h"
 #include "base/buf.h"
+#include "base/hooks.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -19,12 +22,16 @@
 
 #define HELD 4       /* every fourth pair judges the ridge, */
 #define HELD_MAX 512 /* and no more than these */
+#define DRAWS 8      /* maps of luck */
 
 struct ridge {
     const struct st_audit *a;
     struct st_dense x, y, map, at, table; /* plain and seen rows about their means; seen rows mapped */
     double noise;                         /* deviation of the embedding's, which the method makes public */
+    double ridge;                         /* the best of those tried */
     uint32_t *guess;
+    double *cosine; /* [rows of y] */
+    bool *used;     /* [n_vocab] ids of the text that were not given */
 };
 
 static int copy_rows(const struct st_model *m, struct st_dense *out, struct st_err *e)
@@ -47,7 +54,9 @@ static int open_rows(struct ridge *r, struct st_err *e)
         st_dense_new(&r->map, r->y.n_col, r->x.n_col, "ridge", e) ||
         st_dense_new(&r->at, r->y.n_row, r->x.n_col, "ridge", e) ||
         st_dense_new(&r->table, r->x.n_row, r->x.n_col, "ridge", e) ||
-        st_alloc(&r->guess, r->y.n_row, sizeof *r->guess, "ridge", e))
+        st_alloc(&r->guess, r->y.n_row, sizeof *r->guess, "ridge", e) ||
+        st_alloc(&r->cosine, r->y.n_row, sizeof *r->cosine, "ridge", e) ||
+        st_alloc(&r->used, r->x.n_row, sizeof *r->used, "ridge", e))
         return e->code;
     r->noise = p->noise.embed * sigma;
     return 0;
@@ -98,7 +107,8 @@ static int learn(struct ridge *r, const struct st_dense *y, const struct st_pair
             best = shares[i];
         }
     }
-    if (st_fit_ridge(y, &r->x, p, best * square, &r->map, e))
+    r->ridge = best * square;
+    if (st_fit_ridge(y, &r->x, p, r->ridge, &r->map, e))
         goto out;
 out:
     free(seen);
@@ -106,49 +116,73 @@ out:
     return e->code;
 }
 
-/* Mean cosine of what the map makes of rows that were not given. */
-static int add_cosine(struct ridge *r, const char *variant, const struct st_known *k, struct st_rows *rows,
-                      struct st_err *e)
+/* Cosines of what the map makes of rows that were not given, and their mean. */
+static double mean_cosine(struct ridge *r, size_t *n)
 {
     const struct st_pair *p = &r->a->target->pair;
     uint32_t none = p->base->config.n_vocab;
-    struct st_row row = {
-        .chance = 0, .unprotected = 1, .cost = NAN, .metric = "mean cosine of recovered and true rows"};
-    double *cosine = NULL;
-    bool *used = NULL;
-    size_t n = 0;
-    e->code = 0;
-    if (st_alloc(&cosine, r->y.n_row, sizeof *cosine, "ridge", e) || st_alloc(&used, none, sizeof *used, "ridge", e))
-        goto out;
-    st_score_used(&r->a->target->text, used, none);
-    for (size_t i = 0; i < k->n; i++)
-        used[k->base[i]] = false;
+    double sum = 0;
+    *n = 0;
+    st_dense_product(r->a->pool, &r->y, &r->map, false, &r->at);
     for (size_t i = 0; i < r->y.n_row; i++)
-        if (p->truth[i] < none && used[p->truth[i]])
-            cosine[n++] = st_score_cosine(st_dense_row(&r->at, i), st_dense_row(&r->x, p->truth[i]), r->x.n_col);
-    if (n) {
-        snprintf(row.variant, sizeof row.variant, "%s: cosine", variant);
-        st_row_mean(&row, cosine, n, r->a->seed);
-        if (st_rows_add(rows, &row, e))
-            goto out;
-    }
-out:
-    free(cosine);
-    free(used);
-    return e->code;
+        if (p->truth[i] < none && r->used[p->truth[i]])
+            sum += r->cosine[(*n)++] =
+                st_score_cosine(st_dense_row(&r->at, i), st_dense_row(&r->x, p->truth[i]), r->x.n_col);
+    return *n ? sum / (double)*n : 0;
 }
 
-/* The map is there: what it makes of the victim's rows. Distances shift rows, so the plain ones are copied. */
-static int score(struct ridge *r, const char *variant, const char *note, const struct st_known *k, struct st_rows *rows,
-                 struct st_err *e)
+/* Maps from rows y to plain rows that are not theirs. */
+static int wrong_order(struct ridge *r, const struct st_dense *y, const struct st_pairs *p, double luck[DRAWS],
+                       struct st_err *e)
 {
-    st_dense_product(r->a->pool, &r->y, &r->map, false, &r->at);
-    if (add_cosine(r, variant, k, rows, e))
+    struct st_rng rng;
+    uint32_t *base;
+    size_t n;
+    if (st_alloc(&base, p->n, sizeof *base, "ridge", e))
         return e->code;
+    const struct st_pairs wrong = {p->seen, base, p->n};
+    int rc = 0;
+    memcpy(base, p->base, p->n * sizeof *base);
+    st_rng_seed(&rng, r->a->seed ^ 0x7269646765U);
+    for (size_t k = 0; k < DRAWS && !rc; k++) {
+        for (size_t i = p->n; i > 1; i--) {
+            size_t j = st_rng_next(&rng) % i;
+            uint32_t x = base[i - 1];
+            base[i - 1] = base[j];
+            base[j] = x;
+        }
+        rc = r->a->cancel && *r->a->cancel ? st_fail(e, ST_IO, "cancelled")
+                                           : st_fit_ridge(y, &r->x, &wrong, r->ridge, &r->map, e);
+        if (!rc)
+            luck[k] = mean_cosine(r, &n);
+    }
+    free(base);
+    return rc;
+}
+
+static int add_cosine(struct st_row *row, const char *variant, size_t n, struct st_rows *rows, struct st_err *e)
+{
+    row->n = n;
+    row->unprotected = 1;
+    row->in_clear = true;
+    row->cost = NAN;
+    row->metric = "mean cosine of recovered and true rows";
+    snprintf(row->variant, sizeof row->variant, "%s: cosine", variant);
+    return n ? st_rows_add(rows, row, e) : 0;
+}
+
+static void scored(struct ridge *r, const struct st_known *k)
+{
+    st_score_used(&r->a->target->text, r->used, r->x.n_row);
+    for (size_t i = 0; i < k->n; i++)
+        r->used[k->base[i]] = false;
+}
+
+/* What the map makes of the victim's rows. Distances shift rows, so the plain ones are copied. */
+static int guess_rows(struct ridge *r, struct st_err *e)
+{
     memcpy(r->table.p, r->x.p, r->x.n_row * r->x.n_col * sizeof *r->table.p);
-    if (st_match_points(r->a->pool, &r->at, &r->table, false, r->guess, e))
-        return e->code;
-    return st_known_report(r->a, variant, r->guess, k, note, rows, e);
+    return st_match_points(r->a->pool, &r->at, &r->table, false, r->guess, e);
 }
 
 static int with_pairs(struct ridge *r, size_t n, struct st_rows *rows, struct st_err *e)
@@ -160,24 +194,45 @@ static int with_pairs(struct ridge *r, size_t n, struct st_rows *rows, struct st
     const struct st_pairs p = st_known_pairs(&k);
     snprintf(name, sizeof name, "%zu pairs", k.n);
     snprintf(note, sizeof note, "given %zu pairs of ids, drawn by chance", k.n);
+    scored(r, &k);
+    struct st_row row = {0}, by_rows = {0};
+    double luck[DRAWS], mean = 0;
+    size_t n_row = 0;
     int rc = learn(r, &r->y, &p, e);
+    if (!rc) {
+        mean = mean_cosine(r, &n_row);
+        st_row_mean(&by_rows, r->cosine, n_row, r->a->seed);
+        rc = guess_rows(r, e);
+    }
     if (!rc)
-        rc = score(r, name, note, &k, rows, e);
+        rc = wrong_order(r, &r->y, &p, luck, e);
+    if (!rc) {
+        st_row_beside(&row, mean, luck, DRAWS);
+        row.low = fmin(row.low, by_rows.low);
+        row.high = fmin(1, fmax(row.high, by_rows.high));
+        rc = add_cosine(&row, name, n_row, rows, e);
+    }
+    if (!rc)
+        rc = st_known_report(r->a, name, r->guess, &k, note, rows, e);
     st_known_free(&k);
     return rc;
 }
 
-/* All rows with noise of his own, through a random map of his own to the width that the victim's have. */
-static int own_rows(struct ridge *r, const struct st_noise_table *t, struct st_dense *out, struct st_err *e)
+/* All rows with noise of his own, through a random map of his own to the width that the victim's have; `draw` says
+ * which. out is freed first. */
+static int own_rows(struct ridge *r, const struct st_noise_table *t, uint64_t draw, struct st_dense *out,
+                    struct st_err *e)
 {
     size_t d = r->x.n_col, wide = r->y.n_col;
     struct st_dense key = {0}, noisy = {0};
+    uint64_t seed = r->a->seed + (draw << 32);
     e->code = 0;
+    st_dense_free(out);
     if (st_dense_new(&key, d, wide, "ridge", e) || st_dense_new(out, r->x.n_row, wide, "ridge", e) ||
-        st_noisy_rows(&r->x, t, r->noise, r->a->seed, &noisy, e))
+        st_noisy_rows(&r->x, t, r->noise, seed, &noisy, e))
         goto out;
     for (size_t i = 0; i < d; i++) {
-        const float *z = st_noise_pick(t, r->a->seed * 31 + 7 + i, wide);
+        const float *z = st_noise_pick(t, seed * 31 + 7 + i, wide);
         for (size_t k = 0; k < wide; k++)
             st_dense_row(&key, i)[k] = (float)(z[k] / sqrt((double)wide));
     }
@@ -193,15 +248,34 @@ static int own_keys(struct ridge *r, struct st_rows *rows, struct st_err *e)
     struct st_noise_table t = {0};
     struct st_dense own = {0};
     struct st_known none = {.n = 0};
+    struct st_row row = {0};
+    double found[DRAWS], luck[DRAWS], chance = 0;
+    size_t n_row = 0;
     uint32_t *same = NULL;
     e->code = 0;
     if (st_noise_table_new(&t, r->x.n_row > r->y.n_col ? r->x.n_row : r->y.n_col, r->a->seed, e) ||
-        own_rows(r, &t, &own, e) || st_alloc(&same, own.n_row, sizeof *same, "ridge", e))
+        st_alloc(&same, r->x.n_row, sizeof *same, "ridge", e))
         goto out;
-    for (uint32_t i = 0; i < own.n_row; i++)
+    for (uint32_t i = 0; i < r->x.n_row; i++)
         same[i] = i;
-    const struct st_pairs p = {same, same, own.n_row};
-    if (learn(r, &own, &p, e) || score(r, "own keys", "learned under another key: failure is built in", &none, rows, e))
+    scored(r, &none);
+    const struct st_pairs p = {same, same, r->x.n_row};
+    for (size_t k = 0; k < DRAWS; k++) {
+        if (own_rows(r, &t, k, &own, e) ||
+            (k ? st_fit_ridge(&own, &r->x, &p, r->ridge, &r->map, e) : learn(r, &own, &p, e)))
+            goto out;
+        found[k] = mean_cosine(r, &n_row);
+        if (k == 0 && guess_rows(r, e))
+            goto out;
+    }
+    if (wrong_order(r, &own, &p, luck, e))
+        goto out;
+    for (size_t k = 0; k < DRAWS; k++)
+        chance += luck[k] / DRAWS;
+    st_row_attempts(&row, found, DRAWS);
+    row.chance = chance;
+    if (add_cosine(&row, "own keys", n_row, rows, e) ||
+        st_known_report(r->a, "own keys", r->guess, &none, "learned under another key: failure is built in", rows, e))
         goto out;
 out:
     st_noise_table_free(&t);
@@ -225,6 +299,8 @@ out:
     st_dense_free(&r.at);
     st_dense_free(&r.table);
     free(r.guess);
+    free(r.cosine);
+    free(r.used);
     return e->code;
 }
 

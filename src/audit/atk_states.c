@@ -8,12 +8,14 @@
  *
  * In all of them the first token of a document is known (BOS, or what the chat template begins with). Chance is what
  * the base alone guesses as the likeliest next token after what was recovered; of the gradient, which has no model of
- * language, one id of the vocabulary. Unprotected is what the same search or descent finds in states of the base
- * itself: of the search less than all where the token is not among its candidates. It asks for no derivatives and finds
- * more. Source: arXiv 2603.01499, app. F; arXiv 2505.18332; forms ours. */
+ * language, the commonest token. Letters come first: names and numbers are what a base cannot guess. One miss spoils
+ * what follows it, so intervals are by document. Unprotected is what the same search or descent finds in states of the
+ * base itself: of the search less than all where the token is not among its candidates. It asks for no derivatives and
+ * finds more. Source: arXiv 2603.01499, app. F; arXiv 2505.18332; forms ours. */
 #include "audit/descend.h"
 #include "audit/known.h"
 #include "audit/match.h"
+#include "audit/metrics.h"
 #include "audit/states.h"
 #include "audit/views.h"
 #include "base/buf.h"
@@ -24,13 +26,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define DOCS 24     /* documents with `thorough`, */
+#define SEARCHED 8  /* else, */
+#define N_DESCENT 3 /* else of the descent */
 #define DESCENT 32  /* tokens of a document: with fewer, scores leave the input open */
 #define ACCEPT 1e-6 /* nearer than rounding leaves two models that compute the same */
 
 struct inversion {
     const struct st_audit *a;
-    uint32_t *to; /* [n_vocab of base] cipher id */
-    size_t n_doc, n_token;
+    uint32_t *to;                      /* [n_vocab of base] cipher id */
+    size_t docs[DOCS], n_doc, n_token; /* which; tokens of each at most */
     uint32_t n_candidate;
     struct st_dense map; /* of seen states into the base's space */
     size_t n_pair;
@@ -85,8 +90,42 @@ static int record(const struct inversion *v, const struct st_model *m, const uin
 }
 
 struct tally {
-    uint64_t hits, open, n, likeliest; /* open: found in states of the base itself */
+    double hits[DOCS], n[DOCS]; /* of each document */
+    uint64_t open, likeliest;   /* open: found in states of the base itself */
+    size_t n_doc;
 };
+
+static double total(const double *of, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += of[i];
+    return sum;
+}
+
+/* Documents of two tokens at least, those with personal items first. */
+static void choose_documents(struct inversion *v, size_t most)
+{
+    const struct st_texts_ids *text = &v->a->target->text;
+    for (int letters = 1; letters >= 0; letters--)
+        for (size_t d = 0; d < text->n && v->n_doc < most; d++) {
+            size_t lo = d ? text->ends[d - 1] : 0, hi = text->ends[d];
+            bool letter = false;
+            for (size_t i = 0; i < text->n_item && !letter; i++)
+                letter = text->items[i].lo >= lo && text->items[i].hi <= hi;
+            if (letter == (letters == 1) && hi - lo > 1)
+                v->docs[v->n_doc++] = d;
+        }
+}
+
+/* The first tokens of document number i of those chosen. */
+static const uint32_t *document(const struct inversion *v, size_t i, size_t most, size_t *n)
+{
+    const struct st_texts_ids *text = &v->a->target->text;
+    size_t d = v->docs[i], lo = d ? text->ends[d - 1] : 0, len = text->ends[d] - lo;
+    *n = len < most ? len : most;
+    return text->ids + lo;
+}
 
 /* What is found in the states that `m` has of a document, given its first token. map: NULL = they are in the base's
  * space. */
@@ -117,6 +156,7 @@ static int one_document(const struct inversion *v, enum st_state_form form, int 
 {
     const struct st_pair *p = &v->a->target->pair;
     size_t likeliest = 0, ignored;
+    uint64_t hits = 0;
     struct st_state_search s = {.base = p->base,
                                 .form = form,
                                 .layer = layer,
@@ -127,9 +167,10 @@ static int one_document(const struct inversion *v, enum st_state_form form, int 
     if (find(v, &s, p->base, NULL, plain, n, &t->open, &ignored, e))
         return e->code;
     s.map = form == ST_STATE_MAPPED ? &v->map : NULL;
-    if (find(v, &s, p->seen, v->to, plain, n, &t->hits, &likeliest, e))
+    if (find(v, &s, p->seen, v->to, plain, n, &hits, &likeliest, e))
         return e->code;
-    t->n += n - 1;
+    t->hits[t->n_doc] = (double)hits;
+    t->n[t->n_doc++] = (double)(n - 1);
     t->likeliest += likeliest;
     return 0;
 }
@@ -138,29 +179,28 @@ static int with_form(const struct inversion *v, enum st_state_form form, int lay
                      struct st_err *e)
 {
     static const char *const names[] = {"attention scores", "hidden states", "hidden states"};
-    const struct st_texts_ids *text = &v->a->target->text;
     struct st_row row = {.cost = NAN, .metric = "share of the tokens of the text recovered"};
-    struct tally t = {0};
-    for (size_t d = 0; d < text->n && d < v->n_doc; d++) {
-        size_t lo = d ? text->ends[d - 1] : 0, n = text->ends[d] - lo;
-        n = n < v->n_token ? n : v->n_token;
-        if (n > 1 && one_document(v, form, layer, text->ids + lo, n, &t, e))
+    struct tally t = {.n_doc = 0};
+    for (size_t i = 0; i < v->n_doc; i++) {
+        size_t n;
+        const uint32_t *plain = document(v, i, v->n_token, &n);
+        if (one_document(v, form, layer, plain, n, &t, e))
             return e->code;
         if (v->a->progress)
-            v->a->progress(v->a->arg, "states", (double)(d + 1) / (double)v->n_doc);
+            v->a->progress(v->a->arg, "states", (double)(i + 1) / (double)v->n_doc);
     }
-    if (!t.n)
-        return st_fail(e, ST_UNSUPPORTED, "internal states: no document of the text has two tokens");
-    st_row_share(&row, t.hits, t.n);
-    row.chance = (double)t.likeliest / (double)t.n;
-    row.unprotected = (double)t.open / (double)t.n;
+    st_row_groups(&row, t.hits, t.n, t.n_doc);
+    row.chance = (double)t.likeliest / total(t.n, t.n_doc);
+    row.unprotected = (double)t.open / total(t.n, t.n_doc);
     if (form == ST_STATE_MAPPED) {
         snprintf(row.variant, sizeof row.variant, "%s of layer %d, %zu pairs", names[form], layer, v->n_pair);
-        snprintf(row.note, sizeof row.note, "given %zu pairs of ids; %u candidates each; chance: the base alone",
-                 v->n_pair, v->n_candidate);
+        snprintf(row.note, sizeof row.note,
+                 "given %zu pairs of ids; %u candidates each; %zu documents; chance: the base alone", v->n_pair,
+                 v->n_candidate, t.n_doc);
     } else {
         snprintf(row.variant, sizeof row.variant, "%s of layer %d", names[form], layer);
-        snprintf(row.note, sizeof row.note, "%u candidates each; chance: the base alone", v->n_candidate);
+        snprintf(row.note, sizeof row.note, "%u candidates each; %zu documents; chance: the base alone", v->n_candidate,
+                 t.n_doc);
     }
     return st_rows_add(rows, &row, e);
 }
@@ -255,32 +295,38 @@ static int descend_document(const struct gradient *g, const uint32_t *plain, siz
     return rc;
 }
 
-/* One document: the descent takes many passes. */
+/* Few documents: the descent takes many passes. */
 static int by_gradient(const struct inversion *v, bool scores, int layer, struct st_rows *rows, struct st_err *e)
 {
     const struct st_model *base = v->a->target->pair.base;
-    const struct st_texts_ids *text = &v->a->target->text;
     struct gradient g = {.v = v, .layer = layer, .scores = scores};
     struct st_row row = {.cost = NAN, .metric = "share of the tokens of the text recovered"};
-    uint64_t hits = 0, open = 0, n = 0;
+    double hits[DOCS], of[DOCS];
+    struct st_score_weights w;
+    struct st_ids said = {0};
+    uint64_t open = 0;
+    size_t n_doc = v->a->thorough || v->n_doc < N_DESCENT ? v->n_doc : N_DESCENT;
     if (st_blocks_of_model(base, (uint32_t)layer + 1, &g.blocks, e))
         return e->code;
     if (st_view_rows(base, ST_ROLE_EMBED, &g.embed, e) || st_view_spread(v->a->pool, &g.embed, &g.spread, e))
         goto out;
-    for (size_t d = 0; d < text->n && d < (v->a->thorough ? v->n_doc : 1); d++) {
-        size_t lo = d ? text->ends[d - 1] : 0, len = text->ends[d] - lo;
-        len = len < DESCENT ? len : DESCENT;
-        if (len > 1 && descend_document(&g, text->ids + lo, len, &hits, &open, e))
+    for (size_t i = 0; i < n_doc; i++) {
+        size_t n;
+        uint64_t right = 0;
+        const uint32_t *plain = document(v, i, DESCENT, &n);
+        if (descend_document(&g, plain, n, &right, &open, e))
             goto out;
-        n += len - 1;
+        hits[i] = (double)right;
+        of[i] = (double)(n - 1);
+        for (size_t k = 1; k < n; k++)
+            st_ids_add(&said, plain[k]);
     }
-    if (!n) {
-        st_fail(e, ST_UNSUPPORTED, "internal states: no document of the text has two tokens");
+    if (said.failed ? st_fail(e, ST_MEMORY, "states: no memory")
+                    : st_score_weigh(said.p, said.len, base->config.n_vocab, NULL, &w, e))
         goto out;
-    }
-    row.chance = 1.0 / base->config.n_vocab;
-    row.unprotected = (double)open / (double)n;
-    st_row_share(&row, hits, n);
+    st_row_groups(&row, hits, of, n_doc);
+    row.chance = w.commonest;
+    row.unprotected = (double)open / total(of, n_doc);
     if (scores)
         snprintf(row.variant, sizeof row.variant, "gradient, attention scores of layer %d", layer);
     else
@@ -291,6 +337,7 @@ static int by_gradient(const struct inversion *v, bool scores, int layer, struct
 out:
     st_dense_free(&g.embed);
     st_blocks_free(&g.blocks);
+    st_ids_free(&said);
     return e->code;
 }
 
@@ -327,12 +374,12 @@ static uint64_t takes(const struct inversion *v)
 
 static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
 {
-    struct inversion v = {.a = a,
-                          .n_doc = a->thorough ? 4 : 2,
-                          .n_token = a->thorough ? 64 : 20,
-                          .n_candidate = a->thorough ? 2048 : 128};
+    struct inversion v = {.a = a, .n_token = a->thorough ? 64 : 20, .n_candidate = a->thorough ? 2048 : 128};
     int last = (int)a->target->pair.base->config.n_layer - 1, middle = last / 2;
     e->code = 0;
+    choose_documents(&v, a->thorough ? DOCS : SEARCHED);
+    if (!v.n_doc)
+        return st_fail(e, ST_UNSUPPORTED, "internal states: no document of the text has two tokens");
     if (st_match_check(a, e) || st_match_fits(a, takes(&v), e) || find_cipher(&v, e) || learn_map(&v, e) ||
         with_form(&v, ST_STATE_SCORES, 0, rows, e) || with_form(&v, ST_STATE_GRAM, middle, rows, e) ||
         with_form(&v, ST_STATE_MAPPED, middle, rows, e))

@@ -56,7 +56,7 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     int rc = st_alloc(&values, t->n_token, sizeof *values, "tokens", e);
     if (rc)
         return rc;
-    struct st_row bits = {.chance = 1 / (double)t->n_token, .unprotected = 1};
+    struct st_row bits = {.chance = 1 / (double)t->n_token, .unprotected = 1, .in_clear = true};
     snprintf(bits.variant, sizeof bits.variant, "by the bytes, of %zu tokens", t->n_token);
     snprintf(bits.note, sizeof bits.note, "Tokens blinded, signed and finished by the real code, in process.");
     st_link_by_bits(t, values);
@@ -64,6 +64,7 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
     struct st_row times = {.metric = "share of spent tokens whose buyer is named",
                            .chance = 1 / (double)t->n_client,
                            .unprotected = 1,
+                           .in_clear = true,
                            .traffic = true};
     snprintf(times.variant, sizeof times.variant, "by the time, of %zu accounts", t->n_client);
     snprintf(times.note, sizeof times.note,

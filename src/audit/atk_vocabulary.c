@@ -22,9 +22,11 @@
 
 #define LAYER 1
 #define ACCEPT 0.01  /* 1 - cosine at which a candidate is taken at once: 8 degrees */
-#define POSITIONS 48 /* tokens tried; thorough: THOROUGH_POSITIONS */
-#define TRIES 256    /* candidates at each; thorough: all */
-#define THOROUGH_POSITIONS 512
+#define DOCS 8       /* documents tried: one miss spoils what follows it, */
+#define POSITIONS 8  /* and the first tokens of each; */
+#define MANY_DOCS 32 /* thorough */
+#define MORE_POSITIONS 16
+#define TRIES 256                  /* candidates at each; thorough: all */
 #define SMALL ((uint64_t)64 << 20) /* bytes of matrices below which one thread is the quickest */
 
 /* A model that runs one token after the other, and a cache of its own. */
@@ -37,6 +39,9 @@ struct runner {
 
 struct vocabulary {
     const struct st_audit *a;
+    struct st_texts_ids text; /* the first tokens of some documents */
+    uint32_t *ids;
+    size_t *ends, *at; /* [text.n]; [tokens] place in the whole text, whose rows were recorded */
     int layer;
     size_t d, k;        /* k directions are compared; k = d and rest NULL: all */
     const double *rest; /* [k][d] */
@@ -171,10 +176,10 @@ static int settle(struct vocabulary *v, uint32_t id, uint32_t pos, struct st_err
     return 0;
 }
 
-/* rows [n][d] of the text's first n ids -> got [n]. */
+/* rows [n][d] of the n tokens that are tried -> got [n]. */
 static int read_rows(struct vocabulary *v, const double *rows, size_t n, uint32_t *got, struct st_err *e)
 {
-    const struct st_texts_ids *text = &v->a->target->text;
+    const struct st_texts_ids *text = &v->text;
     size_t doc = 0, start = 0;
     for (size_t i = 0; i < n; i++) {
         for (; doc < text->n && i >= text->ends[doc]; doc++)
@@ -194,7 +199,7 @@ static int read_rows(struct vocabulary *v, const double *rows, size_t n, uint32_
 /* States of the true text, as a worker would see them without masks. */
 static int bare_rows(struct vocabulary *v, size_t n, double *rows, struct st_err *e)
 {
-    const struct st_texts_ids *text = &v->a->target->text;
+    const struct st_texts_ids *text = &v->text;
     size_t doc = 0, start = 0;
     for (size_t i = 0; i < n; i++) {
         for (; doc < text->n && i >= text->ends[doc]; doc++)
@@ -218,6 +223,9 @@ static void vocabulary_free(struct vocabulary *v)
     free(v->theirs);
     free(v->logits);
     free(v->order);
+    free(v->ids);
+    free(v->ends);
+    free(v->at);
 }
 
 static int vocabulary_new(struct vocabulary *v, uint32_t n_ctx, struct st_err *e)
@@ -244,11 +252,22 @@ static uint64_t count_hits(const uint32_t *got, const uint32_t *ids, size_t n)
     return hits;
 }
 
+static void score_documents(const struct vocabulary *v, const uint32_t *got, struct st_row *row)
+{
+    double hits[MANY_DOCS], n[MANY_DOCS];
+    for (size_t d = 0; d < v->text.n; d++) {
+        size_t lo = d ? v->ends[d - 1] : 0;
+        n[d] = (double)(v->ends[d] - lo);
+        hits[d] = (double)count_hits(got + lo, v->ids + lo, v->ends[d] - lo);
+    }
+    st_row_groups(row, hits, n, v->text.n);
+}
+
 /* Both: rows without masks, in all directions; then what was seen, in those that masks leave. */
 static int try_both(struct vocabulary *v, const struct st_seen *seen, const double *rest, uint32_t *got, double *bare,
                     struct st_rows *rows, struct st_err *e)
 {
-    const uint32_t *ids = v->a->target->text.ids;
+    const uint32_t *ids = v->ids;
     size_t n = seen->n;
     struct st_row row = {0};
     v->rest = NULL;
@@ -262,23 +281,34 @@ static int try_both(struct vocabulary *v, const struct st_seen *seen, const doub
     }
     if (read_rows(v, seen->rows, n, got, e))
         return e->code;
-    st_row_share(&row, count_hits(got, ids, n), n);
+    score_documents(v, got, &row);
     row.chance = st_seen_chance(ids, n, v->n_vocab);
     snprintf(row.variant, sizeof row.variant, "layer %d, %u candidates", v->layer, v->tries);
-    snprintf(row.note, sizeof row.note, "The first %zu tokens of the text, each from the state of layer %d%s.", n,
-             v->layer, rest ? " outside the masks' directions" : "");
+    snprintf(row.note, sizeof row.note, "The first tokens of %zu documents, each from the state of layer %d%s.",
+             v->text.n, v->layer, rest ? " outside the masks' directions" : "");
     return st_rows_add(rows, &row, e);
 }
 
-/* Positions that a cache must hold for the first n ids. */
-static uint32_t longest(const struct st_texts_ids *text, size_t n)
+/* Which tokens are tried. */
+static int choose(struct vocabulary *v, struct st_err *e)
 {
-    size_t most = 0, start = 0;
-    for (size_t i = 0; i < text->n && start < n; start = text->ends[i++]) {
-        size_t len = (text->ends[i] < n ? text->ends[i] : n) - start;
-        most = len > most ? len : most;
+    const struct st_texts_ids *all = &v->a->target->text;
+    size_t n_doc = v->a->thorough ? MANY_DOCS : DOCS, most = v->a->thorough ? MORE_POSITIONS : POSITIONS, n = 0;
+    n_doc = n_doc < all->n ? n_doc : all->n;
+    if (st_alloc(&v->ids, n_doc * most, sizeof *v->ids, "tokens", e) ||
+        st_alloc(&v->ends, n_doc, sizeof *v->ends, "tokens", e) ||
+        st_alloc(&v->at, n_doc * most, sizeof *v->at, "tokens", e))
+        return e->code;
+    for (size_t d = 0; d < n_doc; d++) {
+        size_t lo = d ? all->ends[d - 1] : 0;
+        for (size_t i = lo; i < all->ends[d] && i < lo + most; i++) {
+            v->at[n] = i;
+            v->ids[n++] = all->ids[i];
+        }
+        v->ends[d] = n;
     }
-    return (uint32_t)most;
+    v->text = (struct st_texts_ids){.ids = v->ids, .ends = v->ends, .n = n_doc};
+    return n ? 0 : st_fail(e, ST_UNSUPPORTED, "the text has no tokens");
 }
 
 /* Rows of the recording and bare ones, what a masks' factor spans, and two runners with their caches. */
@@ -293,22 +323,26 @@ static uint64_t takes(const struct st_model *m, size_t n, uint32_t n_ctx)
 static int run_layer(const struct st_audit *a, int layer, struct st_rows *rows, struct st_err *e)
 {
     const struct st_target *t = a->target;
-    size_t n = st_texts_len(&t->text), most = a->thorough ? THOROUGH_POSITIONS : POSITIONS;
-    struct st_seen seen;
+    struct st_seen seen = {0};
     struct vocabulary v = {.a = a, .layer = layer, .n_vocab = t->base->config.n_vocab};
     double *rest = NULL, *bare = NULL;
     uint32_t *got = NULL;
-    n = n < most ? n : most;
-    if (st_match_fits(a, takes(t->base, n, longest(&t->text, n)), e) ||
-        st_seen_read(t->recording, layer, n, a->memory, &seen, e))
+    size_t n = choose(&v, e) ? 0 : st_texts_len(&v.text), last = n ? v.at[n - 1] + 1 : 0;
+    if (!n || st_match_fits(a, takes(t->base, last, a->thorough ? MORE_POSITIONS : POSITIONS), e) ||
+        st_seen_read(t->recording, layer, last, a->memory, &seen, e)) {
+        vocabulary_free(&v);
         return e->code;
+    }
     v.d = v.k = seen.d;
     v.tries = a->thorough || v.n_vocab < TRIES ? v.n_vocab : TRIES;
     bool factor = seen.n_asked > 0 && seen.n_asked < seen.d;
-    int rc = seen.d == t->base->config.d_model && seen.n == n
+    int rc = seen.d == t->base->config.d_model && seen.n == last
                  ? 0
                  : st_fail(e, ST_INPUT, "recording %s: %zu rows of %zu values of layer %d, want %zu of %u",
-                           t->recording, seen.n, seen.d, layer, n, t->base->config.d_model);
+                           t->recording, seen.n, seen.d, layer, last, t->base->config.d_model);
+    for (size_t i = 0; !rc && i < n; i++)
+        memmove(seen.rows + i * seen.d, seen.rows + v.at[i] * seen.d, seen.d * sizeof *seen.rows);
+    seen.n = rc ? seen.n : n;
     if (!rc)
         rc = st_alloc(&got, n, sizeof *got, "tokens", e);
     if (!rc)
@@ -318,7 +352,7 @@ static int run_layer(const struct st_audit *a, int layer, struct st_rows *rows, 
     if (!rc && factor)
         rc = st_subspace_rest(seen.asked, seen.n_asked, v.d, seen.n_asked, rest, e);
     if (!rc)
-        rc = vocabulary_new(&v, longest(&t->text, n), e);
+        rc = vocabulary_new(&v, a->thorough ? MORE_POSITIONS : POSITIONS, e);
     if (!rc)
         rc = try_both(&v, &seen, rest, got, bare, rows, e);
     vocabulary_free(&v);
@@ -343,7 +377,7 @@ static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
 
 const struct st_attack st_atk_vocabulary = {.name = "vocabulary",
                                             .title = "Vocabulary matching at a deeper layer",
-                                            .metric = "share of the text's first tokens recovered",
+                                            .metric = "share of the first tokens of documents recovered",
                                             .source = "arXiv 2505.18332",
                                             .adversary = ST_ADVERSARY_WORKER,
                                             .needs = ST_TARGET_RECORD,

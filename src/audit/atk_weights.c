@@ -68,7 +68,7 @@ static size_t most_values(const struct st_plan *p)
 static int add(const struct counts places[2], struct st_rows *rows, struct st_err *e)
 {
     const struct counts *out = &places[0], *in = &places[1];
-    struct st_row row = {.chance = 0, .unprotected = 1};
+    struct st_row row = {.chance = 0, .unprotected = 1, .in_clear = true};
     st_row_share(&row, out->hits + in->hits, out->n + in->n);
     snprintf(row.variant, sizeof row.variant, "all weights");
     snprintf(row.note, sizeof row.note, "The policy leaves %llu of %llu tensors outside, in the open.",

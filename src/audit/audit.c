@@ -414,6 +414,8 @@ static void put_row(struct st_buf *b, const struct st_row *r)
     put_real(b, "score", r->score);
     put_real(b, "chance", r->chance);
     put_real(b, "unprotected", r->unprotected);
+    if (isfinite(r->unprotected))
+        put_str(b, "unprotected_is", r->in_clear ? "read off" : "measured");
     if (r->sweep) {
         put_str(b, "x_name", r->x_name ? r->x_name : "");
         put_real(b, "x", r->x);

@@ -288,10 +288,26 @@ static int add(struct st_row *row, const char *variant, const char *what, const 
     return st_rows_add(rows, row, e);
 }
 
+/* Tokens that were sent as one id are right or wrong together. */
+static int score_text(const struct st_heard *h, const uint32_t *got, struct st_row *row, struct st_err *e)
+{
+    size_t n = st_texts_len(&h->text);
+    uint64_t hits = 0;
+    struct st_score_weights plain, sent;
+    if (st_score_weigh(h->text.ids, n, h->n_plain, NULL, &plain, e) ||
+        st_score_weigh(h->sent.ids, n, h->n_id, NULL, &sent, e))
+        return e->code;
+    for (size_t i = 0; i < n; i++)
+        hits += got[i] == h->text.ids[i];
+    st_row_share_of(row, hits, n, sent.independent);
+    row->chance = plain.commonest;
+    return 0;
+}
+
 int st_heard_report(const struct st_heard *h, const char *variant, const uint32_t *guess, struct st_rows *rows,
                     struct st_err *e)
 {
-    struct st_row row = {.chance = 1.0 / h->n_plain, .unprotected = 1, .cost = NAN};
+    struct st_row row = {.chance = 1.0 / h->n_plain, .unprotected = 1, .in_clear = true, .cost = NAN};
     uint32_t *got;
     int rc = st_alloc(&got, st_texts_len(&h->text) + 1, sizeof *got, "scores", e);
     if (rc)
@@ -299,10 +315,10 @@ int st_heard_report(const struct st_heard *h, const char *variant, const uint32_
     st_heard_read(h, guess, got);
     st_score_types(&row, guess, h->truth, h->n_id, h->n_plain, NULL);
     rc = add(&row, variant, "types", "share of the token types that were heard recovered", rows, e);
-    if (!rc) {
-        st_score_positions(&row, got, &h->text);
+    if (!rc)
+        rc = score_text(h, got, &row, e);
+    if (!rc)
         rc = add(&row, variant, "text", "share of the tokens of the text recovered", rows, e);
-    }
     if (!rc && h->text.n_item) {
         st_score_position_items(&row, got, &h->text);
         row.chance = 0;
@@ -316,8 +332,8 @@ int st_heard_point(const struct st_heard *h, const char *variant, const char *x_
                    struct st_rows *rows, struct st_err *e)
 {
     struct st_row row = {.metric = "share of the tokens of the text recovered",
-                         .chance = 1.0 / h->n_plain,
                          .unprotected = 1,
+                         .in_clear = true,
                          .sweep = true,
                          .x_name = x_name,
                          .x = x,
@@ -327,9 +343,10 @@ int st_heard_point(const struct st_heard *h, const char *variant, const char *x_
     if (rc)
         return rc;
     st_heard_read(h, guess, got);
-    st_score_positions(&row, got, &h->text);
+    rc = score_text(h, got, &row, e);
     snprintf(row.variant, sizeof row.variant, "%s", variant);
-    rc = st_rows_add(rows, &row, e);
+    if (!rc)
+        rc = st_rows_add(rows, &row, e);
     free(got);
     return rc;
 }

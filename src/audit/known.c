@@ -89,8 +89,8 @@ int st_known_report(const struct st_audit *a, const char *variant, const uint32_
     const struct st_texts_ids *text = &a->target->text;
     uint32_t n_plain = p->base->config.n_vocab, n_seen = p->seen->config.n_vocab;
     bool *used = NULL, *right = NULL;
-    struct st_row row = {.unprotected = 1, .cost = NAN};
-    uint64_t hits = 0, n = 0;
+    struct st_row row = {.unprotected = 1, .in_clear = true, .cost = NAN};
+    struct st_score_weights w;
     e->code = 0;
     snprintf(row.note, sizeof row.note, "%s", note ? note : "");
     if (st_alloc(&used, n_plain, sizeof *used, "scores", e) || st_alloc(&right, n_plain, sizeof *right, "scores", e))
@@ -99,11 +99,9 @@ int st_known_report(const struct st_audit *a, const char *variant, const uint32_
     for (size_t i = 0; i < k->n; i++)
         used[k->base[i]] = false;
     st_score_right(guess, p->truth, n_seen, n_plain, right, n_plain);
-    for (size_t i = 0; i < st_texts_len(text); i++) {
-        n += used[text->ids[i]];
-        hits += used[text->ids[i]] && right[text->ids[i]];
-    }
-    if (!n) {
+    if (st_score_weigh(text->ids, st_texts_len(text), n_plain, used, &w, e))
+        goto out;
+    if (!w.n) {
         st_fail(e, ST_UNSUPPORTED, "the text has no ids but the %zu that the adversary was given", k->n);
         goto out;
     }
@@ -111,8 +109,8 @@ int st_known_report(const struct st_audit *a, const char *variant, const uint32_
     st_score_types(&row, guess, p->truth, n_seen, n_plain, used);
     if (add(&row, variant, "types", "share of the token types of the text recovered that were not given", rows, e))
         goto out;
-    st_row_share(&row, hits, n);
-    add(&row, variant, "text", "share of the tokens of the text recovered that were not given", rows, e);
+    if (!st_score_table_text(&row, right, text, used, n_plain, e))
+        add(&row, variant, "text", "share of the tokens of the text recovered that were not given", rows, e);
 out:
     free(used);
     free(right);

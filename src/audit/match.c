@@ -37,7 +37,7 @@ int st_match_report(const struct st_audit *a, const char *variant, const uint32_
     const struct st_texts_ids *text = &a->target->text;
     uint32_t n_plain = p->base->config.n_vocab, n_seen = p->seen->config.n_vocab;
     bool *used = NULL, *right = NULL;
-    struct st_row row = {.chance = 1.0 / n_plain, .unprotected = 1, .cost = NAN};
+    struct st_row row = {.chance = 1.0 / n_plain, .unprotected = 1, .in_clear = true, .cost = NAN};
     e->code = 0;
     snprintf(row.note, sizeof row.note, "%s", note ? note : "");
     if (st_alloc(&used, n_plain, sizeof *used, "scores", e) || st_alloc(&right, n_plain, sizeof *right, "scores", e))
@@ -47,8 +47,8 @@ int st_match_report(const struct st_audit *a, const char *variant, const uint32_
     st_score_types(&row, guess, p->truth, n_seen, n_plain, used);
     if (add(&row, variant, "types", "share of the token types of the text recovered", rows, e))
         goto out;
-    st_score_text(&row, right, text);
-    if (add(&row, variant, "text", "share of the tokens of the text recovered", rows, e))
+    if (st_score_table_text(&row, right, text, NULL, n_plain, e) ||
+        add(&row, variant, "text", "share of the tokens of the text recovered", rows, e))
         goto out;
     if (!text->n_item)
         goto out;

@@ -1,4 +1,5 @@
 #include "audit/metrics.h"
+#include "base/buf.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -47,31 +48,43 @@ void st_score_right(const uint32_t *guess, const uint32_t *truth, size_t n_seen,
             right[truth[i]] = false;
 }
 
-/* Tokens of one type are right or wrong together. How many that are not would weigh as much: (sum w)^2 / sum w^2 over
- * the types, w how often each occurs (Kish, Survey Sampling, 1965); 1 without memory. */
-static double effective(const struct st_texts_ids *text, uint64_t n)
+int st_score_weigh(const uint32_t *ids, size_t n, uint32_t n_id, const bool *used, struct st_score_weights *out,
+                   struct st_err *e)
 {
-    uint32_t last = 0;
     double squares = 0;
-    for (uint64_t i = 0; i < n; i++)
-        last = text->ids[i] > last ? text->ids[i] : last;
-    uint64_t *count = calloc((size_t)last + 1, sizeof *count);
-    if (!count)
-        return 1;
-    for (uint64_t i = 0; i < n; i++)
-        count[text->ids[i]]++;
-    for (size_t id = 0; id <= last; id++)
+    uint64_t most = 0, *count;
+    *out = (struct st_score_weights){.n = 0};
+    if (st_alloc(&count, n_id, sizeof *count, "scores", e))
+        return e->code;
+    for (size_t i = 0; i < n; i++)
+        if (!used || used[ids[i]]) {
+            out->n++;
+            count[ids[i]]++;
+        }
+    for (size_t id = 0; id < n_id; id++) {
         squares += (double)count[id] * (double)count[id];
+        most = count[id] > most ? count[id] : most;
+    }
     free(count);
-    return n ? (double)n * (double)n / squares : 1;
+    if (out->n) {
+        out->independent = (double)out->n * (double)out->n / squares;
+        out->commonest = (double)most / (double)out->n;
+    }
+    return 0;
 }
 
-void st_score_text(struct st_row *row, const bool *right, const struct st_texts_ids *text)
+int st_score_table_text(struct st_row *row, const bool *right, const struct st_texts_ids *text, const bool *used,
+                        uint32_t n_plain, struct st_err *e)
 {
-    uint64_t hits = 0, n = st_texts_len(text);
-    for (uint64_t i = 0; i < n; i++)
-        hits += right[text->ids[i]];
-    st_row_share_of(row, hits, n, effective(text, n));
+    struct st_score_weights w;
+    uint64_t hits = 0;
+    if (st_score_weigh(text->ids, st_texts_len(text), n_plain, used, &w, e))
+        return e->code;
+    for (size_t i = 0; i < st_texts_len(text); i++)
+        hits += right[text->ids[i]] && (!used || used[text->ids[i]]);
+    st_row_share_of(row, hits, w.n, w.independent);
+    row->chance = w.commonest;
+    return 0;
 }
 
 void st_score_items(struct st_row *row, const bool *right, const struct st_texts_ids *text)
@@ -84,14 +97,6 @@ void st_score_items(struct st_row *row, const bool *right, const struct st_texts
         hits += whole;
     }
     st_row_share(row, hits, text->n_item);
-}
-
-void st_score_positions(struct st_row *row, const uint32_t *got, const struct st_texts_ids *text)
-{
-    uint64_t hits = 0, n = st_texts_len(text);
-    for (uint64_t i = 0; i < n; i++)
-        hits += got[i] == text->ids[i];
-    st_row_share(row, hits, n);
 }
 
 void st_score_position_items(struct st_row *row, const uint32_t *got, const struct st_texts_ids *text)

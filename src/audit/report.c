@@ -45,7 +45,7 @@ void st_report_text(const struct st_report *r, struct st_buf *out)
         st_buf_addf(out, "%-20s %-44s %-9s %8.3g %17s %8.3g ", x->attack, x->variant, x->adversary, x->score, ci,
                     x->chance);
         if (isfinite(x->unprotected))
-            st_buf_addf(out, "%8.3g\n", x->unprotected);
+            st_buf_addf(out, "%8.3g%s\n", x->unprotected, x->in_clear ? " (read off)" : "");
         else
             st_buf_addf(out, "%8s\n", "-");
     }

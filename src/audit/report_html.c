@@ -231,7 +231,8 @@ static void html_row(struct st_buf *b, const struct st_row *r)
     st_buf_add_str(b, "</td><td class=\"n\" data-l=\"score\">");
     st_row_score(r, b);
     figure(b, "</td><td class=\"n\" data-l=\"guessing\">", r, r->chance, "");
-    figure(b, "</td><td class=\"n\" data-l=\"without protection\">", r, r->unprotected, "");
+    st_buf_add_str(b, "</td><td class=\"n\" data-l=\"without protection\">");
+    st_row_unprotected(r, b);
     tag(b, "</td><td data-l=\"counts\">", r->metric, "");
     st_buf_addf(b, ", of %" PRIu64, r->n);
     if (isfinite(r->cost)) {

@@ -65,7 +65,7 @@ static void figures(struct st_buf *b, const struct st_row *r)
     st_buf_add_str(b, " | ");
     st_row_figure(r, r->chance, b);
     st_buf_add_str(b, " | ");
-    st_row_figure(r, r->unprotected, b);
+    st_row_unprotected(r, b);
     st_buf_add_str(b, " | ");
 }
 

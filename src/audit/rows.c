@@ -76,19 +76,85 @@ void st_row_share(struct st_row *row, uint64_t hits, uint64_t n)
     st_row_share_of(row, hits, n, (double)n);
 }
 
+/* Wilson's interval of a share p of m independent ones. */
+static void wilson(struct st_row *row, double p, double m)
+{
+    double z2 = Z * Z, middle = (p + z2 / (2 * m)) / (1 + z2 / m);
+    double half = Z / (1 + z2 / m) * sqrt(p * (1 - p) / m + z2 / (4 * m * m));
+    row->score = p;
+    row->low = p > 0 ? fmax(0, middle - half) : 0;
+    row->high = p < 1 ? fmin(1, middle + half) : 1;
+}
+
 void st_row_share_of(struct st_row *row, uint64_t hits, uint64_t n, double m)
 {
     row->n = n;
     row->score = row->low = 0;
     row->high = 1;
-    if (!n)
-        return;
-    double p = (double)hits / (double)n, z2 = Z * Z;
-    double middle = (p + z2 / (2 * m)) / (1 + z2 / m);
-    double half = Z / (1 + z2 / m) * sqrt(p * (1 - p) / m + z2 / (4 * m * m));
-    row->score = p;
-    row->low = hits ? fmax(0, middle - half) : 0;
-    row->high = hits < n ? fmin(1, middle + half) : 1;
+    if (n)
+        wilson(row, (double)hits / (double)n, m);
+}
+
+void st_row_all(struct st_row *row, uint64_t hits, uint64_t n)
+{
+    row->n = n;
+    row->score = row->low = row->high = n ? (double)hits / (double)n : 0;
+}
+
+/* The two-sided 95 % quantile of Student's t: Cornish and Fisher's expansion about the normal one. */
+static double student(double freedom)
+{
+    double z3 = Z * Z * Z, z5 = z3 * Z * Z;
+    return Z + (z3 + Z) / (4 * freedom) + (5 * z5 + 16 * z3 + 3 * Z) / (96 * freedom * freedom);
+}
+
+/* Mean; half of the interval of one more of them, or of their mean. */
+static double half_of(const double *values, size_t n, bool of_mean, double *mean)
+{
+    double sum = 0, squares = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += values[i];
+    *mean = n ? sum / (double)n : 0;
+    for (size_t i = 0; i < n; i++)
+        squares += (values[i] - *mean) * (values[i] - *mean);
+    if (n < 2)
+        return INFINITY;
+    return student((double)n - 1) * sqrt(squares / (double)(n - 1) * (1 / (double)n + (of_mean ? 0 : 1)));
+}
+
+void st_row_beside(struct st_row *row, double score, const double *luck, size_t n)
+{
+    double half = half_of(luck, n, false, &row->chance);
+    row->score = score;
+    row->low = score - half;
+    row->high = score + half;
+}
+
+void st_row_attempts(struct st_row *row, const double *values, size_t n)
+{
+    double half = half_of(values, n, true, &row->score);
+    row->low = row->score - half;
+    row->high = row->score + half;
+}
+
+void st_row_groups(struct st_row *row, const double *hits, const double *n, size_t n_group)
+{
+    double all = 0, sum = 0, variance = 0, k = (double)n_group;
+    for (size_t g = 0; g < n_group; g++) {
+        all += n[g];
+        sum += hits[g];
+    }
+    double p = all > 0 ? sum / all : 0, independent = k;
+    for (size_t g = 0; g < n_group && n[g] < all; g++) {
+        double off = (sum - hits[g]) / (all - n[g]) - p;
+        variance += off * off * (k - 1) / k;
+    }
+    if (variance > 0) {
+        double wider = student(k - 1) / Z;
+        independent = fmin(all, p * (1 - p) / (variance * wider * wider));
+    }
+    row->n = (uint64_t)llround(all);
+    wilson(row, p, fmax(1, independent));
 }
 
 static int by_value(const void *a, const void *b)
@@ -132,9 +198,14 @@ const char *st_row_own_variant(const struct st_row *r)
     return v + strspn(v, ", ");
 }
 
+bool st_row_is_share(const struct st_row *r)
+{
+    return strstr(r->metric, "share") || strstr(r->metric, "chance");
+}
+
 static double unit(const struct st_row *r)
 {
-    return strstr(r->metric, "share") || strstr(r->metric, "chance") ? 100 : 1;
+    return st_row_is_share(r) ? 100 : 1;
 }
 
 void st_row_figure(const struct st_row *r, double v, struct st_buf *out)
@@ -149,6 +220,13 @@ void st_row_score(const struct st_row *r, struct st_buf *out)
 {
     st_row_figure(r, r->score, out);
     st_buf_addf(out, " (%.3g to %.3g)", unit(r) * r->low, unit(r) * r->high);
+}
+
+void st_row_unprotected(const struct st_row *r, struct st_buf *out)
+{
+    st_row_figure(r, r->unprotected, out);
+    if (r->in_clear && isfinite(r->unprotected))
+        st_buf_add_str(out, " (read off)");
 }
 
 void st_row_cost(const struct st_row *r, struct st_buf *out)

@@ -15,7 +15,8 @@ struct st_row {
     char variant[112];                 /* "layer 0, m 32", "prior: same text"; "" = the only one */
     double score, chance, unprotected; /* unprotected NAN: the question makes no sense */
     double low, high;                  /* 95 % interval of the score */
-    uint64_t n;                        /* things counted */
+    bool in_clear; /* unprotected was not measured: what is sought then lies in the open and is read off, so it is 1 */
+    uint64_t n;    /* things counted */
     uint64_t seed;
     char note[200]; /* a sentence for people, or "" */
     bool traffic;   /* about lengths, counts and times, which content's protection does not hide */
@@ -38,6 +39,10 @@ const char *st_row_own_variant(const struct st_row *r);
 void st_row_figure(const struct st_row *r, double v, struct st_buf *out);
 /* Score and interval: "98.2 % (97 to 98.9)". */
 void st_row_score(const struct st_row *r, struct st_buf *out);
+/* Without protection: "98 %", "100 % (read off)" of what is in the clear, "-". */
+void st_row_unprotected(const struct st_row *r, struct st_buf *out);
+/* A share or a chance of 0 to 1, and no cosine or BLEU. */
+bool st_row_is_share(const struct st_row *r);
 /* Accuracy lost: "+2.1 %" of perplexity, "-" when it was not measured. */
 void st_row_cost(const struct st_row *r, struct st_buf *out);
 
@@ -60,6 +65,17 @@ size_t st_rows_series(const struct st_rows *r, const char *names[ST_ROWS_SERIES]
 void st_row_share(struct st_row *row, uint64_t hits, uint64_t n);
 /* The same where some of the n are right or wrong together: `m` independent ones would tell as much. */
 void st_row_share_of(struct st_row *row, uint64_t hits, uint64_t n, double m);
+/* hits of n, and these n are all that there are (fixed cases, each tried once): the interval is the score itself. */
+void st_row_all(struct st_row *row, uint64_t hits, uint64_t n);
+/* The same of n_group groups (documents, clients) whose members are right or wrong together: group g has hits[g] of
+ * n[g]. As many independent ones as have the variance that is seen between groups, by leaving out each (jackknife),
+ * less what Student's t takes for few groups; where no group differs, as many as there are groups. */
+void st_row_groups(struct st_row *row, const double *hits, const double *n, size_t n_group);
+/* One attempt beside n others that differ in luck alone and can find nothing: their mean is the chance, the interval is
+ * their spread about the score. */
+void st_row_beside(struct st_row *row, double score, const double *luck, size_t n);
+/* The mean of n attempts and its interval (Student). */
+void st_row_attempts(struct st_row *row, const double *values, size_t n);
 /* Mean of values and its interval by a seeded bootstrap of 1,000 draws; by Wilson when all are 0, or all 1. */
 void st_row_mean(struct st_row *row, const double *values, size_t n, uint64_t seed);
 

@@ -7,7 +7,8 @@
 #define REPEAT 12
 #define CLIENTS 8
 #define NODES 5
-#define PICKS 256    /* of each client */
+#define PICKS 256 /* of each client in a draw */
+#define DRAWS 12
 #define CADENCE 0.05 /* seconds */
 #define DOCUMENT 8   /* tokens of the shortest one that makes a prompt and a reply */
 
@@ -21,7 +22,8 @@ static size_t or_usual(size_t n, size_t usual)
 static int pick_nodes(struct st_traffic *t, const struct st_traffic_opts *o, struct st_err *e)
 {
     int rc;
-    t->n_pick = PICKS * t->n_client;
+    t->n_draw = DRAWS;
+    t->n_pick = DRAWS * PICKS * t->n_client;
     if ((rc = st_alloc(&t->picks, t->n_pick, sizeof *t->picks, "picks", e)) != 0)
         return rc;
     for (size_t i = 0; !rc && i < t->n_pick; i++) {

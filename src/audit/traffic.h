@@ -63,8 +63,10 @@ struct st_traffic {
     struct st_traffic_asked ran;  /* recorded, of a set-up that ran (audit/traffic_read.h); n_request 0 = none */
     size_t n_client, n_node;
     double cadence_s;
-    struct st_traffic_pick *picks; /* each client as often as the others, one round after the other */
-    size_t n_pick;
+    /* Each client as often as the others, one round after the other. Of n_draw independent draws, equally many of each,
+     * one behind the other. */
+    struct st_traffic_pick *picks;
+    size_t n_pick, n_draw;
     struct st_traffic_sold *sold;
     struct st_traffic_spent *spent;
     size_t n_token, token_len; /* as many sold as spent */

@@ -28,12 +28,14 @@ static double width(size_t n, double luck)
 }
 
 /* Share of what lies between chance and all; 0 when the interval, widened for n rows, reaches down to chance. Where
- * guessing never hits, no number of tries makes a hit luck. */
+ * guessing never hits (a share whose chance is 0), no number of tries makes a hit luck; a cosine or a BLEU is above 0
+ * by luck as well. */
 static double gain(const struct st_row *r, size_t n)
 {
     double chance = isfinite(r->chance) ? r->chance : 0;
     double widened = r->score - (r->score - r->low) * width(n, LUCK) / width(1, INTERVAL);
-    if (!(chance > 0 ? widened > chance : r->low > 0))
+    bool never = st_row_is_share(r) && r->chance == 0;
+    if (!(never ? r->low > 0 : widened > chance))
         return 0;
     return chance < 1 ? (fmin(r->score, 1) - chance) / (1 - chance) : 0;
 }
@@ -116,7 +118,7 @@ void st_verdict_evidence(const struct st_verdict *v, struct st_buf *out)
     st_row_figure(r, r->chance, out);
     if (isfinite(r->unprotected)) {
         st_buf_add_str(out, ", without protection ");
-        st_row_figure(r, r->unprotected, out);
+        st_row_unprotected(r, out);
     }
     st_buf_addf(out, "; by %s%s%s%s", r->attack, *own ? " (" : "", own, *own ? ")" : "");
 }
