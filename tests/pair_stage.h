@@ -121,6 +121,7 @@ static inline float **other_weights(struct st_model *m)
         for (size_t k = 0; k < n; k++)
             p[i][k] = mat->n_in == 1 ? 1 : (float)(.2 * (st_rng_unit(&rng) + st_rng_unit(&rng) - 1));
         mat->data = p[i];
+        mat->dtype = ST_DTYPE_F32;
     }
     return p;
 }

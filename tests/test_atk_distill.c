@@ -145,6 +145,13 @@ static void where_nothing_was_changed_it_stays_what_it_was(void **state)
 
 /* ---- the attack ---- */
 
+static const float *zeros(size_t n)
+{
+    static float none[1 << 16];
+    assert_true(n <= sizeof none / sizeof *none);
+    return none;
+}
+
 struct stage {
     struct st_model *m;
     uint32_t ids[2][DOCS * LEN];
@@ -185,6 +192,15 @@ static const struct st_row *row_of(const struct stage *s, const char *variant)
     return NULL;
 }
 
+static void print_rows(const struct stage *s)
+{
+    for (size_t i = 0; i < s->rows.n; i++) {
+        const struct st_row *r = &s->rows.at[i];
+        print_message("  %s: %.3f [%.3f, %.3f], chance %.3f, unprotected %.3f\n", r->variant, r->score, r->low, r->high,
+                      r->chance, r->unprotected);
+    }
+}
+
 static void each_way_of_replying_is_measured_beside_the_base(void **state)
 {
     struct stage s;
@@ -192,11 +208,7 @@ static void each_way_of_replying_is_measured_beside_the_base(void **state)
     (void)state;
     set_up(&s);
     assert_ok(st_atk_distill.run(&s.audit, &s.rows, &e), &e);
-    for (size_t i = 0; i < s.rows.n; i++) {
-        const struct st_row *r = &s.rows.at[i];
-        print_message("  %s: %.3f [%.3f, %.3f], chance %.3f, unprotected %.3f\n", r->variant, r->score, r->low, r->high,
-                      r->chance, r->unprotected);
-    }
+    print_rows(&s);
     assert_int_equal(s.rows.n, 16);
     assert_true(row_of(&s, "as they are: last layer")->score > 0.999);
     /* Five seeds gave .86 to .87, .51 to .52 and .41; chance is .4. */
@@ -204,10 +216,38 @@ static void each_way_of_replying_is_measured_beside_the_base(void **state)
     assert_true(rounded > 0.8 && rounded < 0.92);
     assert_true(row_of(&s, "topk=20,round=4,noise=0.2: last layer")->score < 0.58);
     assert_true(row_of(&s, "topk=1: last layer")->score < 0.45);
-    /* Of random text by a random model there is nothing to learn: five seeds gave -.01 to +.04 over the base. */
+    /* Of random text by a random model there is little to learn: five seeds gave -.01 to +.04 over the base. */
     const struct st_row *token = row_of(&s, "as they are: same token");
-    assert_true(token->score > token->chance - 0.05);
+    assert_true(token->score > token->chance - 0.02 && token->low <= token->chance);
+    /* Where the student says less of the held-out prompts than its base, the base speaks. */
+    const struct st_row *reply = row_of(&s, "topk=1: replies");
+    assert_true(reply->score == reply->chance && row_of(&s, "topk=1: BLEU-4")->score == reply[1].chance);
     assert_true(row_of(&s, "as they are: BLEU-4")->n > 0);
+    tear_down(&s);
+}
+
+/* Layers that add nothing: what the model says of a token is a linear map of its embedding, which a student can learn.
+ */
+static void a_student_of_a_shallow_model_speaks_as_the_model_does(void **state)
+{
+    struct stage s;
+    struct st_err e;
+    (void)state;
+    set_up(&s);
+    for (int i = 0; i < s.m->plan.n_op; i++) {
+        const struct st_plan_op *op = &s.m->plan.ops[i];
+        if (op->op == ST_OP_LINEAR && (op->role == ST_ROLE_O || op->role == ST_ROLE_DOWN)) {
+            struct st_mat *m = &s.m->mats[op->weight];
+            m->data = zeros((size_t)m->n_out * m->n_in);
+        }
+    }
+    assert_ok(st_atk_distill.run(&s.audit, &s.rows, &e), &e);
+    print_rows(&s);
+    static const char *const what[] = {"as they are: same token", "as they are: replies", "as they are: BLEU-4"};
+    for (size_t i = 0; i < 3; i++) {
+        const struct st_row *r = row_of(&s, what[i]);
+        assert_true(r->score > 0.9 && r->low > r->chance);
+    }
     tear_down(&s);
 }
 
@@ -263,6 +303,7 @@ int main(void)
         cmocka_unit_test(a_student_learns_a_changed_head_from_exact_logits),
         cmocka_unit_test(where_nothing_was_changed_it_stays_what_it_was),
         cmocka_unit_test(each_way_of_replying_is_measured_beside_the_base),
+        cmocka_unit_test(a_student_of_a_shallow_model_speaks_as_the_model_does),
         cmocka_unit_test(the_same_seed_gives_the_same_rows),
         cmocka_unit_test(what_is_too_little_or_too_large_is_a_refusal),
     };

@@ -50,11 +50,26 @@ static void pairs_give_the_others_and_own_keys_do_not(void **state)
     attack(&s, &st_atk_known_pairs);
     for (size_t i = 0; i < s.rows.n; i++)
         print_message("%s %.3f\n", s.rows.at[i].variant, s.rows.at[i].score);
-    assert_true(score(&s, "128 pairs: types") > .95 && score(&s, "128 pairs, grown: types") > .95);
+    assert_true(score(&s, "128 pairs: types") > .97 && score(&s, "128 pairs, grown: types") > .97);
+    /* Half as many pairs as directions, and none. */
+    assert_true(score(&s, "32 pairs: types") > .6 && score(&s, "32 pairs, grown: types") > .97);
+    assert_true(score(&s, "no pairs, grown: types") > .97);
+    s.target.prior = s.target.text;
+    attack(&s, &st_atk_known_pairs);
+    print_message("32 common pairs %.3f, grown %.3f\n", score(&s, "32 common pairs: types"),
+                  score(&s, "32 common pairs, grown: types"));
+    assert_true(score(&s, "32 common pairs, grown: types") > .97);
     attack(&s, &st_atk_ridge);
     assert_true(score(&s, "128 pairs: types") > .9 && score(&s, "128 pairs: cosine") > .9);
     assert_true(score(&s, "own keys: types") < .05);
-    s.target.prior = s.target.text;
+    for (size_t i = 0; i < s.rows.n; i++) {
+        const struct st_row *r = &s.rows.at[i];
+        print_message("%s %.3f [%.3f, %.3f], chance %.3f\n", r->variant, r->score, r->low, r->high, r->chance);
+        if (strstr(r->variant, "own keys: cosine")) /* one map for all rows: the interval is of other maps */
+            assert_true(r->low < r->chance && r->chance < r->high && fabs(r->score) < .1);
+        if (strstr(r->variant, "128 pairs: cosine"))
+            assert_true(r->low > .8 && fabs(r->chance) < .2);
+    }
     attack(&s, &st_atk_inverter);
     for (size_t i = 0; i < s.rows.n; i++)
         print_message("%s %.3f\n", s.rows.at[i].variant, s.rows.at[i].score);
@@ -64,51 +79,12 @@ static void pairs_give_the_others_and_own_keys_do_not(void **state)
     tear_down(&s);
 }
 
-static void states_tell_the_text_where_no_noise_is(void **state)
-{
-    (void)state;
-    struct stage s;
-    need();
-    set_up(&s, 0, 0, 76);
-    attack(&s, &st_atk_states);
-    assert_int_equal(s.rows.n, 5);
-    for (size_t i = 0; i < s.rows.n; i++) {
-        const struct st_row *r = &s.rows.at[i];
-        print_message("%s %.3f (chance %.3f, unprotected %.3f)\n", r->variant, r->score, r->chance, r->unprotected);
-        if (i < 3)
-            assert_true(r->score > .99 && r->chance < .9 && r->unprotected > .99);
-        else
-            assert_true(r->unprotected > .8 && r->chance < .01);
-    }
-    /* The order of heads, which the key changes, keeps the published form from what the base itself gives away. */
-    assert_true(score(&s, "gradient, attention scores of layer 0") < .7);
-    assert_true(score(&s, "gradient, hidden states of layer 0, 128 pairs") > .8);
-    tear_down(&s);
-}
-
-/* What the state attack gets when the base is another one is what that base guesses by itself. */
-static void states_tell_nothing_to_another_base(void **state)
-{
-    (void)state;
-    struct stage s;
-    need();
-    set_up(&s, 0, 0, 77);
-    float **own = other_weights(s.base);
-    attack(&s, &st_atk_states);
-    for (size_t i = 0; i < s.rows.n; i++)
-        assert_true(s.rows.at[i].score < .2);
-    free_weights(s.base, own);
-    tear_down(&s);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(function_gives_the_published_figures, make_work, drop_work),
         cmocka_unit_test_setup_teardown(against_another_base_all_are_at_chance, make_work, drop_work),
         cmocka_unit_test_setup_teardown(pairs_give_the_others_and_own_keys_do_not, make_work, drop_work),
-        cmocka_unit_test_setup_teardown(states_tell_the_text_where_no_noise_is, make_work, drop_work),
-        cmocka_unit_test_setup_teardown(states_tell_nothing_to_another_base, make_work, drop_work),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

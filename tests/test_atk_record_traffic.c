@@ -113,7 +113,7 @@ static void a_slow_side_tells_lengths_by_its_times_alone(void **state)
     (void)state;
     struct rig *r = rig_new(&(struct rig_opts){.n_doc = 4, .len = 20, .n_asked = 16, .slow = 300});
     rig_run(r, &st_atk_record_traffic);
-    assert_true(r->rows.at[3].score > 0.6); /* .97 to 1 on a busy machine */
+    assert_true(r->rows.at[3].score > 0.7); /* .84 to 1 on a busy machine */
     rig_free(r);
 }
 

@@ -165,10 +165,18 @@ static void buckets_and_pieces_of_one_size_hide_sizes_but_not_lengths(void **sta
     assert_true(row.unprotected > 0.9 && fabs(row.score - row.chance) < 1e-9);
     row = run(r, &st_atk_sizes, "length of the reply, as produced");
     assert_true(row.score > 0.9);
+    row = run(r, &st_atk_sizes, "length of the reply, on a cadence");
+    assert_true(row.score > 0.9);
     rig_free(r);
     r = rig_new(false, false, true); /* all as long: nothing is left */
     row = run(r, &st_atk_sizes, "length of the reply, as produced");
     assert_true(fabs(row.score - row.chance) < 1e-9);
+    row = run(r, &st_atk_sizes, "length of the reply, on a cadence");
+    assert_true(row.score > 0.2); /* how long the engine took, which is of the text */
+    for (size_t i = 0; i < r->t->made.n_request; i++)
+        r->t->made.wires[ST_TRAFFIC_CADENCE][i].n_piece = 3;
+    row = run(r, &st_atk_sizes, "length of the reply, on a cadence");
+    assert_true(fabs(row.score - row.chance) < 1e-9); /* as many ticks for all */
     rig_free(r);
 }
 
@@ -179,7 +187,11 @@ static void a_cadence_hides_pauses_and_nothing_else_does(void **state)
     struct st_row row = run(r, &st_atk_timing, "pauses, as produced");
     assert_true(row.score > 0.9 && row.low > row.chance);
     row = run(r, &st_atk_timing, "pauses, on a cadence");
-    assert_true(row.low <= row.chance + 0.1 && row.score < 0.4);
+    assert_true(row.low <= row.chance + 0.1 && row.score < 0.3);
+    row = run(r, &st_atk_timing, "time to the first piece, as produced");
+    assert_true(row.score > 0.5 && row.low > row.chance); /* the length of the prompt */
+    row = run(r, &st_atk_timing, "time to the first piece, on a cadence");
+    assert_true(row.low <= row.chance && row.score < 0.3); /* all of these prompts are done within one tick */
     row = run(r, &st_atk_timing, "time to the end, on a cadence");
     assert_true(row.score > 0.5); /* the length still shows */
     rig_free(r);
@@ -199,6 +211,34 @@ static void blinded_tokens_are_not_linked_and_bare_ones_are(void **state)
     rig_free(r);
 }
 
+enum { BUYERS = 4, EACH = 8 };
+
+/* Buyers buy one after the other; they spend before the next one buys, or when all have bought. */
+static double linked_by_time(bool at_once)
+{
+    static struct st_traffic_sold sold[BUYERS * EACH];
+    static struct st_traffic_spent spent[BUYERS * EACH];
+    const struct st_traffic t = {.sold = sold, .spent = spent, .n_token = BUYERS * EACH, .n_client = BUYERS};
+    double values[BUYERS * EACH], sum = 0;
+    for (uint32_t i = 0; i < BUYERS * EACH; i++) {
+        sold[i].client = i / EACH;
+        sold[i].time = 1000.0 * (i / EACH);
+        spent[i].sold = i;
+        spent[i].time = sold[i].time + (at_once ? 1 : 1000 * BUYERS);
+    }
+    st_link_by_time(&t, values);
+    for (size_t i = 0; i < BUYERS * EACH; i++)
+        sum += values[i] / (BUYERS * EACH);
+    return sum;
+}
+
+static void tokens_spent_at_once_are_linked_by_the_time_and_late_ones_are_not(void **state)
+{
+    (void)state;
+    assert_true(linked_by_time(true) > 0.999);
+    assert_true(fabs(linked_by_time(false) - 1.0 / BUYERS) < 1e-9);
+}
+
 static void nodes_drawn_all_alike_tell_no_client_and_a_node_of_ones_own_does(void **state)
 {
     (void)state;
@@ -206,7 +246,7 @@ static void nodes_drawn_all_alike_tell_no_client_and_a_node_of_ones_own_does(voi
     struct st_node_choice c;
     struct st_err e;
     struct st_row row = run(r, &st_atk_node_choice, "");
-    assert_true(row.score < 0.35); /* an eighth on the mean; ten runs gave .06 to .20 */
+    assert_true(row.score < 0.19 && row.low < row.chance + 0.03); /* an eighth on the mean, twelve draws together */
     assert_ok(st_node_choice(r->t->picks, r->t->n_pick, r->t->n_client, r->t->n_node, &c, &e), &e);
     assert_true(c.p > 1e-6 && c.bits < 0.1);
     rig_free(r);
@@ -242,6 +282,7 @@ int main(void)
         cmocka_unit_test(buckets_and_pieces_of_one_size_hide_sizes_but_not_lengths),
         cmocka_unit_test(a_cadence_hides_pauses_and_nothing_else_does),
         cmocka_unit_test(blinded_tokens_are_not_linked_and_bare_ones_are),
+        cmocka_unit_test(tokens_spent_at_once_are_linked_by_the_time_and_late_ones_are_not),
         cmocka_unit_test(nodes_drawn_all_alike_tell_no_client_and_a_node_of_ones_own_does),
         cmocka_unit_test(attacks_on_traffic_need_it),
     };

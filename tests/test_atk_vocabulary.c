@@ -31,7 +31,7 @@ static void a_trained_model_is_read_through_half_rank_masks(void **state)
             .scheme = schemes[i], .model = model, .tokenizer = tokenizer, .n_doc = 4, .len = 40, .own_words = true});
         const struct st_row *row = rig_run(r, &st_atk_vocabulary);
         assert_true(row->unprotected > 0.95);
-        assert_true(i == 0 ? row->score > 0.95 : row->score < 0.35);
+        assert_true(i == 0 ? row->score > 0.95 : row->score < 0.2);
         rig_free(r);
     }
 }

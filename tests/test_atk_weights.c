@@ -39,7 +39,7 @@ static void columns_first_recovers_all_at_every_noise_that_was_tried(void **stat
     need();
     for (size_t i = 0; i < sizeof noises / sizeof *noises; i++) {
         struct stage s;
-        set_up(&s, noises[i], noises[i] > 0 ? .05 : 0, (uint8_t)(50 + i));
+        set_up(&s, ALL_OVER_TRAINED * noises[i], noises[i] > 0 ? .05 : 0, (uint8_t)(50 + i));
         attack(&s, &st_atk_columns);
         assert_true(score(&s, "both: types") > .985 && score(&s, "both: text") > .995);
         assert_true(score(&s, "embedding and gates: types") > .95 && score(&s, "head and downs: types") > .985);

@@ -5,7 +5,7 @@
  *                 its model: the victim's key is another one, so failure is built in and says nothing
  * Also the mean cosine of recovered rows and true ones. All rows share one map, so that the interval is not that of the
  * rows: it is the spread of maps learned from the same rows in a wrong order (their mean is the chance), of `own keys`
- * that of maps under further keys. The ridge is the best of five for pairs held out.
+ * that of maps under further keys as well. The ridge is the best of five for pairs held out.
  * Sources: arXiv 2603.01499, section 6 (IMA); the published reproduction with known rows (papers/attacks.md A3, A7). */
 #include "audit/features.h"
 #include "audit/known.h"
@@ -249,7 +249,7 @@ static int own_keys(struct ridge *r, struct st_rows *rows, struct st_err *e)
     struct st_dense own = {0};
     struct st_known none = {.n = 0};
     struct st_row row = {0};
-    double found[DRAWS], luck[DRAWS], chance = 0;
+    double found[DRAWS], luck[DRAWS];
     size_t n_row = 0;
     uint32_t *same = NULL;
     e->code = 0;
@@ -270,10 +270,11 @@ static int own_keys(struct ridge *r, struct st_rows *rows, struct st_err *e)
     }
     if (wrong_order(r, &own, &p, luck, e))
         goto out;
-    for (size_t k = 0; k < DRAWS; k++)
-        chance += luck[k] / DRAWS;
-    st_row_attempts(&row, found, DRAWS);
-    row.chance = chance;
+    struct st_row keys = {0};
+    st_row_attempts(&keys, found, DRAWS);
+    st_row_beside(&row, keys.score, luck, DRAWS);
+    row.low = fmin(row.low, keys.low);
+    row.high = fmax(row.high, keys.high);
     if (add_cosine(&row, "own keys", n_row, rows, e) ||
         st_known_report(r->a, "own keys", r->guess, &none, "learned under another key: failure is built in", rows, e))
         goto out;
