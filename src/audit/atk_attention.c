@@ -328,7 +328,7 @@ static int read_recording(struct work *w, struct st_err *e)
 static int report(const struct work *w, struct st_rows *rows, struct st_err *e)
 {
     const struct st_texts_ids *text = &w->a->target->text;
-    struct st_row row = {.unprotected = 1}, items;
+    struct st_row row = {.unprotected = 1, .in_clear = true}, items;
     uint64_t hits = 0;
     for (size_t i = 0; i < w->n; i++)
         hits += w->got[i] == text->ids[i];
