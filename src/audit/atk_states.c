@@ -9,9 +9,9 @@
  * In all of them the first token of a document is known (BOS, or what the chat template begins with). Chance is what
  * the base alone guesses as the likeliest next token after what was recovered; of the gradient, which has no model of
  * language, the commonest token. Letters come first: names and numbers are what a base cannot guess. One miss spoils
- * what follows it, so intervals are by document. Unprotected is what the same search or descent finds in states of the
- * base itself: of the search less than all where the token is not among its candidates. It asks for no derivatives and
- * finds more. Source: arXiv 2603.01499, app. F; arXiv 2505.18332; forms ours. */
+ * what follows it, so intervals of searches are by document. Unprotected is what the same search or descent finds in
+ * states of the base itself: of the search less than all where the token is not among its candidates. It asks for no
+ * derivatives and finds more. Source: arXiv 2603.01499, app. F; arXiv 2505.18332; forms ours. */
 #include "audit/descend.h"
 #include "audit/known.h"
 #include "audit/match.h"
@@ -27,8 +27,8 @@
 #include <string.h>
 
 #define DOCS 24     /* documents with `thorough`, */
-#define SEARCHED 5  /* else, */
-#define N_DESCENT 2 /* else of the descent */
+#define SEARCHED 3  /* else: of letters nearly all candidates are run, */
+#define N_DESCENT 1 /* else of the descent */
 #define DESCENT 32  /* tokens of a document: with fewer, scores leave the input open */
 #define ACCEPT 1e-6 /* nearer than rounding leaves two models that compute the same */
 
@@ -324,7 +324,10 @@ static int by_gradient(const struct inversion *v, bool scores, int layer, struct
     if (said.failed ? st_fail(e, ST_MEMORY, "states: no memory")
                     : st_score_weigh(said.p, said.len, base->config.n_vocab, NULL, &w, e))
         goto out;
-    st_row_groups(&row, hits, of, n_doc);
+    if (n_doc > 1)
+        st_row_groups(&row, hits, of, n_doc);
+    else
+        st_row_share(&row, (uint64_t)hits[0], (uint64_t)of[0]); /* no token of a descent waits for another */
     row.chance = w.commonest;
     row.unprotected = (double)open / total(of, n_doc);
     if (scores)
@@ -374,7 +377,7 @@ static uint64_t takes(const struct inversion *v)
 
 static int run(const struct st_audit *a, struct st_rows *rows, struct st_err *e)
 {
-    struct inversion v = {.a = a, .n_token = a->thorough ? 64 : 20, .n_candidate = a->thorough ? 2048 : 128};
+    struct inversion v = {.a = a, .n_token = a->thorough ? 64 : 14, .n_candidate = a->thorough ? 2048 : 128};
     int last = (int)a->target->pair.base->config.n_layer - 1, middle = last / 2;
     e->code = 0;
     choose_documents(&v, a->thorough ? DOCS : SEARCHED);
