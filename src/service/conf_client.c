@@ -13,7 +13,7 @@
 enum {
     STALL_S = 300,
     CONNECT_S = 10,
-    MAX_IDLE = 64,
+    MAX_IDLE = 1024,   /* connections: with fewer than streams at once, each stream's end would close one */
     STOCK_UNITS = 256, /* that the wallet should hold */
 };
 

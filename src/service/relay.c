@@ -15,6 +15,7 @@ enum {
     N_BUCKET = 1024,
     UNSENT_HIGH = 64 << 10, /* bytes that a client has not taken: the gateway's reply waits */
     MAX_LOG_REPLY = 4 << 20,
+    MAX_IDLE = 1024, /* connections to the gateway and the log */
     MAX_TYPE = 128,
     /* What encapsulation adds to a request: head, chunk lengths and tags. */
     MAX_SEALING = 64 << 10,
@@ -399,7 +400,7 @@ static int set_up(struct st_relay *r, struct st_err *e)
     o->listen.metrics = put_metrics;
     o->listen.arg = r;
     const struct st_http_client_opts h = {
-        .ca_bundle = o->ca_bundle, .connect_s = o->connect_s > 0 ? o->connect_s : 10, .max_idle = 256};
+        .ca_bundle = o->ca_bundle, .connect_s = o->connect_s > 0 ? o->connect_s : 10, .max_idle = MAX_IDLE};
     if (st_random(&r->seed, sizeof r->seed, e) || st_http_base("--gateway", o->gateway, &r->base[GATEWAY], e) ||
         st_http_base("--log", o->log, &r->base[LOG], e) || st_role_new(&r->role, e) ||
         st_http_client_new(st_role_base(r->role), &h, &r->http, e))
