@@ -220,6 +220,38 @@ static void a_preparer_that_is_gone_ends_exchanges_and_comes_back(void **state)
     blind_free(&b);
 }
 
+static void a_reply_that_nothing_is_left_to_check_with_blames_nobody(void **state)
+{
+    (void)state;
+    struct blind b;
+    struct st_err e;
+    struct rows r[2];
+    size_t at = 0;
+    blind_init(&b, &model, &(struct st_masked_place){0});
+    struct st_masked_opts o = blind_options(&b, "otp");
+    o.pads.wait_s = 2;
+    mask(&b.s, &o);
+    rows_make(&r[0], &b.s, 0, 1, 8);
+    rows_make(&r[1], &b.s, 0, 1, 9);
+    struct st_exchange late = {.plan = &b.s.m->plan, .ops = r[0].ops, .n_op = r[0].n_op};
+    assert_ok(st_boundary_submit(&b.s.b, &late, &r[0].in, &e), &e);
+    b.s.worker.twist = flip;
+    b.s.worker.arg = &at;
+    expect_refusal(send(&b.s, &b.s.b, &r[1], r[1].outs, &e), &e, ST_VERIFY, "is not the product");
+    b.s.worker.twist = NULL;
+    b.preparer.down = true; /* no new secrets: what was there is gone */
+    expect_refusal(send(&b.s, &b.s.b, &r[1], r[1].outs, &e), &e, ST_IO, "preparer: gone");
+    assert_int_equal(stats_of(&b.s).n_reject, 1);
+    expect_refusal(st_boundary_complete(&b.s.b, &late, b.s.m->mats, r[0].outs, &e), &e, ST_IO, "cannot be checked");
+    assert_int_equal(stats_of(&b.s).n_reject, 1);
+    b.preparer.down = false;
+    assert_ok(send(&b.s, &b.s.b, &r[1], r[1].outs, &e), &e);
+    assert_all_wiped(&b.s);
+    rows_free(&r[0]);
+    rows_free(&r[1]);
+    blind_free(&b);
+}
+
 /* It is trusted: but products that do not fit the worker's are refused, not used. */
 static void a_preparer_that_lies_about_the_check_makes_every_reply_fail(void **state)
 {
@@ -258,6 +290,7 @@ int main(void)
         cmocka_unit_test(a_prepared_side_checks_hints_and_takes_no_scale_from_them),
         cmocka_unit_test(a_wrong_reply_is_found_and_the_secret_is_prepared_anew),
         cmocka_unit_test(a_preparer_that_is_gone_ends_exchanges_and_comes_back),
+        cmocka_unit_test(a_reply_that_nothing_is_left_to_check_with_blames_nobody),
         cmocka_unit_test(a_preparer_that_lies_about_the_check_makes_every_reply_fail),
         cmocka_unit_test(without_weights_and_preparer_integrity_is_refused_by_name),
     };

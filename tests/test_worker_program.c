@@ -127,10 +127,18 @@ static void wrong_input_gets_one_line_and_its_exit_code(void **state)
     assert_error(worker("--model " MODEL " --evidence sim"), 2, "want --tls-cert");
     assert_error(worker("--model " MODEL " --evidence sim --tls-cert c --tls-key k"), 2, "--sim-key");
     assert_error(worker("--model " MODEL " --preparer --evidence snp --hints h"), 2, "hands out no hints");
+    assert_error(worker("--model " MODEL " --preparer --evidence snp --device cuda --tls-cert c --tls-key k"), 2,
+                 "a device that nothing proves");
     assert_error(worker("--model " MODEL " --evidence cat --tls-cert c --tls-key k"), 7, "'cat' is not collected here");
     put_file("weak", "{\"version\": 1, \"require\": \"any\"}");
     assert_error(worker("--model " MODEL " --private-weights --client-policy @/weak --tls-cert c --tls-key k"), 6,
                  "any program on such a machine would get the weights");
+    put_file("weak", "{\"version\": 1, \"require\": \"any\", \"measurements\": {\"tdx.mrtd\": [\"00\"]}}");
+    assert_error(worker("--model " MODEL " --private-weights --client-policy @/weak --tls-cert c --tls-key k"), 6,
+                 "pin no program");
+    put_file("weak", "{\"version\": 1, \"require\": \"any\", \"measurements\": {\"snp.measurement\": [\"00\"]}}");
+    assert_error(worker("--model " MODEL " --private-weights --client-policy @/weak --tls-cert c --tls-key k"), 6,
+                 "names no engine");
     assert_error(worker("--model " MODEL " --device abacus"), 7, "abacus");
     assert_error(worker("--model @/none"), 4, "none");
     assert_error(worker("--model " MODEL " --listen 127.0.0.1:1"), 2, "127.0.0.1:1");

@@ -451,6 +451,51 @@ static void no_byte_of_evidence_can_be_changed(void **state)
     st_buf_free(&json);
 }
 
+static void judged(const struct st_policy *by, struct st_proof p, const uint8_t *kit, enum st_proof_role as, int code,
+                   const char *says)
+{
+    struct st_buf json = {0};
+    struct st_err e = {0};
+    p.kit = kit;
+    p.role = as;
+    assert_ok(st_proof_make(good, &p, &json, &e), &e);
+    p.kit = NULL; /* whoever judges does not know it */
+    int rc = st_proof_judge(by, &p, (struct st_span){(uint8_t *)json.p, json.len}, &e);
+    if (code)
+        expect_refusal(rc, &e, code, says);
+    else
+        assert_ok(rc, &e);
+    st_buf_free(&json);
+}
+
+static void a_client_works_from_a_kit_that_the_policy_names(void **state)
+{
+    (void)state;
+    static const uint8_t kit[32] = {0x1c, 1}, other[32] = {0x1c, 2};
+    const struct st_proof p = {.nonce = {1}, .exporter = {2}, .digest = {3}, .asked = st_unix_time()};
+    struct st_policy *named =
+        policy_of("{\"version\": 1, \"require\": [\"sim\"], \"sim_root\": \"" ROOT
+                  "\", \"engine\": [\"1C01000000000000000000000000000000000000000000000000000000000000\"], "
+                  "\"measurements\": {\"sim.measurement\": "
+                  "[\"0700000000000000000000000000000000000000000000000000000000000000\"]}}");
+    judged(named, p, kit, ST_PROOF_CLIENT, 0, "");
+    judged(named, p, other, ST_PROOF_CLIENT, ST_POLICY, "policy.engine: 1c02");
+    judged(named, p, NULL, ST_PROOF_CLIENT, ST_POLICY, "policy.engine: the bundle states none");
+    judged(policy, p, kit, ST_PROOF_CLIENT, 0, "");
+    judged(policy, p, kit, ST_PROOF_WORKER, ST_VERIFY, "for something else");
+    judged(policy, p, kit, ST_PROOF_PREPARER, ST_VERIFY, "for something else");
+    const char *address = start_tls((struct st_worker_opts){.proof = {.policy = named}});
+    struct st_worker_client *c;
+    struct st_err e;
+    refused(address, (struct st_proof_sides){.collection = good, .kit = other}, ST_VERIFY, REFUSAL);
+    assert_logged("client refused: policy.engine: 1c02");
+    assert_ok(dial_as(address, (struct st_proof_sides){.collection = good, .kit = kit}, true, &c, &e), &e);
+    must_compute(c);
+    st_worker_client_free(c);
+    stop();
+    st_policy_free(named);
+}
+
 /* Ends TLS in the middle, with the worker's own certificate and key, and hands everything on. */
 struct middle {
     const char *to;
@@ -573,6 +618,27 @@ static void a_new_connection_is_proved_anew(void **state)
     stop();
 }
 
+/* Of a connection that is never idle. */
+static void a_busy_connection_ends_when_this_side_is_not_what_it_was(void **state)
+{
+    (void)state;
+    struct st_worker_client *c;
+    struct st_err e;
+    char path[96];
+    struct st_collection *mine = machine(SEED, "mine", 7);
+    const char *address = start_tls((struct st_worker_opts){.proof = {.policy = policy}});
+    assert_ok(dial_as(address, (struct st_proof_sides){.collection = mine}, true, &c, &e), &e);
+    must_compute(c);
+    poll(NULL, 0, 2100);
+    must_compute(c);
+    save(in_dir(path, "mine"), OTHER_SEED);
+    poll(NULL, 0, 2100);
+    assert_false(st_worker_client_ready(c, 1));
+    st_worker_client_free(c);
+    st_collection_close(mine);
+    stop();
+}
+
 /* The preparer ----------------------------------------------------------------------------------------------------- */
 
 static int prepare(const char *address, const struct st_policy *by, struct st_preparer_client **p, struct st_err *e)
@@ -620,18 +686,40 @@ static void listeners_that_nothing_can_be_bound_to_are_refused(void **state)
     }
 }
 
-static void policies_that_pin_nothing_give_nothing_away(void **state)
+#define PINS(what) "{\"version\": 1, \"require\": \"any\", \"measurements\": {" what "}}"
+
+static void policies_that_do_not_pin_a_program_give_nothing_away(void **state)
 {
     (void)state;
-    static const char *const weak[] = {"{\"version\": 1, \"require\": \"any\", \"signature_only\": true}",
-                                       "{\"version\": 1, \"require\": [\"sim\"], \"sim_root\": \"" ROOT "\"}"};
-    static const char *const says[] = {"signature_only", "any program on such a machine would get the weights"};
-    for (int i = 0; i < 2; i++) {
+    static const struct {
+        const char *policy, *says; /* NULL: it may be relied on */
+    } each[] = {
+        {"{\"version\": 1, \"require\": \"any\", \"signature_only\": true}", "signature_only"},
+        {"{\"version\": 1, \"require\": [\"sim\"], \"sim_root\": \"" ROOT "\"}",
+         "names no measurements: any program on such a machine would get the weights"},
+        {PINS("\"tdx.mrtd\": [\"00\"]"), "pin no program"},
+        {PINS("\"tdx.mrtd\": [\"00\"], \"tdx.rtmr1\": [\"00\"]"), "pin no program"},
+        {PINS("\"tpm.pcr.0\": [\"00\"], \"tpm.pcr.7\": [\"00\"]"), "pin no program"},
+        {PINS("\"snp.vmpl\": [0]"), "any program on such a machine would get the weights"},
+        {PINS("\"snp.measurement\": [\"00\"]"), NULL},
+        {PINS("\"sgx.mrenclave\": [\"00\"]"), NULL},
+        {PINS("\"tdx.mrtd\": [\"00\"], \"tdx.rtmr1\": [\"00\"], \"tdx.rtmr2\": [\"00\"]"), NULL},
+        {PINS("\"tpm.pcr.4\": [\"00\"], \"tpm.pcr.11\": [\"00\"]"), NULL},
+    };
+    for (size_t i = 0; i < sizeof each / sizeof *each; i++) {
         char path[96];
         struct st_policy *p;
         struct st_err e = {0};
-        save(in_dir(path, "weak.json"), weak[i]);
-        expect_refusal(st_proof_policy(path, "the weights", &p, &e), &e, ST_POLICY, says[i]);
+        save(in_dir(path, "weak.json"), each[i].policy);
+        int rc = st_proof_policy(path, "the weights", &p, &e);
+        if (each[i].says) {
+            expect_refusal(rc, &e, ST_POLICY, each[i].says);
+            assert_null(p);
+            continue;
+        }
+        assert_ok(rc, &e);
+        st_policy_free(p);
+        expect_refusal(st_proof_client_policy(path, &p, &e), &e, ST_POLICY, "names no engine");
         assert_null(p);
     }
 }
@@ -736,9 +824,11 @@ int main(void)
         CASE(whoever_ends_tls_in_the_middle_gets_nothing),
         CASE(a_worker_proves_itself_to_clients_that_ask),
         CASE(a_new_connection_is_proved_anew),
+        CASE(a_busy_connection_ends_when_this_side_is_not_what_it_was),
+        CASE(a_client_works_from_a_kit_that_the_policy_names),
         CASE(a_preparer_whose_evidence_does_not_hold_any_more_ends),
         CASE(listeners_that_nothing_can_be_bound_to_are_refused),
-        CASE(policies_that_pin_nothing_give_nothing_away),
+        CASE(policies_that_do_not_pin_a_program_give_nothing_away),
         CASE(a_preparer_multiplies_both_ways_and_tells_scales),
         CASE(who_is_not_what_a_preparer_must_be_is_sent_nothing),
         CASE(secrets_of_checks_are_for_preparers),

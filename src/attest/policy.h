@@ -11,7 +11,7 @@
  *  "minimum": {"snp.tcb.microcode": 209, ...},   claim: at least
  *  "debug": false,                               default; true allows debug guests, for development
  *  "snp_policy": {"migrate_ma": false, ...},     claim snp.policy.NAME: value; and "vmpl"
- *  "gpu": true, "model": [HEX, ...], "max_age_s": N,
+ *  "gpu": true, "model": [HEX, ...], "engine": [HEX, ...], "max_age_s": N,
  *  "revocation": "required" (default) or "if_present",
  *  "optional": ["nvgpu.rim.driver", ...],        checks that may be absent, by name
  *  "roots": {"tpm": PEM, ...},                   root certificates in place of the vendor's, of your own machines
@@ -45,6 +45,10 @@ unsigned st_policy_min_nodes(const struct st_policy *p);
 int64_t st_policy_max_age(const struct st_policy *p); /* seconds; -1 = any age */
 /* False: any software on such a platform passes. Whoever means to send prompts there refuses that. */
 bool st_policy_pins(const struct st_policy *p);
+/* Measurements are pinned that together say which system and program run there, as "image" needs them, or the simulated
+ * one. False: any guest passes on a machine with the right firmware. */
+bool st_policy_pins_image(const struct st_policy *p);
+bool st_policy_pins_engine(const struct st_policy *p); /* the digest of the engine must be one of "engine" */
 
 struct st_verdict {
     bool good;

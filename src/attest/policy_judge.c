@@ -396,6 +396,20 @@ static void judge_model(struct judging *g, bool pinned, struct st_verdict *v)
                v->model_stated && !v->model_verified ? " (unverified: the node says so, no measured image does)" : "");
 }
 
+static void judge_engine(struct judging *g)
+{
+    const struct st_binding *b = &g->bundle->binding;
+    bool stated = g->bundle->has_binding && b->has_engine, met = false;
+    char hex[65] = "";
+    if (!g->policy->engine)
+        return;
+    if (stated)
+        st_hex(b->engine, 32, hex);
+    for (size_t i = 0; stated && i < json_array_size(g->policy->engine); i++)
+        met = met || strcasecmp(json_string_value(json_array_get(g->policy->engine, i)), hex) == 0;
+    demand(g, "policy.engine", met, "%s", stated ? hex : "the bundle states none");
+}
+
 /* ---- the verdict ---- */
 
 bool st_policy_tolerates(const struct st_policy *p, const struct st_check *c)
@@ -492,6 +506,7 @@ int st_policy_judge(const struct st_judge *j, struct st_verdict *out, struct st_
         judge_age(&g);
     }
     judge_model(&g, pinned, out);
+    judge_engine(&g);
     if (out->found.failed)
         rc = st_fail(e, ST_MEMORY, "verdict: out of memory, or more than %d checks", ST_APPRAISAL_MAX);
     else

@@ -143,7 +143,7 @@ static int check_fields(const json_t *o, const char *where, struct st_err *e)
     static const char *const known[] = {
         "version",        "require", "allow",  "measurements", "image",      "tcb",      "minimum",  "debug",
         "snp_policy",     "gpu",     "model",  "max_age_s",    "revocation", "optional", "sim_root", "roots",
-        "signature_only", "log",     "logged", "proofs",       "min_nodes"};
+        "signature_only", "log",     "logged", "proofs",       "min_nodes",  "engine"};
     const char *key;
     json_t *v;
     int64_t version = 0;
@@ -188,6 +188,7 @@ static int read_demands(struct st_policy *p, const char *where, struct st_err *e
         get_object(o, where, "snp_policy", ok_snp, "true, false or a number", &p->snp_policy, e) ||
         get_object(o, where, "roots", ok_roots, "a kind that hardware signs and certificates (PEM)", &p->roots, e) ||
         get_list(o, where, "model", ok_digest, "a list of SHA-256 digests in hexadecimal", &p->model, e) ||
+        get_list(o, where, "engine", ok_digest, "a list of SHA-256 digests in hexadecimal", &p->engine, e) ||
         get_list(o, where, "optional", ok_check_name, "a list of checks (kind.name)", &p->optional, e))
         return e->code;
     p->max_age_s = -1;
@@ -235,9 +236,9 @@ static bool pins_image(const json_t *measurements)
 /* A policy that judges signatures alone must not look as if it demanded more. */
 static int check_whole(const struct st_policy *p, const char *where, struct st_err *e)
 {
-    static const char *const more[] = {"measurements", "image", "tcb",    "minimum",   "debug",
-                                       "snp_policy",   "gpu",   "model",  "max_age_s", "revocation",
-                                       "optional",     "log",   "logged", "proofs",    "min_nodes"};
+    static const char *const more[] = {"measurements", "image",  "tcb",       "minimum",    "debug",    "snp_policy",
+                                       "gpu",          "model",  "max_age_s", "revocation", "optional", "log",
+                                       "logged",       "proofs", "min_nodes", "engine"};
     for (size_t i = 0; p->signature_only && i < sizeof more / sizeof *more; i++)
         if (json_object_get(p->json, more[i]))
             return st_fail(e, ST_INPUT, "%s: %s: goes not with signature_only, which judges nothing else", where,
@@ -286,6 +287,16 @@ bool st_policy_signature_only(const struct st_policy *p)
 bool st_policy_pins(const struct st_policy *p)
 {
     return p->measurements != NULL;
+}
+
+bool st_policy_pins_image(const struct st_policy *p)
+{
+    return pins_image(p->measurements) || json_object_get(p->measurements, "sim.measurement");
+}
+
+bool st_policy_pins_engine(const struct st_policy *p)
+{
+    return p->engine != NULL;
 }
 
 int64_t st_policy_max_age(const struct st_policy *p)

@@ -10,7 +10,7 @@ struct st_policy {
     json_t *json; /* owned; the lists below are borrowed from it, NULL when absent, and checked */
     const json_t *require;
     bool require_any;
-    const json_t *allow, *measurements, *tcb, *minimum, *snp_policy, *model, *optional, *roots;
+    const json_t *allow, *measurements, *tcb, *minimum, *snp_policy, *model, *engine, *optional, *roots;
     bool image, debug, gpu, signature_only, revocation_if_present;
     int64_t max_age_s; /* -1: not asked */
     uint8_t sim_root[32];

@@ -6,7 +6,8 @@
  *
  * Where the limit on locked memory forbids it, the area is still allowed on a system without swap, since nothing can
  * be written out there; not with `secretmem`, then it takes allow_unlocked. Limit: hibernation and the host of a
- * virtual machine that is not confidential see it. */
+ * virtual machine that is not confidential see it; and the kernel may move a locked page (compaction, and with `huge`
+ * the making of large pages), freeing the old one unwiped: a copy then lies in free memory until it is used again. */
 #ifndef ST_BASE_LOCKED_H
 #define ST_BASE_LOCKED_H
 

@@ -55,7 +55,10 @@ int st_attested_open(const struct st_cli *cli, const char *path, struct st_attes
         return st_fail(e, ST_USAGE, "%s: has the weights; --%s is for a kit (sotto-worker prepare --kit)", path,
                        o->private_weights ? "private-weights" : "preparer");
     collect.tcti = st_key_tcti(cli);
-    if (o->private_weights && st_host_harden(e)) /* hints and products come in: nobody else reads this memory */
+    /* Hints and products come in, masks and secrets go to a preparer: nobody else reads this memory. */
+    if ((o->private_weights || o->preparer) && st_host_harden(e))
+        return e->code;
+    if (o->private_weights && st_kit_measure(path, out->kit, e))
         return e->code;
     if ((o->worker_policy &&
          st_proof_policy(o->worker_policy, "this side's rows and evidence", &out->worker_policy, e)) ||
@@ -76,7 +79,7 @@ int st_attested_prepare(struct st_attested *a, const struct st_cli *cli, const u
                                         .tls_ca = o->worker_ca,
                                         .digest = digest,
                                         .plan = plan,
-                                        .proof = {a->preparer_policy, a->collection},
+                                        .proof = {a->preparer_policy, a->collection, a->kit},
                                         .timeout_s = o->timeout_s};
     return o->preparer ? st_preparer_client_new(&po, &a->preparer, e) : 0;
 }

@@ -10,6 +10,7 @@
 struct st_attested {
     struct st_policy *worker_policy, *preparer_policy;
     struct st_collection *collection;
+    uint8_t kit[32]; /* with collection */
     struct st_preparer_client *preparer;
 };
 

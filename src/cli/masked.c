@@ -186,13 +186,14 @@ static int check_worker(const struct st_masked_side *s, struct st_err *e)
 static int open_transport(struct st_masked_side *s, struct st_err *e)
 {
     const struct st_cli_masked *o = &s->o;
-    const struct st_worker_client_opts co = {.addresses = o->workers,
-                                             .n_address = o->n_worker,
-                                             .tls_ca = o->worker_ca,
-                                             .digest = s->digest,
-                                             .timeout_s = o->timeout_s,
-                                             .proof = {s->attested.worker_policy, s->attested.collection},
-                                             .private_weights = o->private_weights};
+    const struct st_worker_client_opts co = {
+        .addresses = o->workers,
+        .n_address = o->n_worker,
+        .tls_ca = o->worker_ca,
+        .digest = s->digest,
+        .timeout_s = o->timeout_s,
+        .proof = {s->attested.worker_policy, s->attested.collection, s->attested.kit},
+        .private_weights = o->private_weights};
     if (st_worker_client_new(&co, &s->client, e) || check_worker(s, e))
         return e->code;
     s->boundary.transport = st_worker_client_transport(s->client);

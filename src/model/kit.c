@@ -1,5 +1,7 @@
 #include "model/kit.h"
 #include "base/file.h"
+#include "crypto/digest.h"
+#include "model/measure.h"
 #include "text/json.h"
 
 #include <string.h>
@@ -128,6 +130,22 @@ int st_kit_read(const char *dir, struct st_kit *out, struct st_err *e)
         rc = st_file_read(path, BYTES_MAX, &b, e);
     if (!rc)
         rc = st_kit_parse(b.p, b.len, path, out, e);
+    st_buf_free(&b);
+    return rc;
+}
+
+int st_kit_measure(const char *dir, uint8_t out[32], struct st_err *e)
+{
+    uint8_t parts[2][32];
+    char path[ST_PATH_MAX];
+    struct st_buf b = {0};
+    if (st_model_measure(dir, false, parts[0], e) || manifest_path(dir, path, e))
+        return e->code;
+    int rc = st_file_read(path, BYTES_MAX, &b, e);
+    if (!rc) {
+        st_sha256(b.p, b.len, parts[1]);
+        st_sha256(parts, sizeof parts, out);
+    }
     st_buf_free(&b);
     return rc;
 }

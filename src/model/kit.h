@@ -27,6 +27,9 @@ struct st_kit {
 bool st_kit_is(const char *path);
 /* INPUT names the manifest and the field; UNSUPPORTED: another version. */
 int st_kit_read(const char *dir, struct st_kit *out, struct st_err *e) ST_MUST_CHECK;
+/* The digest that names a kit, whatever it says of itself: SHA-256 of the model digest of its files (model/measure.h)
+ * and the SHA-256 of its manifest. Reads every byte. IO, INPUT. */
+int st_kit_measure(const char *dir, uint8_t out[32], struct st_err *e) ST_MUST_CHECK;
 /* Makes a kit of a model that was opened from a directory with dtype INT8 and fold_norms: in a directory beside `dir`
  * that is renamed when it is whole. kit->dtype is filled in. IO: dir exists already, or cannot be written; UNSUPPORTED:
  * the model is a single file, which has no config to copy. */

@@ -7,6 +7,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <limits.h>
+#include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
@@ -181,6 +182,7 @@ void st_tls_close(struct st_tls *t)
     BIO_meth_free(t->method);
     SSL_CTX_free(t->ctx);
     ERR_clear_error();
+    OPENSSL_cleanse(t->stage, sizeof t->stage); /* the last record may have been a secret */
     free(t);
 }
 

@@ -81,6 +81,8 @@ int st_prepare_run(const struct st_prepare_opts *o, struct st_prepare_result *ou
         rc = check_room(o->hints, st_hints_bytes(&(struct st_hints_make){.served = &served, .params = params}), e);
     if (!rc && o->kit)
         rc = make_kit(o, m, out, e); /* first: it takes seconds, and what it refuses should not cost hours */
+    if (!rc && o->kit)
+        rc = st_kit_measure(o->kit, out->kit_digest, e);
     if (!rc && o->hints)
         rc = make_hints(o, &served, out, params, e);
     st_served_free(&served);

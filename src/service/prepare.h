@@ -20,7 +20,8 @@ struct st_prepare_opts {
     bool progress;
 };
 struct st_prepare_result {
-    uint8_t digest[32]; /* of the model */
+    uint8_t digest[32];     /* of the model */
+    uint8_t kit_digest[32]; /* st_kit_measure(); zeros without a kit */
     const char *params;
     const char *note; /* what is to be said about the set, or "" */
     int bits_classical, bits_quantum;

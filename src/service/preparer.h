@@ -3,8 +3,11 @@
  * worker that computes must never make for this side: products of pads (it sees the masks), and W^T s of the secrets
  * of the integrity check; and it tells scales and norms. Hands them to the masks (struct st_preparer).
  *
- * What it is sent passes through OpenSSL's buffers of this process, which are not locked; own copies are locked and
- * wiped. Calls block, one after the other, however many threads ask; at most timeout_s each. */
+ * What it is sent, and what comes back, passes through OpenSSL's buffers and memory of the connection, which are not
+ * locked: that of a reply is wiped when the call ends, well or not, that of the last record sent when the connection
+ * does. Copies of masks and secrets made here are locked where
+ * the limit allows it, and wiped. Calls block, one after the other, however many threads ask; at most timeout_s each.
+ */
 #ifndef ST_SERVICE_PREPARER_H
 #define ST_SERVICE_PREPARER_H
 

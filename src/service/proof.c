@@ -31,6 +31,10 @@ static int bind(const struct st_proof *p, struct st_binding *out, struct st_err 
     st_sha256(label, strlen(label), out->receipt_key);
     memcpy(out->nonce, p->nonce, sizeof p->nonce);
     memcpy(out->model, p->digest, sizeof p->digest);
+    if (p->kit) {
+        out->has_engine = true;
+        memcpy(out->engine, p->kit, sizeof out->engine);
+    }
     return 0;
 }
 
@@ -45,15 +49,18 @@ int st_proof_make(struct st_collection *c, const struct st_proof *p, struct st_b
     return out->failed ? st_fail(e, ST_MEMORY, "evidence: no memory") : 0;
 }
 
-static int check_binding(const struct st_binding *want, const struct st_bundle *bundle, struct st_err *e)
+/* Which kit a client may have is a matter of the policy. */
+static int check_binding(const struct st_proof *p, const struct st_binding *want, const struct st_bundle *bundle,
+                         struct st_err *e)
 {
     const struct st_binding *b = &bundle->binding;
+    bool kit = p->role == ST_PROOF_CLIENT && b->has_engine;
     if (!bundle->has_binding)
         return st_fail(e, ST_VERIFY, "evidence without a binding");
     if (b->nonce_len != want->nonce_len || memcmp(b->nonce, want->nonce, want->nonce_len) != 0)
         return st_fail(e, ST_VERIFY, "evidence for another challenge");
     if (memcmp(&b->suite, &want->suite, sizeof want->suite) != 0 ||
-        memcmp(b->receipt_key, want->receipt_key, sizeof want->receipt_key) != 0 || b->has_engine)
+        memcmp(b->receipt_key, want->receipt_key, sizeof want->receipt_key) != 0 || (b->has_engine && !kit))
         return st_fail(e, ST_VERIFY, "evidence that was made for something else than a worker's connection");
     if (b->hpke_key_len != want->hpke_key_len || memcmp(b->hpke_key, want->hpke_key, want->hpke_key_len) != 0)
         return st_fail(e, ST_VERIFY, "evidence of another connection, or of its other end");
@@ -97,7 +104,7 @@ int st_proof_judge(const struct st_policy *policy, const struct st_proof *p, str
     struct st_bundle bundle;
     if (bind(p, &want, e) || st_bundle_parse((const char *)evidence.p, evidence.len, "evidence", &bundle, e))
         return e->code;
-    int rc = check_binding(&want, &bundle, e);
+    int rc = check_binding(p, &want, &bundle, e);
     if (!rc)
         rc = judge(policy, p, &bundle, e);
     st_bundle_free(&bundle);
@@ -118,7 +125,27 @@ int st_proof_policy(const char *path, const char *what, struct st_policy **out, 
     if (!rc && !st_policy_pins(*out))
         rc = st_fail(e, ST_POLICY, "%.200s: names no measurements: any program on such a machine would get %s", path,
                      what);
+    if (!rc && !st_policy_pins_image(*out))
+        rc = st_fail(e, ST_POLICY,
+                     "%.200s: its measurements pin no program: any program on such a machine would get %s; want "
+                     "snp.measurement, sgx.mrenclave, tdx.mrtd with tdx.rtmr1 and tdx.rtmr2, or tpm.pcr.4 with "
+                     "tpm.pcr.11 or with tpm.pcr.8 and tpm.pcr.9",
+                     path, what);
     if (rc) {
+        st_policy_free(*out);
+        *out = NULL;
+    }
+    return rc;
+}
+
+int st_proof_client_policy(const char *path, struct st_policy **out, struct st_err *e)
+{
+    int rc = st_proof_policy(path, "the weights", out, e);
+    if (!rc && !st_policy_pins_engine(*out)) {
+        rc = st_fail(e, ST_POLICY,
+                     "%.200s: names no engine: a kit of anybody's making would get the weights; want the kit_digest of "
+                     "`sotto-worker prepare --kit`",
+                     path);
         st_policy_free(*out);
         *out = NULL;
     }

@@ -8,6 +8,10 @@
  * the middle does not have. Neither is anybody's key: a node's evidence (a key of HPKE and one of receipts) and an
  * enclave's that asks for a model's key (zeros) are not taken here, and none of these is taken there.
  *
+ * A client that works from a kit (model/kit.h) has the model's digest from a line of text in it. So its binding holds
+ * the digest of the kit's own files, too, in the field for an engine's (st_kit_measure()), which the policy pins
+ * ("engine"): embedding, norms and biases of somebody else's making would have a genuine program tell the weights.
+ *
  * It proves what was started on that machine, as far as the policy pins it; not that it has no holes. */
 #ifndef ST_SERVICE_PROOF_H
 #define ST_SERVICE_PROOF_H
@@ -25,7 +29,8 @@ enum st_proof_role { ST_PROOF_CLIENT, ST_PROOF_WORKER, ST_PROOF_PREPARER };
 struct st_proof {
     enum st_proof_role role; /* of who proves itself */
     uint8_t nonce[ST_PROOF_NONCE], exporter[ST_TLS_EXPORTER], digest[32];
-    int64_t asked; /* judging: when the nonce came into being */
+    const uint8_t *kit; /* [32] making, of a client: its kit's; NULL = has none */
+    int64_t asked;      /* judging: when the nonce came into being */
 };
 
 /* The bundle's JSON is appended. VERIFY: the machine is no longer what it was when the collection was opened. Blocks.
@@ -36,9 +41,11 @@ int st_proof_make(struct st_collection *c, const struct st_proof *p, struct st_b
 int st_proof_judge(const struct st_policy *policy, const struct st_proof *p, struct st_span evidence,
                    struct st_err *e) ST_MUST_CHECK;
 
-/* A policy file that something is given away on: POLICY: it judges signatures alone or pins no measurement, so that any
- * program on such a machine would get `what` ("the key"). */
+/* A policy file that something is given away on: POLICY: it judges signatures alone, or pins no measurements that say
+ * which system and program run, so that any program on such a machine would get `what` ("the key"). */
 int st_proof_policy(const char *path, const char *what, struct st_policy **out, struct st_err *e) ST_MUST_CHECK;
+/* The same of clients that get weights: POLICY also when it does not say which kit they may have. */
+int st_proof_client_policy(const char *path, struct st_policy **out, struct st_err *e) ST_MUST_CHECK;
 /* 0 when the verdict is good; else its first check that did not pass. */
 int st_proof_verdict(const struct st_policy *p, const struct st_verdict *v, struct st_err *e) ST_MUST_CHECK;
 
@@ -46,6 +53,7 @@ int st_proof_verdict(const struct st_policy *p, const struct st_verdict *v, stru
 struct st_proof_sides {
     const struct st_policy *policy;   /* the other side proves itself by it; NULL = need not */
     struct st_collection *collection; /* proves this side; NULL = cannot */
+    const uint8_t *kit;               /* [32] of a client: st_kit_measure() of what it works from; NULL = none */
 };
 
 #endif

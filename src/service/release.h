@@ -4,8 +4,9 @@
  * What must hold before a key leaves: the nonce is this service's, fresh, and asked for once; the evidence is good
  * under the policy, with that nonce; its binding names the container's digest and a key of the suite, and is no node's;
  * the container is one that the service was told of (--container), in that very version and digest, not below the
- * minimum; the key that comes out makes the container's mac. A policy that accepts any program (no measurements), or
- * checks signatures alone, is refused at the start. Simulated evidence counts only where the policy names its root.
+ * minimum; the key that comes out makes the container's mac. A policy that accepts any program (its measurements pin
+ * none), or checks signatures alone, is refused at the start. Simulated evidence counts only where the policy names its
+ * root.
  *
  * It holds a private key (an HPKE recipient of the containers) or the publisher's seed. It keeps nonces and counters
  * and nothing else, writes no file, and logs a line for each key that it gives and, at most once a second, for

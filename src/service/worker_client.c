@@ -21,6 +21,8 @@
 /* Hints come in pieces of about so many bytes, so many of them asked for at a time. */
 #define HINT_PIECE (1u << 20)
 #define HINT_AHEAD 4
+/* How often this side looks whether its machine is still what it proved to the worker. */
+#define WATCH_S 2.0
 /* After so long without an exchange the worker may have closed the connection, as it may: look before it is used. */
 #define IDLE_S 0.05
 
@@ -68,7 +70,8 @@ struct st_worker_client {
     bool refused; /* the current one did not do what it was asked for: another one is next, if there is one */
     struct st_worker_conn *conn;
     struct st_worker_list list;
-    double used; /* when conn was last of use */
+    double used;    /* when conn was last of use */
+    double watched; /* when this side's evidence was seen to hold last */
     struct slot slots[MAX_SLOTS];
     uint64_t next_wire;
     uint8_t failure[512]; /* payload of a FAILURE */
@@ -85,6 +88,13 @@ static int blame(const struct st_worker_client *c, struct st_err *e)
     return st_err_prefix(e, "worker %s", c->addresses[c->current].text);
 }
 
+/* Replies hold products with secrets, and weights follow from them: none stays behind in memory given back. */
+static void slot_wipe(struct slot *s)
+{
+    if (s->memory)
+        OPENSSL_cleanse(s->memory, s->cap);
+}
+
 /* Ends the connection; what was outstanding on it has failed. */
 static void disconnect(struct st_worker_client *c, const struct st_err *why)
 {
@@ -92,10 +102,13 @@ static void disconnect(struct st_worker_client *c, const struct st_err *why)
     c->conn = NULL;
     for (int i = 0; i < MAX_SLOTS; i++) {
         struct slot *s = &c->slots[i];
-        if (s->state == SLOT_FORGOTTEN)
-            s->state = SLOT_FREE;
-        if (s->state != SLOT_WAITING)
+        if (s->state != SLOT_WAITING && s->state != SLOT_FORGOTTEN)
             continue;
+        slot_wipe(s); /* a part of the reply may be there */
+        if (s->state == SLOT_FORGOTTEN) {
+            s->state = SLOT_FREE;
+            continue;
+        }
         s->state = SLOT_FAILED;
         s->over = true;
         s->err = *why;
@@ -215,7 +228,7 @@ static int try_address(struct st_worker_client *c, int i, double deadline, struc
     st_worker_list_free(&c->list);
     c->list = list;
     c->next = i;
-    c->used = st_now();
+    c->used = c->watched = st_now();
     c->refused = false;
     pthread_mutex_lock(&c->lock);
     snprintf(c->stats.address, sizeof c->stats.address, "%s", c->addresses[i].text);
@@ -231,6 +244,17 @@ static bool waiting(const struct st_worker_client *c)
     return false;
 }
 
+/* Whether this side still is what it proved on this connection. If not, a new one is refused by st_proof_make(). */
+static bool holds(struct st_worker_client *c)
+{
+    struct st_err e = {0};
+    double now = st_now();
+    if (!(c->list.welcome.flags & ST_WORKER_FLAG_PROVE) || now - c->watched < WATCH_S)
+        return true;
+    c->watched = now;
+    return st_collection_unchanged(c->terms.proof.collection, &e) == 0;
+}
+
 /* A connection to use, by the deadline, whichever worker it is to. Each address that is left gets its share of the
  * time. */
 static int connected(struct st_worker_client *c, double deadline, struct st_err *e)
@@ -241,7 +265,7 @@ static int connected(struct st_worker_client *c, double deadline, struct st_err 
     if (c->conn && !waiting(c) && c->refused && left > 1) {
         c->next = (c->current + 1) % c->n_address;
         disconnect(c, e);
-    } else if (c->conn && !waiting(c) && st_now() - c->used > IDLE_S && !st_worker_conn_quiet(c->conn))
+    } else if (c->conn && !waiting(c) && ((st_now() - c->used > IDLE_S && !st_worker_conn_quiet(c->conn)) || !holds(c)))
         disconnect(c, e);
     *e = (struct st_err){0};
     if (c->conn)
@@ -282,6 +306,7 @@ static int slot_take(struct st_worker_client *c, size_t len, struct slot **out, 
     if (!best)
         return st_fail(e, ST_INTERNAL, "%d exchanges are outstanding already", MAX_SLOTS);
     if (best->cap < need) {
+        slot_wipe(best);
         free(best->memory);
         best->memory = NULL;
         best->cap = 0;
@@ -683,8 +708,10 @@ void st_worker_client_free(struct st_worker_client *c)
         return;
     st_worker_conn_close(c->conn);
     st_worker_list_free(&c->list);
-    for (int i = 0; i < MAX_SLOTS; i++)
+    for (int i = 0; i < MAX_SLOTS; i++) {
+        slot_wipe(&c->slots[i]);
         free(c->slots[i].memory);
+    }
     for (int i = 0; i < c->n_address; i++)
         free(c->addresses[i].text);
     free(c->addresses);

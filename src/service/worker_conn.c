@@ -251,6 +251,7 @@ static int prove_ourselves(struct proving *p, const uint8_t nonce[ST_WORKER_NONC
     struct st_buf bundle = {0}, frame = {0};
     uint8_t *none = NULL;
     proof.role = ST_PROOF_CLIENT;
+    proof.kit = p->terms->proof.kit;
     memcpy(proof.nonce, nonce, sizeof proof.nonce);
     int rc = st_proof_make(p->terms->proof.collection, &proof, &bundle, e);
     if (rc)

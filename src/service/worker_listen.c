@@ -104,8 +104,11 @@ static int listen_port(struct st_worker_listener *l, int *out, struct st_err *e)
                "%s is open to the network without TLS: rows are masked, but nothing authenticates who "
                "sends or answers",
                l->text);
-    if (l->worker->o.hints && !l->worker->o.proof.policy && !st_net_is_loopback(a->host))
-        st_log(ST_LOG_WARN, "%s: whoever reaches it gets the hints, from which the weights follow", l->text);
+    const struct st_worker_opts *o = &l->worker->o;
+    if ((o->hints || o->preparer) && !o->proof.policy && !st_net_is_loopback(a->host))
+        st_log(ST_LOG_WARN, "%s: whoever reaches it gets %s", l->text,
+               o->preparer ? "the weights, row by row (no --client-policy)"
+                           : "the hints, from which the weights follow");
     return 0;
 }
 

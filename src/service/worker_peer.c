@@ -240,6 +240,8 @@ static int take(struct st_worker_peer *c, void *p, size_t len, size_t *n, struct
     }
     *n = c->stage_len - c->stage_at < len ? c->stage_len - c->stage_at : len;
     memcpy(p, c->stage + c->stage_at, *n);
+    if (c->worker->memory.wipe)
+        explicit_bzero(c->stage + c->stage_at, *n);
     c->stage_at += *n;
     return 0;
 }
@@ -661,6 +663,8 @@ void st_worker_peer_free(struct st_worker_peer *c)
     if (c->on_write)
         event_free(c->on_write);
     st_accepted_free(c->stream);
+    if (w->memory.wipe)
+        explicit_bzero(c->stage, STAGE);
     free(c);
 }
 

@@ -16,6 +16,7 @@ struct st_worker_queue {
     const struct st_backend *backend;
     void *device;
     uint32_t max_row;
+    bool wipe; /* of a preparer: what stands in the buffers below is overwritten after each batch */
     pthread_t thread;
     bool started;
     pthread_mutex_t lock;
@@ -162,6 +163,14 @@ static int multiply_batch(struct st_worker_queue *q, uint32_t n_row, struct st_e
     return 0;
 }
 
+static void wipe_batch(struct st_worker_queue *q)
+{
+    if (q->rows.p)
+        explicit_bzero(q->rows.p, q->rows.cap);
+    if (q->values.p)
+        explicit_bzero(q->values.p, q->values.cap);
+}
+
 static void compute(struct st_worker_queue *q)
 {
     struct st_worker_request *first = q->batch[0];
@@ -171,6 +180,8 @@ static void compute(struct st_worker_queue *q)
     for (int i = 0; i < q->n_batch; i++)
         n_row += q->batch[i]->what.n_row;
     int rc = q->n_batch == 1 ? multiply_one(q, first, &e) : multiply_batch(q, n_row, &e);
+    if (q->wipe && q->n_batch > 1)
+        wipe_batch(q);
     double us = (st_now() - start) * 1e6;
     for (int i = 0; i < q->n_batch; i++) {
         q->batch[i]->err.code = rc;
@@ -222,6 +233,7 @@ int st_worker_queue_new(const struct st_worker_opts *o, uint32_t max_row, struct
     q->backend = o->backend;
     q->device = o->device;
     q->max_row = max_row;
+    q->wipe = o->preparer;
     q->last = &q->first;
     q->done_last = &q->done;
     pthread_mutex_init(&q->lock, NULL);

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import select
+import shutil
 import signal
 import socket
 import ssl
@@ -108,10 +109,10 @@ def place(tmp_path_factory):
     make_certificate(d)
     (d / "sim.key").write_text(SEED)
     root = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(SEED)).public_key().public_bytes_raw().hex()
-    for name, measured in ("trusted", TRUSTED), ("preparer", PREPARER):
+    made = json.loads(output(WORKER, "prepare", DEMO, "--out", d / "demo.hints", "--kit", d / "demo.kit", "--json"))
+    for name, measured, more in ("trusted", TRUSTED, {"engine": [made["kit_digest"]]}), ("preparer", PREPARER, {}):
         (d / f"{name}.json").write_text(json.dumps({"version": 1, "require": ["sim"], "sim_root": root, "max_age_s": 60,
-                                                    "measurements": {"sim.measurement": [measured]}}))
-    output(WORKER, "prepare", DEMO, "--out", d / "demo.hints", "--kit", d / "demo.kit", "-q")
+                                                    "measurements": {"sim.measurement": [measured]}, **more}))
     return d
 
 
@@ -168,6 +169,21 @@ def test_who_does_not_prove_itself_gets_no_hint_and_no_product(place, worker, pr
     refused(6, "--no-integrity", *kit, *sides(place, worker.address, None, "lwe"))
     refused(6, "knows the pad", *kit, *sides(place, worker.address, None, "otp"), "--no-integrity")
     refused(2, "has the weights", "complete", DEMO, *ASK[:-1], *sides(place, worker.address, preparer.address, "lwe"))
+
+
+@pytest.mark.parametrize("changed", ["model.safetensors", "masked.json", "config.json"])
+def test_a_kit_that_somebody_changed_gets_nothing(place, worker, preparer, tmp_path, changed):
+    """The genuine program on the genuine machine, the right model's name, and one byte of the kit that is not the owner's."""
+    kit = tmp_path / "changed.kit"
+    shutil.copytree(place / "demo.kit", kit)
+    data = bytearray((kit / changed).read_bytes())
+    if changed == "model.safetensors":
+        data[-1] ^= 1
+    else:
+        data += b" \n"
+    (kit / changed).write_bytes(data)
+    refused(5, "your evidence was not accepted", "complete", kit, *ASK[:-1],
+            *sides(place, worker.address, preparer.address, "otp"))
 
 
 def test_doctor_says_what_a_worker_wants(place, worker):

@@ -1,6 +1,7 @@
 /* sotto-worker prepare MODEL: what the owner of the weights makes once per model (service/prepare.h). */
 #include "base/mem.h"
 #include "cli/cli.h"
+#include "crypto/digest.h"
 #include "service/prepare.h"
 #include "text/json.h"
 
@@ -43,7 +44,8 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
 
 static void print_result(const struct st_cli *cli, const struct st_prepare_opts *o, const struct st_prepare_result *r)
 {
-    char size[ST_MEM_TEXT];
+    char size[ST_MEM_TEXT], kit[65];
+    st_hex(r->kit_digest, sizeof r->kit_digest, kit);
     if (cli->json) {
         struct st_buf b = {0};
         st_buf_add_str(&b, "{\"hints\":");
@@ -53,6 +55,9 @@ static void print_result(const struct st_cli *cli, const struct st_prepare_opts 
         st_buf_add_str(&b, ",\"digest\":\"");
         for (int i = 0; i < 32; i++)
             st_buf_addf(&b, "%02x", r->digest[i]);
+        st_buf_add_str(&b, "\",\"kit_digest\":\"");
+        if (o->kit)
+            st_buf_add_str(&b, kit);
         st_buf_addf(
             &b,
             "\",\"params\":\"%s\",\"bits_classical\":%d,\"bits_quantum\":%d,\"note\":\"%s\",\"matrices\":%" PRIu32
@@ -67,7 +72,9 @@ static void print_result(const struct st_cli *cli, const struct st_prepare_opts 
                    o->hints, r->n_matrix, st_mem_text(r->hint_bytes, size), r->seconds, r->params, r->bits_classical,
                    r->bits_quantum, *r->note ? ", " : "", r->note);
         if (o->kit)
-            printf("%s: the trusted side's part of the model\n", o->kit);
+            printf("%s: the trusted side's part of the model\n  kit_digest %s (\"engine\" in the policy of "
+                   "--client-policy, where weights are private)\n",
+                   o->kit, kit);
     }
 }
 

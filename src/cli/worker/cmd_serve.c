@@ -74,12 +74,15 @@ static const struct argp_option options[] = {
      "TLS",
      1},
     {"client-policy", OPT_CLIENT_POLICY, "FILE", 0,
-     "What clients must prove (docs/attestation.md); a policy that pins no measurement is refused", 1},
+     "What clients must prove (docs/attestation.md); a policy that does not pin what they run (measurements) and their "
+     "kit (engine) is refused",
+     1},
     {"evidence", OPT_EVIDENCE, "KINDS", 0,
      "What proves this machine to clients that ask: tdx, snp, sgx, tpm, nvgpu, sim; with commas; wants TLS", 1},
     {"preparer", OPT_PREPARER, NULL, 0,
      "Inside a TEE of the weights' owner: makes what checks and one-time pads of sides without weights need, which the "
-     "worker that computes for them must not make; wants --evidence",
+     "worker that computes for them must not make; wants --evidence, and --device cpu unless nvgpu is among it; the "
+     "model must lie where its host cannot change it (dm-verity, or memory)",
      1},
     ST_EVIDENCE_OPTIONS(OPT_COLLECTOR, 2),
     {0},
@@ -283,6 +286,11 @@ static int check_proofs(const struct serve_opts *o, struct st_err *e)
         return st_fail(e, ST_USAGE, "--preparer: want --evidence KINDS, which prove what it runs");
     if (o->preparer && o->hints)
         return st_fail(e, ST_USAGE, "--preparer: hands out no hints; those are for the worker that computes");
+    if (o->preparer && o->device && strcmp(o->device, "cpu") != 0 && !st_evidence_has(&o->evidence, "nvgpu"))
+        return st_fail(e, ST_USAGE,
+                       "--preparer --device %s: secrets would go to a device that nothing proves: want cpu, or nvgpu "
+                       "among --evidence KINDS",
+                       o->device);
     if ((o->private_weights || o->evidence.n_kind) && !o->tls_cert)
         return st_fail(e, ST_USAGE, "%s: what is proved is bound to a TLS connection: want --tls-cert and --tls-key",
                        o->private_weights ? "--private-weights" : "--evidence");
@@ -295,7 +303,7 @@ static int open_proofs(struct serving *s, struct st_err *e)
 {
     const struct serve_opts *o = s->o;
     const char *sim_key = st_evidence_has(&o->evidence, "sim") ? o->evidence.collect.sim_key : NULL;
-    if (o->client_policy && st_proof_policy(o->client_policy, "the weights", &s->policy, e))
+    if (o->client_policy && st_proof_client_policy(o->client_policy, &s->policy, e))
         return e->code;
     if (o->evidence.n_kind) {
         /* tpm2-tss writes to standard error by itself; the one line of an error is ours. */
@@ -353,7 +361,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
                                          .n_listen = o->n_listen ? o->n_listen : 1,
                                          .tls_cert = o->tls_cert,
                                          .tls_key = o->tls_key,
-                                         .proof = {s.policy, s.collection},
+                                         .proof = {s.policy, s.collection, NULL},
                                          .preparer = o->preparer,
                                          .metrics = o->metrics,
                                          .max_row = o->max_row,

@@ -1,6 +1,6 @@
 #include "protect/masked/check.h"
-#include "base/buf.h"
 #include "base/hooks.h"
+#include "base/locked.h"
 
 #include <openssl/crypto.h>
 #include <stdlib.h>
@@ -37,9 +37,11 @@ static int make_there(const struct making *m, int group, struct st_err *e)
     const struct st_mask_group *g = &m->groups->g[group];
     const struct st_freivalds_secret *secret = &m->checks->secret;
     size_t n_s = (size_t)ST_FREIVALDS_N * g->n, n_ws = (size_t)ST_FREIVALDS_N * g->d;
-    uint32_t *s, n_out[ST_MAX_GROUP];
-    if (st_alloc(&s, n_s + n_ws, sizeof *s, "integrity check", e))
+    uint32_t n_out[ST_MAX_GROUP];
+    struct st_locked scratch;
+    if (st_locked_new(&scratch, (n_s + n_ws) * sizeof(uint32_t), &st_scheme_scratch, e))
         return e->code;
+    uint32_t *s = (uint32_t *)(void *)scratch.p;
     for (size_t v = 0; v < ST_FREIVALDS_N; v++)
         memcpy(s + v * g->n, secret->s[v], g->n * sizeof *s);
     for (int k = 0; k < g->n_op; k++)
@@ -47,8 +49,7 @@ static int make_there(const struct making *m, int group, struct st_err *e)
     int rc = m->preparer->combine(m->preparer->ctx, g, s, ST_FREIVALDS_N, s + n_s, e);
     if (!rc)
         rc = st_freivalds_take(&m->checks->of[group], n_out, (uint32_t)g->n_op, g->d, s + n_s, secret, e);
-    OPENSSL_cleanse(s, (n_s + n_ws) * sizeof *s);
-    free(s);
+    st_locked_free(&scratch);
     return rc;
 }
 

@@ -374,6 +374,10 @@ static int open_reply(struct st_masked *m, struct flight *f, const struct st_exp
                 reply->format != format ? " of another format" : "", want);
         return reject(m, f->group, e);
     }
+    if (m->integrity && !m->checks.of) { /* nothing is known of this worker: it is not to blame */
+        st_fail(e, ST_IO, "the reply cannot be checked: the secrets of the check could not be made anew");
+        return at_site(m, f->group, e);
+    }
     if (!passes(m, f, reply->p)) {
         st_fail(e, ST_VERIFY, "the worker's reply is not the product that was asked for");
         return reject(m, f->group, e);
