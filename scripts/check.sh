@@ -32,18 +32,10 @@ analyse() {
         --std=c11 --library=posix --library=gnu --error-exitcode=1 --suppressions-list=scripts/cppcheck.txt \
         --suppress=missingIncludeSystem --suppress=unknownMacro -D_GNU_SOURCE -D__x86_64__ -I src -I include
 }
-threaded='test_(tensor|engine|server|upstream|api|covariant|cov_verify|pads|shm|link|worker|worker_life|worker_client|worker_proof|masked_preparer|node|node_engine|issuer|sealed_store|store_engine|audit_frame|seen)'
-fuzz() { # fuzz TARGET
-    corpus=fuzz/corpus/${1#fuzz_}
-    work=$(mktemp -d)
-    [ -d "$corpus" ] || corpus=
-    # shellcheck disable=SC2086
-    "build/fuzz/bin/$1" -max_total_time="${SOTTO_FUZZ_SECONDS:-5}" -timeout=20 -rss_limit_mb=4096 \
-        -artifact_prefix="$work/" "$work" $corpus
-    rc=$?
-    rm -rf "$work"
-    return $rc
-}
+threaded='tensor engine server upstream api covariant cov_verify pads shm link worker worker_life worker_client node node_engine issuer sealed_store store_engine
+    worker_proof masked_preparer audit_frame seen'
+# shellcheck disable=SC2046,SC2086
+tsan() { cmake --preset tsan && cmake --build --preset tsan --target sotto-cli sotto-worker sotto-node $(printf 'test_%s ' $threaded); }
 
 step "layers" scripts/layers.py
 step "format (clang-format-14)" format
@@ -53,11 +45,11 @@ step "symbols" scripts/symbols.sh build
 step "static analysis (cppcheck)" analyse
 step "build under ASan and UBSan" preset asan
 step "C tests under ASan and UBSan" scripts/test.py build/asan --no-interop
-step "build under TSan" preset tsan
-step "threaded C tests under TSan" scripts/test.py build/tsan --no-interop --only "$threaded"
+step "build under TSan" tsan
+step "threaded C tests under TSan" scripts/test.py build/tsan --no-interop --only "test_($(echo "$threaded" | xargs | tr ' ' '|'))\$"
 step "build fuzz targets" preset fuzz
-for target in $(git ls-files 'fuzz/fuzz_*.c'); do
-    step "fuzz $(basename "$target" .c)" fuzz "$(basename "$target" .c)"
-done
+git ls-files 'fuzz/fuzz_*.c' | xargs -n 1 basename -s .c | xargs -P "$(nproc)" -n 1 scripts/fuzz.sh | tee build/fuzz.log
+passed=$((passed + $(grep -c '^ok' build/fuzz.log)))
+failed=$((failed + $(grep -c '^FAILED' build/fuzz.log)))
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
