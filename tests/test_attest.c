@@ -104,6 +104,7 @@ static void each_demand_is_met_or_named(void **state)
     expect(&b, ", \"gpu\": true", ST_POLICY, "policy.gpu");
     expect(&b, ", \"gpu\": false", 0, NULL);
     expect(&b, ", \"model\": [\"" MEASUREMENT "\"]", ST_POLICY, "policy.model");
+    expect(&b, ", \"engine\": [\"" MEASUREMENT "\"]", ST_POLICY, "policy.engine");
     expect(&b, ", \"max_age_s\": 100", ST_POLICY, "policy.max_age_s");
     expect(&b, ", \"revocation\": \"if_present\"", 0, NULL);
     expect(&b, ", \"allow\": [\"nvgpu\"]", 0, NULL);
@@ -237,6 +238,7 @@ static void policies_are_read_strictly(void **state)
         {"{\"version\": 1, \"require\": \"any\", \"snp_policy\": {\"smt\": \"x\"}}", "snp_policy: smt: want", ST_INPUT},
         {"{\"version\": 1, \"require\": \"any\", \"gpu\": \"yes\"}", "gpu: want", ST_INPUT},
         {"{\"version\": 1, \"require\": \"any\", \"model\": [\"00\"]}", "model: want", ST_INPUT},
+        {"{\"version\": 1, \"require\": \"any\", \"engine\": [\"00\"]}", "engine: want", ST_INPUT},
         {"{\"version\": 1, \"require\": \"any\", \"max_age_s\": -1}", "max_age_s: want", ST_INPUT},
         {"{\"version\": 1, \"require\": \"any\", \"revocation\": \"never\"}", "revocation: want", ST_INPUT},
         {"{\"version\": 1, \"require\": \"any\", \"optional\": [\"signature\"]}", "optional: want", ST_INPUT},

@@ -633,6 +633,11 @@ static void a_busy_connection_ends_when_this_side_is_not_what_it_was(void **stat
     must_compute(c);
     save(in_dir(path, "mine"), OTHER_SEED);
     poll(NULL, 0, 2100);
+    const struct st_transport *t = st_worker_client_transport(c);
+    uint32_t row[16] = {1};
+    struct st_exchange x = {.plan = &plan, .ops = plan_ops, .n_op = 2, .n_row = 1, .id = 4};
+    struct st_exposed rows = {row, sizeof row, ST_EXPOSED_FIELD};
+    expect_refusal(t->submit(t->ctx, &x, &rows, &e), &e, ST_VERIFY, "evidence of this side: ");
     assert_false(st_worker_client_ready(c, 1));
     st_worker_client_free(c);
     st_collection_close(mine);

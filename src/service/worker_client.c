@@ -244,15 +244,15 @@ static bool waiting(const struct st_worker_client *c)
     return false;
 }
 
-/* Whether this side still is what it proved on this connection. If not, a new one is refused by st_proof_make(). */
-static bool holds(struct st_worker_client *c)
+/* Whether this side still is what it proved on this connection; if not, *e says what changed. A new connection is then
+ * refused by st_proof_make(). */
+static bool holds(struct st_worker_client *c, struct st_err *e)
 {
-    struct st_err e = {0};
     double now = st_now();
     if (!(c->list.welcome.flags & ST_WORKER_FLAG_PROVE) || now - c->watched < WATCH_S)
         return true;
     c->watched = now;
-    return st_collection_unchanged(c->terms.proof.collection, &e) == 0;
+    return st_collection_unchanged(c->terms.proof.collection, e) == 0;
 }
 
 /* A connection to use, by the deadline, whichever worker it is to. Each address that is left gets its share of the
@@ -262,10 +262,12 @@ static int connected(struct st_worker_client *c, double deadline, struct st_err 
     int left = 0;
     for (int i = 0; i < c->n_address; i++)
         left += !c->addresses[i].quarantined;
+    if (c->conn && !holds(c, e)) /* what is outstanding fails, too */
+        disconnect(c, e);
     if (c->conn && !waiting(c) && c->refused && left > 1) {
         c->next = (c->current + 1) % c->n_address;
         disconnect(c, e);
-    } else if (c->conn && !waiting(c) && ((st_now() - c->used > IDLE_S && !st_worker_conn_quiet(c->conn)) || !holds(c)))
+    } else if (c->conn && !waiting(c) && st_now() - c->used > IDLE_S && !st_worker_conn_quiet(c->conn))
         disconnect(c, e);
     *e = (struct st_err){0};
     if (c->conn)
