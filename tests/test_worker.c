@@ -109,7 +109,7 @@ static void pairs_of_matrices_are_multiplied_exactly_and_one_after_the_other(voi
     static const struct st_worker_pair asks[] = {
         {1, 1, 1, {0}}, {2, 3, 4, {0}}, {70, 30, 64, {0}}, {1, 2048, 2, {0}}, {3, 2, 1024, {0}}};
     (void)state;
-    start(&(struct st_worker_opts){.max_row = 16}); /* which is no limit of pairs */
+    start(&(struct st_worker_opts){.max_row = 16, .pairs = true}); /* which is no limit of pairs */
     int fd = greeted(listening[0]);
     for (size_t i = 0; i < sizeof asks / sizeof *asks; i++)
         check_pair(fd, i + 1, &asks[i]);
@@ -127,17 +127,17 @@ static void pairs_of_matrices_are_multiplied_exactly_and_one_after_the_other(voi
     stop();
 }
 
-static void a_device_without_pairs_and_shapes_that_are_none_are_refused_by_name(void **state)
+static void pairs_that_nobody_opened_the_worker_for_and_shapes_that_are_none_are_refused_by_name(void **state)
 {
     static const struct st_worker_pair p = {2, 3, 4, {0}};
     struct st_buf b = {0};
     uint32_t *rows;
     (void)state;
-    start(&(struct st_worker_opts){.backend = &plain_backend});
+    start(&(struct st_worker_opts){0});
     int fd = greeted(listening[0]);
     ask_pair(&b, 7, &p, 1, &rows);
     put(fd, b.p, b.len);
-    expect_failure(fd, 7, ST_UNSUPPORTED, "PAIR: the plain backend does not multiply two matrices of a client's");
+    expect_failure(fd, 7, ST_UNSUPPORTED, "PAIR: this worker was started without --pairs");
     check_product(fd, 8, &one_a);
     b.p[ST_WORKER_HEAD] = 3; /* rows of the first matrix */
     put(fd, b.p, b.len);
@@ -147,6 +147,50 @@ static void a_device_without_pairs_and_shapes_that_are_none_are_refused_by_name(
     stop();
     free(rows);
     st_buf_free(&b);
+}
+
+static void a_device_without_pairs_is_not_opened_for_them(void **state)
+{
+    static const char *const any[] = {"tcp://127.0.0.1:0"};
+    int status;
+    (void)state;
+    start_on(&(struct st_worker_opts){.backend = &plain_backend, .pairs = true}, any, 1);
+    assert_string_equal(listening[0], "! --pairs: the plain backend does not multiply two matrices of a client's");
+    assert_int_equal(waitpid(child, &status, 0), child);
+    child = 0;
+    assert_int_equal(WEXITSTATUS(status), ST_UNSUPPORTED);
+}
+
+/* Six slow products of one client stand there when another asks for one. */
+static void clients_have_their_turn_one_after_the_other(void **state)
+{
+    struct st_buf b = {0};
+    struct reply r = {0};
+    uint32_t row[16] = {1};
+    (void)state;
+    slow_ms = 100;
+    start(&(struct st_worker_opts){.backend = &plain_backend, .max_row = 1});
+    int many = greeted(listening[0]), one = greeted(listening[0]);
+    for (uint64_t id = 1; id <= 6; id++) {
+        st_worker_multiply_add(&b, id, &one_a, sizeof row);
+        st_buf_add(&b, row, sizeof row);
+    }
+    put(many, b.p, b.len);
+    assert_true(reply(many, &r)); /* the others are in the queue */
+    check_product(one, 1, &one_a);
+    struct pollfd more = {.fd = many, .events = POLLIN};
+    for (int i = 0; i < 2; i++)
+        assert_true(reply(many, &r));
+    assert_int_equal(r.head.id, 3);
+    assert_int_equal(poll(&more, 1, 0), 0);
+    for (int i = 0; i < 3; i++)
+        assert_true(reply(many, &r));
+    assert_int_equal(r.head.id, 6);
+    free(r.payload);
+    st_buf_free(&b);
+    close(many);
+    close(one);
+    stop();
 }
 
 static void frames_that_are_none_end_their_connection_by_name(void **state)
@@ -218,7 +262,7 @@ static void requests_that_cannot_be_served_fail_alone(void **state)
         {{ST_WORKER_FIELD, 1, 2, {A, A}, {0}}, 16, "MULTIPLY weight: 0 stands there twice"},
         {{ST_WORKER_FIELD, 1, 2, {A, C}, {0}}, 16, "MULTIPLY weights: want one n_in, got 16 and 40"},
         {{ST_WORKER_FIELD, 33, 1, {A}, {0}}, 16, "MULTIPLY rows: want at most 32, got 33"},
-        {{ST_WORKER_FIELD, 32, 2, {WIDE, A}, {0}}, 16, "a reply of 527360 bytes is too long"},
+        {{ST_WORKER_FIELD, 32, 2, {WIDE, A}, {0}}, 16, "a reply of 527872 bytes is too long"},
     };
     (void)state;
     /* The least memory that the longest row needs: 264000 bytes of it, and as much of a reply. */
@@ -468,7 +512,9 @@ int main(void)
         CASE(products_are_those_of_64_bit_integers),
         CASE(rows_of_floats_give_scaled_products_and_a_device_without_them_says_so),
         CASE(pairs_of_matrices_are_multiplied_exactly_and_one_after_the_other),
-        CASE(a_device_without_pairs_and_shapes_that_are_none_are_refused_by_name),
+        CASE(pairs_that_nobody_opened_the_worker_for_and_shapes_that_are_none_are_refused_by_name),
+        CASE(a_device_without_pairs_is_not_opened_for_them),
+        CASE(clients_have_their_turn_one_after_the_other),
         CASE(frames_that_are_none_end_their_connection_by_name),
         CASE(requests_that_cannot_be_served_fail_alone),
         CASE(values_that_are_no_residues_never_reach_the_device),

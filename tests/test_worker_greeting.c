@@ -18,13 +18,14 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define PADDING (1u << 20) /* more than the sockets between the two hold */
-#define SPOKEN 100         /* bytes of the frame that the worker breaks into */
+#define PADDING (512u << 10) /* more than the sockets between the two hold */
+#define SPOKEN 100           /* bytes of the frame that the worker breaks into */
 
 static const uint8_t digest[32] = {3, 1, 4};
 static char dir[64], cert[96], key[96];
@@ -221,5 +222,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(half_a_frame_amid_the_evidence_of_the_client_ends_the_connection),
     };
+    signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, make_enclave, remove_enclave);
 }

@@ -410,7 +410,7 @@ static void nonsense_in_the_place_of_evidence_is_refused_alike(void **state)
     st_worker_head_write(head, &(struct st_worker_head){ST_WORKER_EVIDENCE, 0, ST_WORKER_MAX_EVIDENCE + 1});
     st_buf_add(&b, head, sizeof head);
     link_put(l, &b);
-    expect_end(l, ST_INPUT, "EVIDENCE: want 1..4194304 bytes, got 4194305");
+    expect_end(l, ST_INPUT, "EVIDENCE: want 1..1048576 bytes, got 1048577");
     st_link_close(l);
     l = greet(address, &p);
     st_buf_clear(&b);
@@ -798,6 +798,30 @@ static void who_is_not_what_a_preparer_must_be_is_sent_nothing(void **state)
     stop();
 }
 
+/* Its columns are made for the reply: so few at a time that no crowd of small questions takes its memory. */
+static void a_preparer_tells_few_columns_at_a_time(void **state)
+{
+    (void)state;
+    struct st_link *l;
+    struct st_buf b = {0}, payload = {0};
+    struct st_worker_head h;
+    struct st_err e = {0};
+    const char *address = start_tls((struct st_worker_opts){.proof = {.collection = good}, .preparer = true});
+    assert_ok(st_link_open(address, cert, st_now() + 10, &l, &e), &e);
+    st_worker_hello_add(&b, digest);
+    st_worker_hint_add(&b, 5, &(struct st_worker_hint){WIDE, 0, ST_WORKER_SCALES});
+    st_worker_hint_add(&b, 6, &(struct st_worker_hint){WIDE, 0, ST_WORKER_SCALES + 1});
+    link_put(l, &b);
+    assert_true(link_frame(l, &h, &payload) && h.type == ST_WORKER_WELCOME);
+    assert_true(link_frame(l, &h, &payload) && h.type == ST_WORKER_COLUMNS && h.id == 5);
+    assert_true(link_frame(l, &h, &payload) && h.type == ST_WORKER_FAILURE && h.id == 6);
+    assert_non_null(memmem(payload.p, h.len, "want at most 4096", 17));
+    st_link_close(l);
+    st_buf_free(&b);
+    st_buf_free(&payload);
+    stop();
+}
+
 /* A preparer serves workers' clients, too, but a worker no secrets: rows over outputs are for a preparer. */
 static void secrets_of_checks_are_for_preparers(void **state)
 {
@@ -836,6 +860,7 @@ int main(void)
         CASE(policies_that_do_not_pin_a_program_give_nothing_away),
         CASE(a_preparer_multiplies_both_ways_and_tells_scales),
         CASE(who_is_not_what_a_preparer_must_be_is_sent_nothing),
+        CASE(a_preparer_tells_few_columns_at_a_time),
         CASE(secrets_of_checks_are_for_preparers),
     };
     signal(SIGPIPE, SIG_IGN);

@@ -30,7 +30,7 @@ static const uint8_t digest[32] = {7, 7, 7, [31] = 9};
 static const struct {
     const char *name;
     uint32_t n_out, n_in;
-} shapes[] = {{"a.weight", 24, 16}, {"b.weight", 8, 16}, {"c.weight", 5, 40}, {"embed^T", 3, LONG}, {"wide", 4096, 16}};
+} shapes[] = {{"a.weight", 24, 16}, {"b.weight", 8, 16}, {"c.weight", 5, 40}, {"embed^T", 3, LONG}, {"wide", 4100, 16}};
 enum { A, B, C, EMBED, WIDE, N_WEIGHT };
 
 static struct st_served_weight weights[N_WEIGHT];

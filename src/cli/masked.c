@@ -177,7 +177,9 @@ static int check_worker(const struct st_masked_side *s, struct st_err *e)
                            fetch ? " for --embedding remote (sotto-worker --embedding)" : "");
     }
     if (s->o.attention_outside && !st_worker_client_pairs(s->client))
-        return st_fail(e, ST_INPUT, "worker %s: multiplies no pairs of matrices, for --attention outside-breakable",
+        return st_fail(e, ST_INPUT,
+                       "worker %s: multiplies no pairs of matrices (sotto-worker --pairs), which --attention "
+                       "outside-breakable needs",
                        s->o.workers[0]);
     return 0;
 }

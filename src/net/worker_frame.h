@@ -19,7 +19,7 @@
  *   the outputs of all matrices, [n_row][sum of n_out]
  * - PRODUCT, of the worker: u32 format, u32 n_row, u32 n_weight, u32 microseconds of work, then per weight
  *   [n_row][n_out]. Format 2: [n_row][n_in] once, the sum over the matrices of W^T times the row's part
- * - HINT, of the client: u32 weight id, u32 first column, u32 number of columns
+ * - HINT, of the client: u32 weight id, u32 first column, u32 number of columns; to a preparer at most 4096
  * - COLUMNS, of the worker: the same three, then per column f32 scale, f32 norm, u32 h[m]; of a preparer m = 0
  * - PAIR, of the client: u32 n_a, u32 n_b, u32 n_inner, residues a [n_a][n_inner], b [n_b][n_inner]: the product a b^T
  *   of two matrices of the client's. Its reply is a PRODUCT of n_a rows and one matrix, [n_a][n_b]
@@ -36,7 +36,8 @@
 #define ST_WORKER_VERSION 1u
 #define ST_WORKER_HEAD 32 /* bytes of a frame's head */
 #define ST_WORKER_MAX_PAYLOAD (1u << 30)
-#define ST_WORKER_MAX_EVIDENCE (4u << 20)
+#define ST_WORKER_MAX_EVIDENCE (1u << 20)
+#define ST_WORKER_SCALES 4096u /* columns of one HINT to a preparer */
 #define ST_WORKER_NONCE 32
 #define ST_WORKER_MAX_NAME 160
 #define ST_WORKER_MAX_WEIGHTS (1u << 20)

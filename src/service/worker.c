@@ -89,7 +89,7 @@ static int make_welcome(struct st_worker *w, struct st_err *e)
     const struct st_served *s = w->o.served;
     struct st_worker_welcome out = {.max_row = w->o.max_row, .max_payload = w->max_payload, .n = s->n};
     out.flags = (w->o.proof.policy ? ST_WORKER_FLAG_PROVE : 0) | (w->o.proof.collection ? ST_WORKER_FLAG_PROVES : 0) |
-                (w->o.preparer ? ST_WORKER_FLAG_PREPARES : 0) | (w->o.backend->pair ? ST_WORKER_FLAG_PAIR : 0);
+                (w->o.preparer ? ST_WORKER_FLAG_PREPARES : 0) | (w->o.pairs ? ST_WORKER_FLAG_PAIR : 0);
     memcpy(out.digest, w->o.digest, 32);
     if (w->o.hints) {
         const struct st_hint_source *h = st_hints_source(w->o.hints);
@@ -184,6 +184,11 @@ static int set_up(struct st_worker_run *run, struct st_err *e)
         return st_fail(e, ST_USAGE, "--tls-cert and --tls-key belong together");
     if (w->o.preparer && (!w->o.proof.collection || w->o.hints))
         return st_fail(e, ST_USAGE, "a preparer proves itself, and has no hints");
+    if (w->o.pairs && w->o.preparer)
+        return st_fail(e, ST_USAGE, "a preparer multiplies no pairs of matrices");
+    if (w->o.pairs && !w->o.backend->pair)
+        return st_fail(e, ST_UNSUPPORTED, "--pairs: the %s backend does not multiply two matrices of a client's",
+                       w->o.backend->name);
     if (set_limits(w, e) || make_norms(w, e) || make_welcome(w, e))
         return e->code;
     if (w->o.tls_cert && st_tls_server(w->o.tls_cert, w->o.tls_key, &w->tls, e))

@@ -4,10 +4,11 @@
  * stays awake for 150 us for the next one: handing a product to the other thread and back took longer than a small one.
  *
  * Products that wait for the same matrices are computed together (dynamic batching), whoever they are from; requests of
- * one client keep their order. A client with max_pending requests, or whose next request finds no memory, is not read
- * for a while (back-pressure). A request that cannot be served is answered by a FAILURE with its id; a frame that
- * breaks the protocol ends its connection after a FAILURE with id 0. SIGTERM drains: no new connection, running
- * requests finish within grace_s. Logs and metrics count; they never hold rows.
+ * one client keep their order, and clients have their turn one after the other. A client with max_pending requests, or
+ * whose next request finds no memory, is not read for a while (back-pressure). A request that cannot be served is
+ * answered by a FAILURE with its id; a frame that breaks the protocol ends its connection after a FAILURE with id 0.
+ * SIGTERM drains: no new connection, running requests finish within grace_s. Logs and metrics count; they never hold
+ * rows.
  *
  * Weights that clients may not learn: with proof.policy a client gets no product and no hint before its evidence was
  * good, for this connection; what it hears of a refusal is always the same. With proof.collection the worker proves
@@ -33,8 +34,9 @@ struct st_worker_opts {
     const char *tls_cert, *tls_key; /* make tcp listeners tls ones; NULL = plain */
     struct st_proof_sides proof;    /* borrowed; policy: of clients */
     bool preparer;                  /* needs proof.collection, and takes no hints */
-    const char *metrics;            /* HOST:PORT for /health and /metrics; NULL = none */
-    uint32_t max_row;               /* rows of one product, all clients together, at most the device's; 0 = 512 */
+    bool pairs;          /* multiplies two matrices of a client's (PAIR); no preparer, and a device that can */
+    const char *metrics; /* HOST:PORT for /health and /metrics; NULL = none */
+    uint32_t max_row;    /* rows of one product, all clients together, at most the device's; 0 = 512 */
     uint32_t max_conn, max_pending; /* 0 = 256, 8 */
     size_t max_memory; /* of requests and replies, a batch side by side not included; 0 = a quarter of what is free */
     /* Without a request; for a frame to arrive, and a reply to leave (longer for long ones); to drain. 0 = 600, 30, 30,

@@ -651,7 +651,7 @@ static int read_hints(void *ctx, const char *name, uint32_t n_out, uint32_t n_in
                        c->list.welcome.params, c->params->name);
     if (!st_worker_client_has(c, name, n_out, n_in))
         return st_fail(e, ST_INPUT, "worker %s: has no matrix %s [%u,%u]", address, name, n_out, n_in);
-    size_t per = HINT_PIECE / ST_WORKER_COLUMN(columns_m(c)) + 1;
+    size_t per = columns_m(c) ? HINT_PIECE / ST_WORKER_COLUMN(columns_m(c)) + 1 : ST_WORKER_SCALES;
     if (per > n_out)
         per = n_out;
     if (columns_init(&k, (uint32_t)per, columns_m(c), e))

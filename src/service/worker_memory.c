@@ -4,6 +4,7 @@
 #include <string.h>
 
 #define ALIGN 64
+#define HEAD_KEPT 4096 /* heads are outside the budget: long ones go at once */
 
 static size_t aligned(size_t n)
 {
@@ -82,6 +83,8 @@ void st_worker_memory_give(struct st_worker_memory *m, struct st_worker_request 
 {
     if (m->wipe && r->memory)
         explicit_bzero(r->memory, r->cap);
+    if (r->head.len > HEAD_KEPT)
+        st_buf_free(&r->head);
     r->next = m->idle;
     m->idle = r;
 }

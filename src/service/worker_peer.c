@@ -344,6 +344,9 @@ static int check_hint(struct st_worker_peer *c, const struct st_worker_hint *h, 
         return st_fail(e, ST_INPUT, "HINT columns: %s has %" PRIu32 ", got %" PRIu32 " from %" PRIu32 " on", m->name,
                        m->n_out, h->n, h->first);
     if (w->o.preparer) {
+        if (h->n > ST_WORKER_SCALES)
+            return st_fail(e, ST_INPUT, "HINT columns: want at most %u of a preparer at a time, got %" PRIu32,
+                           ST_WORKER_SCALES, h->n);
         *records = (struct st_span){NULL, h->n * (size_t)ST_WORKER_COLUMN(0)};
         return 0;
     }
@@ -444,9 +447,8 @@ static int check_multiply(const struct st_worker *w, const struct st_worker_mult
 /* The same of a product that needs nothing of the model. */
 static int check_pair(const struct st_worker *w, const struct st_worker_pair *p, size_t *values_len, struct st_err *e)
 {
-    if (!w->o.backend->pair)
-        return st_fail(e, ST_UNSUPPORTED, "PAIR: the %s backend does not multiply two matrices of a client's",
-                       w->o.backend->name);
+    if (!w->o.pairs)
+        return st_fail(e, ST_UNSUPPORTED, "PAIR: this worker was started without --pairs");
     *values_len = 4 * (size_t)p->n_a * p->n_b; /* at most 16 MiB */
     if (st_worker_memory_need(p->rows.len, *values_len) > w->memory.budget)
         return st_fail(e, ST_INPUT, "PAIR: %zu bytes of rows and a reply of %zu are too long; ask for fewer rows",
@@ -541,7 +543,8 @@ static int end_rows(struct st_worker_peer *c, struct st_err *e)
                 r->pair.n_inner ? "PAIR" : "MULTIPLY", ST_FQ);
         st_worker_peer_reply(c, r);
     } else
-        st_worker_queue_push(c->worker->queue, r, c->worker->n_conn == 1);
+        /* A PAIR may take seconds: the event thread is not for it. */
+        st_worker_queue_push(c->worker->queue, r, c->worker->n_conn == 1 && !r->pair.n_inner);
     return 0;
 }
 

@@ -16,6 +16,7 @@ struct st_worker_queue;
 /* Requests of one client keep their order: the queue's mark while it chooses a batch. */
 struct st_worker_lane {
     uint64_t passed_over;
+    uint64_t served; /* turn of the last batch with one of its requests */
 };
 
 struct st_worker_request {

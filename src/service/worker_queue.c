@@ -56,7 +56,7 @@ static void multiply_outputs(const struct st_worker_queue *q, const struct st_wo
     st_field_transposed(of, m->n_weight, q->served->weights[m->weights[0]].n_in, rows, m->n_row, values);
 }
 
-/* Whether r may be computed together with the oldest request: that one itself, or rows for the same matrices. */
+/* Whether r may be computed together with the one whose turn it is: that one itself, or rows for the same matrices. */
 static bool goes_along(const struct st_worker_request *r, const struct st_worker_request *head, uint32_t room)
 {
     if (r == head || r->pair.n_inner || head->pair.n_inner)
@@ -64,11 +64,27 @@ static bool goes_along(const struct st_worker_request *r, const struct st_worker
     return same_work(r, head) && r->what.n_row <= room;
 }
 
-/* The oldest request and all others for the same matrices, as many as there are rows for. A client whose earlier
- * request stays behind is passed over: its requests keep their order. */
+/* The oldest request of the client that has waited longest for a turn: one with many long requests does not keep
+ * others waiting for more than one of them. */
+static const struct st_worker_request *next_in_turn(struct st_worker_queue *q)
+{
+    const struct st_worker_request *best = NULL;
+    q->turn++;
+    for (const struct st_worker_request *r = q->first; r; r = r->next) {
+        if (r->lane->passed_over == q->turn)
+            continue;
+        r->lane->passed_over = q->turn;
+        if (!best || r->lane->served < best->lane->served)
+            best = r;
+    }
+    return best;
+}
+
+/* The request whose turn it is and all others for the same matrices, as many as there are rows for. A client whose
+ * earlier request stays behind is passed over: its requests keep their order. */
 static void choose(struct st_worker_queue *q)
 {
-    const struct st_worker_request *head = q->first;
+    const struct st_worker_request *head = next_in_turn(q);
     uint32_t n_row = 0;
     q->turn++;
     q->n_batch = 0;
@@ -77,6 +93,7 @@ static void choose(struct st_worker_queue *q)
         if (r->lane->passed_over != q->turn && goes_along(r, head, q->max_row - n_row)) {
             n_row += r->pair.n_inner ? 0 : r->what.n_row;
             q->batch[q->n_batch++] = r;
+            r->lane->served = q->turn;
             *p = r->next;
             r->next = NULL;
         } else {

@@ -102,7 +102,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def demo(made):
-    with Worker(DEMO, f"unix:{made}/demo.sock", "--hints", made / "demo.hints") as w:
+    with Worker(DEMO, f"unix:{made}/demo.sock", "--hints", made / "demo.hints", "--pairs") as w:
         yield w
 
 
@@ -191,7 +191,7 @@ def test_low_rank_masks_give_the_logits_within_a_thousandth_and_say_that_they_br
 BREAKS = ["--attention", "outside-breakable"]
 
 
-def test_attention_outside_gives_the_same_text_and_every_output_says_that_it_breaks(demo):
+def test_attention_outside_gives_the_same_text_and_every_output_says_that_it_breaks(demo, tmp_path):
     scheme = "otp, attention outside (breakable)"
     ask = ["--ids", "1,20,300,400,45,12,87,900,33,65"]
     inside = masked(demo, "otp", "--offload", "all", *EXACT)
@@ -213,6 +213,9 @@ def test_attention_outside_gives_the_same_text_and_every_output_says_that_it_bre
     assert state["scheme"] == scheme
     out, err = s.stop()
     assert scheme in out and "a worker can read prompts and replies" in out
+    with Worker(DEMO, f"unix:{tmp_path}/s") as w:
+        refused(3, "multiplies no pairs of matrices (sotto-worker --pairs)", "complete", DEMO, *ask,
+                *masked(w, "otp", "--offload", "all", *EXACT), *BREAKS)
     refused(2, "--attention", "complete", DEMO, *ask, *BREAKS)
     refused(2, "--attention", "complete", DEMO, *ask, *REFERENCE, *BREAKS)
     refused(2, "want one of inside, outside-breakable", "complete", DEMO, *ask, *inside, "--attention", "outside")
@@ -232,7 +235,8 @@ def test_attention_of_a_sealed_model_leaves_only_where_its_owner_lets_it(tmp_pat
     assert "custom, attention outside (breakable)" in output("seal", "inspect", tmp_path / "m.sealed")
     ask = ["--ids", "1,20,300,400,45,12,87,900", "-n", 24, "--temp", 0, *EXACT, *key]
     for name, breaks in (("m", BREAKS), ("m", []), ("paper", [])):
-        with Worker(tmp_path / f"{name}.sealed", f"unix:{tmp_path}/{name}{len(breaks)}") as w:
+        with Worker(tmp_path / f"{name}.sealed", f"unix:{tmp_path}/{name}{len(breaks)}",
+                    *(["--pairs"] if breaks or name == "paper" else [])) as w:
             with_worker = ["--worker", w.address, "--scheme", "otp", "--offload", "all", *SMALL]
             got = sotto_json("complete", tmp_path / f"{name}.sealed", *ask, *with_worker, *breaks)
             assert got["scheme"] == ("otp, attention outside (breakable)" if breaks else "otp")

@@ -17,7 +17,7 @@ struct serve_opts {
     const char *model, *device, *hints, *tls_cert, *tls_key, *metrics;
     const char *listen[MAX_LISTEN];
     int n_listen;
-    bool embedding, private_weights, preparer;
+    bool embedding, pairs, private_weights, preparer;
     const char *client_policy;
     struct st_cli_evidence evidence;
     uint32_t max_row, max_conn, max_pending;
@@ -31,6 +31,7 @@ enum {
     OPT_DEVICE,
     OPT_HINTS,
     OPT_EMBEDDING,
+    OPT_PAIRS,
     OPT_TLS_CERT,
     OPT_TLS_KEY,
     OPT_METRICS,
@@ -59,6 +60,10 @@ static const struct argp_option options[] = {
     {"device", OPT_DEVICE, "NAME", 0, "cpu (default) or cuda", 0},
     {"hints", OPT_HINTS, "FILE", 0, "Hands out these hints (sotto-worker prepare), which the scheme lwe needs", 0},
     {"embedding", OPT_EMBEDDING, NULL, 0, "Serve the embedding, too, for sides that keep no table of it", 0},
+    {"pairs", OPT_PAIRS, NULL, 0,
+     "Multiply pairs of matrices of clients, too, which their --attention outside-breakable needs and nothing else; "
+     "cpu only, and one product may take seconds",
+     0},
     {"tls-cert", OPT_TLS_CERT, "FILE", 0, "Makes tcp:// addresses tls:// ones with this certificate chain (PEM)", 0},
     {"tls-key", OPT_TLS_KEY, "FILE", 0, "Private key of the certificate (PEM)", 0},
     {"metrics", OPT_METRICS, "HOST:PORT", 0, "Answer /health and /metrics there", 0},
@@ -126,6 +131,9 @@ static int set(void *opts, int key, char *arg, struct st_err *e)
         return 0;
     case OPT_EMBEDDING:
         o->embedding = true;
+        return 0;
+    case OPT_PAIRS:
+        o->pairs = true;
         return 0;
     case OPT_TLS_CERT:
         o->tls_cert = arg;
@@ -291,6 +299,8 @@ static int check_proofs(const struct serve_opts *o, struct st_err *e)
                        "--preparer --device %s: secrets would go to a device that nothing proves: want cpu, or nvgpu "
                        "among --evidence KINDS",
                        o->device);
+    if (o->preparer && o->pairs)
+        return st_fail(e, ST_USAGE, "--preparer: multiplies no pairs; --pairs is for the worker that computes");
     if ((o->private_weights || o->evidence.n_kind) && !o->tls_cert)
         return st_fail(e, ST_USAGE, "%s: what is proved is bound to a TLS connection: want --tls-cert and --tls-key",
                        o->private_weights ? "--private-weights" : "--evidence");
@@ -363,6 +373,7 @@ static int run(const struct st_cli *cli, void *opts, struct st_err *e)
                                          .tls_key = o->tls_key,
                                          .proof = {s.policy, s.collection, NULL},
                                          .preparer = o->preparer,
+                                         .pairs = o->pairs,
                                          .metrics = o->metrics,
                                          .max_row = o->max_row,
                                          .max_conn = o->max_conn,
