@@ -423,6 +423,65 @@ static void nonsense_in_the_place_of_evidence_is_refused_alike(void **state)
     stop();
 }
 
+/* Four begin their evidence and stop: no more have memory for it, and they are let go within seconds. */
+static void whoever_does_not_finish_its_evidence_keeps_nobody_waiting_long(void **state)
+{
+    (void)state;
+    enum { N = 12 };
+    struct st_link *l[N];
+    struct st_worker_client *c;
+    struct st_proof p;
+    struct st_buf b = {0};
+    struct st_err e;
+    uint8_t head[ST_WORKER_HEAD];
+    const char *address = start_private();
+    st_worker_head_write(head, &(struct st_worker_head){ST_WORKER_EVIDENCE, 0, 1000});
+    st_buf_add(&b, head, sizeof head);
+    st_buf_add_str(&b, "{");
+    for (int i = 0; i < N; i++) {
+        l[i] = greet(address, &p);
+        if (i < 4)
+            link_put(l[i], &b);
+    }
+    poll(NULL, 0, 100);
+    double before = st_now();
+    assert_ok(dial_as(address, (struct st_proof_sides){.collection = good}, true, &c, &e), &e);
+    assert_true(st_now() > before + 2); /* its turn came when one of the four was let go */
+    must_compute(c);
+    st_worker_client_free(c);
+    for (int i = 0; i < N; i++) {
+        if (i < 4)
+            expect_end(l[i], ST_IO, "timed out");
+        st_link_close(l[i]);
+    }
+    st_buf_free(&b);
+    stop();
+}
+
+static void one_address_does_not_take_all_connections_before_it_has_proved_anything(void **state)
+{
+    (void)state;
+    enum { N = 16 };
+    struct st_link *l[N], *one_more;
+    struct st_worker_client *c;
+    struct st_proof p;
+    struct st_err e = {0};
+    const char *address = start_private();
+    for (int i = 0; i < N; i++)
+        l[i] = greet(address, &p);
+    assert_ok(st_link_open(address, cert, st_now() + 10, &one_more, &e), &e);
+    expect_end(one_more, ST_IO, "16 connections from your address have proved nothing yet");
+    st_link_close(one_more);
+    st_link_close(l[0]);
+    poll(NULL, 0, 100);
+    assert_ok(dial_as(address, (struct st_proof_sides){.collection = good}, true, &c, &e), &e);
+    must_compute(c);
+    st_worker_client_free(c);
+    for (int i = 1; i < N; i++)
+        st_link_close(l[i]);
+    stop();
+}
+
 static void no_byte_of_evidence_can_be_changed(void **state)
 {
     (void)state;
@@ -849,6 +908,8 @@ int main(void)
         CASE(evidence_holds_for_its_challenge_connection_end_and_model_alone),
         CASE(evidence_made_for_something_else_is_not_taken),
         CASE(nonsense_in_the_place_of_evidence_is_refused_alike),
+        CASE(whoever_does_not_finish_its_evidence_keeps_nobody_waiting_long),
+        CASE(one_address_does_not_take_all_connections_before_it_has_proved_anything),
         CASE(no_byte_of_evidence_can_be_changed),
         CASE(whoever_ends_tls_in_the_middle_gets_nothing),
         CASE(a_worker_proves_itself_to_clients_that_ask),

@@ -90,6 +90,20 @@ bool st_net_is_loopback(const char *host)
     return all;
 }
 
+uint64_t st_net_source(const struct sockaddr *a, socklen_t len)
+{
+    uint64_t first = 0;
+    uint32_t v4 = 0;
+    if (a->sa_family == AF_INET && len >= sizeof(struct sockaddr_in))
+        return ((const struct sockaddr_in *)(const void *)a)->sin_addr.s_addr;
+    if (a->sa_family != AF_INET6 || len < sizeof(struct sockaddr_in6))
+        return 0;
+    const struct in6_addr *v6 = &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr;
+    memcpy(&first, v6->s6_addr, sizeof first);
+    memcpy(&v4, v6->s6_addr + 12, sizeof v4);
+    return IN6_IS_ADDR_V4MAPPED(v6) ? v4 : first;
+}
+
 void st_net_name(const struct sockaddr *a, socklen_t len, char *out, size_t cap)
 {
     char text[INET6_ADDRSTRLEN] = "";

@@ -5,6 +5,7 @@
 #include "base/err.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/socket.h>
 
 /* Binds host (name, IPv4, IPv6 with or without brackets) and listens; *fd is owned, non-blocking. *bound is the port.
@@ -14,6 +15,9 @@ int st_net_listen(const char *host, int port, int *fd, int *bound, struct st_err
 bool st_net_is_loopback(const char *host);
 /* "127.0.0.1", "[::1]", or "local" for anything else. */
 void st_net_name(const struct sockaddr *a, socklen_t len, char *out, size_t cap);
+/* What one party is likely to have to itself: an IPv4 address, the first 64 bits of an IPv6 one; 0 for anything else.
+ */
+uint64_t st_net_source(const struct sockaddr *a, socklen_t len);
 /* No delay, keep-alive. */
 void st_net_tune(int fd);
 

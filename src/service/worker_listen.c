@@ -28,13 +28,11 @@ static void on_accept(struct evconnlistener *ev, evutil_socket_t fd, struct sock
     struct st_accepted *s = NULL;
     struct st_err e;
     (void)ev;
-    (void)addr;
-    (void)len;
     bool shm = l->address.kind == ST_ADDRESS_SHM, tls = l->address.kind == ST_ADDRESS_TLS;
     if (shm ? st_accepted_shm(fd, &s, &e) : st_accepted_socket(fd, tls ? l->worker->tls : NULL, &s, &e))
         st_log(ST_LOG_DEBUG, "%s: %s", l->text, e.msg);
     else
-        st_worker_peer_new(l->worker, s);
+        st_worker_peer_new(l->worker, s, st_net_source(addr, (socklen_t)len));
 }
 
 /* Out of descriptors, most likely: without a pause the loop would spin on the same error. */

@@ -14,9 +14,12 @@ enum {
     TURN = 8,             /* frames of one client before others have their turn */
     MIN_RATE = 64 << 10,  /* bytes per second that a frame may take longer for its length */
     HURRY_RATE = 4 << 20, /* the same while others wait for the memory that it holds */
+    MAX_UNPROVED = 16,    /* connections from one address before they have proved what they must */
     LEAVING = 64,         /* connections beyond the limit that only hear why, or finish */
 };
 #define HELLO_S 10.0
+#define EVIDENCE_S 5.0 /* others wait for its place */
+#define EVIDENCE_RATE (256 << 10)
 #define PROVE_S 60.0 /* a platform may take its time */
 #define LINGER_S 2.0
 
@@ -27,7 +30,7 @@ enum state {
     CLOSING,  /* reads nothing more, sends what is due */
     LINGERING /* all is sent */
 };
-enum input { IN_HEAD, IN_PART, IN_MEMORY, IN_ROWS, IN_SKIP };
+enum input { IN_HEAD, IN_PART, IN_MEMORY, IN_ROWS, IN_SKIP, IN_PLACE, IN_EVIDENCE, IN_VERDICT };
 
 struct st_worker_peer {
     struct st_worker *worker;
@@ -314,18 +317,54 @@ void st_worker_peer_proved(struct st_worker_peer *c, const struct st_buf *eviden
     wake(c);
 }
 
-static int take_evidence(struct st_worker_peer *c, const struct st_worker_request *evidence, struct st_err *e)
+/* The head of EVIDENCE is in. */
+static int admit_evidence(struct st_worker_peer *c, bool *moved, struct st_err *e)
 {
-    if (st_worker_proofs_judge(c->worker, &c->proving,
-                               (struct st_span){(const uint8_t *)evidence->rows, evidence->rows_len}, e))
+    bool there;
+    if (c->head.len < 1 || c->head.len > ST_WORKER_MAX_EVIDENCE)
+        return st_fail(e, ST_INPUT, "EVIDENCE: want 1..%u bytes, got %" PRIu64, ST_WORKER_MAX_EVIDENCE, c->head.len);
+    if (st_worker_proofs_place(c->worker, &c->proving, (size_t)c->head.len, &there, e))
         return e->code;
-    struct st_worker_request *r = small_reply(c);
-    if (!r)
-        return st_fail(e, ST_MEMORY, "no memory for a reply");
-    st_worker_admitted_add(&r->head);
-    put(c, r);
-    c->state = OPEN;
+    *moved = there;
+    c->input = there ? IN_EVIDENCE : IN_PLACE;
+    c->have = 0;
+    double until = st_now() + EVIDENCE_S + (double)c->head.len / EVIDENCE_RATE;
+    c->frame_until = there && until < c->proving.until ? until : c->proving.until;
     return 0;
+}
+
+static int take_evidence(struct st_worker_peer *c, bool *moved, struct st_err *e)
+{
+    size_t n;
+    if (take(c, c->proving.evidence + c->have, c->proving.evidence_len - c->have, &n, e))
+        return e->code;
+    *moved = n > 0;
+    c->have += n;
+    if (c->have < c->proving.evidence_len)
+        return 0;
+    c->input = IN_VERDICT;
+    c->frame_until = 0;
+    c->n_pending++;
+    st_worker_proofs_judge(c->worker, &c->proving);
+    return 0;
+}
+
+void st_worker_peer_judged(struct st_worker_peer *c, bool good)
+{
+    struct st_err why;
+    c->n_pending--;
+    struct st_worker_request *r = good && c->state == PROVING ? small_reply(c) : NULL;
+    if (r) {
+        st_worker_admitted_add(&r->head);
+        put(c, r);
+        c->state = OPEN;
+        next_frame(c);
+    } else if (c->state == PROVING) {
+        /* One line whatever it was: who asks learns nothing of the policy. */
+        st_fail(&why, ST_VERIFY, "your evidence was not accepted; the log here says why");
+        (void)break_off(c, &why); /* without memory for that line it closes without it */
+    }
+    wake(c);
 }
 
 /* Hints ------------------------------------------------------------------------------------------------------------ */
@@ -462,12 +501,7 @@ static int admit(struct st_worker_peer *c, bool *moved, struct st_err *e)
     struct st_worker *w = c->worker;
     struct st_err why;
     size_t values_len = 0;
-    if (c->head.type == ST_WORKER_EVIDENCE) {
-        size_t most = w->memory.budget < ST_WORKER_MAX_EVIDENCE ? w->memory.budget : ST_WORKER_MAX_EVIDENCE;
-        if (c->what.rows.len < 1 || st_worker_memory_need(c->what.rows.len, 0) > most)
-            return st_fail(e, ST_INPUT, "EVIDENCE: want 1..%zu bytes, got %zu", most, c->what.rows.len);
-    } else if (c->pair.n_inner ? check_pair(w, &c->pair, &values_len, &why)
-                               : check_multiply(w, &c->what, &values_len, &why)) {
+    if (c->pair.n_inner ? check_pair(w, &c->pair, &values_len, &why) : check_multiply(w, &c->what, &values_len, &why)) {
         c->skip = c->what.rows.len;
         c->input = IN_SKIP;
         return put_failure(c, c->head.id, &why) ? st_fail(e, ST_MEMORY, "no memory for a reply") : 0;
@@ -515,8 +549,7 @@ static int begin_frame(struct st_worker_peer *c, struct st_err *e)
     c->pair = (struct st_worker_pair){0};
     if (t == ST_WORKER_EVIDENCE) {
         bool moved;
-        c->what = (struct st_worker_multiply){.rows.len = (size_t)c->head.len};
-        return admit(c, &moved, e);
+        return admit_evidence(c, &moved, e);
     }
     c->input = IN_PART;
     c->part_len = 0;
@@ -525,17 +558,10 @@ static int begin_frame(struct st_worker_peer *c, struct st_err *e)
     return 0;
 }
 
-static int end_rows(struct st_worker_peer *c, struct st_err *e)
+static void end_rows(struct st_worker_peer *c)
 {
     struct st_worker_request *r = c->filling;
     c->filling = NULL;
-    if (c->head.type == ST_WORKER_EVIDENCE) {
-        int rc = take_evidence(c, r, e);
-        c->n_pending--;
-        give(c->worker, r);
-        next_frame(c);
-        return rc;
-    }
     c->worker->n.requests++;
     next_frame(c);
     if (r->what.format != ST_WORKER_F32 && st_field_kernels()->most(r->rows, r->rows_len / 4) >= ST_FQ) {
@@ -545,7 +571,6 @@ static int end_rows(struct st_worker_peer *c, struct st_err *e)
     } else
         /* A PAIR may take seconds: the event thread is not for it. */
         st_worker_queue_push(c->worker->queue, r, c->worker->n_conn == 1 && !r->pair.n_inner);
-    return 0;
 }
 
 static int begin_pair(struct st_worker_peer *c, struct st_err *e)
@@ -586,12 +611,18 @@ static int step(struct st_worker_peer *c, bool *moved, struct st_err *e)
     switch (c->input) {
     case IN_MEMORY:
         return admit(c, moved, e);
+    case IN_PLACE:
+        return admit_evidence(c, moved, e);
+    case IN_EVIDENCE:
+        return take_evidence(c, moved, e);
     case IN_ROWS:
         if (take(c, (uint8_t *)c->filling->rows + c->have, c->filling->rows_len - c->have, &n, e))
             return e->code;
         *moved = n > 0;
         c->have += n;
-        return c->have == c->filling->rows_len ? end_rows(c, e) : 0;
+        if (c->have == c->filling->rows_len)
+            end_rows(c);
+        return 0;
     case IN_SKIP: {
         uint8_t waste[STAGE];
         if (take(c, waste, c->skip < sizeof waste ? (size_t)c->skip : sizeof waste, &n, e))
@@ -618,18 +649,25 @@ static int step(struct st_worker_peer *c, bool *moved, struct st_err *e)
     }
 }
 
+/* What can go on without anything from the client. */
+static bool is_waiting(const struct st_worker_peer *c)
+{
+    return c->state <= OPEN && (c->input == IN_MEMORY || c->input == IN_PLACE);
+}
+
 /* Between frames a client with too many requests is not read. */
 static bool is_reading(const struct st_worker_peer *c)
 {
     bool between = c->input == IN_HEAD && c->part_len == 0;
-    return c->state <= OPEN && c->input != IN_MEMORY && (!between || c->n_pending < c->worker->o.max_pending);
+    return c->state <= OPEN && !is_waiting(c) && c->input != IN_VERDICT &&
+           (!between || c->n_pending < c->worker->o.max_pending);
 }
 
 /* Up to one frame. Errors of the stream are returned, those of the protocol answered. */
 static int receive_some(struct st_worker_peer *c, bool *any, struct st_err *e)
 {
     bool moved = true;
-    while (moved && (is_reading(c) || (c->input == IN_MEMORY && c->state <= OPEN))) {
+    while (moved && (is_reading(c) || is_waiting(c))) {
         bool in_frame = c->input != IN_HEAD;
         if (step(c, &moved, e)) {
             if (e->code == ST_IO)
@@ -733,14 +771,15 @@ static void on_event(evutil_socket_t fd, short what, void *arg)
     turn(arg);
 }
 
-/* Whether there is room for one more. The oldest client that has not said HELLO, or proved what it must, gives way. */
+/* Whether there is room for one more. The oldest client that has not said HELLO gives way;
+ * without one, the oldest that has not proved what it must. */
 static bool has_room(struct st_worker *w)
 {
     struct st_worker_peer *old = NULL;
     uint32_t n = 0;
     for (struct st_worker_peer *c = w->conns; c; c = c->next) {
         n += c->state <= OPEN;
-        if (c->state < OPEN)
+        if (c->state < OPEN && (!old || c->state <= old->state))
             old = c;
     }
     if (n < w->o.max_conn)
@@ -750,11 +789,20 @@ static bool has_room(struct st_worker *w)
     return old != NULL;
 }
 
-void st_worker_peer_new(struct st_worker *w, struct st_accepted *s)
+/* Nobody is to hold all that is there for those who have yet to prove something. */
+static bool is_crowded(const struct st_worker *w, uint64_t source)
+{
+    int n = 0;
+    for (const struct st_worker_peer *c = w->conns; c; c = c->next)
+        n += c->state < OPEN && c->proving.source == source;
+    return w->o.proof.policy && n >= MAX_UNPROVED;
+}
+
+void st_worker_peer_new(struct st_worker *w, struct st_accepted *s, uint64_t source)
 {
     struct st_worker_peer *c = NULL;
     struct st_err e, full;
-    bool refused = !has_room(w);
+    bool crowded = is_crowded(w, source), refused = crowded || !has_room(w);
     if (w->n_conn >= w->o.max_conn + LEAVING || st_alloc(&c, 1, sizeof *c, "a connection", &e)) {
         st_accepted_free(s);
         return;
@@ -763,6 +811,7 @@ void st_worker_peer_new(struct st_worker *w, struct st_accepted *s)
     c->stream = s;
     c->proving.conn = c;
     c->proving.stream = s;
+    c->proving.source = source;
     c->out_last = &c->out;
     next_frame(c);
     c->frame_until = c->active + HELLO_S;
@@ -775,7 +824,11 @@ void st_worker_peer_new(struct st_worker *w, struct st_accepted *s)
     c->on_wake = event_new(w->base, -1, 0, on_event, c);
     c->on_read = event_new(w->base, st_accepted_fd(s), EV_READ | EV_PERSIST, on_event, c);
     c->on_write = event_new(w->base, st_accepted_fd(s), EV_WRITE | EV_PERSIST, on_event, c);
-    st_fail(&full, ST_IO, "this worker has its %" PRIu32 " connections; try again later", w->o.max_conn);
+    if (crowded)
+        st_fail(&full, ST_IO, "%d connections from your address have proved nothing yet; try again later",
+                MAX_UNPROVED);
+    else
+        st_fail(&full, ST_IO, "this worker has its %" PRIu32 " connections; try again later", w->o.max_conn);
     if (!c->on_wake || !c->on_read || !c->on_write || (refused && break_off(c, &full)))
         st_worker_peer_free(c);
     else
@@ -791,6 +844,8 @@ static void drain(struct st_worker_peer *c)
         c->filling = NULL;
         c->n_pending--;
     }
+    if (c->input == IN_PLACE || c->input == IN_EVIDENCE)
+        st_worker_proofs_leave(c->worker, &c->proving);
     stop_waiting(c);
     c->frame_until = 0;
     c->state = CLOSING;

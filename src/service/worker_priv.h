@@ -67,10 +67,19 @@ struct st_worker_request *st_worker_queue_forget(struct st_worker_queue *q, cons
 
 /* worker_proof.c: what the two ends of a connection prove to each other (service/proof.h). --------------------------
  */
+struct st_worker_proving;
+struct st_worker_wait { /* a place in a list */
+    struct st_worker_wait *next;
+    struct st_worker_proving *of;
+};
 struct st_worker_proving { /* of one client */
-    struct st_worker_proving *next;
+    struct st_worker_wait collecting, place;
     struct st_worker_peer *conn;
     struct st_accepted *stream;
+    uint64_t source;   /* st_net_source() of its address */
+    uint8_t *evidence; /* as it arrives */
+    size_t evidence_len;
+    bool waits, has_place;         /* for one of the few that may send evidence at a time; is one of them */
     uint8_t nonce[ST_PROOF_NONCE]; /* of this side's challenge */
     uint8_t theirs[ST_PROOF_NONCE];
     int64_t asked;  /* unix time of this side's */
@@ -85,12 +94,17 @@ void st_worker_proofs_free(struct st_worker_proofs *p);
 void st_worker_proofs_watch(struct st_worker *w);
 /* A nonce for the client. */
 int st_worker_proofs_challenge(struct st_worker_proving *c, struct st_err *e) ST_MUST_CHECK;
-/* 0 when the client's evidence is good. Else VERIFY and the one line that it hears; the log says what was wrong. */
-int st_worker_proofs_judge(struct st_worker *w, const struct st_worker_proving *c, struct st_span evidence,
+/* Memory for len bytes of the client's evidence, c->evidence. *there false: not now, st_worker_peer_retry() will come.
+ * Few have it at a time; addresses have their turn one after the other. */
+int st_worker_proofs_place(struct st_worker *w, struct st_worker_proving *c, size_t len, bool *there,
                            struct st_err *e) ST_MUST_CHECK;
-/* Collects evidence for `theirs`: then st_worker_peer_proved(). One at a time, in the order of asking. */
+/* The client sends no evidence any more. */
+void st_worker_proofs_leave(struct st_worker *w, struct st_worker_proving *c);
+/* c->evidence is whole; it is taken over. Then st_worker_peer_judged(); the log says what was wrong. */
+void st_worker_proofs_judge(struct st_worker *w, struct st_worker_proving *c);
+/* Collects evidence for `theirs`: then st_worker_peer_proved(). One at a time, the addresses by turns. */
 void st_worker_proofs_ask(struct st_worker *w, struct st_worker_proving *c);
-void st_worker_proofs_forget(struct st_worker *w, const struct st_worker_proving *c);
+void st_worker_proofs_forget(struct st_worker *w, struct st_worker_proving *c);
 
 /* worker_metrics.c ------------------------------------------------------------------------------------------------- */
 struct st_http_server;
@@ -115,13 +129,17 @@ void st_worker_unlisten(struct st_worker_listener *l);
 const char *st_worker_listening(const struct st_worker_listener *l);
 
 /* worker_peer.c: one client. --------------------------------------------------------------------------------------- */
-/* Takes the stream over. Over max_conn: a connection that has not said HELLO gives way, else this one is refused. */
-void st_worker_peer_new(struct st_worker *w, struct st_accepted *s);
+/* Takes the stream over; source: st_net_source() of its address. Over max_conn: a connection that has not said HELLO
+ * gives way, or one that has not proved what it must, else this one is refused. So it is when many from there have
+ * proved nothing yet. */
+void st_worker_peer_new(struct st_worker *w, struct st_accepted *s, uint64_t source);
 void st_worker_peer_free(struct st_worker_peer *c);
 /* A request of this client is done: send the reply. */
 void st_worker_peer_reply(struct st_worker_peer *c, struct st_worker_request *r);
 /* This side's evidence for the client's challenge; NULL: there is none, the log says why. */
 void st_worker_peer_proved(struct st_worker_peer *c, const struct st_buf *evidence);
+/* The verdict on its evidence. */
+void st_worker_peer_judged(struct st_worker_peer *c, bool good);
 /* Memory came back: try again. */
 void st_worker_peer_retry(struct st_worker_peer *c);
 /* All clients: no further request; each ends when its last reply has left. */
