@@ -362,7 +362,7 @@ static void evidence_has_a_length_within_its_limit(void **state)
     assert_int_equal(st_worker_evidence_parse((struct st_span){p, 1}, &e), 0);
     assert_int_equal(st_worker_evidence_parse((struct st_span){p, ST_WORKER_MAX_EVIDENCE}, &e), 0);
     assert_int_equal(st_worker_evidence_parse((struct st_span){p, ST_WORKER_MAX_EVIDENCE + 1}, &e), ST_INPUT);
-    assert_string_equal(e.msg, "EVIDENCE: want 1..4194304 bytes, got 4194305");
+    assert_string_equal(e.msg, "EVIDENCE: want 1..1048576 bytes, got 1048577");
     free(p);
 }
 
