@@ -144,6 +144,9 @@ class Program:
     def kill(self, sig=signal.SIGKILL, wait=20):
         if self.process.poll() is None:
             self.process.send_signal(sig)
+        return self.ended(wait)
+
+    def ended(self, wait=20):
         code = self.process.wait(wait)
         self.reader.join(5)
         self.process.stdout.close()
