@@ -7,7 +7,7 @@ sotto=${1:-build/bin/sotto}
 [ $# -eq 0 ] || shift
 names=${*:-demo stories260k seeded}
 out=docs/leakage work=build/leakage data=${SOTTO_SHARED:-}/data/models
-mkdir -p "$out" "$work"
+mkdir -p "$out" "$work/made"
 
 # What stands or falls with a model's size and weights; the other attacks say the same of every model.
 by_weights=vma-row-sort,vma-columns,gate-ia,attn-ia,nearest,known-pairs,ima-ridge,function,key-rotation,unit-directions
@@ -16,9 +16,9 @@ by_weights=$by_weights,null-space,learned-basis,zero-query,pad-reuse,vocabulary,
 audit() { # NAME, then what is audited and with which texts
     name=$1
     shift
-    rm -f "$out/$name".*
+    rm -f "$work/made/$name" "$work/made/$name".*
     echo "$name: sotto audit $*" >&2
-    "$sotto" audit "$@" --markdown "$out/$name" --quiet >"$work/$name.log"
+    "$sotto" audit "$@" --markdown "$work/made/$name" --quiet >"$work/$name.log"
 }
 
 # Stories that the demo model tells, for a model that says nothing of sense.
@@ -58,10 +58,12 @@ done
 
 # Paths of the machine that made it do not belong in a document; charts lie beside the sections.
 for name in $names; do
-    [ -f "$out/$name" ] || continue
+    [ -f "$work/made/$name" ] || continue
     sed -e "s|]($name|](leakage/$name|" -e "s|$data/||g" -e 's|/[^ :]*/sotto-demo-[^ /:]*/||g' \
-        -e 's|^## \(.*\)\.bin$|## \1|' "$out/$name" >"$work/$name.md"
-    rm "$out/$name"
+        -e 's|^## \(.*\)\.bin$|## \1|' "$work/made/$name" >"$work/$name.md"
+    rm -f "$out/$name".*svg
+    mv "$work/made/$name".*svg "$out"
+    rm "$work/made/$name"
 done
 {
     cat <<'END'
