@@ -342,10 +342,11 @@ static void runs_that_are_killed_at_any_point_lead_to_a_whole_container(void **s
             killed += WIFSIGNALED(wait_for(pid));
             midway += !st_path_exists(r.dst) && finished(&r) > 0;
         }
-        if (!st_path_exists(r.dst))
+        bool there = st_path_exists(r.dst);
+        if (!there)
             assert_int_equal(wait_for(start(&r, 0)), 0);
         seal_check(r.dst, "word", r.src);
-        assert_false(st_path_exists(r.part));
+        assert_true(there || !st_path_exists(r.part)); /* a run killed right after its last rename leaves the rest */
         seal_rig_close(&r);
     }
     print_message("%d runs were killed, %d times a journal was left\n", killed, midway);
